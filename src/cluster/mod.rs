@@ -1,0 +1,1 @@
+//! Composes machines and the orchestrator into a cluster: up, down, install, daemon.

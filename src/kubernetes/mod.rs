@@ -1,0 +1,1 @@
+//! Speaking Kubernetes: client, manifests, rolling updates.

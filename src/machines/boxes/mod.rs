@@ -1,0 +1,1 @@
+//! Boxes: machine images built from definitions, cached by content.

@@ -1,0 +1,1 @@
+//! The fabric: a userspace layer-2 switch with rules on directed links, and a gateway for the host.

@@ -1,0 +1,151 @@
+//! The provider seam: whatever can make machines.
+//!
+//! Called by `cluster` in this order: `preflight`, then `create` for each machine, `power` at any time, `destroy` last. The truth
+//! about what exists comes from `list`, never from memory. A cancelled `create` may leave a half-made machine, which `list`
+//! shows and `destroy` removes.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::model::cluster::MachineSpec;
+use crate::model::names::NodeName;
+
+/// Something that stands in the way of making machines, and what mends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong: a lower-case fragment.
+    pub what: String,
+    /// The command, or the sentence, that mends it.
+    pub mend: String,
+}
+
+/// How a machine executes its guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// Hardware, proven to execute guest code on this host since it booted.
+    Kvm,
+    /// QEMU's own translator: works everywhere, an order of magnitude slower.
+    Tcg,
+}
+
+/// Whether a machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Power {
+    /// Its process runs.
+    On,
+    /// No process.
+    Off,
+    /// Its process is stopped by SIGSTOP: its clock will jump when it is thawed.
+    Frozen,
+}
+
+/// What to do to a machine's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerAction {
+    /// Pull the plug: no shutdown, nothing flushed.
+    PowerOff,
+    /// Start it again with the disk it has.
+    PowerOn,
+    /// The reset button.
+    Reset,
+    /// SIGSTOP its process.
+    Freeze,
+    /// SIGCONT its process.
+    Thaw,
+}
+
+/// A machine as the provider finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its name.
+    pub name: NodeName,
+    /// Whether it runs.
+    pub power: Power,
+    /// Where its SSH server is reached from the host, once known.
+    pub ssh: Option<SocketAddr>,
+    /// Process id of its hypervisor while it runs.
+    pub pid: Option<u32>,
+}
+
+/// What a provider needs to make one machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineRequest {
+    /// Size and role.
+    pub spec: MachineSpec,
+    /// Its position in the cluster: addresses and MAC follow from it.
+    pub index: usize,
+    /// Kernel, initramfs and read-only root of the box.
+    pub box_files: BoxFiles,
+    /// The Ignition configuration of its first boot, a JSON text.
+    pub ignition: String,
+    /// The fabric's socket for its cluster NIC.
+    pub fabric_socket: PathBuf,
+}
+
+/// The files of a built box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoxFiles {
+    /// Content hash, in hexadecimal.
+    pub hash: String,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// The read-only root file system.
+    pub root: PathBuf,
+    /// Kernel command line, without the console.
+    pub kernel_arguments: String,
+}
+
+/// Why a provider could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The machine ended, stayed silent or panicked while it booted.
+    #[error("boot node `{node}`: {what}\nthe end of its console:\n{console}")]
+    Boot {
+        /// Which machine.
+        node: NodeName,
+        /// What was seen.
+        what: String,
+        /// The console's last lines.
+        console: String,
+    },
+    /// There is no machine of that name.
+    #[error("node `{0}` does not exist")]
+    UnknownNode(NodeName),
+    /// A command or system call failed; `what` names the thing and the action.
+    #[error("{what}")]
+    Failed {
+        /// A lower-case fragment.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Makes and breaks machines. See the module's text for who calls what and when.
+pub trait Provider: Send + Sync + 'static {
+    /// The provider's name in files and reports: `qemu`, `vagrant`, `hosts`.
+    fn name(&self) -> &'static str;
+    /// Every problem at once, each with what mends it. Changes nothing.
+    fn preflight(&self, machines: &[MachineSpec]) -> BoxFuture<'_, Vec<Problem>>;
+    /// Makes and starts a machine and returns when its process runs; idempotent: an existing disk is kept.
+    fn create(&self, request: MachineRequest) -> BoxFuture<'_, Result<Machine, ProviderError>>;
+    /// Resolves when the machine accepts SSH connections; fails at once when it exits or its console stays silent.
+    fn wait_for_boot(&self, node: &NodeName) -> BoxFuture<'_, Result<SocketAddr, ProviderError>>;
+    /// All machines of this cluster that exist, rediscovered.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Machine>, ProviderError>>;
+    /// Changes a machine's power and returns when the change is verified. A state it is already in is fine.
+    fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>>;
+    /// Removes a machine, its process and its disk. An absent one is fine.
+    fn destroy(&self, node: &NodeName) -> BoxFuture<'_, Result<(), ProviderError>>;
+    /// The file that the machine's console is written to.
+    fn console(&self, node: &NodeName) -> PathBuf;
+}

@@ -1,0 +1,230 @@
+//! What the agent's pod logic asks of containers: images, pods' networks, processes, logs.
+//!
+//! Everything is keyed by pod UID and container name, never by pod name. What runs survives the agent: [`Runtime::open`]
+//! finds it again and [`Runtime::list`] shows it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A container image on this node, by digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// `sha256:…` of the manifest.
+    pub digest: String,
+    /// The reference it was pulled by, normalised: `quay.io/purplebooth/flappy-endpoint:latest`.
+    pub reference: String,
+}
+
+/// A pod's sandbox: network namespace, address, cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// The pod's UID.
+    pub pod_uid: String,
+    /// The pod's namespace and name, for logs and cgroup names only.
+    pub namespace: String,
+    /// See `namespace`.
+    pub name: String,
+    /// Host name inside the pod.
+    pub hostname: String,
+    /// Contents of the pod's `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// Use the node's network instead of the pod's own.
+    pub host_network: bool,
+}
+
+/// A directory or file of the node that a container sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// On the node.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// One container to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// Its pod, whose sandbox exists.
+    pub pod_uid: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// How often it was restarted: names this instance's log.
+    pub restart_count: u32,
+    /// The image, already pulled.
+    pub image: Image,
+    /// Replaces the image's entrypoint when not empty (Kubernetes' `command`).
+    pub command: Vec<String>,
+    /// Replaces the image's command when not empty (Kubernetes' `args`).
+    pub args: Vec<String>,
+    /// Environment on top of the image's own, in order; later entries win.
+    pub env: Vec<(String, String)>,
+    /// Working directory; `None`: the image's.
+    pub working_dir: Option<String>,
+    /// Volumes.
+    pub mounts: Vec<Mount>,
+    /// CPU limit in thousandths of a CPU.
+    pub cpu_limit_millis: Option<u64>,
+    /// CPU request in thousandths of a CPU, for the weight.
+    pub cpu_request_millis: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// User and group to run as; `None`: the image's.
+    pub run_as: Option<(u32, u32)>,
+    /// Drop to a read-only root file system.
+    pub read_only_root: bool,
+    /// All capabilities and devices.
+    pub privileged: bool,
+}
+
+/// What a container does now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Its process runs.
+    Running {
+        /// When it started, milliseconds since the Unix epoch.
+        started_at_ms: i64,
+    },
+    /// Its process ended.
+    Exited {
+        /// Exit code; 128 + signal for a signal's death.
+        exit_code: i32,
+        /// Whether the kernel killed it for its memory limit.
+        oom_killed: bool,
+        /// When it started, milliseconds since the Unix epoch.
+        started_at_ms: i64,
+        /// When it ended, milliseconds since the Unix epoch.
+        finished_at_ms: i64,
+    },
+}
+
+/// A container as it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerStatus {
+    /// Its name in the pod.
+    pub name: String,
+    /// Identifier of this instance, unique on the node.
+    pub id: String,
+    /// Which instance.
+    pub restart_count: u32,
+    /// Its image.
+    pub image: Image,
+    /// What it does.
+    pub state: ContainerState,
+}
+
+/// A sandbox as it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxStatus {
+    /// Its pod.
+    pub pod_uid: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Containers by name: the newest instance of each.
+    pub containers: BTreeMap<String, ContainerStatus>,
+}
+
+/// Why an image could not be had. Kubernetes' reasons follow from the variant.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The reference is not one: `InvalidImageName`.
+    #[error("`{0}` is not an image reference")]
+    InvalidName(String),
+    /// No registry has it: `ErrImagePull`.
+    #[error("image `{0}` was not found in the mirror, and no upstream registry is listed that has it")]
+    NotFound(String),
+    /// `imagePullPolicy: Never` and it is not here: `ErrImageNeverPull`.
+    #[error("image `{0}` is not on this node, and its pull policy is Never")]
+    NeverPull(String),
+    /// Anything else: `ErrImagePull`.
+    #[error("pull image `{image}`: {what}")]
+    Failed {
+        /// The image.
+        image: String,
+        /// What went wrong.
+        what: String,
+    },
+}
+
+/// Why the runtime could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct RuntimeError {
+    /// A lower-case fragment that names the thing and the action, with the cause.
+    pub what: String,
+}
+
+/// When an image is pulled: Kubernetes' `imagePullPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Ask the registry for the digest each time; layers already here are not fetched again.
+    Always,
+    /// Only when the reference is not here.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+/// Which part of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Keep sending.
+    pub follow: bool,
+    /// Last lines only.
+    pub tail_lines: Option<u64>,
+    /// The instance before this one.
+    pub previous: bool,
+    /// RFC 3339 time before each line.
+    pub timestamps: bool,
+}
+
+/// What a command run in a container gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Its exit code.
+    pub exit_code: i32,
+    /// Its standard output, bounded at 1 MiB.
+    pub stdout: Vec<u8>,
+    /// Its standard error, bounded at 1 MiB.
+    pub stderr: Vec<u8>,
+}
+
+/// Containers on this node. Implemented by the real runtime and by a fake in the pod logic's tests.
+pub trait Runtime: Send + Sync + 'static {
+    /// Makes sure that an image is here, and says which.
+    fn pull(&self, reference: &str, policy: PullPolicy) -> impl Future<Output = Result<Image, PullError>> + Send;
+    /// Makes a pod's sandbox; idempotent. Returns its address.
+    fn create_sandbox(&self, spec: &SandboxSpec) -> impl Future<Output = Result<Ipv4Addr, RuntimeError>> + Send;
+    /// Starts a container and returns once its process runs.
+    fn start(&self, spec: &ContainerSpec) -> impl Future<Output = Result<ContainerStatus, RuntimeError>> + Send;
+    /// Sends the image's stop signal, waits up to `grace`, then kills; returns when it has exited. An exited one is fine.
+    fn stop(&self, pod_uid: &str, container: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Removes a sandbox with everything in it (killing what runs), logs included. An absent one is fine.
+    fn remove(&self, pod_uid: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// All sandboxes, rediscovered from disk and processes.
+    fn list(&self) -> impl Future<Output = Result<Vec<SandboxStatus>, RuntimeError>> + Send;
+    /// Resolves when some container's state may have changed since the last call. Cancel-safe.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
+    /// Log bytes, in chunks, until the end (or for ever with `follow`).
+    fn logs(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        query: LogQuery,
+    ) -> impl Future<Output = Result<tokio::sync::mpsc::Receiver<Vec<u8>>, RuntimeError>> + Send;
+    /// Runs a command in a running container, with its user and environment; killed at the time-out.
+    fn exec(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> impl Future<Output = Result<ExecOutput, RuntimeError>> + Send;
+}

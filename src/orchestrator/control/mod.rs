@@ -1,0 +1,1 @@
+//! Controllers: pure functions of a snapshot.

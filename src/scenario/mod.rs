@@ -1,0 +1,1 @@
+//! Scenario files: plan, load, faults, verdicts, reports.

@@ -1,0 +1,1 @@
+//! Running commands and copying files: locally and over SSH.
