@@ -1,5 +1,5 @@
 //! The one binary: command line, daemon, server, agent, proxy and pod helper.
 
 fn main() {
-    println!("flightcage");
+    flightcage::cli::main();
 }
