@@ -1,1 +1,8 @@
 //! Speaking Kubernetes: client, manifests, rolling updates.
+//!
+//! Everything here works against any Kubernetes API server, ours or a foreign one: it never assumes how the server is made.
+
+pub mod client;
+pub mod client_config;
+pub mod reflector;
+pub mod resources;
