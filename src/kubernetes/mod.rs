@@ -4,5 +4,6 @@
 
 pub mod client;
 pub mod client_config;
+pub mod manifest;
 pub mod reflector;
 pub mod resources;
