@@ -3,4 +3,5 @@
 pub mod addresses;
 pub mod cluster;
 pub mod names;
+pub mod table;
 pub mod units;

@@ -1,1 +1,3 @@
 //! Running commands and copying files: locally and over SSH.
+
+pub mod debian;
