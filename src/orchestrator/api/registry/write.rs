@@ -1,0 +1,346 @@
+//! Creating and changing objects: metadata, generations, the split between spec and status.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{RACE_RETRIES, Registry};
+use crate::orchestrator::api::kinds::{self, Kind, Subresource};
+use crate::orchestrator::api::status::{Cause, Status};
+use crate::orchestrator::store::{Durability, Entry, Expected, Revision, StoreError};
+
+/// Whether a write is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::orchestrator::api) enum Run {
+    /// It is.
+    Real,
+    /// Everything but that: `dryRun=All`.
+    Dry,
+}
+
+/// Longest prefix that `generateName` keeps, so that five random characters fit (names/generate.go).
+const GENERATE_PREFIX_BYTES: usize = 58;
+/// Kubernetes' alphabet of generated names: no vowels, no look-alikes (util/rand).
+const GENERATE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+pub(super) fn durability(kind: &Kind) -> Durability {
+    if kind.is(&kinds::EVENT) || kind.is(&kinds::LEASE) { Durability::Eventual } else { Durability::Synced }
+}
+
+/// The time as Kubernetes writes it.
+pub(super) fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// `metadata`, which is made an object if it is none.
+pub(super) fn metadata(object: &mut Map<String, Value>) -> &mut Map<String, Value> {
+    let slot = object.entry("metadata").or_insert_with(|| json!({}));
+    if !slot.is_object() {
+        *slot = json!({});
+    }
+    slot.as_object_mut().expect("it was made an object above")
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+pub(super) async fn create(
+    registry: &Registry,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    object: Value,
+    run: Run,
+) -> Result<Arc<Value>, Status> {
+    let mut object = envelope(kind, namespace, object)?;
+    if kind.namespaced
+        && let Some(namespace) = namespace
+    {
+        admit_namespace(registry, namespace)?;
+    }
+    let generate = text(&object, "/metadata/generateName").to_owned();
+    let named = !text(&object, "/metadata/name").is_empty();
+    initialise(kind, &mut object);
+    for _ in 0..RACE_RETRIES {
+        if !named && !generate.is_empty() {
+            let name = generated_name(&generate);
+            metadata(object.as_object_mut().expect("envelope checked that it is an object"))
+                .insert("name".to_owned(), json!(name));
+        }
+        let mut ready = object.clone();
+        // Held until the write is committed, so that no two Services get one address.
+        let guard = if kind.is(&kinds::SERVICE) { Some(registry.allocation.lock().await) } else { None };
+        prepare(registry, kind, &mut ready, None)?;
+        let name = text(&ready, "/metadata/name").to_owned();
+        let key = kind.key(namespace, &name);
+        if run == Run::Dry {
+            return match registry.store.get(&key) {
+                Some(_) => Err(Status::already_exists(kind, &name)),
+                None => Ok(Arc::new(ready)),
+            };
+        }
+        let written = registry.store.put(&key, ready, Expected::Absent, durability(kind)).await;
+        drop(guard);
+        match written {
+            Ok(entry) => return Ok(entry.value),
+            Err(StoreError::Conflict { .. }) if !named => {}
+            Err(StoreError::Conflict { .. }) => return Err(Status::already_exists(kind, &name)),
+            Err(error) => return Err(Status::from_store(&error, kind, &name)),
+        }
+    }
+    Err(Status::already_exists(kind, &generate))
+}
+
+/// `kind` and `apiVersion` are right or filled in; so is the namespace.
+fn envelope(kind: &Kind, namespace: Option<&str>, mut object: Value) -> Result<Value, Status> {
+    let Some(map) = object.as_object_mut() else {
+        return Err(Status::bad_request("the body must be a JSON object"));
+    };
+    for (field, wanted) in [("kind", kind.kind.to_owned()), ("apiVersion", kind.api_version())] {
+        match map.get(field).and_then(Value::as_str) {
+            None | Some("") => {
+                map.insert(field.to_owned(), Value::String(wanted));
+            }
+            Some(given) if given == wanted => {}
+            Some(given) => {
+                let message = format!("{field} `{given}` in the body does not match `{wanted}` of the request's path");
+                return Err(Status::bad_request(message));
+            }
+        }
+    }
+    // kind and apiVersion first, as everybody prints them.
+    let mut ordered = Map::new();
+    for field in ["kind", "apiVersion"] {
+        ordered.insert(field.to_owned(), map.shift_remove(field).unwrap_or_default());
+    }
+    let meta = metadata(map);
+    match (kind.namespaced, namespace) {
+        (true, Some(namespace)) => match meta.get("namespace").and_then(Value::as_str) {
+            None | Some("") => {
+                meta.insert("namespace".to_owned(), json!(namespace));
+            }
+            Some(given) if given == namespace => {}
+            Some(_) => {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        },
+        (true, None) => return Err(Status::bad_request("an object of this kind needs a namespace")),
+        (false, _) => {
+            meta.shift_remove("namespace");
+        }
+    }
+    ordered.append(map);
+    Ok(Value::Object(ordered))
+}
+
+fn admit_namespace(registry: &Registry, namespace: &str) -> Result<(), Status> {
+    let found = registry.get(&kinds::NAMESPACE, None, namespace)?;
+    if found.pointer("/metadata/deletionTimestamp").is_some() {
+        return Err(Status::forbidden(format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        )));
+    }
+    Ok(())
+}
+
+fn initialise(kind: &Kind, object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    let has_spec = map.contains_key("spec");
+    let meta = metadata(map);
+    for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+        meta.shift_remove(field);
+    }
+    meta.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
+    meta.insert("creationTimestamp".to_owned(), json!(now()));
+    meta.shift_remove("generation");
+    if has_spec && (kind.is(&kinds::POD) || kind.is(&kinds::REPLICATION_CONTROLLER)) {
+        meta.insert("generation".to_owned(), json!(1));
+    }
+    if kind.has(Subresource::Status) && !kind.is(&kinds::NODE) {
+        map.shift_remove("status");
+    }
+}
+
+fn generated_name(prefix: &str) -> String {
+    let mut end = prefix.len().min(GENERATE_PREFIX_BYTES);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    let random = uuid::Uuid::new_v4();
+    // The version and variant bits sit in bytes 6 and 8; the first five are random.
+    let suffix: String = random.as_bytes()[..5]
+        .iter()
+        .map(|byte| char::from(GENERATE_ALPHABET[usize::from(*byte) % GENERATE_ALPHABET.len()]))
+        .collect();
+    format!("{}{suffix}", &prefix[..end])
+}
+
+/// Defaults, allocates and validates `object`; `old` is what it replaces.
+fn prepare(registry: &Registry, kind: &'static Kind, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    let name = text(object, "/metadata/name").to_owned();
+    let _ = (registry, old);
+    let causes: Vec<Cause> = if name.is_empty() {
+        vec![Cause {
+            reason: "FieldValueRequired",
+            field: "metadata.name".to_owned(),
+            message: "Required value: name or generateName is required".to_owned(),
+        }]
+    } else {
+        Vec::new()
+    };
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind, &name, causes)) }
+}
+
+pub(super) async fn update(
+    registry: &Registry,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: &str,
+    subresource: Option<Subresource>,
+    change: &(dyn Fn(&Value) -> Result<Value, Status> + Send + Sync),
+    run: Run,
+) -> Result<Arc<Value>, Status> {
+    for _ in 0..RACE_RETRIES {
+        let current = registry.entry(kind, namespace, name)?;
+        let changed = change(&current.value)?;
+        let named_revision = text(&changed, "/metadata/resourceVersion").to_owned();
+        if !named_revision.is_empty() && named_revision != current.revision.to_string() {
+            return Err(Status::modified(kind, name));
+        }
+        let wanted = envelope(kind, namespace, changed)?;
+        let mut next = merge_parts(kind, subresource, &current.value, wanted, name)?;
+        let guard = if kind.is(&kinds::SERVICE) { Some(registry.allocation.lock().await) } else { None };
+        prepare(registry, kind, &mut next, Some(&current.value))?;
+        bump_generation(kind, &current.value, &mut next);
+        if next == *current.value || run == Run::Dry {
+            return Ok(if run == Run::Dry { Arc::new(next) } else { current.value });
+        }
+        let written = store_changed(registry, kind, &current, next).await;
+        drop(guard);
+        match written {
+            Ok(entry) => return Ok(entry.value),
+            // A writer that named a revision has had its answer above; this one lost a race it does not know of.
+            Err(StoreError::Conflict { current: Some(_), .. }) => {}
+            Err(error) => return Err(Status::from_store(&error, kind, name)),
+        }
+    }
+    Err(Status::modified(kind, name))
+}
+
+/// Writes `next`; an object that was only waiting for its finalizers goes when the last one is removed.
+async fn store_changed(registry: &Registry, kind: &Kind, current: &Entry, next: Value) -> Result<Entry, StoreError> {
+    let finalizers = |object: &Value| object.pointer("/metadata/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
+    let spec_finalizers = |object: &Value| object.pointer("/spec/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
+    let waiting = next.pointer("/metadata/deletionTimestamp").is_some();
+    let grace = next.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    let released = finalizers(&current.value) > 0 || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&current.value) > 0);
+    let held = finalizers(&next) > 0 || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&next) > 0);
+    if waiting && grace == 0 && released && !held {
+        return registry.store.delete(&current.key, current.revision, durability(kind)).await;
+    }
+    registry.store.put(&current.key, next, Expected::At(current.revision), durability(kind)).await
+}
+
+/// What a write may change: the status endpoint the status, the main one everything else.
+fn merge_parts(
+    kind: &'static Kind,
+    subresource: Option<Subresource>,
+    current: &Value,
+    wanted: Value,
+    name: &str,
+) -> Result<Value, Status> {
+    let given = text(&wanted, "/metadata/name");
+    if !given.is_empty() && given != name {
+        return Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
+    }
+    let given = text(&wanted, "/metadata/uid");
+    if !given.is_empty() && given != text(current, "/metadata/uid") {
+        let why =
+            format!("Precondition failed: UID in precondition: {given}, UID in object meta: {}", text(current, "/metadata/uid"));
+        return Err(Status::conflict(kind, name, &why));
+    }
+    if subresource == Some(Subresource::Status) {
+        let mut next = current.clone();
+        if let Some(map) = next.as_object_mut() {
+            match wanted.get("status") {
+                Some(status) => map.insert("status".to_owned(), status.clone()),
+                None => map.shift_remove("status"),
+            };
+        }
+        return Ok(next);
+    }
+    let mut next = wanted;
+    let map = next.as_object_mut().expect("envelope checked that it is an object");
+    let meta = metadata(map);
+    meta.insert("name".to_owned(), json!(name));
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ] {
+        match current.pointer(&format!("/metadata/{field}")) {
+            Some(kept) => meta.insert(field.to_owned(), kept.clone()),
+            None => meta.shift_remove(field),
+        };
+    }
+    meta.shift_remove("managedFields");
+    meta.shift_remove("selfLink");
+    if kind.has(Subresource::Status) {
+        match current.get("status") {
+            Some(status) => map.insert("status".to_owned(), status.clone()),
+            None => map.shift_remove("status"),
+        };
+    }
+    Ok(next)
+}
+
+fn bump_generation(kind: &Kind, current: &Value, next: &mut Value) {
+    let generation = current.pointer("/metadata/generation").and_then(Value::as_i64);
+    let Some(generation) = generation else { return };
+    if current.get("spec") != next.get("spec") && !kind.is(&kinds::NAMESPACE) {
+        next["metadata"]["generation"] = json!(generation + 1);
+    }
+}
+
+pub(super) async fn bind(registry: &Registry, namespace: &str, pod: &str, node: &str) -> Result<Arc<Value>, Status> {
+    let kind = &kinds::POD;
+    for _ in 0..RACE_RETRIES {
+        let current = registry.entry(kind, Some(namespace), pod)?;
+        if current.value.pointer("/metadata/deletionTimestamp").is_some() {
+            return Err(Status::conflict(kind, pod, &format!("pod {pod} is being deleted, cannot be assigned to a host")));
+        }
+        let assigned = text(&current.value, "/spec/nodeName");
+        if !assigned.is_empty() {
+            return Err(Status::conflict(kind, pod, &format!("pod {pod} is already assigned to node \"{assigned}\"")));
+        }
+        let mut next = (*current.value).clone();
+        next["spec"]["nodeName"] = json!(node);
+        set_condition(&mut next, "PodScheduled", "True");
+        match registry.store.put(&current.key, next, Expected::At(current.revision), durability(kind)).await {
+            Ok(entry) => return Ok(entry.value),
+            Err(StoreError::Conflict { current: Some(Revision(_)), .. }) => {}
+            Err(error) => return Err(Status::from_store(&error, kind, pod)),
+        }
+    }
+    Err(Status::modified(kind, pod))
+}
+
+fn set_condition(object: &mut Value, kind: &str, status: &str) {
+    let condition = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": now()});
+    if !object.get("status").is_some_and(Value::is_object) {
+        object["status"] = json!({});
+    }
+    match object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+        Some(conditions) => {
+            conditions.retain(|present| present.get("type").and_then(Value::as_str) != Some(kind));
+            conditions.push(condition);
+        }
+        None => object["status"]["conditions"] = json!([condition]),
+    }
+}
