@@ -1,0 +1,260 @@
+//! The hidden verbs `flightcage __pod …`: small single-threaded processes around a container.
+//!
+//! libcontainer deadlocks in a threaded process and namespaces are entered by single threads only, so the agent does neither
+//! itself. `watch` lives as long as its container, as conmon does: it is the parent of the container's init, holds its output
+//! and records its end, whether or not an agent is there. `run` and `exec` call libcontainer once, `network` makes a pod's
+//! network namespace. `watch` never calls libcontainer, which keeps it small.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
+
+use super::log::{Lines, Writer};
+use super::records::{self, Process, RunRecord, StateRecord};
+use super::{cgroup, network};
+
+/// First argument of every hidden verb here.
+pub(crate) const VERB: &str = "__pod";
+/// Exit code of `exec` when the command never ran or ran out of time; the reason is in the error file.
+const EXEC_FAILED: u8 = 125;
+/// How long output of a dead container may still come: a child outside its PID namespace may hold the pipe.
+const DRAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Runs a hidden verb when the command line is one. Call it first in `main`, before any thread exists.
+pub fn dispatch() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != VERB {
+        return None;
+    }
+    let verb = arguments.next().unwrap_or_default();
+    let rest: Vec<OsString> = arguments.collect();
+    Some(match (verb.to_str(), rest.as_slice()) {
+        (Some("watch"), [directory]) => watch_and_answer(Path::new(directory)),
+        (Some("run"), [directory]) => run(Path::new(directory)),
+        (Some("exec"), [directory, process, timeout_ms]) => exec(Path::new(directory), Path::new(process), timeout_ms),
+        (Some("network"), [request]) => network_namespace(request),
+        _ => ExitCode::from(2),
+    })
+}
+
+/// Answers on standard output: nothing once the container runs, else the reason; then closes it.
+fn watch_and_answer(directory: &Path) -> ExitCode {
+    match watch(directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let _ = std::io::stdout().write_all(reason.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn watch(directory: &Path) -> Result<(), String> {
+    let _ = rustix::process::setsid();
+    let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
+    cgroup::join_helpers();
+    let mut writer = Writer::open(&record.log).map_err(|error| format!("open log `{}`: {error}", record.log.display()))?;
+    let (output, output_end) = pipe()?;
+    let (errors, errors_end) = pipe()?;
+    let status = Command::new("/proc/self/exe")
+        .args([VERB.as_ref(), "run".as_ref(), directory.as_os_str()])
+        .stdin(Stdio::null())
+        .stdout(output_end)
+        .stderr(errors_end)
+        .status()
+        .map_err(|error| format!("start the container's helper: {error}"))?;
+    if !status.success() {
+        cgroup::kill(&record.cgroup);
+        cgroup::remove(&record.cgroup);
+        let reason = fs::read_to_string(directory.join("error")).unwrap_or_default();
+        let how = status.signal().map(|signal| format!("its helper died of signal {signal}")).unwrap_or_default();
+        return Err(format!("{reason}{how}"));
+    }
+    let pid_text = fs::read_to_string(directory.join("pid")).map_err(|error| format!("read the pid file: {error}"))?;
+    let pid = pid_text.trim().parse::<i32>().map_err(|error| format!("pid file `{pid_text}`: {error}"))?;
+    let init = Pid::from_raw(pid).ok_or("the container's process number is 0")?;
+    let handle = pidfd_open(init, PidfdFlags::empty()).map_err(|error| format!("open process {pid}: {error}"))?;
+    let started_at_ms = records::now_ms();
+    let running = StateRecord::Running {
+        helper: Process::find(i32::try_from(std::process::id()).unwrap_or(0)).ok_or("find own process")?,
+        // Its own child: the number cannot be reused before it is reaped below.
+        init: Process::find(pid).ok_or("find the container's process")?,
+        started_at_ms,
+    };
+    records::write(&directory.join("state.json"), &running).map_err(|error| format!("write state.json: {error}"))?;
+    announce(&record);
+    close_answer();
+
+    pump(&handle, [output, errors], &mut writer);
+    let status = waitpid(Some(init), WaitOptions::empty()).ok().flatten().map(|(_, status)| status);
+    let exit_code = status.map_or(255, exit_code);
+    let oom_killed = exit_code == 137 && cgroup::was_oom_killed(&record.cgroup);
+    let exited = StateRecord::Exited { exit_code, oom_killed, started_at_ms, finished_at_ms: records::now_ms() };
+    if let Err(error) = records::write(&directory.join("state.json"), &exited) {
+        // The agent finds a dead helper and a running state, and reports 255.
+        return Err(format!("write state.json: {error}"));
+    }
+    cgroup::kill(&record.cgroup);
+    let _ = fs::remove_dir_all(record.oci_root.join(&record.id));
+    cgroup::remove(&record.cgroup);
+    announce(&record);
+    Ok(())
+}
+
+fn pipe() -> Result<(File, Stdio), String> {
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
+    rustix::io::ioctl_fionbio(&read, true).map_err(|error| format!("make a pipe non-blocking: {error}"))?;
+    Ok((File::from(read), Stdio::from(write)))
+}
+
+fn close_answer() {
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+fn announce(record: &RunRecord) {
+    let _ = fs::write(record.events.join(&record.id), b"");
+}
+
+/// Copies output to the log until the process has ended and its output too.
+fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) {
+    let mut lines = [Lines::new("stdout"), Lines::new("stderr")];
+    let mut streams = streams.map(Some);
+    let mut buffer = [0u8; 8192];
+    let mut ended = false;
+    while !ended || streams.iter().any(Option::is_some) {
+        let mut waited: Vec<PollFd<'_>> = streams.iter().flatten().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        if !ended {
+            waited.push(PollFd::new(process, PollFlags::IN));
+        }
+        match poll(&mut waited, ended.then_some(&DRAIN)) {
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => break,
+        }
+        let process_ready = !ended && waited.last().is_some_and(|last| !last.revents().is_empty());
+        drop(waited);
+        for (stream, lines) in streams.iter_mut().zip(&mut lines) {
+            let Some(file) = stream else { continue };
+            match file.read(&mut buffer) {
+                Ok(0) => *stream = None,
+                // A full disk loses log lines, never the container.
+                Ok(count) => drop(lines.push(&buffer[..count], writer)),
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+                Err(_) => *stream = None,
+            }
+        }
+        ended |= process_ready;
+    }
+    for lines in &mut lines {
+        let _ = lines.finish(writer);
+    }
+}
+
+fn exit_code(status: WaitStatus) -> i32 {
+    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(127))
+}
+
+/// Creates and starts the container as a sibling of this process: a child of `watch`.
+fn run(directory: &Path) -> ExitCode {
+    let start = || -> Result<(), String> {
+        let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
+        let mut container = ContainerBuilder::new(record.id, SyscallType::default())
+            .with_root_path(record.oci_root)
+            .and_then(|builder| builder.with_pid_file(Some(directory.join("pid"))))
+            .and_then(ContainerBuilder::validate_id)
+            .map_err(|error| chain(&error))?
+            .as_init(directory)
+            .with_systemd(false)
+            .with_detach(true)
+            .as_sibling(true)
+            .build()
+            .map_err(|error| chain(&error))?;
+        container.start().map_err(|error| chain(&error))
+    };
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let _ = fs::write(directory.join("error"), reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command in a running container and exits with its code. The process file is the OCI `process` object.
+fn exec(directory: &Path, process: &Path, timeout_ms: &OsString) -> ExitCode {
+    let attempt = || -> Result<i32, String> {
+        let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
+        let timeout_ms: i64 = timeout_ms.to_str().and_then(|text| text.parse().ok()).ok_or("parse the time-out")?;
+        let pid = ContainerBuilder::new(record.id, SyscallType::default())
+            .with_root_path(record.oci_root)
+            .map_err(|error| chain(&error))?
+            .as_tenant()
+            .with_process(Some(process))
+            .with_detach(true)
+            .build()
+            .map_err(|error| chain(&error))?;
+        let pid = Pid::from_raw(pid.as_raw()).ok_or("the command's process number is 0")?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| format!("open the command's process: {error}"))?;
+        let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: timeout_ms % 1000 * 1_000_000 };
+        let ready = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)).unwrap_or(0);
+        if ready == 0 {
+            let _ = pidfd_send_signal(&handle, Signal::KILL);
+        }
+        let status = waitpid(Some(pid), WaitOptions::empty()).map_err(|error| format!("wait for the command: {error}"))?;
+        if ready == 0 {
+            return Err(format!("the command was killed after {timeout_ms} ms"));
+        }
+        Ok(status.map_or(255, |(_, status)| exit_code(status)))
+    };
+    match attempt() {
+        Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)),
+        Err(reason) => {
+            let _ = fs::write(error_file(process), reason);
+            ExitCode::from(EXEC_FAILED)
+        }
+    }
+}
+
+/// Where `exec` leaves its reason for not running a command to its end.
+pub(crate) fn error_file(process: &Path) -> PathBuf {
+    process.with_extension("error")
+}
+
+fn network_namespace(request: &OsString) -> ExitCode {
+    let made = request
+        .to_str()
+        .and_then(|text| serde_json::from_str::<network::NamespaceRequest>(text).ok())
+        .ok_or_else(|| "parse the request".to_owned())
+        .and_then(|request| network::make_namespace(&request));
+    match made {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let _ = std::io::stdout().write_all(reason.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with all its causes, each once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

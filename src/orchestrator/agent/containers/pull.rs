@@ -1,0 +1,381 @@
+//! Images on this node: pulled from the cluster's registry mirror, each layer unpacked once and shared by digest.
+//!
+//! Invariants: bytes are hashed once, while they stream into the unpacker; a layer appears under its name by rename, after its
+//! digest was right, so half of one is never used; an image's record is written after its last layer. The mirror is asked
+//! with containerd's `ns` parameter, which names the registry that the reference named.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::super::runtime::{Image, PullError, PullPolicy};
+use super::bundle::ImageRecord;
+use super::helper::chain;
+use super::layer;
+use super::records;
+use super::reference::{Reference, is_digest};
+use crate::orchestrator::config::IdentityFiles;
+
+/// Layers of one image that are fetched and unpacked together.
+const PARALLEL_LAYERS: usize = 2;
+/// Longest manifest or image configuration.
+const DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
+/// Chunks between the network and the unpacker.
+const CHUNKS_AHEAD: usize = 16;
+/// Layers that an image may have: overlayfs' options have to fit in one page.
+const MAX_LAYERS: usize = 60;
+/// A mirror that sends nothing for so long has failed.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// The images of this node.
+pub(crate) struct Images {
+    http: reqwest::Client,
+    mirror: String,
+    layers: PathBuf,
+    images: PathBuf,
+    /// One pull at a time for each image, and for each layer: whoever comes later finds it done.
+    turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// A manifest or an index, of OCI or Docker.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u32,
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+#[derive(Deserialize)]
+struct ImageConfig {
+    #[serde(default)]
+    config: Option<ContainerConfig>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ContainerConfig {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+    stop_signal: Option<String>,
+}
+
+impl Images {
+    pub(crate) fn open(data: &Path, mirror: &str, identity: &IdentityFiles) -> Result<Self, String> {
+        let layers = data.join("layers");
+        let images = data.join("images");
+        for directory in [&layers, &images] {
+            fs::create_dir_all(directory).map_err(|error| format!("make `{}`: {error}", directory.display()))?;
+        }
+        // What an agent that died was unpacking.
+        for entry in fs::read_dir(&layers).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().ends_with(".part") {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(Self {
+            http: client(identity)?,
+            mirror: mirror.trim_end_matches('/').to_owned(),
+            layers,
+            images,
+            turns: Mutex::default(),
+        })
+    }
+
+    /// Makes sure that an image is here.
+    pub(crate) async fn pull(&self, text: &str, policy: PullPolicy) -> Result<Image, PullError> {
+        let reference = Reference::parse(text).ok_or_else(|| PullError::InvalidName(text.to_owned()))?;
+        let name = reference.to_string();
+        let turn = self.turn(&name);
+        let _turn = turn.lock().await;
+        let here = self.find(&name);
+        match (policy, here) {
+            (PullPolicy::Never | PullPolicy::IfNotPresent, Some(image)) => Ok(image),
+            (PullPolicy::Never, None) => Err(PullError::NeverPull(name)),
+            (PullPolicy::Always | PullPolicy::IfNotPresent, _) => self.fetch(&reference, &name).await,
+        }
+    }
+
+    /// The record of an image that is here.
+    pub(crate) fn record(&self, digest: &str) -> Option<ImageRecord> {
+        records::read(&self.images.join(format!("{}.json", hex(digest)?)))
+    }
+
+    /// Directory of an unpacked layer.
+    pub(crate) fn layer(&self, digest: &str) -> PathBuf {
+        // Half of the digest is unique enough, and overlayfs' options are short.
+        self.layers.join(hex(digest).map_or("", |hex| &hex[..32]))
+    }
+
+    fn find(&self, name: &str) -> Option<Image> {
+        let digest: String = records::read(&self.name_file(name))?;
+        let record = self.record(&digest)?;
+        record.layers.iter().all(|layer| self.layer(layer).is_dir()).then(|| Image { digest, reference: name.to_owned() })
+    }
+
+    fn name_file(&self, name: &str) -> PathBuf {
+        let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+        self.images.join(format!("{}.name", to_hex(digest.as_ref())))
+    }
+
+    fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        turns.insert(key.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
+    async fn fetch(&self, reference: &Reference, name: &str) -> Result<Image, PullError> {
+        let failed = |what: String| PullError::Failed { image: name.to_owned(), what };
+        let digest_wanted = Some(reference.version_text()).filter(|text| is_digest(text));
+        let (mut manifest, mut digest) = self.manifest(reference, reference.version_text(), digest_wanted, name).await?;
+        let top = digest.clone();
+        if manifest.config.is_none() {
+            let chosen = manifest
+                .manifests
+                .iter()
+                .find(|entry| entry.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == "amd64"))
+                .map(|entry| entry.digest.clone())
+                .ok_or_else(|| failed("its index has no image for linux/amd64".to_owned()))?;
+            (manifest, digest) = self.manifest(reference, &chosen, Some(&chosen), name).await?;
+        }
+        tracing::debug!(image = name, %top, %digest, "manifest");
+        let Some(config) = &manifest.config else {
+            return Err(failed(format!("manifest {digest} is not an image's")));
+        };
+        if manifest.layers.len() > MAX_LAYERS {
+            return Err(failed(format!("it has {} layers, at most {MAX_LAYERS} are supported", manifest.layers.len())));
+        }
+        let record = match self.record(&digest) {
+            Some(record) => record,
+            None => self.configuration(reference, &config.digest, &manifest.layers).await.map_err(failed)?,
+        };
+        let mut fetches = Vec::new();
+        for digest in &record.layers {
+            fetches.push(self.fetch_layer(reference, digest));
+        }
+        let done: Result<Vec<()>, String> = futures::stream::iter(fetches).buffer_unordered(PARALLEL_LAYERS).try_collect().await;
+        done.map_err(failed)?;
+        hex(&digest)
+            .ok_or_else(|| io::Error::other("the manifest's digest is not sha256"))
+            .and_then(|hex| records::write(&self.images.join(format!("{hex}.json")), &record))
+            .and_then(|()| records::write(&self.name_file(name), &digest))
+            .map_err(|error| failed(self.disk_reason("record the image", &error)))?;
+        Ok(Image { digest, reference: name.to_owned() })
+    }
+
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        version: &str,
+        wanted: Option<&str>,
+        name: &str,
+    ) -> Result<(Manifest, String), PullError> {
+        let failed = |what: String| PullError::Failed { image: name.to_owned(), what };
+        let request = self.get(reference, "manifests", version).header(http::header::ACCEPT, MANIFEST_TYPES);
+        let response = request.send().await.map_err(|error| failed(chain(&error)))?;
+        if response.status() == http::StatusCode::NOT_FOUND {
+            return Err(PullError::NotFound(name.to_owned()));
+        }
+        let bytes = document(response, "manifest").await.map_err(failed)?;
+        let digest = digest_of(&bytes);
+        if wanted.is_some_and(|wanted| wanted != digest) {
+            return Err(failed(format!("manifest {version} came with digest {digest}")));
+        }
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|error| failed(format!("read manifest {digest}: {error}")))?;
+        if manifest.schema_version != 2 {
+            return Err(failed(format!("manifest schema {} is not supported, only 2 is", manifest.schema_version)));
+        }
+        Ok((manifest, digest))
+    }
+
+    async fn configuration(&self, reference: &Reference, digest: &str, layers: &[Descriptor]) -> Result<ImageRecord, String> {
+        let response = self.get(reference, "blobs", digest).send().await.map_err(|error| chain(&error))?;
+        let bytes = document(response, "image configuration").await?;
+        let found = digest_of(&bytes);
+        if found != digest {
+            return Err(format!("image configuration {digest} came with digest {found}"));
+        }
+        let config: ImageConfig =
+            serde_json::from_slice(&bytes).map_err(|error| format!("read image configuration {digest}: {error}"))?;
+        let config = config.config.unwrap_or_default();
+        if let Some(wrong) = layers.iter().find(|layer| !is_digest(&layer.digest)) {
+            return Err(format!("its manifest names a layer `{}`, which is not a sha256 digest", wrong.digest));
+        }
+        Ok(ImageRecord {
+            layers: layers.iter().map(|layer| layer.digest.clone()).collect(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            cmd: config.cmd.unwrap_or_default(),
+            env: config.env.unwrap_or_default(),
+            working_dir: config.working_dir.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            stop_signal: config.stop_signal.unwrap_or_default(),
+        })
+    }
+
+    async fn fetch_layer(&self, reference: &Reference, digest: &str) -> Result<(), String> {
+        let turn = self.turn(digest);
+        let _turn = turn.lock().await;
+        let place = self.layer(digest);
+        if place.is_dir() {
+            return Ok(());
+        }
+        let response = self.get(reference, "blobs", digest).send().await.map_err(|error| chain(&error))?;
+        let response = response.error_for_status().map_err(|error| format!("layer {digest}: {}", chain(&error)))?;
+        let temporary = place.with_extension("part");
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let unpacking = {
+            let (temporary, digest) = (temporary.clone(), digest.to_owned());
+            tokio::task::spawn_blocking(move || unpack(receiver, &temporary, &digest))
+        };
+        let mut body = response.bytes_stream();
+        let mut broken = None;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| io::Error::other(chain(&error)));
+            broken = chunk.as_ref().err().map(ToString::to_string);
+            // A closed channel means that unpacking failed: its own error says why.
+            if sender.send(chunk).await.is_err() || broken.is_some() {
+                break;
+            }
+        }
+        drop(sender);
+        let unpacked = unpacking.await.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+        let finished = unpacked.and_then(|()| fs::rename(&temporary, &place));
+        finished.map_err(|error| {
+            let _ = fs::remove_dir_all(&temporary);
+            let reason = self.disk_reason(&format!("layer {digest}"), &error);
+            broken.map_or(reason.clone(), |broken| format!("layer {digest}: {broken}"))
+        })
+    }
+
+    fn disk_reason(&self, what: &str, error: &io::Error) -> String {
+        if error.kind() == io::ErrorKind::StorageFull || error.to_string().contains("No space left on device") {
+            return format!("{what}: the disk of `{}` is full: give the machine a larger one", self.layers.display());
+        }
+        format!("{what}: {error}")
+    }
+
+    fn get(&self, reference: &Reference, kind: &str, version: &str) -> reqwest::RequestBuilder {
+        let Reference { registry, repository, .. } = reference;
+        self.http.get(format!("{}/v2/{repository}/{kind}/{version}?ns={registry}", self.mirror))
+    }
+}
+
+fn client(identity: &IdentityFiles) -> Result<reqwest::Client, String> {
+    let read = |path: &Path| fs::read(path).map_err(|error| format!("read `{}`: {error}", path.display()));
+    let authorities = reqwest::Certificate::from_pem_bundle(&read(&identity.ca)?)
+        .map_err(|error| format!("read authority `{}`: {}", identity.ca.display(), chain(&error)))?;
+    let mut pem = read(&identity.certificate)?;
+    pem.extend(read(&identity.key)?);
+    let own = reqwest::Identity::from_pem(&pem)
+        .map_err(|error| format!("read identity `{}`: {}", identity.certificate.display(), chain(&error)))?;
+    let builder = reqwest::Client::builder()
+        .tls_certs_only(authorities)
+        .identity(own)
+        .no_proxy()
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(std::time::Duration::from_secs(10))
+        .read_timeout(SILENCE);
+    builder.build().map_err(|error| format!("make the registry client: {}", chain(&error)))
+}
+
+async fn document(response: reqwest::Response, what: &str) -> Result<Vec<u8>, String> {
+    let response = response.error_for_status().map_err(|error| format!("{what}: {}", chain(&error)))?;
+    let mut body = response.bytes_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.try_next().await.map_err(|error| format!("{what}: {}", chain(&error)))? {
+        if bytes.len() + chunk.len() > DOCUMENT_BYTES {
+            return Err(format!("{what}: longer than {DOCUMENT_BYTES} bytes"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Runs in a blocking thread: hashes what arrives, unpacks it, and compares the digest.
+fn unpack(receiver: mpsc::Receiver<io::Result<Bytes>>, directory: &Path, digest: &str) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::create_dir(directory)?,
+    }
+    let mut stream = Hashed { receiver, chunk: Bytes::new(), digest: ring::digest::Context::new(&ring::digest::SHA256) };
+    layer::unpack(&mut stream, directory)?;
+    let found = format!("sha256:{}", to_hex(stream.digest.finish().as_ref()));
+    if found != digest {
+        return Err(io::Error::other(format!("what came has digest {found}")));
+    }
+    // The rename that follows must not reach the disk before the files do: machines lose power here on purpose.
+    let directory = fs::File::open(directory)?;
+    Ok(rustix::fs::syncfs(&directory)?)
+}
+
+struct Hashed {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+    digest: ring::digest::Context,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+            self.digest.update(&self.chunk);
+        }
+        let count = buffer.len().min(self.chunk.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        Ok(count)
+    }
+}
+
+fn hex(digest: &str) -> Option<&str> {
+    is_digest(digest).then(|| &digest["sha256:".len()..])
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", to_hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,1 @@
+//! Containers run for real: as root, in namespaces of their own.
