@@ -2,6 +2,8 @@
 
 pub mod addresses;
 pub mod cluster;
+pub mod diagnostic;
 pub mod names;
+pub mod reader;
 pub mod table;
 pub mod units;

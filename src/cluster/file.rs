@@ -1,0 +1,185 @@
+//! The cluster file `flightcage.toml`: one `[cluster]` table, which may also stand in a scenario file.
+//!
+//! ```toml
+//! [cluster]
+//! workers = 2
+//! memory = "512MiB"              # of each machine
+//! disk = "4GiB"
+//! cpus = 1
+//! box = "flightcage-os"
+//! upstream_registries = ["quay.io"]
+//! [[cluster.node]]               # what one machine has instead
+//! name = "w2"
+//! memory = "1GiB"
+//! labels = { disk = "fast" }
+//! ```
+
+use std::path::Path;
+
+use crate::model::addresses::MAX_NODES;
+use crate::model::cluster::{ClusterSpec, MachineSpec};
+use crate::model::diagnostic::Refusal;
+use crate::model::names::{ClusterName, is_name};
+use crate::model::reader::{Problems, Table, Value, suggestion};
+
+/// The name of the file that `up` reads in the current folder when it is there.
+pub const FILE_NAME: &str = "flightcage.toml";
+/// Workers of a cluster that says nothing else.
+pub const DEFAULT_WORKERS: usize = 2;
+/// Less guest memory than this does not boot the box.
+const MEMORY_BYTES_MIN: u64 = 256 << 20;
+/// Less disk than this does not hold the images.
+const DISK_BYTES_MIN: u64 = 1 << 30;
+
+/// Why a cluster file gave no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterFileError {
+    /// The file cannot be read.
+    #[error("read cluster file `{file}`")]
+    Read {
+        /// Its name.
+        file: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file has problems.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Reads a cluster file.
+///
+/// # Errors
+/// When it cannot be read or has problems: all of them.
+pub fn read(path: &Path, name: &ClusterName) -> Result<ClusterSpec, ClusterFileError> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ClusterFileError::Read { file: file.clone(), source })?;
+    Ok(parse(&file, &text, name)?)
+}
+
+/// Parses the text of a cluster file.
+///
+/// # Errors
+/// When it has problems: all of them.
+pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, Refusal> {
+    let problems = Problems::new(file, text);
+    let document = problems.parse();
+    let root = Table::of(&problems, &document);
+    root.allow(&["cluster"]);
+    let spec = root
+        .get("cluster")
+        .and_then(|value| value.table())
+        .map_or_else(|| ClusterSpec::with_workers(name.clone(), DEFAULT_WORKERS), |table| cluster(&table, name));
+    drop(document);
+    problems.finish(spec)
+}
+
+/// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
+#[must_use]
+pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
+    table.allow(&["workers", "memory", "disk", "cpus", "box", "upstream_registries", "node"]);
+    let workers = table.get("workers").and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
+    let workers = workers.map_or(DEFAULT_WORKERS, |count| usize::try_from(count).expect("at most 199"));
+    let mut spec = ClusterSpec::with_workers(name.clone(), workers);
+    for machine in &mut spec.machines {
+        size(table, machine);
+    }
+    if let Some(value) = table.get("box")
+        && let Some(text) = value.string()
+    {
+        if is_name(text) {
+            text.clone_into(&mut spec.box_name);
+        } else {
+            value.problem(format!("`{text}` is not a box's name"), Some("a name such as `flightcage-os`".into()));
+        }
+    }
+    for value in table.get("upstream_registries").and_then(|value| value.array()).unwrap_or_default() {
+        let Some(registry) = value.string() else { continue };
+        if registry.is_empty() || registry.contains("://") || registry.contains('/') {
+            value.problem(format!("`{registry}` is not a registry"), Some("a host, such as `quay.io`".into()));
+        } else {
+            spec.upstream_registries.push(registry.to_owned());
+        }
+    }
+    for value in table.get("node").and_then(|value| value.array()).unwrap_or_default() {
+        node(&value, &mut spec);
+    }
+    spec
+}
+
+fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {
+    let at_least = |key: &str, least: u64, text: &str| {
+        let value = table.get(key)?;
+        let bytes = value.size()?;
+        if bytes < least {
+            value.problem(format!("`{key}` is too small"), Some(format!("at least \"{text}\"")));
+            return None;
+        }
+        Some(bytes)
+    };
+    if let Some(bytes) = at_least("memory", MEMORY_BYTES_MIN, "256MiB") {
+        machine.memory_bytes = bytes;
+    }
+    if let Some(bytes) = at_least("disk", DISK_BYTES_MIN, "1GiB") {
+        machine.disk_bytes = bytes;
+    }
+    if let Some(cpus) = table.get("cpus").and_then(|value| value.integer(1..=64)) {
+        machine.cpus = Some(u32::try_from(cpus).expect("at most 64"));
+    }
+}
+
+fn node(value: &Value<'_, '_>, spec: &mut ClusterSpec) {
+    let Some(table) = value.table() else { return };
+    table.allow(&["name", "memory", "disk", "cpus", "labels"]);
+    let Some(name_value) = table.require("name") else { return };
+    let Some(name) = name_value.string() else { return };
+    let names: Vec<String> = spec.machines.iter().map(|machine| machine.name.to_string()).collect();
+    let Some(machine) = spec.machines.iter_mut().find(|machine| machine.name.as_str() == name) else {
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        name_value.problem(format!("unknown node `{name}`"), suggestion(name, &known));
+        return;
+    };
+    size(&table, machine);
+    let Some(labels) = table.get("labels").and_then(|value| value.table()) else { return };
+    for (key, _, value) in labels.entries() {
+        if let Some(text) = value.string() {
+            machine.labels.insert(key.to_owned(), text.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<ClusterSpec, Vec<String>> {
+        parse("flightcage.toml", text, &"test".parse().unwrap())
+            .map_err(|refusal| refusal.problems().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default_cluster() {
+        assert_eq!(check(""), Ok(ClusterSpec::with_workers("test".parse().unwrap(), 2)));
+    }
+
+    #[test]
+    fn a_node_may_differ() {
+        let spec = check("[cluster]\nworkers = 3\nmemory = \"1GiB\"\n[[cluster.node]]\nname = \"w3\"\ncpus = 2\n").unwrap();
+        assert_eq!(spec.machines.len(), 4);
+        assert!(spec.machines.iter().all(|machine| machine.memory_bytes == 1 << 30));
+        assert_eq!(spec.machines[3].cpus, Some(2));
+        assert_eq!(spec.machines[2].cpus, None);
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_place() {
+        let text = "[cluster]\nworkres = 2\nmemory = 512\ndisk = \"1KiB\"\n[[cluster.node]]\nname = \"w9\"\n";
+        let problems = check(text).unwrap_err();
+        let places: Vec<&str> = problems.iter().map(|p| p.strip_prefix("flightcage.toml:").unwrap()).collect();
+        assert_eq!(
+            places,
+            ["2:1: unknown key `workres`", "3:10: `512` has no unit", "4:8: `disk` is too small", "6:8: unknown node `w9`"]
+        );
+    }
+}

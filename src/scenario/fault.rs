@@ -1,0 +1,189 @@
+//! The fault seam, and the journal that undoes faults however a run ends.
+//!
+//! A fault is written to the journal before it acts, healed by whichever comes first (its end, the run's end, cancellation, the
+//! next start's [`undo`]), and only then struck from the journal.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::spec::{Capability, FaultKind};
+use crate::machines::provider::PowerAction;
+use crate::model::names::NodeName;
+use crate::transport::BoxStream;
+
+/// Why a fault did not take effect or could not be healed.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct FaultError {
+    /// A lower-case fragment that names the node and what was seen.
+    pub what: String,
+    /// The cause, if there is one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A change that was seen to have happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Effect {
+    /// When it took effect, measured on this host's monotonic clock.
+    pub at: Instant,
+    /// Whether the effect itself was observed (no process, packets that do not pass), not only the request acknowledged.
+    pub verified: bool,
+}
+
+/// Breaks machines and links on purpose. The runner calls it; `cluster` implements it over the daemon, a fake in tests.
+///
+/// Every verb returns when its effect was verified, is idempotent, and may be cancelled: the journal then undoes what it may have
+/// done.
+pub trait Faults: Send + Sync + 'static {
+    /// What this target can do.
+    fn capabilities(&self) -> BTreeSet<Capability>;
+    /// Changes a node's power. A state it is already in is fine.
+    fn node_power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<Effect, FaultError>>;
+    /// Cuts every link of a node, both directions.
+    fn link_cut(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>>;
+    /// Removes every cut from a node's links.
+    fn link_heal(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>>;
+    /// Heals whatever acts, whoever began it: rules are removed, machines of the cluster run.
+    fn heal_all(&self) -> BoxFuture<'_, Result<(), FaultError>>;
+}
+
+/// How the prober connects to a Service: through its own path, never through the host's ingress.
+pub trait DialService: Send + Sync + 'static {
+    /// Connects to a port of a Service, named `namespace/name`. `NotFound`: there is no such Service or port. Dropping the future
+    /// abandons the attempt. Other errors keep the peer's answer, as [`crate::transport::Dial`] says.
+    fn dial(&self, service: &str, port: u16) -> BoxFuture<'_, io::Result<BoxStream>>;
+}
+
+/// One entry of the journal: what must be undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    /// The step's id.
+    pub step: String,
+    /// What was done.
+    pub kind: FaultKind,
+    /// Where.
+    pub node: NodeName,
+}
+
+/// Applies a fault and returns when its effect is verified.
+pub async fn apply(faults: &dyn Faults, kind: FaultKind, node: &NodeName) -> Result<Effect, FaultError> {
+    match kind {
+        FaultKind::PowerOff => faults.node_power(node, PowerAction::PowerOff).await,
+        FaultKind::Freeze => faults.node_power(node, PowerAction::Freeze).await,
+        FaultKind::Reset => faults.node_power(node, PowerAction::Reset).await,
+        FaultKind::Cut => faults.link_cut(node).await,
+    }
+}
+
+/// Undoes a fault; one that does not act any more is fine.
+pub async fn heal(faults: &dyn Faults, kind: FaultKind, node: &NodeName) -> Result<Effect, FaultError> {
+    match kind {
+        FaultKind::PowerOff | FaultKind::Reset => faults.node_power(node, PowerAction::PowerOn).await,
+        FaultKind::Freeze => faults.node_power(node, PowerAction::Thaw).await,
+        FaultKind::Cut => faults.link_heal(node).await,
+    }
+}
+
+/// The journal of one cluster's faults: one JSON file a fault in a folder.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    folder: PathBuf,
+}
+
+impl Journal {
+    /// The journal in `folder`, which is made when the first fault is written.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Writes an entry durably and returns its file.
+    pub fn write(&self, entry: &JournalEntry) -> io::Result<PathBuf> {
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(format!("{}-{}.json", entry.step, entry.node));
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        serde_json::to_writer(&mut file, entry)?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        std::fs::File::open(&self.folder)?.sync_all()?;
+        Ok(path)
+    }
+
+    /// Strikes a healed fault. An absent file is fine.
+    pub fn strike(&self, file: &Path) -> io::Result<()> {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is still to be undone, in the order of the files' names.
+    pub fn entries(&self) -> io::Result<Vec<(PathBuf, JournalEntry)>> {
+        let folder = match std::fs::read_dir(&self.folder) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut entries = Vec::new();
+        for file in folder {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                entries.push((path.clone(), serde_json::from_slice(&std::fs::read(&path)?)?));
+            }
+        }
+        entries.sort_by(|a: &(PathBuf, _), b| a.0.cmp(&b.0));
+        Ok(entries)
+    }
+}
+
+/// Why [`undo`] left something.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// The journal cannot be read or changed.
+    #[error("journal of faults `{}`", folder.display())]
+    Journal {
+        /// Its folder.
+        folder: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A fault could not be healed; it stays in the journal.
+    #[error("heal {kind} of `{node}`")]
+    Heal {
+        /// What was done.
+        kind: FaultKind,
+        /// Where.
+        node: NodeName,
+        /// The cause.
+        #[source]
+        source: FaultError,
+    },
+}
+
+/// Heals everything that the journal in `folder` says may still act, and returns what it healed. Called by `undo`, and at the start
+/// of every run. All entries are tried; the first failure is returned.
+pub async fn undo(folder: &Path, faults: &dyn Faults) -> Result<Vec<JournalEntry>, UndoError> {
+    let journal = Journal::new(folder);
+    let broken = |source| UndoError::Journal { folder: folder.to_owned(), source };
+    let mut healed = Vec::new();
+    let mut failed = None;
+    for (file, entry) in journal.entries().map_err(broken)? {
+        match heal(faults, entry.kind, &entry.node).await {
+            Ok(_) => {
+                journal.strike(&file).map_err(broken)?;
+                healed.push(entry);
+            }
+            Err(source) => {
+                failed.get_or_insert(UndoError::Heal { kind: entry.kind, node: entry.node, source });
+            }
+        }
+    }
+    failed.map_or(Ok(healed), Err)
+}

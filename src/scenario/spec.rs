@@ -1,0 +1,425 @@
+//! A scenario as its file says it, with every word understood: plain data.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::cluster::ClusterSpec;
+use crate::model::names::NodeName;
+
+/// A whole scenario.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// The file's stem, `[a-z0-9-]+`.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What the target must be able to do.
+    pub needs: Vec<Capability>,
+    /// The cluster it asks for, if it says.
+    pub cluster: Option<ClusterSpec>,
+    /// What is deployed first.
+    pub deploy: Deploy,
+    /// The loads, by name.
+    pub loads: BTreeMap<String, Load>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+    /// What must hold at the end, in the order of the file.
+    pub expectations: Vec<Expectation>,
+}
+
+/// What a target can do; as written in `needs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Capability {
+    /// Machines can be powered off and on, reset and frozen.
+    #[serde(rename = "node.power")]
+    NodePower,
+    /// Machines can be cut off from each other.
+    #[serde(rename = "net.cut")]
+    NetCut,
+}
+
+impl Capability {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Self); 2] = [("node.power", Self::NodePower), ("net.cut", Self::NetCut)];
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(_, capability)| capability == self).map_or("", |(name, _)| name))
+    }
+}
+
+/// `[deploy]`: manifests, and how long they may take to be ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deploy {
+    /// Manifest files in the order in which they are applied, already resolved against the scenario's folder.
+    pub files: Vec<PathBuf>,
+    /// A TLS Secret that is generated for this run and created before the files.
+    pub tls_secret: Option<TlsSecret>,
+    /// Bounds readiness: every ReplicationController has its replicas ready and every Service used by a load has an endpoint.
+    pub wait: Duration,
+}
+
+/// A Secret with a fresh self-signed P-256 certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSecret {
+    /// The Secret's name.
+    pub name: String,
+    /// Its key that holds the certificate as PEM.
+    pub crt: String,
+    /// Its key that holds the private key as PEM.
+    pub key: String,
+    /// The certificate's DNS name.
+    pub host: String,
+}
+
+/// `[load.NAME]`: open-loop HTTP load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// What is asked for.
+    pub url: Url,
+    /// Requests a second of each stream.
+    pub rate: f64,
+    /// The streams, each with a schedule of its own.
+    pub streams: Vec<StreamKind>,
+    /// Total, from the intended send time.
+    pub deadline: Duration,
+    /// The status of a good answer.
+    pub good_status: u16,
+    /// The header that carries the version, if versions are counted.
+    pub version_header: Option<String>,
+    /// What must be reached before anything is broken.
+    pub baseline: Baseline,
+}
+
+/// How a stream connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamKind {
+    /// A new TCP connection and a full TLS handshake a request (session resumption is off).
+    New,
+    /// An idle connection is taken, else a new one opened; one that failed is closed.
+    Reused,
+}
+
+impl StreamKind {
+    /// Its name in files and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Reused => "reused",
+        }
+    }
+}
+
+/// A URL whose host is a Service's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// The Service's name.
+    pub host: String,
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's port.
+    pub port: u16,
+    /// Path and query.
+    pub path: String,
+}
+
+impl Url {
+    /// The Service as `namespace/name`, as [`super::fault::DialService`] wants it.
+    #[must_use]
+    pub fn service(&self) -> String {
+        format!("{}/{}", self.namespace, self.host)
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        let usual = if self.tls { 443 } else { 80 };
+        write!(f, "{scheme}://{}", self.host)?;
+        if self.namespace != "default" {
+            write!(f, ".{}", self.namespace)?;
+        }
+        if self.port != usual {
+            write!(f, ":{}", self.port)?;
+        }
+        f.write_str(&self.path)
+    }
+}
+
+/// What the load must look like for `window` on end, before the first step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Baseline {
+    /// How long.
+    pub window: Duration,
+    /// At least this share of good answers, 0 to 1.
+    pub good: f64,
+    /// The 99th percentile of latency is at most this.
+    pub p99: Option<Duration>,
+    /// How long it may take until a window is like that.
+    pub within: Duration,
+}
+
+/// One `[[step]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Its id.
+    pub id: String,
+    /// When it starts, if not when the step before has ended.
+    pub when: Option<When>,
+    /// What it does.
+    pub action: Action,
+}
+
+/// `when = { step = "…", … }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct When {
+    /// An earlier step's id.
+    pub step: String,
+    /// What of it is waited for.
+    pub progress: Progress,
+}
+
+/// How far another step must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// So long after its start; a fault starts at its measured onset.
+    Plus(Duration),
+    /// It has replaced so many pods.
+    Replaced(u32),
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Breaks something for a time; the step ends when it is healed.
+    Fault {
+        /// What breaks.
+        kind: FaultKind,
+        /// Where.
+        target: Target,
+        /// For how long.
+        duration: Duration,
+    },
+    /// Waits for progress.
+    Wait {
+        /// For what.
+        condition: Condition,
+        /// At most so long.
+        within: Duration,
+    },
+    /// Replaces a ReplicationController by another, by kubectl's old algorithm.
+    RollingUpdate {
+        /// The old one's name.
+        from: String,
+        /// Manifest of the new one.
+        to: PathBuf,
+        /// Pause between the pods.
+        update_period: Duration,
+        /// How long it may take altogether.
+        within: Duration,
+    },
+    /// Asks until the answer is right.
+    Http {
+        /// What is asked for.
+        url: Url,
+        /// The right status.
+        status: u16,
+        /// At most so long.
+        within: Duration,
+    },
+}
+
+/// What can be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// The plug is pulled; healed by power on.
+    #[serde(rename = "node.power_off")]
+    PowerOff,
+    /// The machine's process is stopped; healed by letting it run on.
+    #[serde(rename = "node.freeze")]
+    Freeze,
+    /// The reset button; heals itself by booting.
+    #[serde(rename = "node.reset")]
+    Reset,
+    /// The machine is cut off from all others and the gateway, both directions.
+    #[serde(rename = "net.cut")]
+    Cut,
+}
+
+impl FaultKind {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("node.power_off", Self::PowerOff), ("node.freeze", Self::Freeze), ("node.reset", Self::Reset), ("net.cut", Self::Cut)];
+
+    /// What a target must be able to do for it.
+    #[must_use]
+    pub fn needs(self) -> Capability {
+        match self {
+            Self::PowerOff | Self::Freeze | Self::Reset => Capability::NodePower,
+            Self::Cut => Capability::NetCut,
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(_, kind)| kind == self).map_or("", |(name, _)| name))
+    }
+}
+
+/// Where a fault strikes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The machine of this name.
+    Node(NodeName),
+    /// The worker that runs most of the pods behind this Service, or of this ReplicationController; ties are decided by the seed.
+    NodeRunningMostOf(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "{name}"),
+            Self::NodeRunningMostOf(name) => write!(f, "the node running most of `{name}`"),
+        }
+    }
+}
+
+/// What a `wait` step waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// A ReplicationController has at least so many ready replicas.
+    ReplicasReady {
+        /// Its name.
+        rc: String,
+        /// How many.
+        count: u32,
+        /// Only pods on other nodes than this fault step's target count.
+        avoiding: Option<String>,
+    },
+    /// So many Nodes, exactly, are Ready.
+    NodesReady(u32),
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReplicasReady { rc, count, avoiding: None } => write!(f, "{count} ready replicas of `{rc}`"),
+            Self::ReplicasReady { rc, count, avoiding: Some(step) } => {
+                write!(f, "{count} ready replicas of `{rc}` away from where `{step}` struck")
+            }
+            Self::NodesReady(count) => write!(f, "{count} ready nodes"),
+        }
+    }
+}
+
+/// One entry of `[expect]`, which becomes one row of the report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expectation {
+    /// Its key as written, for instance `web.new.longest_outage`.
+    pub name: String,
+    /// Its value as written.
+    pub expected: String,
+    /// What is checked.
+    pub check: Check,
+}
+
+/// What an expectation checks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Check {
+    /// Share of failed requests of a load, or of one stream of it.
+    Failed {
+        /// The load.
+        load: String,
+        /// One stream; all if `None`.
+        stream: Option<StreamKind>,
+        /// The bound, a share from 0 to 1.
+        bound: Bound,
+    },
+    /// The longest outage of any stream, or of one, in milliseconds.
+    LongestOutage {
+        /// The load.
+        load: String,
+        /// One stream; all if `None`.
+        stream: Option<StreamKind>,
+        /// The bound in milliseconds.
+        bound: Bound,
+    },
+    /// From the verified onset of a fault to the first window of `hold` with at least 99 % good answers, on every stream.
+    Recovery {
+        /// The load.
+        load: String,
+        /// The fault step's id.
+        step: String,
+        /// At most so long.
+        within: Duration,
+        /// For how long it must stay good.
+        hold: Duration,
+    },
+    /// This version answers at the end, and no other after it took over.
+    FinalVersion {
+        /// The load.
+        load: String,
+        /// The version.
+        version: String,
+    },
+    /// Ready replicas of a ReplicationController at the end.
+    Replicas {
+        /// Its name.
+        rc: String,
+        /// How many.
+        count: u32,
+    },
+    /// Faults still acting at the end.
+    FaultsLeft {
+        /// How many.
+        count: u32,
+    },
+}
+
+/// `<= 0.5%`: a comparison with a number whose unit depends on the check.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bound {
+    /// The comparison.
+    pub comparison: Comparison,
+    /// The limit.
+    pub limit: f64,
+}
+
+/// How a measured value compares to the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// `<`
+    Less,
+    /// `<=`
+    AtMost,
+    /// `==`
+    Equal,
+    /// `>=`
+    AtLeast,
+    /// `>`
+    More,
+}
+
+impl Bound {
+    /// Whether `measured` satisfies the bound.
+    #[must_use]
+    pub fn holds(self, measured: f64) -> bool {
+        match self.comparison {
+            Comparison::Less => measured < self.limit,
+            Comparison::AtMost => measured <= self.limit,
+            Comparison::Equal => (measured - self.limit).abs() < f64::EPSILON,
+            Comparison::AtLeast => measured >= self.limit,
+            Comparison::More => measured > self.limit,
+        }
+    }
+}
