@@ -42,3 +42,24 @@ pub fn pod_network(index: usize) -> (Ipv4Addr, u8) {
     assert!(index < MAX_NODES, "node index {index} is validated against MAX_NODES");
     (Ipv4Addr::new(10, 78, u8::try_from(index).expect("index is below 200"), 0), 24)
 }
+
+/// The gateway's MAC on the fabric.
+pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x77, 0x00, 0x01];
+
+/// The MAC of a node's cluster NIC, `52:54:00:77:00:NN`, where NN is the last octet of its address.
+///
+/// # Panics
+/// When `index` is not below [`MAX_NODES`].
+#[must_use]
+pub fn node_mac(index: usize) -> [u8; 6] {
+    [0x52, 0x54, 0x00, 0x77, 0x00, node_address(index).octets()[3]]
+}
+
+/// The MAC of a node's SSH NIC, `52:54:00:78:00:NN`, which is not on the fabric.
+///
+/// # Panics
+/// When `index` is not below [`MAX_NODES`].
+#[must_use]
+pub fn ssh_mac(index: usize) -> [u8; 6] {
+    [0x52, 0x54, 0x00, 0x78, 0x00, node_address(index).octets()[3]]
+}
