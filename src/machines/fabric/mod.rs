@@ -113,14 +113,8 @@ impl Fabric {
         let emit = Box::new(move |frame: &Bytes| outward.forward(HOST, frame));
         let (gateway, driver) = gateway::new(Identity::gateway(config.nodes.len()), host_frames, emit);
         tasks.spawn(driver.run(cancel.clone()));
-        let shared = Shared {
-            config,
-            switch,
-            gateway,
-            _cancel_on_drop: cancel.clone().drop_guard(),
-            cancel,
-            tasks: Mutex::new(tasks),
-        };
+        let shared =
+            Shared { config, switch, gateway, _cancel_on_drop: cancel.clone().drop_guard(), cancel, tasks: Mutex::new(tasks) };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -349,8 +349,7 @@ pub(super) enum Abandon {
 
 fn new_socket() -> Socket<'static> {
     // Large zeroed buffers come from the kernel page by page, so an idle connection costs little.
-    let mut socket =
-        Socket::new(SocketBuffer::new(vec![0; RECEIVE_BUFFER_BYTES]), SocketBuffer::new(vec![0; SEND_BUFFER_BYTES]));
+    let mut socket = Socket::new(SocketBuffer::new(vec![0; RECEIVE_BUFFER_BYTES]), SocketBuffer::new(vec![0; SEND_BUFFER_BYTES]));
     socket.set_nagle_enabled(false);
     socket.set_ack_delay(None);
     socket

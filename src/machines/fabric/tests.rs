@@ -192,8 +192,11 @@ async fn a_machine_that_comes_back_gets_its_port_again() {
     echo(&second, 80);
     round_trip(soon(fabric.gateway().dial(at(1, 80))).await.unwrap()).await;
     // The machine knows nothing of the connection of its former life.
-    old.write_all(b"still there?").await.unwrap();
-    let gone = soon(old.read_u8()).await.unwrap_err();
+    let ask = async {
+        old.write_all(b"still there?").await?;
+        old.read_u8().await
+    };
+    let gone = soon(ask).await.unwrap_err();
     assert_eq!(gone.kind(), io::ErrorKind::ConnectionReset);
     drop(first);
     round_trip(soon(fabric.gateway().dial(at(1, 80))).await.unwrap()).await;
