@@ -1,1 +1,35 @@
-//! Controllers: pure functions of a snapshot.
+//! The controllers: pure functions of a snapshot of the cluster, and the one task that runs them.
+//!
+//! ```text
+//! registry, heartbeats ──► World ──► reconcile(&World) ──► Decision { actions, recheck } ──► registry
+//!        ▲                                                                                     │
+//!        └──────────────────── every write is a new revision, which wakes the task ◄───────────┘
+//! ```
+//! Invariants: a controller never reads anything but the [`World`]; its decision depends on nothing else, the hour included; it is
+//! idempotent, so that the same snapshot never asks for more than was missing; there is one task, so that a snapshot always
+//! holds everything that was decided before it.
+
+mod detector;
+mod endpoints;
+mod garbage;
+mod nodes;
+mod quantity;
+mod replication;
+mod runner;
+mod scheduler;
+#[cfg(test)]
+mod simulation;
+mod world;
+
+pub use detector::{EVICT_AFTER, SUSPECT_AFTER};
+pub use runner::run;
+pub use world::{Action, Decision, Liveness, World};
+
+/// Everything there is to do, by all controllers, in a fixed order.
+pub fn reconcile(world: &World) -> Decision {
+    let mut decision = Decision::default();
+    for controller in [nodes::reconcile, garbage::reconcile, replication::reconcile, scheduler::reconcile, endpoints::reconcile] {
+        decision.merge(controller(world));
+    }
+    decision
+}

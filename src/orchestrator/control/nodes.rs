@@ -1,0 +1,120 @@
+//! Node lifecycle: what a node's silence means.
+//!
+//! ```text
+//!  beats ──► Ready is the agent's own
+//!  silent for SUSPECT_AFTER ──► Ready=Unknown; endpoints and the scheduler avoid it       (undone by the next beat)
+//!  silent for EVICT_AFTER ────► taint unreachable:NoExecute; its controlled pods are removed at once, by UID
+//! ```
+//! The agent that returns removes every pod whose UID is no longer in the API. The zone brake: while no worker at all beats,
+//! it is rather the server that is cut off, and nothing is evicted.
+
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use serde_json::{Value, json};
+
+use super::scheduler::tolerates;
+use super::world::{Action, Decision, Liveness, Target, World, controller_of, event, node_of};
+
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const COMPONENT: &str = "node-controller";
+/// Why Ready is unknown; only what we made unknown is restored by us.
+const SILENT: &str = "NodeStatusUnknown";
+/// Ends in the agent's last own status, which is restored when it beats again.
+const SILENT_MESSAGE: &str = "The agent stopped beating; it last said Ready=";
+/// Labels of nodes that are no workers.
+const CONTROL_PLANE_LABELS: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/controller"];
+
+pub(super) fn reconcile(world: &World) -> Decision {
+    let mut decision = Decision::default();
+    let braked = is_braked(world);
+    for node in world.nodes.values() {
+        let target = Target::of("Node", &node.metadata);
+        let liveness = world.liveness_of(&target.name);
+        condition(world, node, &target, liveness, &mut decision);
+        let tainted = taints(node).iter().any(is_unreachable);
+        match liveness {
+            Liveness::Alive if tainted => taint(world, node, &target, false, &mut decision),
+            Liveness::Lost if !braked => {
+                if !tainted {
+                    taint(world, node, &target, true, &mut decision);
+                }
+                evict(world, &target, &mut decision);
+            }
+            _ => {}
+        }
+    }
+    decision
+}
+
+/// No worker beats.
+fn is_braked(world: &World) -> bool {
+    let is_worker = |node: &&Node| {
+        let labels = node.metadata.labels.as_ref();
+        !CONTROL_PLANE_LABELS.iter().any(|label| labels.is_some_and(|labels| labels.contains_key(*label)))
+            && !taints(node).iter().any(|taint| taint.effect == "NoSchedule" && taint.key.starts_with("node-role.kubernetes.io/"))
+    };
+    let mut workers = world.nodes.values().map(|node| &**node).filter(is_worker);
+    !workers.any(|node| world.liveness_of(node.metadata.name.as_deref().unwrap_or_default()) == Liveness::Alive)
+}
+
+fn condition(world: &World, node: &Node, target: &Target, liveness: Liveness, decision: &mut Decision) {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready: Option<&NodeCondition> = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    // A node whose agent has never said anything is not ready anyway.
+    let Some(ready) = ready else { return };
+    let ours = ready.status == "Unknown" && ready.reason.as_deref() == Some(SILENT);
+    let (status, reason, message, told) = match liveness {
+        Liveness::Alive if ours => {
+            let before = ready.message.as_deref().and_then(|message| message.strip_prefix(SILENT_MESSAGE));
+            if before != Some("True") {
+                // It was not ready before; the agent says when it is.
+                return;
+            }
+            ("True", "KubeletReady", "The agent beats again".to_owned(), "NodeReady")
+        }
+        Liveness::Suspect | Liveness::Lost if ready.status != "Unknown" => {
+            ("Unknown", SILENT, format!("{SILENT_MESSAGE}{}", ready.status), "NodeNotReady")
+        }
+        _ => return,
+    };
+    let now = world.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let condition = json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
+    let patch = json!({"status": {"conditions": [condition]}});
+    decision.actions.push(Action::Patch { target: target.clone(), status: true, patch });
+    let text = format!("Node {} status is now: {told}", target.name);
+    decision.actions.push(event(world.now, target, COMPONENT, told, &text));
+}
+
+fn taint(world: &World, node: &Node, target: &Target, set: bool, decision: &mut Decision) {
+    let mut wanted: Vec<Value> = taints(node).iter().filter(|taint| !is_unreachable(taint)).map(|taint| json!(taint)).collect();
+    if set {
+        let now = world.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        wanted.push(json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": now}));
+    }
+    let patch = json!({"spec": {"taints": wanted}});
+    decision.actions.push(Action::Patch { target: target.clone(), status: false, patch });
+}
+
+fn evict(world: &World, node: &Target, decision: &mut Decision) {
+    let here = |pod: &&Pod| node_of(pod) == Some(node.name.as_str()) && controller_of(&pod.metadata).is_some();
+    for pod in world.pods.values().map(|pod| &**pod).filter(here).filter(|pod| !stays(pod)) {
+        let target = Target::of("Pod", &pod.metadata);
+        let message = format!("Node {} is unreachable: pod {} is replaced", node.name, target.name);
+        decision.actions.push(event(world.now, &target, COMPONENT, "TaintManagerEviction", &message));
+        decision.actions.push(Action::Delete { target, force: true });
+    }
+}
+
+/// A pod that tolerates the taint without a limit stays; Kubernetes' default limit of 300 s is what this is faster than.
+fn stays(pod: &Pod) -> bool {
+    let taint = Taint { key: UNREACHABLE.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    tolerations.iter().any(|toleration| toleration.toleration_seconds.is_none() && tolerates(toleration, &taint))
+}
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+}
+
+fn is_unreachable(taint: &Taint) -> bool {
+    taint.key == UNREACHABLE && taint.effect == "NoExecute"
+}

@@ -1,0 +1,343 @@
+//! The task that runs the controllers: it builds the [`World`], decides, and writes through the registry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::Metadata;
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::detector::Detector;
+use super::reconcile;
+use super::world::{Action, Key, Liveness, Objects, Target, World};
+use crate::orchestrator::api::heartbeats::Heartbeats;
+use crate::orchestrator::api::kinds::{self, Kind, Subresource};
+use crate::orchestrator::api::patch::Patch;
+use crate::orchestrator::api::registry::{DeleteOptions, Propagation, Registry};
+use crate::orchestrator::api::status::Status;
+
+/// So many writes are under way at once; the store commits them together.
+const WRITES_AT_ONCE: usize = 32;
+/// So often a snapshot is taken again because something was written meanwhile.
+const SNAPSHOT_RETRIES: usize = 8;
+/// When a write was refused, the decision is made again after this pause, which doubles up to the last.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+/// More rounds with writes than this within a second are a fault of ours: the disk is spared.
+const BUSY_ROUNDS_PER_SECOND: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+/// Events are kept so long (Kubernetes' `--event-ttl`), and looked through so often.
+const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
+const EVENT_SWEEP: Duration = Duration::from_secs(60);
+
+/// Runs all controllers until cancelled.
+pub async fn run(registry: Arc<Registry>, heartbeats: Arc<Heartbeats>, cancel: CancellationToken) {
+    let (liveness_out, liveness) = watch::channel(BTreeMap::new());
+    let detecting = detect(registry.clone(), heartbeats, liveness_out);
+    let controlling = control(&registry, liveness);
+    let sweeping = sweep_events(&registry);
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = detecting => {}
+        () = controlling => {}
+        () = sweeping => {}
+    }
+}
+
+/// Follows the beats, apart from the controllers, so that a slow disk is not taken for a stall of the server.
+async fn detect(registry: Arc<Registry>, heartbeats: Arc<Heartbeats>, out: watch::Sender<BTreeMap<String, Liveness>>) {
+    let mut beats = heartbeats.subscribe();
+    let mut detector = Detector::new(Instant::now());
+    loop {
+        beats.borrow_and_update();
+        let (nodes, _) = registry.list(&kinds::NODE, None);
+        let names = nodes.iter().filter_map(|node| node.pointer("/metadata/name")?.as_str());
+        let last: BTreeMap<String, Instant> = heartbeats.snapshot().into_iter().map(|(node, beat)| (node, beat.last)).collect();
+        let liveness = detector.observe(Instant::now(), names, &last);
+        out.send_if_modified(|known| {
+            for (node, now) in &liveness {
+                let before = known.get(node).copied().unwrap_or(Liveness::Alive);
+                if before != *now {
+                    tracing::info!(node, ?before, ?now, "node liveness changed");
+                }
+            }
+            let changed = *known != liveness;
+            *known = liveness;
+            changed
+        });
+        tokio::select! {
+            () = tokio::time::sleep_until(detector.next_round()) => {}
+            changed = beats.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Decides and writes whenever anything has changed.
+async fn control(registry: &Registry, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
+    let mut revisions = registry.subscribe();
+    let mut cache = Cache::default();
+    let mut retry = RETRY_FIRST;
+    let mut pace = Pace { since: Instant::now(), rounds: 0 };
+    loop {
+        revisions.borrow_and_update();
+        let beating = liveness.borrow_and_update().clone();
+        let world = cache.world(registry, beating);
+        let decision = reconcile(&world);
+        let mut wake = decision.recheck.map(|at| Instant::now() + until(world.now, at));
+        if !decision.actions.is_empty() {
+            if apply_all(registry, decision.actions).await {
+                retry = RETRY_FIRST;
+            } else {
+                let again = Instant::now() + retry;
+                wake = Some(wake.map_or(again, |wake| wake.min(again)));
+                retry = (retry * 2).min(RETRY_LAST);
+            }
+            pace.keep().await;
+        }
+        let deadline = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = deadline => {}
+            changed = revisions.changed() => if changed.is_err() { return },
+            changed = liveness.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    // A recheck in the past would be a busy loop.
+    Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(10))
+}
+
+struct Pace {
+    since: Instant,
+    rounds: u32,
+}
+
+impl Pace {
+    async fn keep(&mut self) {
+        if self.since.elapsed() > Duration::from_secs(1) {
+            *self = Self { since: Instant::now(), rounds: 0 };
+        }
+        self.rounds += 1;
+        if self.rounds > BUSY_ROUNDS_PER_SECOND {
+            tracing::warn!("controllers write without end; slowing down");
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+}
+
+/// Whether every write was accepted; a conflict is no failure, since the next snapshot shows what won.
+async fn apply_all(registry: &Registry, actions: Vec<Action>) -> bool {
+    let writes = actions.into_iter().map(|action| async move {
+        let what = describe(&action);
+        match apply(registry, action).await {
+            Ok(()) => {
+                tracing::debug!(what, "done");
+                true
+            }
+            Err(status) if status.is_conflict() || status.is_not_found() => true,
+            Err(status) => {
+                tracing::warn!(what, status = %status.to_value()["message"], "refused");
+                false
+            }
+        }
+    });
+    futures::stream::iter(writes).buffered(WRITES_AT_ONCE).fold(true, |all, one| async move { all && one }).await
+}
+
+async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
+    match action {
+        Action::Create { kind, namespace, object } => {
+            registry.create(kind_of(kind), some(&namespace), object).await?;
+        }
+        Action::Patch { target, status, mut patch } => {
+            let kind = kind_of(target.kind);
+            patch["metadata"]["uid"] = json!(target.uid);
+            let (subresource, patch) = if status {
+                (Some(Subresource::Status), Patch::Strategic(patch))
+            } else {
+                patch["metadata"]["resourceVersion"] = json!(target.resource_version);
+                (None, Patch::Merge(patch))
+            };
+            registry.patch(kind, some(&target.namespace), &target.name, subresource, patch).await?;
+        }
+        Action::Replace { target, object } => {
+            registry.update(kind_of(target.kind), some(&target.namespace), &target.name, None, object).await?;
+        }
+        Action::Delete { target, force } => {
+            let options = DeleteOptions {
+                grace_period_seconds: force.then_some(0),
+                uid: (!target.uid.is_empty()).then_some(target.uid),
+                propagation: Some(Propagation::Background),
+                ..DeleteOptions::default()
+            };
+            registry.delete(kind_of(target.kind), some(&target.namespace), &target.name, options).await?;
+        }
+        Action::FinalizeNamespace(target) => {
+            let patch = json!({"metadata": {"uid": target.uid}, "spec": {"finalizers": null}});
+            registry.patch(&kinds::NAMESPACE, None, &target.name, None, Patch::Merge(patch)).await?;
+            let options = DeleteOptions { uid: Some(target.uid), ..DeleteOptions::default() };
+            registry.delete(&kinds::NAMESPACE, None, &target.name, options).await?;
+        }
+        Action::Bind { target, node } => {
+            registry.bind(&target.namespace, &target.name, &node).await?;
+        }
+    }
+    Ok(())
+}
+
+fn describe(action: &Action) -> String {
+    let of = |target: &Target| format!("{} {}/{}", target.kind, target.namespace, target.name);
+    match action {
+        Action::Create { kind, namespace, .. } => format!("create {kind} in {namespace}"),
+        Action::Patch { target, .. } => format!("patch {}", of(target)),
+        Action::Replace { target, .. } => format!("replace {}", of(target)),
+        Action::Delete { target, .. } => format!("delete {}", of(target)),
+        Action::FinalizeNamespace(target) => format!("finalize {}", of(target)),
+        Action::Bind { target, node } => format!("bind {} to {node}", of(target)),
+    }
+}
+
+fn some(namespace: &str) -> Option<&str> {
+    (!namespace.is_empty()).then_some(namespace)
+}
+
+fn kind_of(name: &str) -> &'static Kind {
+    kinds::ALL.iter().copied().find(|kind| kind.kind == name).expect("controllers name only kinds that are served")
+}
+
+/// Deletes old events, for ever.
+async fn sweep_events(registry: &Registry) {
+    loop {
+        tokio::time::sleep(EVENT_SWEEP).await;
+        let (events, _) = registry.list(&kinds::EVENT, None);
+        let now = Timestamp::now();
+        for event in events {
+            let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+            let last = text("/lastTimestamp").or_else(|| text("/eventTime")).or_else(|| text("/metadata/creationTimestamp"));
+            let expired =
+                last.and_then(|last| last.parse::<Timestamp>().ok()).is_some_and(|last| now.duration_since(last) > EVENT_TTL);
+            let (Some(name), true) = (text("/metadata/name"), expired) else { continue };
+            // It may have been deleted meanwhile; it is looked at again in a minute.
+            drop(registry.delete(&kinds::EVENT, text("/metadata/namespace"), name, DeleteOptions::default()).await);
+        }
+    }
+}
+
+/// Objects as they were parsed last: only what has changed is parsed again.
+#[derive(Default)]
+struct Cache {
+    nodes: Parsed<Node>,
+    pods: Parsed<Pod>,
+    replication_controllers: Parsed<ReplicationController>,
+    services: Parsed<Service>,
+    endpoints: Parsed<Endpoints>,
+    slices: Parsed<EndpointSlice>,
+    namespaces: Parsed<Namespace>,
+    others: BTreeMap<&'static str, Parsed<Bare>>,
+}
+
+/// An object of which only the metadata matter.
+#[derive(Default, serde::Deserialize)]
+struct Bare {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+struct Parsed<K>(BTreeMap<Key, (String, Arc<K>)>);
+
+impl<K> Default for Parsed<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl Cache {
+    /// All kinds at one revision.
+    fn world(&mut self, registry: &Registry, liveness: BTreeMap<String, Liveness>) -> World {
+        let mut world = World::default();
+        for _ in 0..SNAPSHOT_RETRIES {
+            let revision = registry.revision();
+            world = self.read(registry);
+            if registry.revision() == revision {
+                break;
+            }
+        }
+        world.now = Timestamp::now();
+        world.liveness = liveness;
+        world
+    }
+
+    fn read(&mut self, registry: &Registry) -> World {
+        let list = |kind: &Kind| registry.list(kind, None).0;
+        let namespaces = self.namespaces.refresh(&list(&kinds::NAMESPACE), typed);
+        let terminating = namespaces.values().any(|namespace| namespace.metadata.deletion_timestamp.is_some());
+        let mut others = Vec::new();
+        for kind in [&kinds::SECRET, &kinds::CONFIG_MAP, &kinds::SERVICE_ACCOUNT, &kinds::LEASE, &kinds::EVENT] {
+            // Events are many, and matter only to a namespace that is to go.
+            if kind.is(&kinds::EVENT) && !terminating {
+                continue;
+            }
+            let parsed = self.others.entry(kind.kind).or_default().refresh(&list(kind), |value| bare(value));
+            others.extend(parsed.into_values().map(|object| (kind.kind, Arc::new(object.metadata.clone()))));
+        }
+        // Dependents are read before what may own them.
+        World {
+            pods: self.pods.refresh(&list(&kinds::POD), typed),
+            slices: self.slices.refresh(&list(&kinds::ENDPOINT_SLICE), typed),
+            endpoints: self.endpoints.refresh(&list(&kinds::ENDPOINTS), typed),
+            replication_controllers: self.replication_controllers.refresh(&list(&kinds::REPLICATION_CONTROLLER), typed),
+            services: self.services.refresh(&list(&kinds::SERVICE), typed),
+            nodes: self.nodes.refresh(&list(&kinds::NODE), typed),
+            namespaces,
+            others,
+            ..World::default()
+        }
+    }
+}
+
+impl<K> Parsed<K> {
+    fn refresh(&mut self, values: &[Arc<Value>], parse: impl Fn(&Value) -> K) -> Objects<K> {
+        let mut old = std::mem::take(&mut self.0);
+        for value in values {
+            let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
+            let key = (text("namespace"), text("name"));
+            let revision = text("resourceVersion");
+            let object = match old.remove(&key) {
+                Some((known, object)) if known == revision => object,
+                _ => Arc::new(parse(value)),
+            };
+            self.0.insert(key, (revision, object));
+        }
+        self.0.iter().map(|(key, (_, object))| (key.clone(), object.clone())).collect()
+    }
+}
+
+/// An object that does not parse is kept with its metadata, so that it still counts.
+fn typed<K: DeserializeOwned + Default + Metadata<Ty = ObjectMeta>>(value: &Value) -> K {
+    K::deserialize(value).unwrap_or_else(|error| {
+        tracing::error!(kind = K::KIND, name = %value["metadata"]["name"], %error, "a stored object does not parse");
+        let mut object = K::default();
+        *object.metadata_mut() = bare(value).metadata;
+        object
+    })
+}
+
+fn bare(value: &Value) -> Bare {
+    use serde::Deserialize;
+    Bare::deserialize(value).unwrap_or_default()
+}

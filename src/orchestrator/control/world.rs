@@ -1,0 +1,238 @@
+//! What controllers see and what they may ask for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::{Value, json};
+
+/// Namespace (empty for kinds without one) and name.
+pub type Key = (String, String);
+/// All objects of a kind.
+pub type Objects<K> = BTreeMap<Key, Arc<K>>;
+
+/// Whether a node beats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Liveness {
+    /// It beats.
+    Alive,
+    /// It is silent: traffic avoids it.
+    Suspect,
+    /// It is silent for so long that its pods are replaced.
+    Lost,
+}
+
+/// A snapshot of the cluster at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// The hour.
+    pub now: Timestamp,
+    /// Nodes.
+    pub nodes: Objects<Node>,
+    /// Pods.
+    pub pods: Objects<Pod>,
+    /// ReplicationControllers.
+    pub replication_controllers: Objects<ReplicationController>,
+    /// Services.
+    pub services: Objects<Service>,
+    /// Endpoints.
+    pub endpoints: Objects<Endpoints>,
+    /// EndpointSlices.
+    pub slices: Objects<EndpointSlice>,
+    /// Namespaces.
+    pub namespaces: Objects<Namespace>,
+    /// Metadata of all objects of all other kinds, by kind.
+    pub others: Vec<(&'static str, Arc<ObjectMeta>)>,
+    /// Nodes that do not beat; a node that is missing here is alive.
+    pub liveness: BTreeMap<String, Liveness>,
+}
+
+/// Something to do through the API.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Create an object.
+    Create {
+        /// Kind.
+        kind: &'static str,
+        /// Namespace, empty if the kind has none.
+        namespace: String,
+        /// The object.
+        object: Value,
+    },
+    /// Merge into an object: into its status strategically, so that conditions are merged by type; into the rest by RFC 7386, if
+    /// it still is as it was seen.
+    Patch {
+        /// Which object.
+        target: Target,
+        /// Its status, not the rest.
+        status: bool,
+        /// The patch.
+        patch: Value,
+    },
+    /// Replace an object; it carries the resource version that was seen.
+    Replace {
+        /// Which object.
+        target: Target,
+        /// The object.
+        object: Value,
+    },
+    /// Delete an object.
+    Delete {
+        /// Which object.
+        target: Target,
+        /// At once, without grace.
+        force: bool,
+    },
+    /// Let go of a namespace that is empty.
+    FinalizeNamespace(Target),
+    /// Give a pod a node.
+    Bind {
+        /// Which pod.
+        target: Target,
+        /// The node's name.
+        node: String,
+    },
+}
+
+/// One object, as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Kind.
+    pub kind: &'static str,
+    /// Namespace, empty if the kind has none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID, so that a namesake is left alone.
+    pub uid: String,
+    /// Revision that was seen.
+    pub resource_version: String,
+}
+
+/// What a controller wants, and when it wants to look again even if nothing changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// When to look again.
+    pub recheck: Option<Timestamp>,
+}
+
+impl Decision {
+    /// Takes another decision in.
+    pub fn merge(&mut self, other: Self) {
+        self.actions.extend(other.actions);
+        if let Some(at) = other.recheck {
+            self.recheck_at(at);
+        }
+    }
+
+    /// Wants to look again at that hour.
+    pub fn recheck_at(&mut self, at: Timestamp) {
+        self.recheck = Some(self.recheck.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+impl Target {
+    /// The target that an object's metadata name.
+    pub fn of(kind: &'static str, metadata: &ObjectMeta) -> Self {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        Self {
+            kind,
+            namespace: text(&metadata.namespace),
+            name: text(&metadata.name),
+            uid: text(&metadata.uid),
+            resource_version: text(&metadata.resource_version),
+        }
+    }
+}
+
+impl World {
+    /// How a node fares.
+    pub fn liveness_of(&self, node: &str) -> Liveness {
+        self.liveness.get(node).copied().unwrap_or(Liveness::Alive)
+    }
+
+    /// The metadata of every object, with its kind.
+    pub fn all_metadata(&self) -> impl Iterator<Item = (&'static str, &ObjectMeta)> {
+        let nodes = self.nodes.values().map(|object| ("Node", &object.metadata));
+        let pods = self.pods.values().map(|object| ("Pod", &object.metadata));
+        let rcs = self.replication_controllers.values().map(|object| ("ReplicationController", &object.metadata));
+        let services = self.services.values().map(|object| ("Service", &object.metadata));
+        let endpoints = self.endpoints.values().map(|object| ("Endpoints", &object.metadata));
+        let slices = self.slices.values().map(|object| ("EndpointSlice", &object.metadata));
+        let namespaces = self.namespaces.values().map(|object| ("Namespace", &object.metadata));
+        let others = self.others.iter().map(|(kind, metadata)| (*kind, &**metadata));
+        nodes.chain(pods).chain(rcs).chain(services).chain(endpoints).chain(slices).chain(namespaces).chain(others)
+    }
+}
+
+/// The owner that controls an object.
+pub(super) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+/// Whether the labels satisfy an equality selector; an empty selector selects nothing.
+pub(super) fn selects(selector: &BTreeMap<String, String>, metadata: &ObjectMeta) -> bool {
+    let labels = metadata.labels.as_ref();
+    !selector.is_empty()
+        && selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)).is_some_and(|found| found == value))
+}
+
+/// Neither finished nor on its way out.
+pub(super) fn is_active(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !is_finished(pod)
+}
+
+/// Its containers have ended for good.
+pub(super) fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// `status.phase`, `Pending` if there is none.
+pub(super) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// The node a pod is bound to.
+pub(super) fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty())
+}
+
+/// Since when a pod is ready, if it is.
+pub(super) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+/// A v1 Event about an object.
+pub(super) fn event(now: Timestamp, target: &Target, component: &str, reason: &str, message: &str) -> Action {
+    let warning = reason.starts_with("Failed") || reason.contains("Not") || reason.contains("Evict");
+    let namespace = if target.namespace.is_empty() { "default" } else { &target.namespace };
+    let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    Action::Create {
+        kind: "Event",
+        namespace: namespace.to_owned(),
+        object: json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": format!("{}.", target.name), "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": target.kind, "namespace": target.namespace, "name": target.name, "uid": target.uid,
+            },
+            "reason": reason,
+            "message": message,
+            "type": if warning { "Warning" } else { "Normal" },
+            "source": {"component": component},
+            "reportingComponent": component,
+            "reportingInstance": "",
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+        }),
+    }
+}
