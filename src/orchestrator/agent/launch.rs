@@ -1,0 +1,182 @@
+//! From a manifest's container to what the runtime starts.
+
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::environment::{self, ConfigError, Sources as EnvironmentSources};
+use super::objects::PodObjects;
+use super::quantity;
+use super::runtime::{ContainerSpec, Image, Mount, PullPolicy};
+use super::volumes::{self, Sources, VolumeError};
+
+/// Why a container cannot be configured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// Its environment cannot be made.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A mount cannot be made.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+}
+
+/// All that a container's specification is made from.
+pub(crate) struct Launch<'a> {
+    /// The pod.
+    pub(crate) pod: &'a Pod,
+    /// One of its containers.
+    pub(crate) container: &'a Container,
+    /// Restart count of the instance.
+    pub(crate) instance: u32,
+    /// Its image.
+    pub(crate) image: Image,
+    /// The pod's address.
+    pub(crate) address: Ipv4Addr,
+    /// The node's address.
+    pub(crate) host_address: Ipv4Addr,
+    /// Secrets and ConfigMaps.
+    pub(crate) objects: &'a PodObjects,
+    /// Services of the pod's namespace, and `default/kubernetes`.
+    pub(crate) services: &'a [Service],
+    /// Where the volumes are.
+    pub(crate) volumes: &'a Sources,
+    /// The pod's own `/etc/hosts` and `/etc/hostname`.
+    pub(crate) files: &'a [Mount],
+}
+
+/// What the runtime starts.
+pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, LaunchError> {
+    let container = launch.container;
+    let env = environment::environment(
+        container,
+        &EnvironmentSources {
+            pod: launch.pod,
+            pod_address: launch.address,
+            host_address: launch.host_address,
+            secrets: &launch.objects.secrets,
+            config_maps: &launch.objects.config_maps,
+            services: launch.services,
+        },
+    )?;
+    let mut mounts = volumes::mounts(container, launch.volumes)?;
+    let own: Vec<Mount> =
+        launch.files.iter().filter(|file| !mounts.iter().any(|mount| mount.target == file.target)).cloned().collect();
+    mounts.extend(own);
+    let limit = |name: &str| resource(container, name, false);
+    let request = |name: &str| resource(container, name, true);
+    let security = container.security_context.as_ref();
+    Ok(ContainerSpec {
+        pod_uid: launch.pod.metadata.uid.clone().unwrap_or_default(),
+        name: container.name.clone(),
+        restart_count: launch.instance,
+        image: launch.image.clone(),
+        command: environment::expand_all(container.command.as_ref(), &env),
+        args: environment::expand_all(container.args.as_ref(), &env),
+        working_dir: container.working_dir.clone().filter(|directory| !directory.is_empty()),
+        mounts,
+        cpu_limit_millis: limit("cpu").and_then(quantity::cpu_millis).filter(|&millis| millis > 0),
+        cpu_request_millis: request("cpu").and_then(quantity::cpu_millis).filter(|&millis| millis > 0),
+        memory_limit_bytes: limit("memory").and_then(quantity::bytes).filter(|&bytes| bytes > 0),
+        run_as: run_as(launch.pod.spec.as_ref(), container),
+        read_only_root: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
+        privileged: security.and_then(|security| security.privileged).unwrap_or(false),
+        env,
+    })
+}
+
+/// A container's limit or request; limits imply requests.
+fn resource<'a>(container: &'a Container, name: &str, request: bool) -> Option<&'a Quantity> {
+    let resources = container.resources.as_ref()?;
+    let limit = resources.limits.as_ref().and_then(|limits| limits.get(name));
+    if !request {
+        return limit;
+    }
+    resources.requests.as_ref().and_then(|requests| requests.get(name)).or(limit)
+}
+
+/// The container's own user over the pod's. A group without a user is user 0, a user without a group is group 0.
+fn run_as(spec: Option<&PodSpec>, container: &Container) -> Option<(u32, u32)> {
+    let own = container.security_context.as_ref();
+    let pod = spec.and_then(|spec| spec.security_context.as_ref());
+    let user = own.and_then(|own| own.run_as_user).or_else(|| pod.and_then(|pod| pod.run_as_user));
+    let group = own.and_then(|own| own.run_as_group).or_else(|| pod.and_then(|pod| pod.run_as_group));
+    if user.is_none() && group.is_none() {
+        return None;
+    }
+    let number = |value: Option<i64>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
+    Some((number(user), number(group)))
+}
+
+/// When a container's image is pulled. The API server has set the policy; without one, Kubernetes' default.
+pub(crate) fn pull_policy(container: &Container) -> PullPolicy {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        Some(_) => PullPolicy::IfNotPresent,
+        None => {
+            let image = container.image.as_deref().unwrap_or_default();
+            let last = image.rsplit('/').next().unwrap_or_default();
+            if !image.contains('@') && (!last.contains(':') || last.ends_with(":latest")) {
+                PullPolicy::Always
+            } else {
+                PullPolicy::IfNotPresent
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_manifest_becomes_a_specification() {
+        let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","namespace":"default","uid":"u"},"spec":{
+            "securityContext":{"runAsUser":1000,"runAsGroup":7},
+            "containers":[{"name":"c","image":"i","command":["run","$(A)"],"env":[{"name":"A","value":"b"}],
+                "resources":{"limits":{"cpu":"500m","memory":"64Mi"}},
+                "securityContext":{"runAsUser":33,"readOnlyRootFilesystem":true},
+                "volumeMounts":[{"name":"v","mountPath":"/etc/hostname"}]}]}}))
+        .unwrap();
+        let file = |target: &str| Mount { source: PathBuf::from("/x"), target: PathBuf::from(target), read_only: false };
+        let spec = container_spec(&Launch {
+            pod: &pod,
+            container: &pod.spec.as_ref().unwrap().containers[0],
+            instance: 3,
+            image: Image { digest: "sha256:0".into(), reference: "i:latest".into() },
+            address: Ipv4Addr::LOCALHOST,
+            host_address: Ipv4Addr::LOCALHOST,
+            objects: &PodObjects::default(),
+            services: &[],
+            volumes: &Sources::from([("v".to_owned(), PathBuf::from("/v"))]),
+            files: &[file("/etc/hosts"), file("/etc/hostname")],
+        })
+        .unwrap();
+        assert_eq!(spec.command, ["run", "b"]);
+        assert_eq!((spec.cpu_limit_millis, spec.cpu_request_millis, spec.memory_limit_bytes), (Some(500), Some(500), Some(64 << 20)));
+        assert_eq!((spec.run_as, spec.read_only_root, spec.privileged), (Some((33, 7)), true, false));
+        // The manifest's own mount wins over the pod's file.
+        let targets: Vec<_> = spec.mounts.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.to_str().unwrap())).collect();
+        assert_eq!(targets, [("/v", "/etc/hostname"), ("/x", "/etc/hosts")]);
+    }
+
+    #[test]
+    fn policies() {
+        for (image, policy, expected) in [
+            ("a", None, PullPolicy::Always),
+            ("r:5000/a", None, PullPolicy::Always),
+            ("a:v1", None, PullPolicy::IfNotPresent),
+            ("a:v1", Some("Always"), PullPolicy::Always),
+            ("a", Some("Never"), PullPolicy::Never),
+        ] {
+            let container = Container { image: Some(image.into()), image_pull_policy: policy.map(str::to_owned), ..Container::default() };
+            assert_eq!(pull_policy(&container), expected, "{image}");
+        }
+    }
+}

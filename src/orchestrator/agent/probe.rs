@@ -1,0 +1,373 @@
+//! Probes: what is asked, when, and what the answers add up to.
+//!
+//! Source: `pkg/kubelet/prober/worker.go`. [`Tracker`] is pure; [`watch_container`] runs one probe of one container instance on
+//! tokio's clock; [`Prober`] is what asks, so that tests answer in its place.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// Which of a container's three probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Failure kills the container.
+    Liveness,
+    /// Failure takes the pod out of its Services.
+    Readiness,
+    /// The others wait until it has succeeded; failure kills the container.
+    Startup,
+}
+
+impl Kind {
+    /// As Kubernetes writes it in event messages.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+            Self::Startup => "Startup",
+        }
+    }
+}
+
+/// What is asked of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// `GET`; 200 to 399 is a success.
+    Http {
+        /// Whether TLS is spoken; the certificate is not verified, as in Kubernetes.
+        tls: bool,
+        /// Address, when the manifest names one in place of the pod's own.
+        host: Option<Ipv4Addr>,
+        /// Port.
+        port: u16,
+        /// Path and query.
+        path: String,
+        /// Further headers.
+        headers: Vec<(String, String)>,
+    },
+    /// A connection that opens is a success.
+    Tcp {
+        /// See `Http`.
+        host: Option<Ipv4Addr>,
+        /// Port.
+        port: u16,
+    },
+    /// Exit code 0 is a success.
+    Exec {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// What cannot be asked always fails, with this reason.
+    Impossible {
+        /// Why.
+        why: String,
+    },
+}
+
+/// One probe with Kubernetes' defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Which.
+    pub(crate) kind: Kind,
+    /// What.
+    pub(crate) action: Action,
+    /// From the container's start to the first question.
+    pub(crate) initial_delay: Duration,
+    /// Between questions.
+    pub(crate) period: Duration,
+    /// For an answer.
+    pub(crate) timeout: Duration,
+    /// Successes in a row that change the verdict.
+    pub(crate) success_threshold: u32,
+    /// Failures in a row that change the verdict.
+    pub(crate) failure_threshold: u32,
+    /// The probe's own grace for the kill it causes.
+    pub(crate) grace: Option<Duration>,
+}
+
+/// The probes of a container.
+pub(crate) fn plans(container: &Container) -> Vec<Plan> {
+    let probes = [
+        (Kind::Startup, &container.startup_probe),
+        (Kind::Liveness, &container.liveness_probe),
+        (Kind::Readiness, &container.readiness_probe),
+    ];
+    probes.into_iter().filter_map(|(kind, probe)| probe.as_ref().map(|probe| plan(kind, probe, container))).collect()
+}
+
+fn plan(kind: Kind, probe: &Probe, container: &Container) -> Plan {
+    let seconds = |value: Option<i32>, default: u64, least: u64| {
+        Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).map_or(default, |value| value.max(least)))
+    };
+    let count = |value: Option<i32>, default: u32| value.and_then(|value| u32::try_from(value).ok()).filter(|&value| value > 0).unwrap_or(default);
+    Plan {
+        kind,
+        action: action(probe, container),
+        initial_delay: seconds(probe.initial_delay_seconds, 0, 0),
+        period: seconds(probe.period_seconds.filter(|&value| value != 0), 10, 1),
+        timeout: seconds(probe.timeout_seconds.filter(|&value| value != 0), 1, 1),
+        success_threshold: count(probe.success_threshold, 1),
+        failure_threshold: count(probe.failure_threshold, 3),
+        grace: probe.termination_grace_period_seconds.and_then(|value| u64::try_from(value).ok()).map(Duration::from_secs),
+    }
+}
+
+/// A port by number or by the container's own name for it.
+pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
+    let number = match port {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(name) => container
+            .ports
+            .iter()
+            .flatten()
+            .find(|known| known.name.as_deref() == Some(name))
+            .map(|known| known.container_port)
+            .or_else(|| name.parse().ok()),
+    };
+    match number.and_then(|number| u16::try_from(number).ok()) {
+        Some(number) if number > 0 => Ok(number),
+        _ => Err(format!("couldn't find port {}", match port {
+            IntOrString::Int(number) => number.to_string(),
+            IntOrString::String(name) => name.clone(),
+        })),
+    }
+}
+
+/// Which address `host` names: `None` is the pod's own.
+fn host_address(host: Option<&String>) -> Result<Option<Ipv4Addr>, String> {
+    match host.map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some("localhost") => Ok(Some(Ipv4Addr::LOCALHOST)),
+        Some(text) => text.parse().map(Some).map_err(|_| format!("host `{text}` is not an IPv4 address")),
+    }
+}
+
+/// What an `httpGet` asks for, probe or hook.
+pub(crate) fn http_action(get: &k8s_openapi::api::core::v1::HTTPGetAction, container: &Container) -> Action {
+    let made = resolve_port(&get.port, container).and_then(|port| host_address(get.host.as_ref()).map(|host| (port, host)));
+    match made {
+        Err(why) => Action::Impossible { why },
+        Ok((port, host)) => {
+            let path = get.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into());
+            Action::Http {
+                tls: get.scheme.as_deref() == Some("HTTPS"),
+                host,
+                port,
+                path: if path.starts_with('/') { path } else { format!("/{path}") },
+                headers: get.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect(),
+            }
+        }
+    }
+}
+
+fn action(probe: &Probe, container: &Container) -> Action {
+    if let Some(get) = &probe.http_get {
+        http_action(get, container)
+    } else if let Some(socket) = &probe.tcp_socket {
+        match resolve_port(&socket.port, container).and_then(|port| host_address(socket.host.as_ref()).map(|host| (port, host))) {
+            Ok((port, host)) => Action::Tcp { host, port },
+            Err(why) => Action::Impossible { why },
+        }
+    } else if let Some(exec) = &probe.exec {
+        Action::Exec { command: exec.command.clone().unwrap_or_default() }
+    } else {
+        Action::Impossible { why: "only httpGet, tcpSocket and exec probes are supported".into() }
+    }
+}
+
+/// Adds answers up to verdicts.
+#[derive(Debug, Clone)]
+pub(crate) struct Tracker {
+    success_threshold: u32,
+    failure_threshold: u32,
+    streak: u32,
+    last: Option<bool>,
+    verdict: Option<bool>,
+}
+
+impl Tracker {
+    /// No answers so far; `verdict` is what is believed until enough of them say otherwise.
+    pub(crate) fn new(plan: &Plan, verdict: Option<bool>) -> Self {
+        Self {
+            success_threshold: plan.success_threshold,
+            failure_threshold: plan.failure_threshold,
+            streak: 0,
+            last: None,
+            verdict,
+        }
+    }
+
+    /// Counts an answer; `Some` when it changes the verdict.
+    pub(crate) fn record(&mut self, good: bool) -> Option<bool> {
+        self.streak = if self.last == Some(good) { self.streak.saturating_add(1) } else { 1 };
+        self.last = Some(good);
+        let needed = if good { self.success_threshold } else { self.failure_threshold };
+        if self.streak < needed || self.verdict == Some(good) {
+            return None;
+        }
+        self.verdict = Some(good);
+        Some(good)
+    }
+}
+
+/// What a probe has to say to its pod's worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The container.
+    pub(crate) container: String,
+    /// Which instance of it: its restart count.
+    pub(crate) instance: u32,
+    /// Which probe.
+    pub(crate) kind: Kind,
+    /// A verdict, when this answer changed it.
+    pub(crate) verdict: Option<bool>,
+    /// Why the answer was a failure.
+    pub(crate) failure: Option<String>,
+    /// The grace of the kill that a verdict may cause.
+    pub(crate) grace: Option<Duration>,
+}
+
+/// Asks one question; the caller bounds its time.
+pub(crate) trait Prober: Send + Sync + 'static {
+    /// `Err` says why the answer is a failure.
+    fn ask(&self, action: &Action, address: Ipv4Addr, container: &str, timeout: Duration)
+    -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// One instance of a container, as a probe sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Its name.
+    pub(crate) container: String,
+    /// Its restart count.
+    pub(crate) instance: u32,
+    /// The pod's address.
+    pub(crate) address: Ipv4Addr,
+    /// How long it runs already.
+    pub(crate) age: Duration,
+    /// What the API says of its readiness, for an adopted container.
+    pub(crate) ready: bool,
+}
+
+/// Probes until dropped, or until a startup probe has succeeded. `started` is false while a startup probe is still to succeed.
+pub(crate) async fn watch_container<P: Prober>(
+    prober: &P,
+    plan: Plan,
+    target: Target,
+    mut started: watch::Receiver<bool>,
+    reports: mpsc::Sender<Report>,
+) {
+    let begun = Instant::now();
+    if plan.kind != Kind::Startup && started.wait_for(|&started| started).await.is_err() {
+        return;
+    }
+    tokio::time::sleep_until(begun + plan.initial_delay.saturating_sub(target.age)).await;
+    let initial = match plan.kind {
+        Kind::Liveness => Some(true),
+        Kind::Readiness => Some(target.ready),
+        Kind::Startup => None,
+    };
+    let mut tracker = Tracker::new(&plan, initial);
+    let mut ticks = tokio::time::interval(plan.period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let ask = prober.ask(&plan.action, target.address, &target.container, plan.timeout);
+        let answer = tokio::time::timeout(plan.timeout, ask)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", plan.timeout.as_secs())));
+        let verdict = tracker.record(answer.is_ok());
+        if verdict.is_none() && answer.is_ok() {
+            continue;
+        }
+        let report = Report {
+            container: target.container.clone(),
+            instance: target.instance,
+            kind: plan.kind,
+            verdict,
+            failure: answer.err(),
+            grace: plan.grace,
+        };
+        if reports.send(report).await.is_err() || (plan.kind == Kind::Startup && verdict.is_some()) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn container(value: serde_json::Value) -> Container {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn defaults_and_named_ports() {
+        let plans = plans(&container(json!({"name":"c","ports":[{"name":"http","containerPort":8080}],
+            "livenessProbe":{"httpGet":{"path":"live","port":"http"}},
+            "readinessProbe":{"tcpSocket":{"port":"nope"},"periodSeconds":2,"failureThreshold":1}})));
+        assert_eq!(plans[0].action, Action::Http { tls: false, host: None, port: 8080, path: "/live".into(), headers: vec![] });
+        assert_eq!((plans[0].timeout.as_secs(), plans[0].period.as_secs(), plans[0].failure_threshold), (1, 10, 3));
+        assert_eq!(plans[1].action, Action::Impossible { why: "couldn't find port nope".into() });
+        assert_eq!((plans[1].period.as_secs(), plans[1].failure_threshold), (2, 1));
+    }
+
+    #[test]
+    fn verdicts_need_their_streak() {
+        let plan = &plans(&container(json!({"name":"c","readinessProbe":{"exec":{},"successThreshold":2}})))[0];
+        let mut tracker = Tracker::new(plan, Some(false));
+        let verdicts: Vec<_> = [true, false, true, true, true, false, false, true, false, false, false, false]
+            .into_iter()
+            .map(|good| tracker.record(good))
+            .collect();
+        assert_eq!(verdicts[3], Some(true));
+        assert_eq!(verdicts[10], Some(false));
+        assert_eq!(verdicts.iter().flatten().count(), 2);
+    }
+
+    struct Script(Mutex<Vec<(Duration, Result<(), String>)>>, Instant, Mutex<Vec<u64>>);
+
+    impl Prober for Script {
+        async fn ask(&self, _: &Action, _: Ipv4Addr, _: &str, _: Duration) -> Result<(), String> {
+            self.2.lock().unwrap().push(self.1.elapsed().as_secs());
+            let (wait, answer) = {
+                let mut script = self.0.lock().unwrap();
+                if script.is_empty() { (Duration::ZERO, Ok(())) } else { script.remove(0) }
+            };
+            tokio::time::sleep(wait).await;
+            answer
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_silences_are_a_verdict() {
+        let plan = plans(&container(json!({"name":"c","livenessProbe":{"tcpSocket":{"port":80},"initialDelaySeconds":15}}))).remove(0);
+        let silence = || (Duration::from_secs(5), Ok(()));
+        let prober = Script(Mutex::new(vec![silence(), silence(), silence()]), Instant::now(), Mutex::default());
+        let (_keep, started) = watch::channel(true);
+        let (send, mut reports) = mpsc::channel(8);
+        let target = Target { container: "c".into(), instance: 0, address: Ipv4Addr::LOCALHOST, age: Duration::ZERO, ready: false };
+        let watching = watch_container(&prober, plan, target, started, send);
+        let verdicts = async {
+            let mut verdicts = Vec::new();
+            for _ in 0..3 {
+                let report = reports.recv().await.unwrap();
+                assert!(report.failure.unwrap().contains("1 s"));
+                verdicts.push(report.verdict);
+            }
+            verdicts
+        };
+        let verdicts = tokio::select! { () = watching => unreachable!("liveness probes go on"), verdicts = verdicts => verdicts };
+        assert_eq!(verdicts, [None, None, Some(false)]);
+        assert_eq!(*prober.2.lock().unwrap(), [15, 25, 35]);
+    }
+}
