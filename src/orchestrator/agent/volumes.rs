@@ -205,7 +205,7 @@ pub(crate) fn projection(
     let items: &[KeyToPath] = if let Some(items) = items.as_ref().filter(|items| !items.is_empty()) {
         items
     } else {
-        all = data.keys().map(|key| KeyToPath { key: key.clone(), path: key.clone(), mode: None }).collect();
+        all = data.keys().map(|key| KeyToPath { key: key.clone(), path: key.clone(), ..KeyToPath::default() }).collect();
         &all
     };
     let mut files = Projection::new();

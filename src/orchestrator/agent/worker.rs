@@ -4,7 +4,6 @@
 //! node and API. Dropping it stops no container.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -557,7 +556,3 @@ fn age(started_at_ms: i64) -> Duration {
     let age = jiff::Timestamp::now().as_millisecond().saturating_sub(started_at_ms);
     Duration::from_millis(u64::try_from(age).unwrap_or(0))
 }
-
-/// A worker's address never changes while it runs; tests look at it.
-#[cfg(test)]
-pub(crate) const TEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 78, 1, 2);
