@@ -5,7 +5,7 @@
 //! (mode 0600), so that an agent that starts while the API is away still looks after what runs; after a reboot of the machine
 //! they are forgotten, since their pods may have been replaced elsewhere meanwhile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,8 @@ struct Pods<R, A> {
     tasks: JoinSet<()>,
     task_pods: HashMap<Id, String>,
     orphans: HashMap<String, tokio::task::AbortHandle>,
+    /// Pods that are wound up here while the API's copy still has them.
+    finished: HashSet<String>,
     sandboxes: BTreeMap<String, SandboxStatus>,
 }
 
@@ -52,6 +54,7 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(context: Arc<Context<R, A>>, chec
         tasks: JoinSet::new(),
         task_pods: HashMap::new(),
         orphans: HashMap::new(),
+        finished: HashSet::new(),
         sandboxes: BTreeMap::new(),
         context: context.clone(),
     };
@@ -77,10 +80,11 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(context: Arc<Context<R, A>>, chec
                     Ok((id, ())) => *id,
                     Err(error) => error.id(),
                 };
-                if let Err(error) = ended {
+                let broke = ended.err();
+                if let Some(error) = &broke {
                     tracing::error!(%error, "a pod's worker broke, it is started again");
                 }
-                pods.ended(id);
+                pods.ended(id, broke.is_none());
                 // What the ended worker removed is no orphan.
                 drop(pods.relist().await);
             }
@@ -127,8 +131,9 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
                 handle.input.send_if_modified(|input| !std::mem::replace(&mut input.gone, true));
             }
         }
+        self.finished.retain(|uid| wanted.contains_key(uid));
         for (uid, pod) in wanted.iter() {
-            if self.orphans.contains_key(uid) {
+            if self.orphans.contains_key(uid) || self.finished.contains(uid) {
                 continue;
             }
             if let Some(handle) = self.workers.get(uid) {
@@ -195,12 +200,16 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
         self.orphans.insert(uid, task);
     }
 
-    fn ended(&mut self, id: Id) {
+    fn ended(&mut self, id: Id, finished: bool) {
         let Some(uid) = self.task_pods.remove(&id) else { return };
         if self.orphans.get(&uid).is_some_and(|orphan| orphan.id() == id) {
             self.orphans.remove(&uid);
         } else {
             self.workers.remove(&uid);
+            if !finished {
+                return;
+            }
+            self.finished.insert(uid.clone());
         }
         self.checkpoint.remove(&uid);
     }

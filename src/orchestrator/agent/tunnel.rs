@@ -1,0 +1,271 @@
+//! The agent's end of the tunnel: heartbeats, logs, exec. See [`crate::orchestrator::tunnel`] for what is said.
+//!
+//! Invariants: a heartbeat waits for nothing but the connection itself; a connection on which the server is silent is given up
+//! and dialled anew, for ever, with a bounded pause.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::runtime::{LogQuery, Runtime};
+use super::work::chain;
+use crate::orchestrator::config::{AgentConfig, IdentityFiles};
+use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, ToNode};
+
+/// Pause before the next dial: doubles from the first to the last.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
+/// For TCP, TLS and the WebSocket's handshake together.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// A ping is sent with every so many beats, so that a living server is never silent for long.
+const BEATS_PER_PING: u64 = 3;
+/// A server that is silent for so long is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(4);
+/// A message that cannot be written for so long: the connection is gone.
+const WRITE_LIMIT: Duration = Duration::from_secs(4);
+/// Answers that wait for the connection, at most.
+const OUTPUT_LIMIT: usize = 32;
+/// Requests at a time, at most.
+const REQUEST_LIMIT: usize = 64;
+/// Bytes of output in one message.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// A command may run this long.
+const EXEC_LIMIT: Duration = Duration::from_mins(10);
+
+type Socket = WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>;
+
+/// Why the tunnel cannot be dialled at all.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// A file of the identity is missing or wrong.
+    #[error("read `{}`: {what}", path.display())]
+    Identity {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The server is not named by address.
+    #[error("server `{0}` is not `https://ADDRESS:PORT`")]
+    Server(String),
+    /// TLS cannot be set up.
+    #[error("set up TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Where to dial, and as whom.
+pub(crate) struct Endpoint {
+    address: SocketAddr,
+    url: String,
+    tls: tokio_rustls::TlsConnector,
+}
+
+impl Endpoint {
+    /// Reads the identity.
+    pub(crate) fn new(config: &AgentConfig) -> Result<Self, TunnelError> {
+        let authority = config.server.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
+        let address: SocketAddr = authority.parse().map_err(|_| TunnelError::Server(config.server.clone()))?;
+        Ok(Self {
+            address,
+            url: format!("wss://{authority}/flightcage/v1/nodes/{}/tunnel", config.node),
+            tls: Arc::new(client_config(&config.identity)?).into(),
+        })
+    }
+
+    async fn dial(&self) -> Result<Socket, String> {
+        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.map_err(|error| error.to_string())?;
+        Ok(socket)
+    }
+}
+
+fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientConfig, TunnelError> {
+    fn pem<T: PemObject>(path: &Path) -> Result<Vec<T>, TunnelError> {
+        let refuse = |what: String| TunnelError::Identity { path: path.to_owned(), what };
+        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let all: Result<Vec<T>, _> = T::pem_slice_iter(&bytes).collect();
+        all.map_err(|error| refuse(error.to_string()))
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in pem::<CertificateDer<'static>>(&identity.ca)? {
+        roots.add(certificate)?;
+    }
+    let key = PrivateKeyDer::from_pem_file(&identity.key)
+        .map_err(|error| TunnelError::Identity { path: identity.key.clone(), what: error.to_string() })?;
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(pem(&identity.certificate)?, key)?;
+    // A WebSocket is an upgrade of HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Keeps the tunnel open, for ever. `opened` is told each time it opens.
+pub(crate) async fn keep<R: Runtime>(endpoint: Endpoint, runtime: Arc<R>, opened: Arc<Notify>) {
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        match timeout(DIAL_LIMIT, endpoint.dial()).await.unwrap_or_else(|_| Err("no answer in time".into())) {
+            Ok(socket) => {
+                tracing::info!(server = %endpoint.address, "the tunnel is open");
+                opened.notify_one();
+                let begun = Instant::now();
+                let why = serve(socket, &runtime).await;
+                tracing::warn!(server = %endpoint.address, why, "the tunnel broke, dialling again");
+                if begun.elapsed() > BACKOFF_LAST {
+                    backoff = BACKOFF_FIRST;
+                }
+            }
+            Err(why) => tracing::debug!(server = %endpoint.address, why, "the tunnel cannot be opened, dialling again"),
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
+    }
+}
+
+/// Serves one connection; returns why it ended.
+async fn serve<R: Runtime>(socket: Socket, runtime: &Arc<R>) -> String {
+    let (sink, stream) = socket.split();
+    let (output, answers) = mpsc::channel(OUTPUT_LIMIT);
+    tokio::select! {
+        why = write(sink, answers) => why,
+        why = read(stream, runtime, output) => why,
+    }
+}
+
+async fn write(mut sink: SplitSink<Socket, Message>, mut answers: mpsc::Receiver<FromNode>) -> String {
+    let mut beats = interval(Duration::from_millis(HEARTBEAT_INTERVAL_MS));
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sequence = 0;
+    loop {
+        // A beat goes before answers, however many wait.
+        let message = tokio::select! {
+            biased;
+            _ = beats.tick() => {
+                sequence += 1;
+                FromNode::Heartbeat { sequence }
+            }
+            Some(answer) = answers.recv() => answer,
+        };
+        let ping = matches!(message, FromNode::Heartbeat { sequence } if sequence % BEATS_PER_PING == 0);
+        let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");
+        let sent = async {
+            sink.send(Message::text(text)).await?;
+            if ping { sink.send(Message::Ping(bytes::Bytes::new())).await } else { Ok(()) }
+        };
+        match timeout(WRITE_LIMIT, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return format!("nothing could be written for {} s", WRITE_LIMIT.as_secs()),
+        }
+    }
+}
+
+async fn read<R: Runtime>(mut stream: SplitStream<Socket>, runtime: &Arc<R>, output: mpsc::Sender<FromNode>) -> String {
+    let mut requests: HashMap<u64, AbortOnDropHandle<()>> = HashMap::new();
+    loop {
+        let message = match timeout(SILENCE_LIMIT, stream.next()).await {
+            Err(_) => return format!("the server was silent for {} s", SILENCE_LIMIT.as_secs()),
+            Ok(None) => return "the server closed it".to_owned(),
+            Ok(Some(Err(error))) => return error.to_string(),
+            Ok(Some(Ok(message))) => message,
+        };
+        let Message::Text(text) = message else { continue };
+        requests.retain(|_, task| !task.is_finished());
+        match serde_json::from_str::<ToNode>(&text) {
+            Ok(ToNode::Cancel { request }) => drop(requests.remove(&request)),
+            Ok(asked) => {
+                let request = number(&asked);
+                if requests.len() >= REQUEST_LIMIT {
+                    let error = Some(format!("the node serves {REQUEST_LIMIT} requests already, try again later"));
+                    drop(output.try_send(FromNode::Done { request, error, exit_code: None }));
+                    continue;
+                }
+                let task = tokio::spawn(answer(asked, runtime.clone(), output.clone()));
+                requests.insert(request, AbortOnDropHandle::new(task));
+            }
+            Err(error) => tracing::warn!(%error, "the server said what this agent does not understand"),
+        }
+    }
+}
+
+fn number(asked: &ToNode) -> u64 {
+    match asked {
+        ToNode::Logs { request, .. } | ToNode::Exec { request, .. } | ToNode::Cancel { request } => *request,
+    }
+}
+
+/// Answers one request; whatever happens, [`FromNode::Done`] comes last.
+async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, output: mpsc::Sender<FromNode>) {
+    let request = number(&asked);
+    let answered = match asked {
+        ToNode::Logs { pod_uid, container, follow, tail_lines, previous, timestamps, .. } => {
+            let query = LogQuery { follow, tail_lines, previous, timestamps };
+            logs(&*runtime, request, &pod_uid, &container, query, &output).await.map(|()| None)
+        }
+        ToNode::Exec { pod_uid, container, command, .. } => {
+            exec(&*runtime, request, &pod_uid, &container, &command, &output).await.map(Some)
+        }
+        ToNode::Cancel { .. } => return,
+    };
+    let (error, exit_code) = match answered {
+        Ok(exit_code) => (None, exit_code),
+        Err(error) => (Some(error), None),
+    };
+    drop(output.send(FromNode::Done { request, error, exit_code }).await);
+}
+
+async fn logs<R: Runtime>(
+    runtime: &R,
+    request: u64,
+    pod_uid: &str,
+    container: &str,
+    query: LogQuery,
+    output: &mpsc::Sender<FromNode>,
+) -> Result<(), String> {
+    let mut chunks = runtime.logs(pod_uid, container, query).await.map_err(|error| chain(&error))?;
+    while let Some(chunk) = chunks.recv().await {
+        send(request, 1, &chunk, output).await?;
+    }
+    Ok(())
+}
+
+async fn exec<R: Runtime>(
+    runtime: &R,
+    request: u64,
+    pod_uid: &str,
+    container: &str,
+    command: &[String],
+    output: &mpsc::Sender<FromNode>,
+) -> Result<i32, String> {
+    let done = runtime.exec(pod_uid, container, command, EXEC_LIMIT).await.map_err(|error| chain(&error))?;
+    send(request, 1, &done.stdout, output).await?;
+    send(request, 2, &done.stderr, output).await?;
+    Ok(done.exit_code)
+}
+
+async fn send(request: u64, stream: u8, bytes: &[u8], output: &mpsc::Sender<FromNode>) -> Result<(), String> {
+    for chunk in bytes.chunks(CHUNK_BYTES) {
+        let message = FromNode::Output { request, stream, data: STANDARD.encode(chunk) };
+        output.send(message).await.map_err(|_| "the tunnel is closed".to_owned())?;
+    }
+    Ok(())
+}
