@@ -103,6 +103,21 @@ impl<'r, 't> Table<'r, 't> {
         self.problems.add(self.span(), message, help);
     }
 
+    /// Adds a problem with the table's beginning.
+    pub fn problem_at_start(&self, message: impl Into<String>, help: Option<String>) {
+        self.problems.add(self.span.0..self.span.0, message, help);
+    }
+
+    /// Adds a problem with a part of the table.
+    pub fn problem_with(&self, span: Range<usize>, message: impl Into<String>) {
+        self.problems.add(span, message, None);
+    }
+
+    /// Adds a problem with a part of the table, and what would be right.
+    pub fn problem_with_help(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+        self.problems.add(span, message, help);
+    }
+
     /// Refuses every key but these.
     pub fn allow(&self, known: &[&str]) {
         for key in self.entries.keys() {
@@ -251,6 +266,18 @@ impl<'r, 't> Value<'r, 't> {
             }
             _ => self.wrong("a table"),
         }
+    }
+
+    /// The table, or nothing and no problem if it is something else.
+    #[must_use]
+    pub fn if_table(&self) -> Option<Table<'r, 't>> {
+        matches!(self.value.get_ref(), DeValue::Table(_)).then(|| self.table()).flatten()
+    }
+
+    /// The elements of an array, or nothing and no problem if it is something else.
+    #[must_use]
+    pub fn if_array(&self) -> Option<Vec<Value<'r, 't>>> {
+        matches!(self.value.get_ref(), DeValue::Array(_)).then(|| self.array()).flatten()
     }
 
     /// The elements of an array.

@@ -7,5 +7,11 @@
 //! Invariants: the prober never waits for a worker and never retries; a fault is journalled before it acts and healed however the
 //! run ends; the load's truth comes from its own records alone, and machines are reached only through [`fault::Faults`].
 
+mod expectation;
 pub mod fault;
+pub mod file;
+mod file_problem;
+pub mod load;
 pub mod spec;
+
+pub use file_problem::ScenarioFileError;

@@ -1,0 +1,96 @@
+//! Each bad input with the place and the message it must get.
+
+use super::*;
+
+fn check(text: &str) -> Vec<String> {
+    let refusal = parse(Path::new("demo.toml"), text, &"test".parse().unwrap());
+    let problems = refusal.err().map(|refusal| refusal.problems().to_vec()).unwrap_or_default();
+    problems
+        .iter()
+        .map(|p| {
+            let help = p.help.as_ref().map(|help| format!(" [{help}]")).unwrap_or_default();
+            format!("{}:{} {}{help}", p.line, p.column, p.message)
+        })
+        .collect()
+}
+
+const LOAD: &str = r#"flightcage = 1
+[load.web]
+url = "https://flappy-nginx/"
+rate = "25/s"
+streams = ["new", "reused"]
+deadline = "1s"
+baseline = { for = "5s", good = "100%" }
+"#;
+
+#[test]
+fn each_problem_has_its_place() {
+    let table: &[(&str, &[&str])] = &[
+        ("", &["1:1 `flightcage` is missing [begin with `flightcage = 1`]"]),
+        ("flightcage = 2", &["1:14 unknown format version [this program reads `flightcage = 1`]"]),
+        ("flightcage = 1\nneeds = [\"node.powr\"]", &["2:10 unknown capability `node.powr` [did you mean `node.power`?]"]),
+        ("flightcage = 1\n[clutser]\n", &["2:2 unknown key `clutser` [did you mean `cluster`?]"]),
+        (
+            "flightcage = 1\n[[step]]\nid = \"a\"\nwait = { nodes_ready = 3, within = 30 }",
+            &["4:36 `30` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]"],
+        ),
+        (
+            "flightcage = 1\n[[step]]\nid = \"a\"\nfault = { kind = \"node.explode\", target = { node = \"w1\" } }",
+            &["4:9 `for` is missing", "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]"],
+        ),
+        (
+            "flightcage = 1\n[[step]]\nid = \"b\"\nwhen = { step = \"a\" }\nwait = { nodes_ready = 3, within = \"1s\" }",
+            &["4:17 there is no step `a` before this one"],
+        ),
+        (
+            "flightcage = 1\n[[step]]\nid = \"a\"\n",
+            &["2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `http`]"],
+        ),
+        (
+            "flightcage = 1\n[expect]\nwbe.failed = \"<= 1%\"",
+            &["3:1 unknown expectation or load `wbe` [known: `replicas`, `faults_left`]"],
+        ),
+    ];
+    for (text, expected) in table {
+        let found = check(text);
+        assert_eq!(found, *expected, "{text}");
+    }
+}
+
+#[test]
+fn expectations_are_checked_against_loads_and_steps() {
+    assert_eq!(check(LOAD), Vec::<String>::new());
+    let found = check(&format!(
+        "{LOAD}[expect]\nweb.failed = \"0.5\"\nweb.new.longest_outage = \"<= 3\"\nweb.recovery.kill = {{ within = \"1s\", hold = \"1s\" }}\nweb.final_version = \"v2\"\n"
+    ));
+    assert_eq!(
+        found,
+        [
+            "9:14 `0.5` is not a bound [a comparison and a limit with its unit, such as \"<= 0.5%\"]",
+            "10:26 `<= 3` is not a bound [a comparison and a limit with its unit, such as \"<= 3s\"]",
+            "11:14 there is no step `kill`",
+            "12:21 load `web` counts no versions [add `version = { header = … }` to it]",
+        ]
+    );
+}
+
+#[test]
+fn an_expectation_may_name_a_step_that_has_problems_of_its_own() {
+    let found = check(&format!(
+        "{LOAD}[[step]]\nid = \"kill\"\nfault = {{ kind = \"node.freeze\", target = {{ node = \"w1\" }}, for = 5 }}\n[expect]\nweb.recovery.kill = {{ within = \"1s\", hold = \"1s\" }}\n"
+    ));
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn a_missing_manifest_is_told() {
+    let found = check("flightcage = 1\n[deploy]\nfiles = [\"no/such.yml\"]");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("3:10 manifest `no/such.yml` cannot be read"), "{found:?}");
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_place() {
+    let found = check("flightcage = 1\nneeds = [");
+    assert!(found.iter().any(|problem| problem.contains("not TOML")), "{found:?}");
+}

@@ -1,0 +1,208 @@
+//! The schedules: one task a stream sends at intended times, one task a request.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connection::{Connection, HttpRequest, Keep, Moments};
+use super::{Class, LATE_MS, Record};
+use crate::scenario::spec::{Load, StreamKind};
+
+/// Idle connections that a `reused` stream keeps.
+const IDLE_MAX: usize = 64;
+/// How often the control echo looks whether the prober itself is awake.
+const ECHO_PERIOD: Duration = Duration::from_millis(20);
+
+/// What a running load has recorded so far.
+#[derive(Debug, Default)]
+pub struct Shared {
+    records: Mutex<Vec<Record>>,
+    stalled_us: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Shared {
+    /// A copy of the records, by intended time.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        records.sort_by(|a, b| a.intended_ms.total_cmp(&b.intended_ms));
+        records
+    }
+
+    /// How long the prober itself was asleep, as its control echo saw: the sum of all pauses beyond [`LATE_MS`].
+    #[must_use]
+    pub fn stalled(&self) -> Duration {
+        Duration::from_micros(self.stalled_us.load(Ordering::Relaxed))
+    }
+
+    fn keep(&self, record: Record) {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+}
+
+/// A load that runs; dropping it aborts it.
+pub struct Running {
+    /// What it has recorded so far.
+    pub shared: Arc<Shared>,
+    stop: CancellationToken,
+    streams: Vec<AbortOnDropHandle<()>>,
+    _echo: AbortOnDropHandle<()>,
+}
+
+impl Running {
+    /// Ends the schedules, waits for every request's end (at most one deadline), and returns all records.
+    pub async fn finish(self) -> Vec<Record> {
+        self.stop.cancel();
+        for stream in self.streams {
+            // A stream task ends by itself; that it panicked would show as missing requests.
+            drop(stream.await);
+        }
+        self.shared.records()
+    }
+}
+
+/// Starts all streams of a load. Times are recorded relative to `epoch`, the start of the run.
+#[must_use]
+pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
+    let shared = Arc::new(Shared::default());
+    let stop = CancellationToken::new();
+    let period = Duration::from_secs_f64(1.0 / load.rate);
+    let begin = Instant::now() + period;
+    let streams = load.streams.iter().enumerate().map(|(index, &kind)| {
+        let stream = Arc::new(Stream {
+            kind,
+            load: load.clone(),
+            request: request.clone(),
+            epoch,
+            shared: Arc::clone(&shared),
+            idle: Mutex::default(),
+        });
+        // The streams' schedules are interleaved, so that they do not disturb each other.
+        let offset = period
+            .mul_f64(f64::from(u32::try_from(index).unwrap_or(0)) / f64::from(u32::try_from(load.streams.len()).unwrap_or(1)));
+        AbortOnDropHandle::new(tokio::spawn(stream.run(begin + offset, stop.clone())))
+    });
+    let streams = streams.collect();
+    let echo = AbortOnDropHandle::new(tokio::spawn(echo(Arc::clone(&shared))));
+    Running { shared, stop, streams, _echo: echo }
+}
+
+struct Stream {
+    kind: StreamKind,
+    load: Load,
+    request: HttpRequest,
+    epoch: Instant,
+    shared: Arc<Shared>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Stream {
+    async fn run(self: Arc<Self>, begin: Instant, stop: CancellationToken) {
+        // Bounded: a request lives for at most its deadline, so there are never more than rate × deadline of them.
+        let mut requests = JoinSet::new();
+        for number in 0_u32.. {
+            // From the beginning each time: an error of the period must not add up.
+            let intended = begin + Duration::from_secs_f64(f64::from(number) / self.load.rate);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = sleep_until(intended) => {}
+            }
+            requests.spawn(Arc::clone(&self).send(intended));
+            while requests.try_join_next().is_some() {}
+        }
+        while requests.join_next().await.is_some() {}
+    }
+
+    async fn send(self: Arc<Self>, intended: Instant) {
+        let sent = Instant::now();
+        let mut moments = Moments::default();
+        let mut connection_number = None;
+        let asked = timeout_at(intended + self.load.deadline, self.ask(&mut moments, &mut connection_number)).await;
+        let end = Instant::now();
+        let asked = asked.unwrap_or_else(|_| Err(moments.class_at_deadline()));
+        let since = |at: Instant| at.saturating_duration_since(self.epoch).as_secs_f64() * 1000.0;
+        let (class, status, version) = match asked {
+            Ok((status, version)) if status == self.load.good_status => (Class::Ok, Some(status), version),
+            Ok((status, version)) => (Class::Status, Some(status), version),
+            Err(class) => (class, None, None),
+        };
+        self.shared.keep(Record {
+            stream: self.kind,
+            intended_ms: since(intended),
+            sent_ms: since(sent),
+            connected_ms: moments.connected.map(since),
+            first_byte_ms: moments.first_byte.map(since),
+            end_ms: since(end),
+            connection: connection_number,
+            status,
+            version,
+            class,
+        });
+    }
+
+    async fn ask(&self, moments: &mut Moments, number: &mut Option<u64>) -> Result<(u16, Option<String>), Class> {
+        let taken = if self.kind == StreamKind::Reused { self.take_idle().await } else { None };
+        let mut connection = if let Some(connection) = taken {
+            let now = Some(Instant::now());
+            (moments.tcp, moments.connected) = (now, now);
+            connection
+        } else {
+            let next = self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+            *number = Some(next);
+            Connection::open(&self.request, next, moments).await?
+        };
+        *number = Some(connection.number);
+        let keep = if self.kind == StreamKind::Reused { Keep::Open } else { Keep::Close };
+        let answer = connection.ask(&self.load.url, keep, moments).await?;
+        let header = self.load.version_header.as_ref();
+        let version = header.and_then(|name| answer.headers.get(name)?.to_str().ok()).map(str::to_owned);
+        if keep == Keep::Open {
+            // Not awaited here: it would count as latency. A connection that the peer is closing is found out when it is taken.
+            self.give_back(connection);
+        }
+        Ok((answer.status, version))
+    }
+
+    /// The idle connection that was used last. One that the peer has closed is dropped: nothing was sent on it.
+    async fn take_idle(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            if connection.ready().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn give_back(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(connection);
+        }
+    }
+}
+
+/// Wakes regularly and adds up by how much it was late.
+async fn echo(shared: Arc<Shared>) {
+    let mut ticks = interval(ECHO_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        let pause = (now - last).saturating_sub(ECHO_PERIOD);
+        if pause.as_secs_f64() * 1000.0 > LATE_MS {
+            shared.stalled_us.fetch_add(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        last = now;
+    }
+}
+
+#[cfg(test)]
+mod tests;
