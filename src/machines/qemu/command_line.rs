@@ -1,0 +1,127 @@
+//! QEMU's command line for one machine: a pure function of what was recorded.
+
+use std::path::Path;
+
+use super::directory::MachineDirectory;
+use crate::machines::provider::{Acceleration, MachineRequest};
+use crate::model::addresses::{node_mac, ssh_mac};
+
+/// A versioned machine type, so that a saved state loads into a later QEMU; 7.2 is the oldest QEMU we take.
+const MACHINE_TYPE: &str = "pc-q35-7.2";
+/// TCG's cache of translated code, in MiB. The default would take a quarter of the guest's memory on top of it.
+const TRANSLATION_CACHE_MIB: u32 = 64;
+/// Where Ignition looks for its configuration.
+const IGNITION_KEY: &str = "opt/com.coreos/config";
+
+/// What a start of a machine depends on.
+pub(super) struct Start<'a> {
+    pub(super) request: &'a MachineRequest,
+    pub(super) directory: &'a MachineDirectory,
+    pub(super) qmp_socket: &'a Path,
+    /// The loopback port that leads to the guest's SSH server; 0 lets the system choose.
+    pub(super) ssh_port: u16,
+    pub(super) acceleration: Acceleration,
+}
+
+/// The arguments after the program's name. The order of the two disks is a contract with the box.
+pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
+    let Start { request, directory, .. } = start;
+    let spec = &request.spec;
+    let (accelerator, default_cpus) = match start.acceleration {
+        Acceleration::Kvm => ("kvm".to_owned(), 2),
+        Acceleration::Tcg => (format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"), 1),
+    };
+    let mut words: Vec<String> = Vec::new();
+    let mut option = |name: &str, value: String| words.extend([format!("-{name}"), value]);
+    option("name", format!("{},debug-threads=on", spec.name));
+    option("machine", MACHINE_TYPE.to_owned());
+    option("accel", accelerator);
+    option("cpu", "max".to_owned());
+    option("m", format!("{}M", spec.memory_bytes >> 20));
+    option("smp", spec.cpus.unwrap_or(default_cpus).to_string());
+    option("display", "none".to_owned());
+    option("vga", "none".to_owned());
+    option("msg", "timestamp=on".to_owned());
+
+    option("kernel", request.box_files.kernel.display().to_string());
+    option("initrd", request.box_files.initramfs.display().to_string());
+    option("append", format!("console=ttyS0 {}", request.box_files.kernel_arguments));
+    option("fw_cfg", format!("name={IGNITION_KEY},file={}", value(&directory.ignition())));
+
+    let root = value(&request.box_files.root);
+    option("drive", format!("file={root},format=raw,if=none,id=root,readonly=on,file.locking=off"));
+    option("device", "virtio-blk-pci,drive=root".to_owned());
+    let disk = value(&directory.disk());
+    option("drive", format!("file={disk},format=raw,if=none,id=disk,discard=unmap,cache=unsafe"));
+    option("device", "virtio-blk-pci,drive=disk".to_owned());
+
+    let fabric = value(&request.fabric_socket);
+    option("netdev", format!("stream,id=cluster,server=off,addr.type=unix,addr.path={fabric}"));
+    option("device", network_card("cluster", node_mac(request.index)));
+    // The address keeps it off every other interface; `restrict` keeps the guest off the host.
+    option("netdev", format!("user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", start.ssh_port));
+    option("device", network_card("ssh", ssh_mac(request.index)));
+
+    option("object", "rng-random,id=random,filename=/dev/urandom".to_owned());
+    option("device", "virtio-rng-pci,rng=random".to_owned());
+    option("chardev", format!("file,id=console,append=on,path={}", value(&directory.console())));
+    option("serial", "chardev:console".to_owned());
+    option("chardev", format!("socket,id=qmp,server=on,wait=off,path={}", value(start.qmp_socket)));
+    option("mon", "chardev=qmp,mode=control".to_owned());
+    words.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
+    words
+}
+
+/// `romfile=`: without a boot ROM the firmware does not spend seconds on network boot.
+fn network_card(netdev: &str, mac: [u8; 6]) -> String {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    format!("virtio-net-pci,netdev={netdev},mac={mac},romfile=")
+}
+
+/// A path as the value of a QEMU option, where a comma would begin the next one.
+fn value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machines::provider::BoxFiles;
+    use crate::model::cluster::ClusterSpec;
+
+    fn words(acceleration: Acceleration) -> Vec<String> {
+        let cluster = ClusterSpec::with_workers("test".parse().expect("a name"), 1);
+        let request = MachineRequest {
+            spec: cluster.machines[1].clone(),
+            index: 1,
+            box_files: BoxFiles {
+                hash: "00".into(),
+                kernel: "/box/kernel".into(),
+                initramfs: "/box/initramfs".into(),
+                root: "/a,b/root".into(),
+                kernel_arguments: "quiet".into(),
+            },
+            ignition: "{}".into(),
+            fabric_socket: "/run/f.sock".into(),
+        };
+        let directory = MachineDirectory::new(Path::new("/state"), &request.spec.name);
+        let socket = Path::new("/run/w1.qmp");
+        arguments(&Start { request: &request, directory: &directory, qmp_socket: socket, ssh_port: 0, acceleration })
+    }
+
+    #[test]
+    fn the_root_is_the_first_disk_and_shared_read_only() {
+        let words = words(Acceleration::Tcg);
+        let drives: Vec<&String> = words.iter().filter(|word| word.starts_with("file=")).collect();
+        assert!(drives[0].starts_with("file=/a,,b/root,") && drives[0].contains("readonly=on,file.locking=off"), "{drives:?}");
+        assert!(drives[1].starts_with("file=/state/machines/w1/disk.raw,"), "{drives:?}");
+    }
+
+    #[test]
+    fn ssh_is_on_loopback_only_and_the_guest_is_kept_off_the_host() {
+        let words = words(Acceleration::Kvm);
+        assert!(words.contains(&"user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:0-:22".to_owned()), "{words:?}");
+        assert!(words.contains(&"virtio-net-pci,netdev=cluster,mac=52:54:00:77:00:0c,romfile=".to_owned()), "{words:?}");
+        assert!(words.contains(&"kvm".to_owned()) && words.contains(&"2".to_owned()), "{words:?}");
+    }
+}
