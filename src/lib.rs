@@ -2,6 +2,7 @@
 //!
 //! (the map of the code: written when the parts have landed)
 
+pub mod balancer;
 pub mod cli;
 pub mod cluster;
 pub mod images;
