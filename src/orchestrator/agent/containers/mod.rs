@@ -19,8 +19,6 @@ mod network;
 mod pull;
 mod records;
 mod reference;
-#[cfg(test)]
-mod tests;
 mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,1 +1,0 @@
-//! Containers run for real: as root, in namespaces of their own.
