@@ -7,3 +7,4 @@ pub mod client_config;
 pub mod manifest;
 pub mod reflector;
 pub mod resources;
+pub mod rolling_update;

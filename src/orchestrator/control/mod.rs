@@ -23,7 +23,7 @@ mod world;
 
 pub use detector::{EVICT_AFTER, SUSPECT_AFTER};
 pub use runner::run;
-pub use world::{Action, Decision, Liveness, World};
+pub use world::{Action, Decision, Key, Liveness, Objects, Target, World};
 
 /// Everything there is to do, by all controllers, in a fixed order.
 pub fn reconcile(world: &World) -> Decision {
