@@ -144,4 +144,16 @@ mod tests {
         assert_eq!(modes["etc/ssh/sshd_config"], 0o644);
         assert!(modes.contains_key(".flightcage/init"));
     }
+
+    /// Builds the real box into `$FLIGHTCAGE_TEST_DIR` (kept) or a temporary directory.
+    #[tokio::test]
+    #[ignore = "takes minutes, needs mmdebstrap, mkfs.erofs and a Debian mirror"]
+    async fn builds_the_real_box() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = std::env::var("FLIGHTCAGE_TEST_DIR").map_or(temporary.path().to_owned(), PathBuf::from);
+        let definition = BoxDefinition::load("flightcage-os").unwrap();
+        let files = build(&definition, &directory.join("boxes"), &|_| {}).await.unwrap();
+        assert!(std::fs::metadata(&files.root).unwrap().len() < 200 << 20);
+        assert_eq!(cached(&definition, &directory.join("boxes")), Some(files));
+    }
 }

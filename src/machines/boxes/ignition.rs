@@ -95,6 +95,10 @@ pub fn render(first_boot: &FirstBoot) -> String {
     for (address, name) in &first_boot.hosts {
         writeln!(hosts, "{address} {name}").expect("writing to a String");
     }
+    if !first_boot.hosts.iter().any(|(_, name)| *name == first_boot.hostname) {
+        // sudo asks for the machine's own name.
+        writeln!(hosts, "127.0.1.1 {}", first_boot.hostname).expect("writing to a String");
+    }
     let mut network = String::new();
     for card in &first_boot.network {
         let gateway = card.gateway.map(|gateway| format!(" {gateway}")).unwrap_or_default();
