@@ -40,7 +40,8 @@ impl<R: Runtime> Prober for PodProber<R> {
                 let code = if *tls {
                     let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(address)));
                     let connector = tokio_rustls::TlsConnector::from(unverified());
-                    let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS handshake failed: {error}"))?;
+                    let stream =
+                        connector.connect(name, stream).await.map_err(|error| format!("TLS handshake failed: {error}"))?;
                     get(stream, address, *port, path, headers).await?
                 } else {
                     get(stream, address, *port, path, headers).await?
@@ -108,7 +109,8 @@ async fn get<S: AsyncRead + AsyncWrite + Unpin>(
     drop(stream.shutdown().await);
     let line = String::from_utf8_lossy(&head);
     let mut words = line.split_ascii_whitespace();
-    let code = words.next().filter(|word| word.starts_with("HTTP/1.")).and_then(|_| words.next()).and_then(|code| code.parse().ok());
+    let code =
+        words.next().filter(|word| word.starts_with("HTTP/1.")).and_then(|_| words.next()).and_then(|code| code.parse().ok());
     code.ok_or_else(|| format!("GET http://{address}:{port}{path}: the answer is not HTTP"))
 }
 
@@ -180,14 +182,17 @@ mod tests {
             drop(far);
             String::from_utf8(request[..read].to_vec()).unwrap()
         };
-        tokio::join!(get(near, Ipv4Addr::LOCALHOST, 80, "/x", &[("Host".into(), "web".into())]), server)
+        let headers = [("Host".to_owned(), "web".to_owned())];
+        tokio::join!(get(near, Ipv4Addr::LOCALHOST, 80, "/x", &headers), server)
     }
 
     #[tokio::test]
     async fn a_status_line_is_enough() {
         let (code, request) = check("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n").await;
         assert_eq!(code, Ok(302));
-        assert!(request.starts_with("GET /x HTTP/1.1\r\n") && request.contains("Host: web\r\n") && !request.contains("127.0.0.1"));
+        assert!(
+            request.starts_with("GET /x HTTP/1.1\r\n") && request.contains("Host: web\r\n") && !request.contains("127.0.0.1")
+        );
         assert_eq!(check("HTTP/1.0 500\n").await.0, Ok(500));
         assert!(check("SSH-2.0-x\n").await.0.unwrap_err().contains("not HTTP"));
         assert!(check("").await.0.unwrap_err().contains("not HTTP"));

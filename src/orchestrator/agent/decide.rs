@@ -136,11 +136,8 @@ impl ContainerView {
         let was_running = self.running();
         match &self.status {
             Some(known) if known.restart_count > status.restart_count => return false,
-            Some(known) if known.restart_count == status.restart_count => {
-                if !was_running || matches!(status.state, ContainerState::Running { .. }) {
-                    return false;
-                }
-            }
+            Some(known) if known.restart_count == status.restart_count && !exits(was_running, &status.state) => return false,
+            Some(known) if known.restart_count == status.restart_count => {}
             Some(_) => self.last = self.status.take(),
             None => {}
         }
@@ -159,6 +156,10 @@ impl ContainerView {
         }
         true
     }
+}
+
+fn exits(was_running: bool, next: &ContainerState) -> bool {
+    was_running && matches!(next, ContainerState::Exited { .. })
 }
 
 /// A pod that is to go.
@@ -445,7 +446,8 @@ mod tests {
         assert_eq!(decide(&spec, &observed, now), []);
         observed.container("i").observe(&status("i", 0, Some((0, 1))), now);
         assert_eq!(decide(&spec, &observed, now), [pull("a"), pull("b")]);
-        observed.container("a").pull = Pull::Failed { at: now, until: now + Duration::from_secs(10), reason: "x".into(), message: "y".into() };
+        observed.container("a").pull =
+            Pull::Failed { at: now, until: now + Duration::from_secs(10), reason: "x".into(), message: "y".into() };
         observed.container("b").observe(&status("b", 0, None), now);
         assert_eq!(decide(&spec, &observed, now), [Effect::Wake(now + super::super::status::ERROR_SHOWN)]);
         assert_eq!(decide(&spec, &observed, now + Duration::from_secs(10)), [pull("a")]);
@@ -479,9 +481,14 @@ mod tests {
 
     #[test]
     fn restart_policies() {
-        for (policy, exit_code, again) in
-            [("Always", 0, true), ("Always", 1, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 0, false), ("Never", 1, false)]
-        {
+        for (policy, exit_code, again) in [
+            ("Always", 0, true),
+            ("Always", 1, true),
+            ("OnFailure", 0, false),
+            ("OnFailure", 1, true),
+            ("Never", 0, false),
+            ("Never", 1, false),
+        ] {
             let now = Instant::now();
             let spec = spec(json!({"restartPolicy":policy,"containers":[{"name":"a"}]}));
             let mut observed = Observed { setup: Progress::Done, ..Observed::default() };

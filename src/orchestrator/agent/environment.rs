@@ -143,7 +143,11 @@ fn value_from(variable: &EnvVar, from: &EnvVarSource, sources: &Sources<'_>) -> 
     if let Some(reference) = &from.secret_key_ref {
         let optional = reference.optional.unwrap_or(false);
         let Some(secret) = sources.secrets.get(&reference.name) else {
-            return if optional { Ok(None) } else { Err(ConfigError::ObjectNotFound { kind: "secret", name: reference.name.clone() }) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(ConfigError::ObjectNotFound { kind: "secret", name: reference.name.clone() })
+            };
         };
         return match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => text("Secret", &reference.name, &reference.key, &value.0).map(Some),
@@ -154,7 +158,11 @@ fn value_from(variable: &EnvVar, from: &EnvVarSource, sources: &Sources<'_>) -> 
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional.unwrap_or(false);
         let Some(map) = sources.config_maps.get(&reference.name) else {
-            return if optional { Ok(None) } else { Err(ConfigError::ObjectNotFound { kind: "configmap", name: reference.name.clone() }) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(ConfigError::ObjectNotFound { kind: "configmap", name: reference.name.clone() })
+            };
         };
         return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(value.clone())),
@@ -195,7 +203,9 @@ fn service_variables(sources: &Sources<'_>) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let mut add = |service: &Service| {
         let (Some(name), Some(spec)) = (service.metadata.name.as_deref(), service.spec.as_ref()) else { return };
-        let Some(address) = spec.cluster_ip.as_deref().filter(|address| !address.is_empty() && *address != "None") else { return };
+        let Some(address) = spec.cluster_ip.as_deref().filter(|address| !address.is_empty() && *address != "None") else {
+            return;
+        };
         let Some(ports) = spec.ports.as_deref().filter(|ports| !ports.is_empty()) else { return };
         let prefix = variable_name(name);
         variables.insert(format!("{prefix}_SERVICE_HOST"), address.to_owned());
@@ -257,13 +267,12 @@ fn expand(input: &str, known: &Known<'_>) -> String {
             result.push('$');
             rest = after;
         } else if let Some((name, after)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            match known.get(name) {
-                Some(value) => result.push_str(value),
-                None => {
-                    result.push_str("$(");
-                    result.push_str(name);
-                    result.push(')');
-                }
+            if let Some(value) = known.get(name) {
+                result.push_str(value);
+            } else {
+                result.push_str("$(");
+                result.push_str(name);
+                result.push(')');
             }
             rest = after;
         } else {
@@ -326,7 +335,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let env = |from: serde_json::Value| check(pod(json!({"name":"c","env":[{"name":"V","valueFrom":from}]})), json!([])).unwrap_err();
+        let env = |from: serde_json::Value| {
+            check(pod(json!({"name":"c","env":[{"name":"V","valueFrom":from}]})), json!([])).unwrap_err()
+        };
         assert_eq!(env(json!({"secretKeyRef":{"name":"gone","key":"k"}})).to_string(), "secret \"gone\" not found");
         assert_eq!(env(json!({"configMapKeyRef":{"name":"m","key":"k"}})).to_string(), "couldn't find key k in ConfigMap m");
         assert!(env(json!({"secretKeyRef":{"name":"s","key":"raw"}})).to_string().contains("UTF-8"));
@@ -340,7 +351,8 @@ mod tests {
             {"metadata":{"name":"flappy-silex","namespace":"default"},"spec":{"clusterIP":"10.79.1.2","ports":[{"name":"http","port":80,"protocol":"TCP"}]}},
             {"metadata":{"name":"headless","namespace":"default"},"spec":{"clusterIP":"None","ports":[{"port":80}]}},
             {"metadata":{"name":"other","namespace":"elsewhere"},"spec":{"clusterIP":"10.79.1.3","ports":[{"port":80}]}}]);
-        let got = check(pod(json!({"name":"c","env":[{"name":"U","value":"$(FLAPPY_SILEX_SERVICE_HOST)"}]})), services.clone()).unwrap();
+        let got = check(pod(json!({"name":"c","env":[{"name":"U","value":"$(FLAPPY_SILEX_SERVICE_HOST)"}]})), services.clone())
+            .unwrap();
         for (name, value) in [
             ("KUBERNETES_SERVICE_HOST", "10.79.0.1"),
             ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),

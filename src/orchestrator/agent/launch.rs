@@ -159,10 +159,14 @@ mod tests {
         })
         .unwrap();
         assert_eq!(spec.command, ["run", "b"]);
-        assert_eq!((spec.cpu_limit_millis, spec.cpu_request_millis, spec.memory_limit_bytes), (Some(500), Some(500), Some(64 << 20)));
+        assert_eq!(
+            (spec.cpu_limit_millis, spec.cpu_request_millis, spec.memory_limit_bytes),
+            (Some(500), Some(500), Some(64 << 20))
+        );
         assert_eq!((spec.run_as, spec.read_only_root, spec.privileged), (Some((33, 7)), true, false));
         // The manifest's own mount wins over the pod's file.
-        let targets: Vec<_> = spec.mounts.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.to_str().unwrap())).collect();
+        let targets: Vec<_> =
+            spec.mounts.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.to_str().unwrap())).collect();
         assert_eq!(targets, [("/v", "/etc/hostname"), ("/x", "/etc/hosts")]);
     }
 
@@ -175,7 +179,8 @@ mod tests {
             ("a:v1", Some("Always"), PullPolicy::Always),
             ("a", Some("Never"), PullPolicy::Never),
         ] {
-            let container = Container { image: Some(image.into()), image_pull_policy: policy.map(str::to_owned), ..Container::default() };
+            let container =
+                Container { image: Some(image.into()), image_pull_policy: policy.map(str::to_owned), ..Container::default() };
             assert_eq!(pull_policy(&container), expected, "{image}");
         }
     }

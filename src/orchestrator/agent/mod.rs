@@ -109,8 +109,8 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let machine = Machine::inspect();
     let roots = Roots { durable: config.data_dir.join("volumes"), volatile: volatile.join("volumes") };
     let directory = config.data_dir.join("manifests");
-    let checkpoint = Checkpoint::open(&directory, &machine.boot_id)
-        .map_err(|source| AgentError::Directory { path: directory, source })?;
+    let checkpoint =
+        Checkpoint::open(&directory, &machine.boot_id).map_err(|source| AgentError::Directory { path: directory, source })?;
 
     let services = client.reflect::<Service>("", ListParams::all());
     let own_pods = client.reflect::<Pod>("", ListParams::fields(format!("spec.nodeName={}", config.node)));

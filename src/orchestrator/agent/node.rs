@@ -111,11 +111,7 @@ fn labels(config: &AgentConfig, machine: &Machine) -> BTreeMap<String, String> {
 fn node(config: &AgentConfig, machine: &Machine) -> Node {
     let taints: Vec<Taint> = config.taints.iter().filter_map(|taint| parse_taint(taint)).collect();
     Node {
-        metadata: ObjectMeta {
-            name: Some(config.node.clone()),
-            labels: Some(labels(config, machine)),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(config.node.clone()), labels: Some(labels(config, machine)), ..ObjectMeta::default() },
         spec: Some(NodeSpec {
             pod_cidr: Some(config.pod_network.clone()),
             pod_cidrs: Some(vec![config.pod_network.clone()]),
@@ -127,7 +123,13 @@ fn node(config: &AgentConfig, machine: &Machine) -> Node {
 }
 
 /// The Node's status; conditions keep the transition times that `known` has.
-pub(crate) fn node_status(name: &str, address: Ipv4Addr, machine: &Machine, known: &NodeStatus, now: jiff::Timestamp) -> NodeStatus {
+pub(crate) fn node_status(
+    name: &str,
+    address: Ipv4Addr,
+    machine: &Machine,
+    known: &NodeStatus,
+    now: jiff::Timestamp,
+) -> NodeStatus {
     let quantities = |memory: u64| {
         BTreeMap::from([
             ("cpu".to_owned(), Quantity(machine.cpus.to_string())),
@@ -172,9 +174,11 @@ pub(crate) fn says_the_same(there: &NodeStatus, ours: &NodeStatus) -> bool {
         && there.capacity == ours.capacity
         && there.allocatable == ours.allocatable
         && there.node_info == ours.node_info
-        && ours.conditions.iter().flatten().all(|ours| {
-            there.conditions.iter().flatten().any(|known| known.type_ == ours.type_ && known.status == ours.status)
-        })
+        && ours
+            .conditions
+            .iter()
+            .flatten()
+            .all(|ours| there.conditions.iter().flatten().any(|known| known.type_ == ours.type_ && known.status == ours.status))
 }
 
 /// Registers the node and keeps its object true, for ever. `look` asks for a look at once.
@@ -294,7 +298,10 @@ mod tests {
     #[test]
     fn taints() {
         let taint = parse_taint("node-role.kubernetes.io/control-plane=:NoSchedule").unwrap();
-        assert_eq!((taint.key.as_str(), taint.value, taint.effect.as_str()), ("node-role.kubernetes.io/control-plane", None, "NoSchedule"));
+        assert_eq!(
+            (taint.key.as_str(), taint.value, taint.effect.as_str()),
+            ("node-role.kubernetes.io/control-plane", None, "NoSchedule")
+        );
         assert_eq!(parse_taint("a=b:NoExecute").unwrap().value.as_deref(), Some("b"));
         for bad in ["", "a", "a:Never", ":NoSchedule"] {
             assert!(parse_taint(bad).is_none(), "{bad}");

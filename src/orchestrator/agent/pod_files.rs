@@ -38,7 +38,8 @@ pub(crate) fn resolv_conf(pod: &Pod, host: &str) -> String {
         "ClusterFirst" if host_network => return with_config(pod, host),
         _ => {
             nameservers.push(DNS_SERVICE.to_string());
-            searches = vec![format!("{namespace}.svc.{CLUSTER_DOMAIN}"), format!("svc.{CLUSTER_DOMAIN}"), CLUSTER_DOMAIN.to_owned()];
+            searches =
+                vec![format!("{namespace}.svc.{CLUSTER_DOMAIN}"), format!("svc.{CLUSTER_DOMAIN}"), CLUSTER_DOMAIN.to_owned()];
             options.push("ndots:5".to_owned());
         }
     }
@@ -66,7 +67,9 @@ pub(crate) fn resolv_conf(pod: &Pod, host: &str) -> String {
 
 fn with_config(pod: &Pod, host: &str) -> String {
     let mut text = host.to_owned();
-    for nameserver in pod.spec.iter().filter_map(|spec| spec.dns_config.as_ref()).flat_map(|config| config.nameservers.iter().flatten()) {
+    for nameserver in
+        pod.spec.iter().filter_map(|spec| spec.dns_config.as_ref()).flat_map(|config| config.nameservers.iter().flatten())
+    {
         let _ = writeln!(text, "nameserver {nameserver}");
     }
     text
@@ -116,9 +119,15 @@ mod tests {
             text,
             "nameserver 10.79.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
         );
-        let text = resolv_conf(&pod(json!({"containers":[],"dnsConfig":{"options":[{"name":"ndots","value":"1"}],"searches":["a.b"]}})), "");
+        let text = resolv_conf(
+            &pod(json!({"containers":[],"dnsConfig":{"options":[{"name":"ndots","value":"1"}],"searches":["a.b"]}})),
+            "",
+        );
         assert!(text.ends_with("cluster.local a.b\noptions ndots:1\n"), "{text}");
-        assert_eq!(resolv_conf(&pod(json!({"containers":[],"dnsPolicy":"Default"})), "nameserver 1.2.3.4\n"), "nameserver 1.2.3.4\n");
+        assert_eq!(
+            resolv_conf(&pod(json!({"containers":[],"dnsPolicy":"Default"})), "nameserver 1.2.3.4\n"),
+            "nameserver 1.2.3.4\n"
+        );
     }
 
     #[test]

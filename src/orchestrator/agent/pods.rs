@@ -39,7 +39,7 @@ struct Pods<R, A> {
     checkpoint: Checkpoint,
     workers: HashMap<String, Handle>,
     tasks: JoinSet<()>,
-    task_pods: HashMap<Id, String>,
+    owners: HashMap<Id, String>,
     orphans: HashMap<String, tokio::task::AbortHandle>,
     /// Pods that are wound up here while the API's copy still has them.
     finished: HashSet<String>,
@@ -47,12 +47,16 @@ struct Pods<R, A> {
 }
 
 /// Looks after this node's pods until the sender of `wanted` is gone. Dropping the future stops no container.
-pub(crate) async fn run<R: Runtime, A: PodApi>(context: Arc<Context<R, A>>, checkpoint: Checkpoint, mut wanted: watch::Receiver<Wanted>) {
+pub(crate) async fn run<R: Runtime, A: PodApi>(
+    context: Arc<Context<R, A>>,
+    checkpoint: Checkpoint,
+    mut wanted: watch::Receiver<Wanted>,
+) {
     let mut pods = Pods {
         checkpoint,
         workers: HashMap::new(),
         tasks: JoinSet::new(),
-        task_pods: HashMap::new(),
+        owners: HashMap::new(),
         orphans: HashMap::new(),
         finished: HashSet::new(),
         sandboxes: BTreeMap::new(),
@@ -72,9 +76,9 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(context: Arc<Context<R, A>>, chec
             changed = wanted.changed() => if changed.is_err() {
                 return;
             },
-            () = context.runtime.changed() => drop(pods.relist().await),
-            () = context.relist.notified() => drop(pods.relist().await),
-            () = tokio::time::sleep(RELIST_INTERVAL) => drop(pods.relist().await),
+            () = context.runtime.changed() => pods.news().await,
+            () = context.relist.notified() => pods.news().await,
+            () = tokio::time::sleep(RELIST_INTERVAL) => pods.news().await,
             Some(ended) = pods.tasks.join_next_with_id(), if !pods.tasks.is_empty() => {
                 let id = match &ended {
                     Ok((id, ())) => *id,
@@ -86,7 +90,7 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(context: Arc<Context<R, A>>, chec
                 }
                 pods.ended(id, broke.is_none());
                 // What the ended worker removed is no orphan.
-                drop(pods.relist().await);
+                pods.news().await;
             }
         }
     }
@@ -114,6 +118,13 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
                 tracing::warn!(error = %chain(&error), "containers cannot be listed, trying again");
                 false
             }
+        }
+    }
+
+    /// Lists again; a failure waits for the next occasion.
+    async fn news(&mut self) {
+        if !self.relist().await {
+            tracing::debug!("what runs is as it was known before");
         }
     }
 
@@ -168,7 +179,7 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
         let (input, input_watch) = watch::channel(input);
         let (sandbox, sandbox_watch) = watch::channel(self.sandboxes.get(uid).cloned());
         let task = self.tasks.spawn(worker::run(self.context.clone(), input_watch, sandbox_watch));
-        self.task_pods.insert(task.id(), uid.to_owned());
+        self.owners.insert(task.id(), uid.to_owned());
         self.workers.insert(uid.to_owned(), Handle { input, sandbox });
     }
 
@@ -196,12 +207,12 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
                 tracing::warn!(%error, "an orphan's volumes cannot be removed");
             }
         });
-        self.task_pods.insert(task.id(), uid.clone());
+        self.owners.insert(task.id(), uid.clone());
         self.orphans.insert(uid, task);
     }
 
     fn ended(&mut self, id: Id, finished: bool) {
-        let Some(uid) = self.task_pods.remove(&id) else { return };
+        let Some(uid) = self.owners.remove(&id) else { return };
         if self.orphans.get(&uid).is_some_and(|orphan| orphan.id() == id) {
             self.orphans.remove(&uid);
         } else {

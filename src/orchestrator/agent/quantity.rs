@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn memory_is_bytes() {
-        for (text, expected) in [("64Mi", 64 << 20), ("1.5Gi", 1536 << 20), ("128974848", 128_974_848), ("129e6", 129_000_000), ("1M", 1_000_000)] {
+        for (text, expected) in
+            [("64Mi", 64 << 20), ("1.5Gi", 1536 << 20), ("128974848", 128_974_848), ("129e6", 129_000_000), ("1M", 1_000_000)]
+        {
             assert_eq!(bytes(&Quantity(text.into())), Some(expected), "{text}");
         }
         for bad in ["", "Mi", "-1", "64MB", "1e40", "abc"] {

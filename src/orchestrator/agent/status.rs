@@ -40,8 +40,11 @@ pub(crate) fn status(pod: &Pod, observed: &Observed, previous: &PodStatus, momen
         let known = known.into_iter().flatten().find(|known| known.name == container.name);
         one(pod, spec, container, init, observed, known, is_initialized, moment)
     };
-    let containers: Vec<_> =
-        spec.containers.iter().map(|container| container_status(container, false, previous.container_statuses.as_ref())).collect();
+    let containers: Vec<_> = spec
+        .containers
+        .iter()
+        .map(|container| container_status(container, false, previous.container_statuses.as_ref()))
+        .collect();
     let init_containers: Vec<_> = spec
         .init_containers
         .iter()
@@ -81,8 +84,13 @@ fn conditions(
         .filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()))
         .cloned()
         .collect();
-    let unready: Vec<&str> =
-        status.container_statuses.iter().flatten().filter(|container| !container.ready).map(|container| container.name.as_str()).collect();
+    let unready: Vec<&str> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter(|container| !container.ready)
+        .map(|container| container.name.as_str())
+        .collect();
     let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let not_ready = if !is_initialized || !unready.is_empty() {
         match status.phase.as_deref() {
@@ -93,8 +101,11 @@ fn conditions(
     } else {
         None
     };
-    let not_initialized =
-        if is_initialized { None } else { Some(("ContainersNotInitialized", "init containers have not all succeeded".to_owned())) };
+    let not_initialized = if is_initialized {
+        None
+    } else {
+        Some(("ContainersNotInitialized", "init containers have not all succeeded".to_owned()))
+    };
     let sandbox = observed.setup == Progress::Done || (observed.address.is_some() && !finished);
     let mut add = |kind: &str, bad: Option<(&str, String)>| {
         let value = if bad.is_none() { "True" } else { "False" };
@@ -205,7 +216,9 @@ fn one(
         started: Some(started),
         state: Some(state),
         // Not known after a restart of the agent, but to the API.
-        last_state: last.or_else(|| known.and_then(|known| known.last_state.clone())).filter(|state| *state != ApiState::default()),
+        last_state: last
+            .or_else(|| known.and_then(|known| known.last_state.clone()))
+            .filter(|state| *state != ApiState::default()),
         ..ApiContainerStatus::default()
     }
 }
@@ -264,7 +277,16 @@ fn api_state(status: &ContainerStatus) -> ApiState {
         ContainerState::Exited { exit_code, oom_killed, started_at_ms, finished_at_ms } => ApiState {
             terminated: Some(ContainerStateTerminated {
                 exit_code: *exit_code,
-                reason: Some(if *oom_killed { "OOMKilled" } else if *exit_code == 0 { "Completed" } else { "Error" }.to_owned()),
+                reason: Some(
+                    if *oom_killed {
+                        "OOMKilled"
+                    } else if *exit_code == 0 {
+                        "Completed"
+                    } else {
+                        "Error"
+                    }
+                    .to_owned(),
+                ),
                 started_at: at(*started_at_ms),
                 finished_at: at(*finished_at_ms),
                 container_id: Some(format!("flightcage://{}", status.id)),
@@ -379,9 +401,13 @@ mod tests {
     #[test]
     fn final_phases() {
         let now = Instant::now();
-        for (policy, exit, phase) in
-            [("Never", 0, "Succeeded"), ("Never", 3, "Failed"), ("OnFailure", 0, "Succeeded"), ("OnFailure", 1, "Running"), ("Always", 0, "Running")]
-        {
+        for (policy, exit, phase) in [
+            ("Never", 0, "Succeeded"),
+            ("Never", 3, "Failed"),
+            ("OnFailure", 0, "Succeeded"),
+            ("OnFailure", 1, "Running"),
+            ("Always", 0, "Running"),
+        ] {
             let pod = pod(json!({"restartPolicy":policy,"containers":[{"name":"a"}]}));
             let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
             observed.container("a").observe(&instance(0, Some(exit)), now);

@@ -153,13 +153,19 @@ pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mou
                 }
                 let path = volume.join(sub_path);
                 if !path.exists() {
-                    fs::create_dir_all(&path)
-                        .map_err(|source| VolumeError::Io { volume: mount.name.clone(), path: path.clone(), source })?;
+                    fs::create_dir_all(&path).map_err(|source| VolumeError::Io {
+                        volume: mount.name.clone(),
+                        path: path.clone(),
+                        source,
+                    })?;
                 }
                 // Resolved once: what a container mounts by subPath never follows an update, as in Kubernetes.
                 let real = |path: &Path| {
-                    fs::canonicalize(path)
-                        .map_err(|source| VolumeError::Io { volume: mount.name.clone(), path: path.to_owned(), source })
+                    fs::canonicalize(path).map_err(|source| VolumeError::Io {
+                        volume: mount.name.clone(),
+                        path: path.to_owned(),
+                        source,
+                    })
                 };
                 let resolved = real(&path)?;
                 if !resolved.starts_with(real(volume)?) {
@@ -304,7 +310,11 @@ fn collect(root: &Path, below: &Path, found: &mut BTreeSet<PathBuf>) -> io::Resu
     for entry in fs::read_dir(root.join(below))? {
         let entry = entry?;
         let path = below.join(entry.file_name());
-        if entry.file_type()?.is_dir() { collect(root, &path, found)? } else { drop(found.insert(path)) }
+        if entry.file_type()?.is_dir() {
+            collect(root, &path, found)?;
+        } else {
+            found.insert(path);
+        }
     }
     Ok(())
 }
@@ -323,9 +333,7 @@ fn safe_name(name: &str) -> bool {
 
 /// A relative path that stays below where it starts and does not collide with the writer's own names.
 fn safe_path(path: &str) -> bool {
-    !path.is_empty()
-        && !path.starts_with("..")
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+    !path.is_empty() && !path.starts_with("..") && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn check_host_path(path: &Path, kind: &str) -> io::Result<Result<(), String>> {
@@ -401,7 +409,8 @@ mod tests {
 
     #[test]
     fn items_modes_and_what_is_missing() {
-        let secret: Secret = serde_json::from_value(json!({"metadata":{"name":"s"},"data":{"a.crt":"MQ==","b-key":"Mg=="}})).unwrap();
+        let secret: Secret =
+            serde_json::from_value(json!({"metadata":{"name":"s"},"data":{"a.crt":"MQ==","b-key":"Mg=="}})).unwrap();
         let secrets = BTreeMap::from([("s".to_owned(), secret)]);
         let check = |volume: serde_json::Value| {
             let volume: Volume = serde_json::from_value(volume).unwrap();

@@ -128,7 +128,8 @@ fn write_pod_files(pod: &Pod, roots: &Roots, address: Ipv4Addr) -> std::io::Resu
 }
 
 fn pod_file_mounts(pod: &Pod, roots: &Roots) -> [Mount; 2] {
-    let mount = |name: &str, target: &str| Mount { source: roots.pod(&uid(pod)).join(name), target: target.into(), read_only: false };
+    let mount =
+        |name: &str, target: &str| Mount { source: roots.pod(&uid(pod)).join(name), target: target.into(), read_only: false };
     [mount("etc-hosts", "/etc/hosts"), mount("hostname", "/etc/hostname")]
 }
 
@@ -207,7 +208,11 @@ pub(crate) async fn stop<R: Runtime, A>(
                     let status = found.and_then(|mut sandbox| sandbox.containers.remove(&container.name));
                     match status {
                         Some(ContainerStatus { state: ContainerState::Running { .. }, .. }) => {
-                            tracing::warn!(pod = uid, container = container.name, "still runs after it was stopped, trying again");
+                            tracing::warn!(
+                                pod = uid,
+                                container = container.name,
+                                "still runs after it was stopped, trying again"
+                            );
                         }
                         other => return other,
                     }

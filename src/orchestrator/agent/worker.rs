@@ -188,7 +188,7 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let now = Instant::now();
         let mut wake: Option<Instant> = None;
         let mut at = |when: Instant| wake = Some(wake.map_or(when, |wake| wake.min(when)));
-        let Some(spec) = self.pod.spec.clone() else { return None };
+        let spec = self.pod.spec.clone()?;
         for effect in decide(&spec, &self.observed, now) {
             if let Effect::Wake(when) = effect { at(when) } else { self.begin(effect) }
         }
@@ -316,7 +316,10 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let (code, delay) = (view.exit_code(), view.crash_backoff.delay());
         let Some(code) = code.filter(|_| exited && !leaving) else { return };
         tracing::info!(pod = %status.id, container = status.name, code, "the container exited");
-        let init = self.spec().and_then(|spec| spec.init_containers.as_ref()).is_some_and(|all| all.iter().any(|one| one.name == status.name));
+        let init = self
+            .spec()
+            .and_then(|spec| spec.init_containers.as_ref())
+            .is_some_and(|all| all.iter().any(|one| one.name == status.name));
         let again = self.spec().is_some_and(|spec| super::decide::restarts(spec, &definition, init, code));
         if again && !delay.is_zero() {
             let metadata = &self.pod.metadata;
@@ -453,8 +456,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                 }
             }
             (Kind::Startup | Kind::Liveness, Some(false)) => {
-                let message =
-                    format!("Container {} failed {} probe, will be restarted", report.container, report.kind.title().to_lowercase());
+                let message = format!(
+                    "Container {} failed {} probe, will be restarted",
+                    report.container,
+                    report.kind.title().to_lowercase()
+                );
                 view.kill = Some(Kill { message, grace: report.grace });
             }
             (Kind::Liveness, Some(true)) | (_, None) => {}
