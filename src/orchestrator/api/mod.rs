@@ -5,8 +5,23 @@
 //! ```
 //! Invariants: nobody is anonymous; every write passes the registry, whoever makes it (HTTP or a controller); bodies are never logged.
 
+pub mod authorize;
+pub mod bootstrap;
+pub mod discovery;
 pub mod heartbeats;
+pub mod http;
 pub mod kinds;
+mod logs;
 pub mod patch;
 pub mod registry;
+pub mod route;
+pub mod selectors;
+mod serve;
 pub mod status;
+pub mod strict;
+pub mod tables;
+pub mod tls;
+pub mod tunnels;
+pub mod watch;
+
+pub use serve::{ServerError, run, serve};

@@ -4,6 +4,7 @@
 //! resourceVersion; otherwise the caller gets 409 and decides.
 
 mod delete;
+pub(super) mod scale;
 mod write;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use delete::{DeleteOptions, Propagation};
+pub(super) use write::Run;
 
 use super::heartbeats::Heartbeats;
 use super::kinds::{Kind, Subresource};
@@ -150,5 +152,22 @@ impl Registry {
 
     fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Entry, Status> {
         self.store.get(&kind.key(namespace, name)).ok_or_else(|| Status::not_found(kind, name))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::orchestrator::api::bootstrap;
+    use crate::orchestrator::store::embedded::{EmbeddedStore, Sealing};
+    use crate::orchestrator::store::seal::Sealer;
+
+    /// A registry as every cluster begins.
+    pub(in crate::orchestrator::api) async fn registry() -> Arc<Registry> {
+        let sealing = Sealing { sealer: Sealer::new(&[3; 32]).expect("32 bytes"), prefix: "/registry/core/secrets/".to_owned() };
+        let store = EmbeddedStore::in_memory(sealing).expect("opened");
+        let registry = Arc::new(Registry::new(Arc::new(store), Arc::default()));
+        bootstrap::ensure(&registry).await.expect("bootstrapped");
+        registry
     }
 }

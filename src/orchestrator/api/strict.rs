@@ -1,0 +1,164 @@
+//! Unknown fields: refused, warned about or dropped, as `fieldValidation` says.
+//!
+//! Kubernetes' own types find them: an object is read into its type and written again; what did not come back is unknown.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::kinds::Kind;
+use super::status::Status;
+
+/// What to do about unknown fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// 400.
+    Strict,
+    /// Drop them and say so.
+    Warn,
+    /// Drop them.
+    Ignore,
+}
+
+impl FieldValidation {
+    /// From the request's parameter; empty is Kubernetes' default, Warn.
+    pub fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "Strict" => Ok(Self::Strict),
+            "" | "Warn" => Ok(Self::Warn),
+            "Ignore" => Ok(Self::Ignore),
+            other => Err(Status::bad_request(format!("fieldValidation `{other}` is not one of Strict, Warn, Ignore"))),
+        }
+    }
+}
+
+/// Drops unknown fields of `object`, and returns a warning for each if they are wanted. 400 when a field has the wrong type.
+pub fn check(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    let typed = round_trip(kind, object).map_err(|error| {
+        Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: {error}",
+            kind.kind, kind.version, kind.kind
+        ))
+    })?;
+    let Some(typed) = typed else { return Ok(Vec::new()) };
+    let mut unknown = Vec::new();
+    drop_unknown(object, &typed, "", &mut unknown);
+    let messages: Vec<String> = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+    match validation {
+        FieldValidation::Strict if !messages.is_empty() => {
+            Err(Status::bad_request(format!("strict decoding error: {}", messages.join(", "))))
+        }
+        FieldValidation::Warn => Ok(messages),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
+}
+
+fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(T::deserialize(object)?)
+}
+
+fn round_trip(kind: &Kind, object: &Value) -> Result<Option<Value>, serde_json::Error> {
+    let typed = match kind.kind {
+        "Pod" => through::<core::Pod>(object)?,
+        "ReplicationController" => through::<core::ReplicationController>(object)?,
+        "Service" => through::<core::Service>(object)?,
+        "Endpoints" => through::<core::Endpoints>(object)?,
+        "Secret" => return secret(object).map(Some),
+        "ConfigMap" => through::<core::ConfigMap>(object)?,
+        "Event" => return Ok(None),
+        "Namespace" => through::<core::Namespace>(object)?,
+        "Node" => through::<core::Node>(object)?,
+        "ServiceAccount" => through::<core::ServiceAccount>(object)?,
+        "Lease" => through::<Lease>(object)?,
+        "EndpointSlice" => through::<EndpointSlice>(object)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(typed))
+}
+
+/// Base64 that is wrong is for validation to name, key by key.
+fn secret(object: &Value) -> Result<Value, serde_json::Error> {
+    let mut without = object.clone();
+    let data = without.as_object_mut().and_then(|map| map.shift_remove("data"));
+    let mut typed = through::<core::Secret>(&without)?;
+    if let (Some(data), Some(map)) = (data, typed.as_object_mut()) {
+        map.insert("data".to_owned(), data);
+    }
+    Ok(typed)
+}
+
+fn drop_unknown(object: &mut Value, typed: &Value, path: &str, unknown: &mut Vec<String>) {
+    match (object, typed) {
+        (Value::Object(map), Value::Object(known)) => {
+            map.retain(|key, value| {
+                // An empty or null field may be left out on the way back without being unknown.
+                let kept = known.contains_key(key) || is_empty(value);
+                if !kept {
+                    unknown.push(join(path, key));
+                }
+                kept
+            });
+            for (key, value) in map.iter_mut() {
+                if let Some(typed) = known.get(key) {
+                    drop_unknown(value, typed, &join(path, key), unknown);
+                }
+            }
+        }
+        (Value::Array(list), Value::Array(known)) => {
+            for (number, (value, typed)) in list.iter_mut().zip(known).enumerate() {
+                drop_unknown(value, typed, &format!("{path}[{number}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::orchestrator::api::kinds;
+
+    fn pod() -> Value {
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p", "color": "red"},
+            "spec": {"containers": [{"name": "c", "imagee": "x", "resources": {}}], "nodeSelector": null}})
+    }
+
+    #[test]
+    fn unknown_fields_are_listed_or_dropped() {
+        let refused = check(&kinds::POD, &mut pod(), FieldValidation::Strict).expect_err("refused");
+        assert_eq!(refused.code, 400);
+        assert_eq!(
+            refused.message,
+            "strict decoding error: unknown field \"metadata.color\", unknown field \"spec.containers[0].imagee\""
+        );
+        let mut object = pod();
+        assert_eq!(check(&kinds::POD, &mut object, FieldValidation::Warn).expect("accepted").len(), 2);
+        assert_eq!(object["spec"]["containers"][0], json!({"name": "c", "resources": {}}));
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_in_every_mode() {
+        let mut object = json!({"metadata": {"name": "p"}, "spec": {"containers": "none"}});
+        assert_eq!(check(&kinds::POD, &mut object, FieldValidation::Ignore).expect_err("refused").code, 400);
+        let mut secret = json!({"metadata": {"name": "s"}, "data": {"k": "not base64!"}});
+        assert!(check(&kinds::SECRET, &mut secret, FieldValidation::Strict).is_ok());
+    }
+}

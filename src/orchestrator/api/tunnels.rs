@@ -1,0 +1,186 @@
+//! The nodes' tunnels: beats come in, requests for logs and commands go out, many at once on one WebSocket.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocket};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::heartbeats::Heartbeats;
+use super::status::Status;
+use crate::orchestrator::tunnel::{FromNode, ToNode};
+
+/// A tunnel that has been silent for so long is closed; the agent dials again.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Requests waiting to be sent on a tunnel.
+const OUTBOUND: usize = 64;
+/// Pieces of output waiting for a slow reader; a reader slower than that loses its request, never the tunnel.
+const OUTPUT: usize = 512;
+/// Requests of a tunnel that run at once.
+const REQUESTS: usize = 256;
+
+/// A piece of a request's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of standard output (1) or standard error (2).
+    Output {
+        /// Which of them.
+        stream: u8,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// The end.
+    Done {
+        /// Why it failed.
+        error: Option<String>,
+        /// Exit code of a command.
+        exit_code: Option<i32>,
+    },
+}
+
+type Requests = Arc<Mutex<BTreeMap<u64, mpsc::Sender<Piece>>>>;
+
+struct Tunnel {
+    id: u64,
+    outbound: mpsc::Sender<ToNode>,
+    requests: Requests,
+    replaced: CancellationToken,
+}
+
+/// The open tunnels.
+pub struct Tunnels {
+    nodes: Mutex<BTreeMap<String, Tunnel>>,
+    numbers: AtomicU64,
+    heartbeats: Arc<Heartbeats>,
+}
+
+/// A running request. Dropping it cancels it on the node.
+pub struct Answer {
+    number: u64,
+    pieces: mpsc::Receiver<Piece>,
+    outbound: mpsc::Sender<ToNode>,
+    requests: Requests,
+    done: bool,
+}
+
+impl Answer {
+    /// The next piece; `None` after [`Piece::Done`], and when the tunnel broke.
+    pub async fn next(&mut self) -> Option<Piece> {
+        let piece = self.pieces.recv().await;
+        self.done |= matches!(piece, None | Some(Piece::Done { .. }));
+        piece
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        if !self.done {
+            // A full queue means a stuck tunnel, which its silence will close.
+            let _ = self.outbound.try_send(ToNode::Cancel { request: self.number });
+        }
+    }
+}
+
+impl Tunnels {
+    /// None open yet.
+    #[must_use]
+    pub fn new(heartbeats: Arc<Heartbeats>) -> Self {
+        Self { nodes: Mutex::default(), numbers: AtomicU64::new(1), heartbeats }
+    }
+
+    /// Sends a request to a node; `request` is given its number.
+    pub fn ask(&self, node: &str, request: impl FnOnce(u64) -> ToNode) -> Result<Answer, Status> {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let tunnel = nodes.get(node).ok_or_else(|| {
+            Status::unavailable(format!("node `{node}` has no tunnel open: its agent does not reach the server"))
+        })?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (sender, pieces) = mpsc::channel(OUTPUT);
+        {
+            let mut requests = tunnel.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            if requests.len() >= REQUESTS {
+                return Err(Status::too_many_requests(format!("node `{node}` has {REQUESTS} requests running")));
+            }
+            requests.insert(number, sender);
+        }
+        let answer = Answer { number, pieces, outbound: tunnel.outbound.clone(), requests: tunnel.requests.clone(), done: false };
+        tunnel
+            .outbound
+            .try_send(request(number))
+            .map_err(|_| Status::unavailable(format!("the tunnel of node `{node}` is stuck")))?;
+        Ok(answer)
+    }
+
+    /// Serves a node's tunnel until it closes, falls silent, or the node opens another.
+    pub async fn serve(&self, node: &str, mut socket: WebSocket, cancel: CancellationToken) {
+        let (outbound, mut to_send) = mpsc::channel(OUTBOUND);
+        let requests = Requests::default();
+        let replaced = CancellationToken::new();
+        let id = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let tunnel = Tunnel { id, outbound, requests: requests.clone(), replaced: replaced.clone() };
+        let old = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), tunnel);
+        if let Some(old) = old {
+            old.replaced.cancel();
+        }
+        tracing::info!(node, "tunnel opened");
+        self.heartbeats.beat(node);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                () = replaced.cancelled() => break,
+                request = to_send.recv() => {
+                    let Some(request) = request else { break };
+                    let Ok(text) = serde_json::to_string(&request) else { break };
+                    let sent = tokio::time::timeout(SILENCE, socket.send(Message::Text(text.into()))).await;
+                    if !matches!(sent, Ok(Ok(()))) {
+                        break;
+                    }
+                }
+                message = tokio::time::timeout(SILENCE, socket.recv()) => {
+                    match message {
+                        Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
+                            Ok(message) => self.received(node, &requests, message),
+                            Err(error) => {
+                                tracing::warn!(node, %error, "a message on the tunnel cannot be read");
+                                break;
+                            }
+                        },
+                        Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) | Err(_) => break,
+                        Ok(Some(Ok(_))) => {}
+                    }
+                }
+            }
+        }
+        requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if nodes.get(node).is_some_and(|current| current.id == id) {
+            nodes.remove(node);
+            self.heartbeats.disconnected(node);
+            tracing::info!(node, "tunnel closed");
+        }
+    }
+
+    fn received(&self, node: &str, requests: &Requests, message: FromNode) {
+        let (number, piece) = match message {
+            FromNode::Heartbeat { .. } => return self.heartbeats.beat(node),
+            FromNode::Output { request, stream, data } => match STANDARD.decode(data) {
+                Ok(data) => (request, Piece::Output { stream, data: Bytes::from(data) }),
+                Err(_) => return tracing::warn!(node, request, "output on the tunnel is not base64"),
+            },
+            FromNode::Done { request, error, exit_code } => (request, Piece::Done { error, exit_code }),
+        };
+        let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = matches!(piece, Piece::Done { .. });
+        let lost = requests.get(&number).is_some_and(|sender| sender.try_send(piece).is_err());
+        if over || lost {
+            requests.remove(&number);
+        }
+    }
+}
