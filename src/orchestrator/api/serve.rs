@@ -72,6 +72,9 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
+    /// A controller panicked.
+    #[error("run the controllers")]
+    Controllers(#[source] tokio::task::JoinError),
     /// Signals cannot be received.
     #[error("wait for signals")]
     Signal(#[source] std::io::Error),
@@ -105,6 +108,7 @@ pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: Cancella
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Arc::new(Registry::new(Arc::new(store), heartbeats.clone()));
     bootstrap::ensure(&registry).await?;
+    let controllers = tokio::spawn(crate::orchestrator::control::run(registry.clone(), heartbeats.clone(), cancel.clone()));
     let server = Server {
         registry,
         tunnels: Arc::new(Tunnels::new(heartbeats)),
@@ -113,6 +117,7 @@ pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: Cancella
     };
     tracing::info!(listen = %config.listen, "serving");
     accept(&listener, &acceptor, &router(server), &cancel).await;
+    controllers.await.map_err(ServerError::Controllers)?;
     Ok(())
 }
 
