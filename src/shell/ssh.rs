@@ -144,13 +144,23 @@ impl Ssh {
     /// When the session breaks, cannot be opened, or the command takes too long.
     pub async fn run_within(&self, command: &str, stdin: Option<Vec<u8>>, limit: Duration) -> Result<Output, SshError> {
         let deadline = Instant::now() + limit;
-        if self.lock().is_none() {
-            self.reconnect(limit).await?;
-        }
         let unwanted = Arc::new(AtomicBool::new(false));
         let _guard = SetOnDrop(Arc::clone(&unwanted));
-        let (ssh, command, stdin) = (self.clone(), command.to_owned(), stdin.unwrap_or_default());
-        blocking(move || ssh.exchange(&command, &stdin, limit, deadline, &unwanted)).await
+        let stdin = Arc::new(stdin.unwrap_or_default());
+        let mut fresh = false;
+        loop {
+            if self.lock().is_none() {
+                self.reconnect(deadline.duration_since(Instant::now())).await?;
+                fresh = true;
+            }
+            let (ssh, command, stdin, unwanted) = (self.clone(), command.to_owned(), Arc::clone(&stdin), Arc::clone(&unwanted));
+            match blocking(move || Ok(ssh.exchange(&command, &stdin, limit, deadline, &unwanted))).await? {
+                // The machine has restarted since the last command: this one was not sent yet.
+                Err(Refusal { begun: false, .. }) if !fresh => (),
+                Err(refusal) => return Err(refusal.error),
+                Ok(output) => return Ok(output),
+            }
+        }
     }
 
     /// Writes a file on the machine, as root, with its directories: complete or not at all.
@@ -205,27 +215,30 @@ impl Ssh {
         limit: Duration,
         deadline: Instant,
         unwanted: &AtomicBool,
-    ) -> Result<Output, SshError> {
+    ) -> Result<Output, Refusal> {
         let broken = |what: String| SshError::Broken { address: self.target.address, what };
         let mut slot = self.lock();
         // Taken out, and put back only after an orderly end: what failed is never used again.
-        let live = slot.take().ok_or_else(|| broken("another command has just broken it; try again".to_owned()))?;
-        let mut exchange =
-            Exchange { live: &live, deadline, unwanted, output: Output { status: -1, stdout: Vec::new(), stderr: Vec::new() } };
-        match exchange.run(command, stdin) {
+        let Some(live) = slot.take() else {
+            return Err(Refusal { begun: false, error: broken("another command has just broken it; try again".to_owned()) });
+        };
+        let output = Output { status: -1, stdout: Vec::new(), stderr: Vec::new() };
+        let mut exchange = Exchange { live: &live, deadline, unwanted, begun: false, output };
+        let error = match exchange.run(command, stdin) {
             Ok(status) => {
                 exchange.output.status = status;
                 let output = exchange.output;
                 *slot = Some(live);
-                Ok(output)
+                return Ok(output);
             }
             Err(Stop::Late) => {
                 let said = if exchange.output.stderr.is_empty() { &exchange.output.stdout } else { &exchange.output.stderr };
-                Err(CommandError::TimedOut { command: command.to_owned(), limit, tail: tail(said) }.into())
+                CommandError::TimedOut { command: command.to_owned(), limit, tail: tail(said) }.into()
             }
-            Err(Stop::Unwanted) => Err(broken("nobody waits for the command any more".to_owned())),
-            Err(Stop::Broken(error)) => Err(broken(error.to_string())),
-        }
+            Err(Stop::Unwanted) => broken("nobody waits for the command any more".to_owned()),
+            Err(Stop::Broken(error)) => broken(error.to_string()),
+        };
+        Err(Refusal { begun: exchange.begun || matches!(error, SshError::Command(_)), error })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Live>> {
@@ -366,11 +379,18 @@ enum Stop {
     Broken(ssh2::Error),
 }
 
+/// A command that gave no output; before it has `begun`, the machine knows nothing of it.
+struct Refusal {
+    begun: bool,
+    error: SshError,
+}
+
 /// One command's life on a session.
 struct Exchange<'a> {
     live: &'a Live,
     deadline: Instant,
     unwanted: &'a AtomicBool,
+    begun: bool,
     output: Output,
 }
 
@@ -378,6 +398,7 @@ impl Exchange<'_> {
     fn run(&mut self, command: &str, stdin: &[u8]) -> Result<i32, Stop> {
         let session = &self.live.session;
         let mut channel = self.repeat(|| session.channel_session())?;
+        self.begun = true;
         self.repeat(|| channel.exec(command))?;
         let mut unsent = stdin;
         let mut closed = false;

@@ -41,7 +41,7 @@ use process::{Exit, Spawner};
 use qmp::Qmp;
 
 pub use preflight::{MINIMUM_VERSION, version};
-pub use process::{VM_VERB, exec_vm};
+pub use process::{VM_VERB, dispatch, exec_vm};
 
 /// The emulator, found on PATH.
 pub const QEMU: &str = "qemu-system-x86_64";
