@@ -84,7 +84,7 @@ impl Upstreams {
         for block in String::from_utf8_lossy(roots_pem).split_inclusive("-----END CERTIFICATE-----") {
             if let Some(start) = block.find("-----BEGIN CERTIFICATE-----") {
                 let encoding = oci_client::client::CertificateEncoding::Pem;
-                tls_certs_only.push(oci_client::client::Certificate { encoding, data: block[start..].as_bytes().to_vec() });
+                tls_certs_only.push(oci_client::client::Certificate { encoding, data: block.as_bytes()[start..].to_vec() });
             }
         }
         Self::with(listed, ClientConfig { tls_certs_only, ..ClientConfig::default() })
@@ -94,7 +94,7 @@ impl Upstreams {
         let config = ClientConfig {
             platform_resolver: None,
             connect_timeout: Some(Duration::from_secs(20)),
-            read_timeout: Some(Duration::from_secs(60)),
+            read_timeout: Some(Duration::from_mins(1)),
             ..config
         };
         Ok(Self { listed, client: Some(config.try_into()?) })

@@ -18,6 +18,10 @@ const MAX_PIDS: i64 = 1024;
 /// Longest `/etc/passwd` or `/etc/group` that is read from an image.
 const ACCOUNTS_BYTES: u64 = 1024 * 1024;
 
+/// Open files that a process of a container may have, and may ask for.
+const SOFT_OPEN_FILES: u64 = 65_536;
+const HARD_OPEN_FILES: u64 = 1_048_576;
+
 /// Docker's default capabilities (moby `oci/caps/defaults.go`).
 const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",
@@ -133,6 +137,9 @@ pub(crate) fn config(
         ]);
         linux["readonlyPaths"] = json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
     }
+    // No more than this process may have itself: raising it needs a capability that the agent may lack.
+    let own_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let open_files = own_limit.unwrap_or(HARD_OPEN_FILES).min(HARD_OPEN_FILES);
     let mut config = json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -142,7 +149,7 @@ pub(crate) fn config(
             "env": environment(image, spec, sandbox, &account),
             "cwd": working_dir(image, spec),
             "capabilities": {"bounding": capabilities, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 65536, "hard": 1_048_576}],
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": open_files.min(SOFT_OPEN_FILES), "hard": open_files}],
             "noNewPrivileges": false,
         },
         "root": {"path": places.root, "readonly": spec.read_only_root},

@@ -95,9 +95,10 @@ impl Unpacker {
     ) -> io::Result<()> {
         let header = entry.header();
         let kind = header.entry_type();
-        let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
-        let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
-        let mtime = i64::try_from(header.mtime()?).unwrap_or(0);
+        // An empty numeric field is 0, as for Go's archive/tar.
+        let (uid, gid) = (number(header.uid().unwrap_or(0))?, number(header.gid().unwrap_or(0))?);
+        let mode = Mode::from_raw_mode(header.mode().unwrap_or(0) & 0o7777);
+        let mtime = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
         let device = |header: &tar::Header| -> io::Result<u64> {
             Ok(rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
         };

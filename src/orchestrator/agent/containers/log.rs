@@ -181,7 +181,7 @@ impl Reader {
             }
             let Some(file) = self.current.as_mut() else { break };
             if file.read_until(b'\n', &mut self.rest)? == 0 {
-                if self.backlog.is_empty() && !self.was_rotated()? {
+                if self.backlog.is_empty() && !self.was_rotated() {
                     break;
                 }
                 self.current = None;
@@ -223,10 +223,10 @@ impl Reader {
         Ok(true)
     }
 
-    fn was_rotated(&self) -> io::Result<bool> {
+    fn was_rotated(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
-        let Some(current) = &self.current else { return Ok(false) };
-        Ok(fs::metadata(&self.path).is_ok_and(|now| current.get_ref().metadata().is_ok_and(|own| own.ino() != now.ino())))
+        let Some(current) = &self.current else { return false };
+        fs::metadata(&self.path).is_ok_and(|now| current.get_ref().metadata().is_ok_and(|own| own.ino() != now.ino()))
     }
 }
 

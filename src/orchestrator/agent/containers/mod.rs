@@ -48,7 +48,7 @@ use network::{NamespaceRequest, NodeNetwork, PodNetwork};
 use records::{Layout, RunRecord, SandboxRecord, StateRecord};
 
 /// Starting a container may take so long before its helper is given up (an emulated machine takes seconds).
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 /// A killed process may take so long to vanish.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// What `exec` gives back of each stream.

@@ -32,7 +32,7 @@ const CHUNKS_AHEAD: usize = 16;
 /// Layers that an image may have: overlayfs' options have to fit in one page.
 const MAX_LAYERS: usize = 60;
 /// A mirror that sends nothing for so long has failed.
-const SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const SILENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
@@ -42,7 +42,7 @@ pub(crate) struct Images {
     http: reqwest::Client,
     mirror: String,
     layers: PathBuf,
-    images: PathBuf,
+    records: PathBuf,
     /// One pull at a time for each image, and for each layer: whoever comes later finds it done.
     turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -105,7 +105,7 @@ impl Images {
             http: client(identity)?,
             mirror: mirror.trim_end_matches('/').to_owned(),
             layers,
-            images,
+            records: images,
             turns: Mutex::default(),
         })
     }
@@ -126,7 +126,7 @@ impl Images {
 
     /// The record of an image that is here.
     pub(crate) fn record(&self, digest: &str) -> Option<ImageRecord> {
-        records::read(&self.images.join(format!("{}.json", hex(digest)?)))
+        records::read(&self.records.join(format!("{}.json", hex(digest)?)))
     }
 
     /// Directory of an unpacked layer.
@@ -143,7 +143,7 @@ impl Images {
 
     fn name_file(&self, name: &str) -> PathBuf {
         let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-        self.images.join(format!("{}.name", to_hex(digest.as_ref())))
+        self.records.join(format!("{}.name", to_hex(digest.as_ref())))
     }
 
     fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -190,7 +190,7 @@ impl Images {
         done.map_err(failed)?;
         hex(&digest)
             .ok_or_else(|| io::Error::other("the manifest's digest is not sha256"))
-            .and_then(|hex| records::write(&self.images.join(format!("{hex}.json")), &record))
+            .and_then(|hex| records::write(&self.records.join(format!("{hex}.json")), &record))
             .and_then(|()| records::write(&self.name_file(name), &digest))
             .map_err(|error| failed(self.disk_reason("record the image", &error)))?;
         Ok(Image { digest, reference: name.to_owned() })
