@@ -7,11 +7,24 @@
 //! Invariants: the prober never waits for a worker and never retries; a fault is journalled before it acts and healed however the
 //! run ends; the load's truth comes from its own records alone, and machines are reached only through [`fault::Faults`].
 
+pub mod deploy;
+pub mod events;
 mod expectation;
 pub mod fault;
 pub mod file;
 mod file_problem;
 pub mod load;
+pub mod plan;
+pub mod report;
+pub mod run;
 pub mod spec;
+mod step;
+pub mod summary;
+pub mod verdict;
 
 pub use file_problem::ScenarioFileError;
+pub use deploy::reset;
+pub use fault::undo;
+pub use plan::plan;
+pub use report::{Outcome, Report, Verdict, exit_code};
+pub use run::{Environment, RunError, Update, run};

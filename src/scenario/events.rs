@@ -1,0 +1,260 @@
+//! The timeline of what the API server shows: nodes, endpoints, pods. Taken from watches, so times are when the host saw it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, ReplicationController};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::report::EventReport;
+use crate::kubernetes::client::{Client, ListParams, Reflector};
+use crate::model::names::NodeName;
+
+/// A run keeps at most this many events.
+const EVENTS_MAX: usize = 10_000;
+
+/// Copies of what the scenario looks at, in namespace `default` and among the Nodes.
+pub struct View {
+    nodes: Reflector<Node>,
+    pods: Reflector<Pod>,
+    endpoints: Reflector<Endpoints>,
+    controllers: Reflector<ReplicationController>,
+    events: Arc<Mutex<Vec<EventReport>>>,
+    _timeline: AbortOnDropHandle<()>,
+}
+
+/// What the timeline compares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Facts {
+    nodes: BTreeMap<String, bool>,
+    pods: BTreeMap<String, String>,
+    endpoints: BTreeSet<String>,
+}
+
+impl View {
+    /// Starts watching; event times are relative to `epoch`.
+    #[must_use]
+    pub fn start(client: &Client, namespace: &str, epoch: Instant) -> Self {
+        let nodes = client.reflect::<Node>("", ListParams::all());
+        let pods = client.reflect::<Pod>(namespace, ListParams::all());
+        let endpoints = client.reflect::<Endpoints>(namespace, ListParams::all());
+        let controllers = client.reflect::<ReplicationController>(namespace, ListParams::all());
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let (mut node_changes, mut pod_changes, mut endpoint_changes) =
+            (nodes.subscribe(), pods.subscribe(), endpoints.subscribe());
+        let kept = Arc::clone(&events);
+        let timeline = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut known = Facts::default();
+            loop {
+                let changed = tokio::select! {
+                    changed = node_changes.changed() => changed,
+                    changed = pod_changes.changed() => changed,
+                    changed = endpoint_changes.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+                let now = Facts {
+                    nodes: node_changes.borrow().values().map(|node| (name(&node.metadata), node_ready(node))).collect(),
+                    pods: pod_changes.borrow().values().map(|pod| (name(&pod.metadata), pod_state(pod))).collect(),
+                    endpoints: endpoint_changes.borrow().values().flat_map(|endpoints| addresses(endpoints)).collect(),
+                };
+                let at_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let mut events = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                for (kind, object) in changes(&known, &now) {
+                    if events.len() < EVENTS_MAX {
+                        events.push(EventReport { at_ms, kind, object });
+                    }
+                }
+                known = now;
+            }
+        }));
+        Self { nodes, pods, endpoints, controllers, events, _timeline: timeline }
+    }
+
+    /// Waits until everything has been listed once.
+    pub async fn wait_synced(&self) {
+        tokio::join!(
+            self.nodes.wait_synced(),
+            self.pods.wait_synced(),
+            self.endpoints.wait_synced(),
+            self.controllers.wait_synced()
+        );
+    }
+
+    /// Waits until something may have changed. Cancel-safe.
+    pub async fn changed(&self) {
+        let (mut nodes, mut pods, mut endpoints, mut controllers) =
+            (self.nodes.subscribe(), self.pods.subscribe(), self.endpoints.subscribe(), self.controllers.subscribe());
+        // The senders live as long as `self`.
+        tokio::select! {
+            _ = nodes.changed() => {}
+            _ = pods.changed() => {}
+            _ = endpoints.changed() => {}
+            _ = controllers.changed() => {}
+        }
+    }
+
+    /// The events so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<EventReport> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many Nodes are Ready.
+    #[must_use]
+    pub fn nodes_ready(&self) -> usize {
+        self.nodes.objects().values().filter(|node| node_ready(node)).count()
+    }
+
+    /// Ready replicas of a ReplicationController as its status says; 0 if there is none.
+    #[must_use]
+    pub fn replicas_ready(&self, namespace: &str, rc: &str) -> u32 {
+        let controller = self.controllers.get(namespace, rc);
+        let ready = controller.and_then(|rc| rc.status.as_ref()?.ready_replicas);
+        ready.and_then(|ready| u32::try_from(ready).ok()).unwrap_or(0)
+    }
+
+    /// Ready pods of a ReplicationController that run on other nodes than this one.
+    #[must_use]
+    pub fn replicas_ready_avoiding(&self, namespace: &str, rc: &str, avoided: Option<&NodeName>) -> u32 {
+        let controller = self.controllers.get(namespace, rc);
+        let Some(selector) = controller.and_then(|rc| rc.spec.as_ref()?.selector.clone()) else { return 0 };
+        let pods = self.pods.objects();
+        let count = pods.values().filter(|pod| {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+            matches_labels(pod, &selector) && pod_ready(pod) && node != avoided.map(NodeName::as_str)
+        });
+        u32::try_from(count.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a Service has an endpoint.
+    #[must_use]
+    pub fn has_endpoint(&self, namespace: &str, service: &str) -> bool {
+        self.endpoints.get(namespace, service).is_some_and(|endpoints| !addresses(&endpoints).is_empty())
+    }
+
+    /// The nodes of the pods that this selector matches, with how many each runs.
+    #[must_use]
+    pub fn pods_by_node(&self, selector: &BTreeMap<String, String>) -> BTreeMap<String, usize> {
+        let mut nodes = BTreeMap::new();
+        for pod in self.pods.objects().values() {
+            if matches_labels(pod, selector)
+                && pod.metadata.deletion_timestamp.is_none()
+                && let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone())
+            {
+                *nodes.entry(node).or_default() += 1;
+            }
+        }
+        nodes
+    }
+
+    /// Pods that are not ready, each with why, for messages.
+    #[must_use]
+    pub fn pods_waiting(&self) -> Vec<String> {
+        let pods = self.pods.objects();
+        let waiting = pods.values().filter(|pod| !pod_ready(pod));
+        waiting.map(|pod| format!("pod `{}`: {}", name(&pod.metadata), waiting_reason(pod))).collect()
+    }
+}
+
+/// Whether the pod has all these labels.
+#[must_use]
+pub fn matches_labels(pod: &Pod, selector: &BTreeMap<String, String>) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)))
+}
+
+fn name(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
+    metadata.name.clone().unwrap_or_default()
+}
+
+fn node_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+fn pod_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// `running` if it is ready, `terminating` when it was asked to stop, else the phase in lower case.
+fn pod_state(pod: &Pod) -> String {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return "terminating".to_owned();
+    }
+    if pod_ready(pod) {
+        return "running".to_owned();
+    }
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    if phase == "Running" { "not_ready".to_owned() } else { phase.to_ascii_lowercase() }
+}
+
+fn waiting_reason(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+    let waiting = containers.iter().find_map(|container| container.state.as_ref()?.waiting.clone());
+    if let Some(waiting) = waiting {
+        let (reason, message) = (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default());
+        return format!("{reason} {message}").trim().to_owned();
+    }
+    let unscheduled = status.and_then(|status| status.conditions.as_ref()).and_then(|conditions| {
+        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?.message.clone()
+    });
+    unscheduled.unwrap_or_else(|| pod_state(pod))
+}
+
+fn addresses(endpoints: &Endpoints) -> Vec<String> {
+    let service = name(&endpoints.metadata);
+    let subsets = endpoints.subsets.iter().flatten();
+    subsets.flat_map(|subset| subset.addresses.iter().flatten()).map(|address| format!("{service} {}", address.ip)).collect()
+}
+
+fn changes(known: &Facts, now: &Facts) -> Vec<(String, String)> {
+    let mut changes = Vec::new();
+    let mut tell = |kind: &str, object: &str| changes.push((kind.to_owned(), object.to_owned()));
+    for (node, ready) in &now.nodes {
+        if known.nodes.get(node) != Some(ready) {
+            tell(if *ready { "node.ready" } else { "node.not_ready" }, node);
+        }
+    }
+    for node in known.nodes.keys().filter(|node| !now.nodes.contains_key(*node)) {
+        tell("node.deleted", node);
+    }
+    for endpoint in known.endpoints.difference(&now.endpoints) {
+        tell("endpoint.removed", endpoint);
+    }
+    for endpoint in now.endpoints.difference(&known.endpoints) {
+        tell("endpoint.added", endpoint);
+    }
+    for (pod, state) in &now.pods {
+        if known.pods.get(pod) != Some(state) {
+            tell(&format!("pod.{state}"), pod);
+        }
+    }
+    for pod in known.pods.keys().filter(|pod| !now.pods.contains_key(*pod)) {
+        tell("pod.deleted", pod);
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changes_are_told() {
+        let facts = |ready: bool, pod: Option<&str>, endpoint: &[&str]| Facts {
+            nodes: BTreeMap::from([("w1".to_owned(), ready)]),
+            pods: pod.map(|state| ("a".to_owned(), state.to_owned())).into_iter().collect(),
+            endpoints: endpoint.iter().map(|e| (*e).to_owned()).collect(),
+        };
+        let before = facts(true, Some("running"), &["web 10.78.1.2"]);
+        assert_eq!(changes(&before, &before), []);
+        let told: Vec<String> = changes(&before, &facts(false, None, &["web 10.78.2.2"])).into_iter().map(|(k, o)| format!("{k} {o}")).collect();
+        assert_eq!(told, ["node.not_ready w1", "endpoint.removed web 10.78.1.2", "endpoint.added web 10.78.2.2", "pod.deleted a"]);
+    }
+}

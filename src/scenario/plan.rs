@@ -1,0 +1,53 @@
+//! What a scenario would do, without doing it.
+
+use super::fault::Faults;
+use super::run::needed;
+use super::spec::{Action, Progress, Scenario};
+
+/// A plan, printed by `flightcage plan FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The scenario's name.
+    pub scenario: String,
+    /// Capabilities that the target lacks: the run would be SKIPPED.
+    pub missing: Vec<String>,
+    /// One line each: what is deployed, loaded, done and expected.
+    pub lines: Vec<String>,
+}
+
+/// Plans a scenario for a target.
+#[must_use]
+pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
+    let has = target.capabilities();
+    let missing = needed(scenario).into_iter().filter(|need| !has.contains(need)).map(|need| need.to_string()).collect();
+    let mut lines: Vec<String> = Vec::new();
+    if let Some(cluster) = &scenario.cluster {
+        lines.push(format!("cluster of {} machines", cluster.machines.len()));
+    }
+    if let Some(secret) = &scenario.deploy.tls_secret {
+        lines.push(format!("create Secret `{}` with a certificate for `{}`", secret.name, secret.host));
+    }
+    lines.extend(scenario.deploy.files.iter().map(|file| format!("apply {}", file.display())));
+    lines.extend(scenario.loads.iter().map(|(name, load)| {
+        let streams: Vec<&str> = load.streams.iter().map(|stream| stream.name()).collect();
+        format!("load `{name}`: {} at {}/s on each of {}", load.url, load.rate, streams.join(", "))
+    }));
+    for step in &scenario.steps {
+        let when = step.when.as_ref().map_or(String::new(), |when| match when.progress {
+            Progress::Plus(plus) => format!(" {} ms after `{}` began", plus.as_millis(), when.step),
+            Progress::Replaced(count) => format!(" when `{}` has replaced {count}", when.step),
+        });
+        lines.push(format!("step `{}`{when}: {}", step.id, what(&step.action)));
+    }
+    lines.extend(scenario.expectations.iter().map(|e| format!("expect {}: {}", e.name, e.expected)));
+    Plan { scenario: scenario.name.clone(), missing, lines }
+}
+
+fn what(action: &Action) -> String {
+    match action {
+        Action::Fault { kind, target, duration } => format!("{kind} of {target} for {} s", duration.as_secs_f64()),
+        Action::Wait { condition, within } => format!("wait at most {} s for {condition}", within.as_secs_f64()),
+        Action::RollingUpdate { from, to, .. } => format!("rolling update of `{from}` to {}", to.display()),
+        Action::Http { url, status, within } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),
+    }
+}

@@ -1,0 +1,283 @@
+//! `report.json`, version 1 of the public contract, and `junit.xml`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::load::analysis::Latency;
+
+/// How a scenario ended. The five never blur into each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every expectation held.
+    Pass,
+    /// The stack did not do what was expected.
+    Fail,
+    /// The measurement cannot be trusted: the prober was late, a fault did not bite, there was too little traffic.
+    Inconclusive,
+    /// The target cannot do what the scenario needs.
+    Skipped,
+    /// The file is wrong.
+    Invalid,
+}
+
+impl Verdict {
+    /// As it is printed.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Inconclusive => "INCONCLUSIVE",
+            Self::Skipped => "SKIPPED",
+            Self::Invalid => "INVALID",
+        }
+    }
+}
+
+/// How one scenario file ended for the exit code: a verdict, or an error of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was judged.
+    Judged(Verdict),
+    /// Something else went wrong.
+    Error,
+}
+
+/// The exit code of several files: the first of 2, 1, 3, 4, 5, 0 that applies to any.
+#[must_use]
+pub fn exit_code(outcomes: &[Outcome]) -> u8 {
+    let code = |outcome: &Outcome| match outcome {
+        Outcome::Judged(Verdict::Invalid) => 2,
+        Outcome::Error => 1,
+        Outcome::Judged(Verdict::Fail) => 3,
+        Outcome::Judged(Verdict::Inconclusive) => 4,
+        Outcome::Judged(Verdict::Skipped) => 5,
+        Outcome::Judged(Verdict::Pass) => 0,
+    };
+    let codes: Vec<u8> = outcomes.iter().map(code).collect();
+    [2, 1, 3, 4, 0, 5].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
+}
+
+/// Everything that is known about one run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Of this format.
+    pub version: u32,
+    /// The scenario's name.
+    pub scenario: String,
+    /// What decided the ties.
+    pub seed: u64,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Why it did not pass.
+    pub reasons: Vec<String>,
+    /// What it ran on.
+    pub target: TargetFacts,
+    /// The steps that began.
+    pub steps: Vec<StepReport>,
+    /// The faults that were asked for.
+    pub faults: Vec<FaultReport>,
+    /// What the API server showed meanwhile.
+    pub events: Vec<EventReport>,
+    /// The loads.
+    pub load: BTreeMap<String, LoadReport>,
+    /// The expectations.
+    pub expectations: Vec<ExpectationReport>,
+}
+
+/// What a run ran on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetFacts {
+    /// The provider's name.
+    pub provider: String,
+    /// `kvm`, `tcg` or `none`.
+    pub accel: String,
+    /// How many machines.
+    pub nodes: usize,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepReport {
+    /// Its id.
+    pub id: String,
+    /// When it began.
+    pub start_ms: u64,
+    /// When it ended.
+    pub end_ms: u64,
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FaultReport {
+    /// The step's id.
+    pub id: String,
+    /// Its kind.
+    pub kind: String,
+    /// The node.
+    pub target: String,
+    /// When it was asked for.
+    pub requested_ms: u64,
+    /// When it took effect, as measured; `null` if it did not.
+    pub onset_ms: Option<u64>,
+    /// When it was healed; `null` if it was not.
+    pub healed_ms: Option<u64>,
+    /// Whether its effect was seen.
+    pub verified: bool,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventReport {
+    /// When it was seen.
+    pub at_ms: u64,
+    /// What happened, for instance `node.not_ready`.
+    pub kind: String,
+    /// To what.
+    pub object: String,
+}
+
+/// One load.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoadReport {
+    /// Its streams, by name.
+    pub streams: BTreeMap<String, StreamReport>,
+}
+
+/// One stream, from the start of the baseline to the end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamReport {
+    /// Requests.
+    pub sent: u64,
+    /// Good answers.
+    pub good: u64,
+    /// All others.
+    pub failed: u64,
+    /// The failed ones by how they ended.
+    pub by_class: BTreeMap<&'static str, u64>,
+    /// Requests that the prober sent too late.
+    pub late: u64,
+    /// The outages, in order.
+    pub outages: Vec<OutageReport>,
+    /// The longest of them, 0 if there was none.
+    pub longest_outage_ms: u64,
+    /// From each fault's onset until the stream was good again; `null` if it was not.
+    pub recovery_ms: BTreeMap<String, Option<u64>>,
+    /// Latency from the intended send time.
+    pub latency_ms: Latency,
+    /// Answers by version.
+    pub versions: BTreeMap<String, u64>,
+}
+
+/// One outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OutageReport {
+    /// Intended time of the first bad request.
+    pub from_ms: u64,
+    /// Intended time of the next good one.
+    pub to_ms: u64,
+}
+
+/// One expectation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExpectationReport {
+    /// Its key.
+    pub name: String,
+    /// Its value.
+    pub expected: String,
+    /// What was found.
+    pub measured: String,
+    /// How exact that is; empty for what is counted exactly.
+    pub error: String,
+    /// Whether it held.
+    pub ok: bool,
+}
+
+impl Report {
+    /// A report of a run that ended before it began.
+    #[must_use]
+    pub fn without_run(scenario: &str, seed: u64, target: TargetFacts, verdict: Verdict, reasons: Vec<String>) -> Self {
+        Self {
+            version: 1,
+            scenario: scenario.to_owned(),
+            seed,
+            verdict,
+            reasons,
+            target,
+            steps: Vec::new(),
+            faults: Vec::new(),
+            events: Vec::new(),
+            load: BTreeMap::new(),
+            expectations: Vec::new(),
+        }
+    }
+
+    /// The report as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("string keys and finite numbers only")
+    }
+
+    /// The report as JUnit XML: one case an expectation, and one for the run itself.
+    #[must_use]
+    pub fn to_junit(&self) -> String {
+        use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
+        let mut suite = TestSuite::new(self.scenario.clone());
+        suite.add_property(("seed", self.seed.to_string().as_str()));
+        let status = match self.verdict {
+            Verdict::Pass => TestCaseStatus::success(),
+            Verdict::Skipped => TestCaseStatus::skipped(),
+            Verdict::Fail => TestCaseStatus::non_success(NonSuccessKind::Failure),
+            Verdict::Inconclusive | Verdict::Invalid => TestCaseStatus::non_success(NonSuccessKind::Error),
+        };
+        let mut case = TestCase::new("verdict", status);
+        if self.verdict != Verdict::Pass {
+            case.status.set_message(format!("{}: {}", self.verdict.word(), self.reasons.join("; ")));
+        }
+        suite.add_test_case(case);
+        for row in &self.expectations {
+            let failed = || TestCaseStatus::non_success(NonSuccessKind::Failure);
+            let mut case = TestCase::new(row.name.clone(), if row.ok { TestCaseStatus::success() } else { failed() });
+            if !row.ok {
+                case.status.set_message(format!("expected {}, measured {} {}", row.expected, row.measured, row.error));
+            }
+            suite.add_test_case(case);
+        }
+        let mut report = quick_junit::Report::new("flightcage");
+        report.add_test_suite(suite);
+        report.to_string().expect("names and messages are text")
+    }
+
+    /// Writes `report.json` and `junit.xml` to `folder/<scenario>/`, and returns that folder.
+    pub fn write(&self, folder: &Path) -> io::Result<PathBuf> {
+        let folder = folder.join(&self.scenario);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("report.json"), self.to_json() + "\n")?;
+        std::fs::write(folder.join("junit.xml"), self.to_junit())?;
+        Ok(folder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_first_that_applies() {
+        use Verdict::{Fail, Inconclusive, Invalid, Pass, Skipped};
+        let judged = |verdicts: &[Verdict]| exit_code(&verdicts.iter().map(|v| Outcome::Judged(*v)).collect::<Vec<_>>());
+        assert_eq!(judged(&[]), 0);
+        assert_eq!(judged(&[Pass]), 0);
+        assert_eq!(judged(&[Pass, Fail]), 3);
+        assert_eq!(judged(&[Inconclusive, Fail, Pass]), 3);
+        assert_eq!(judged(&[Inconclusive, Pass]), 4);
+        assert_eq!(judged(&[Skipped]), 5);
+        assert_eq!(judged(&[Invalid, Fail]), 2);
+        assert_eq!(exit_code(&[Outcome::Error, Outcome::Judged(Fail)]), 1);
+        assert_eq!(exit_code(&[Outcome::Error, Outcome::Judged(Invalid)]), 2);
+    }
+}

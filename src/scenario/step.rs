@@ -1,0 +1,355 @@
+//! Runs the steps: each starts when the one before has ended or at its `when`, and a failed one stops those that have not begun.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{ReplicationController, Service};
+use rand::SeedableRng;
+use rand::seq::IndexedRandom;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::deploy::NAMESPACE;
+use super::events::View;
+use super::fault::{Journal, JournalEntry, apply, heal};
+use super::load::{HttpRequest, ask_once};
+use super::report::{FaultReport, StepReport};
+use super::run::{LOOK_AGAIN, Run};
+use super::spec::{Action, Condition, FaultKind, Progress, Step, Target, Url};
+use crate::kubernetes::manifest;
+use crate::kubernetes::rolling_update::{Options, Progress as UpdateProgress, rolling_update};
+use crate::model::names::NodeName;
+
+/// How long a fault may take to bite or to be healed, and how often healing is tried.
+const FAULT_WITHIN: Duration = Duration::from_secs(60);
+const HEAL_TRIES: u32 = 3;
+/// How long one question of an `http` step may take, and the pause before the next.
+const HTTP_DEADLINE: Duration = Duration::from_secs(2);
+const HTTP_PAUSE: Duration = Duration::from_millis(250);
+
+/// What the steps brought.
+#[derive(Debug, Default)]
+pub(super) struct StepsOutcome {
+    pub(super) steps: Vec<StepReport>,
+    pub(super) faults: Vec<FaultReport>,
+    pub(super) failures: Vec<String>,
+    pub(super) doubts: Vec<String>,
+    pub(super) updates_ended_ms: Vec<u64>,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Default)]
+struct State {
+    /// When it began; a fault begins at its measured onset.
+    begun: Option<Instant>,
+    replaced: u32,
+    node: Option<NodeName>,
+    ended: bool,
+}
+
+/// Why a step did not succeed.
+enum Problem {
+    /// The stack did not do it.
+    Failed(String),
+    /// We could not do it.
+    Doubt(String),
+    /// Another step failed, or the run is cancelled.
+    Stopped,
+}
+
+pub(super) struct Steps<'a> {
+    run: &'a Run<'a>,
+    view: &'a View,
+    request: &'a (dyn Fn(&Url) -> HttpRequest + Sync),
+    states: Vec<watch::Sender<State>>,
+    stop: CancellationToken,
+    outcome: Mutex<StepsOutcome>,
+}
+
+impl<'a> Steps<'a> {
+    pub(super) fn new(run: &'a Run<'a>, view: &'a View, request: &'a (dyn Fn(&Url) -> HttpRequest + Sync)) -> Self {
+        let states = run.scenario.steps.iter().map(|_| watch::Sender::new(State::default())).collect();
+        Self { run, view, request, states, stop: run.cancel.child_token(), outcome: Mutex::default() }
+    }
+
+    /// Runs all steps to their ends; faults are healed when it returns.
+    pub(super) async fn run_all(self) -> StepsOutcome {
+        join_all((0..self.states.len()).map(|index| self.run_one(index))).await;
+        self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, note: impl FnOnce(&mut StepsOutcome)) {
+        note(&mut self.outcome.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    async fn run_one(&self, index: usize) {
+        let step = &self.run.scenario.steps[index];
+        let started = tokio::select! {
+            () = self.wait_for_turn(index) => Instant::now(),
+            () = self.stop.cancelled() => return,
+        };
+        self.run.tell(format!("step `{}` begins", step.id));
+        if !matches!(step.action, Action::Fault { .. }) {
+            self.states[index].send_modify(|state| state.begun = Some(started));
+        }
+        let done = match &step.action {
+            Action::Fault { kind, target, duration } => self.fault(index, *kind, target, *duration).await,
+            Action::Wait { condition, within } => self.stoppable(self.wait(condition, *within)).await,
+            Action::RollingUpdate { from, to, update_period, within } => {
+                self.stoppable(self.update(index, from, to, *update_period, *within)).await
+            }
+            Action::Http { url, status, within } => self.stoppable(self.http(url, *status, *within)).await,
+        };
+        let ended = Instant::now();
+        let (start_ms, end_ms) = (self.run.millis(started), self.run.millis(ended));
+        self.note(|outcome| outcome.steps.push(StepReport { id: step.id.clone(), start_ms, end_ms }));
+        match done {
+            Ok(()) => {
+                self.run.tell(format!("step `{}` done", step.id));
+                if matches!(step.action, Action::RollingUpdate { .. }) {
+                    self.note(|outcome| outcome.updates_ended_ms.push(end_ms));
+                }
+            }
+            Err(problem) => self.failed(step, problem),
+        }
+        self.states[index].send_modify(|state| state.ended = true);
+    }
+
+    fn failed(&self, step: &Step, problem: Problem) {
+        let id = &step.id;
+        match problem {
+            Problem::Failed(why) => {
+                self.run.tell(format!("step `{id}` failed: {why}"));
+                self.note(|outcome| outcome.failures.push(format!("step `{id}`: {why}")));
+            }
+            Problem::Doubt(why) => {
+                self.run.tell(format!("step `{id}`: {why}"));
+                self.note(|outcome| outcome.doubts.push(format!("step `{id}`: {why}")));
+            }
+            Problem::Stopped => {}
+        }
+        self.stop.cancel();
+    }
+
+    async fn stoppable(&self, work: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {
+        tokio::select! {
+            done = work => done,
+            () = self.stop.cancelled() => Err(Problem::Stopped),
+        }
+    }
+
+    async fn wait_for_turn(&self, index: usize) {
+        let step = &self.run.scenario.steps[index];
+        let Some(when) = &step.when else {
+            if index > 0 {
+                self.until(index - 1, |state| state.ended).await;
+            }
+            return;
+        };
+        let other = self.run.scenario.steps.iter().position(|step| step.id == when.step).unwrap_or(0);
+        match when.progress {
+            Progress::Plus(plus) => {
+                self.until(other, |state| state.begun.is_some() || state.ended).await;
+                let begun = self.states[other].borrow().begun.unwrap_or_else(Instant::now);
+                tokio::time::sleep_until(begun + plus).await;
+            }
+            Progress::Replaced(count) => self.until(other, |state| state.replaced >= count || state.ended).await,
+        }
+    }
+
+    async fn until(&self, index: usize, condition: impl FnMut(&State) -> bool) {
+        let mut state = self.states[index].subscribe();
+        // The sender lives as long as `self`.
+        drop(state.wait_for(condition).await);
+    }
+
+    async fn wait(&self, condition: &Condition, within: Duration) -> Result<(), Problem> {
+        let done = async {
+            while !self.holds(condition) {
+                drop(timeout(LOOK_AGAIN, self.view.changed()).await);
+            }
+        };
+        let timed_out = |_| {
+            let mut seen = vec![format!("{} nodes ready", self.view.nodes_ready())];
+            seen.extend(self.view.pods_waiting());
+            Problem::Failed(format!("no {condition} within {} s; last seen: {}", within.as_secs(), seen.join("; ")))
+        };
+        timeout(within, done).await.map_err(timed_out)
+    }
+
+    fn holds(&self, condition: &Condition) -> bool {
+        match condition {
+            Condition::NodesReady(count) => u32::try_from(self.view.nodes_ready()).is_ok_and(|ready| ready == *count),
+            Condition::ReplicasReady { rc, count, avoiding: None } => self.view.replicas_ready(NAMESPACE, rc) >= *count,
+            Condition::ReplicasReady { rc, count, avoiding: Some(fault) } => {
+                let index = self.run.scenario.steps.iter().position(|step| step.id == *fault);
+                let node = index.and_then(|index| self.states[index].borrow().node.clone());
+                self.view.replicas_ready_avoiding(NAMESPACE, rc, node.as_ref()) >= *count
+            }
+        }
+    }
+
+    async fn http(&self, url: &Url, status: u16, within: Duration) -> Result<(), Problem> {
+        let until = Instant::now() + within;
+        let request = (self.request)(url);
+        loop {
+            let seen = match ask_once(&request, (Instant::now() + HTTP_DEADLINE).min(until)).await {
+                Ok(answer) if answer.status == status => return Ok(()),
+                Ok(answer) => format!("status {}", answer.status),
+                Err(class) => class.to_string(),
+            };
+            if Instant::now() + HTTP_PAUSE >= until {
+                return Err(Problem::Failed(format!("{url} did not answer {status} within {} s; last: {seen}", within.as_secs())));
+            }
+            sleep(HTTP_PAUSE).await;
+        }
+    }
+
+    async fn update(&self, index: usize, from: &str, to: &std::path::Path, update_period: Duration, within: Duration) -> Result<(), Problem> {
+        let manifests = manifest::load(&[to.to_owned()]).map_err(|error| Problem::Failed(error.to_string()))?;
+        let new = manifests.into_iter().find(|manifest| manifest.kind.kind == "ReplicationController");
+        let Some(new) = new else {
+            return Err(Problem::Failed(format!("`{}` holds no ReplicationController", to.display())));
+        };
+        let options = Options { update_period, timeout: within, ..Options::default() };
+        let new_name = new.name().to_owned();
+        let on_progress = |progress: UpdateProgress| {
+            self.run.tell(progress.to_string());
+            if let UpdateProgress::ScalingUp(name, replicas) = &progress
+                && *name == new_name
+            {
+                let replaced = u32::try_from(*replicas - 1).unwrap_or(0);
+                self.states[index].send_modify(|state| state.replaced = state.replaced.max(replaced));
+            }
+        };
+        let client = &self.run.environment.client;
+        let done = timeout(within, rolling_update(client, NAMESPACE, from, new.value, &options, on_progress)).await;
+        match done {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Problem::Failed(error.to_string())),
+            Err(_) => Err(Problem::Failed(format!("the rolling update of `{from}` did not end within {} s", within.as_secs()))),
+        }
+    }
+
+    async fn fault(&self, index: usize, kind: FaultKind, target: &Target, duration: Duration) -> Result<(), Problem> {
+        let id = &self.run.scenario.steps[index].id;
+        let node = self.stoppable_value(self.choose(target)).await?;
+        let journal = Journal::new(&self.run.environment.journal_dir);
+        let entry = JournalEntry { step: id.clone(), kind, node: node.clone() };
+        let file = journal.write(&entry).map_err(|error| Problem::Doubt(format!("the journal of faults cannot be written: {error}")))?;
+        let requested = Instant::now();
+        self.run.tell(format!("{kind} of `{node}`"));
+        self.states[index].send_modify(|state| state.node = Some(node.clone()));
+        let faults = self.run.environment.faults.as_ref();
+        let effect = tokio::select! {
+            effect = timeout(FAULT_WITHIN, apply(faults, kind, &node)) => Some(effect),
+            () = self.stop.cancelled() => None,
+        };
+        let (effect, doubt) = match effect {
+            Some(Ok(Ok(effect))) => (Some(effect), None),
+            Some(Ok(Err(error))) => (None, Some(Problem::Doubt(format!("{kind} of `{node}` did not take effect: {error}")))),
+            Some(Err(_)) => (None, Some(Problem::Doubt(format!("{kind} of `{node}` took longer than {} s", FAULT_WITHIN.as_secs())))),
+            None => (None, Some(Problem::Stopped)),
+        };
+        if let Some(effect) = effect {
+            self.states[index].send_modify(|state| state.begun = Some(effect.at));
+            tokio::select! {
+                () = tokio::time::sleep_until(effect.at + duration) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        let healed = self.heal(kind, &node).await;
+        if healed.is_ok() {
+            // An entry that stays is healed once more at the next start, which is harmless.
+            drop(journal.strike(&file));
+        }
+        let report = FaultReport {
+            id: id.clone(),
+            kind: kind.to_string(),
+            target: node.to_string(),
+            requested_ms: self.run.millis(requested),
+            onset_ms: effect.map(|effect| self.run.millis(effect.at)),
+            healed_ms: healed.as_ref().ok().map(|at| self.run.millis(*at)),
+            verified: effect.is_some_and(|effect| effect.verified),
+        };
+        self.note(|outcome| outcome.faults.push(report));
+        match (doubt, healed) {
+            (Some(doubt), _) => Err(doubt),
+            (None, Err(error)) => Err(Problem::Doubt(error)),
+            (None, Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Heals, also while the run is being stopped.
+    async fn heal(&self, kind: FaultKind, node: &NodeName) -> Result<Instant, String> {
+        let mut last = String::new();
+        for _ in 0..HEAL_TRIES {
+            match timeout(FAULT_WITHIN, heal(self.run.environment.faults.as_ref(), kind, node)).await {
+                Ok(Ok(effect)) => {
+                    self.run.tell(format!("{kind} of `{node}` healed"));
+                    return Ok(effect.at);
+                }
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => last = format!("no answer for {} s", FAULT_WITHIN.as_secs()),
+            }
+        }
+        Err(format!("{kind} of `{node}` could not be healed: {last}"))
+    }
+
+    async fn stoppable_value<T>(&self, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        tokio::select! {
+            done = work => done,
+            () = self.stop.cancelled() => Err(Problem::Stopped),
+        }
+    }
+
+    /// The node that a target means now.
+    async fn choose(&self, target: &Target) -> Result<NodeName, Problem> {
+        let name = match target {
+            Target::Node(node) => return Ok(node.clone()),
+            Target::NodeRunningMostOf(name) => name,
+        };
+        let client = &self.run.environment.client;
+        let doubt = |error: crate::kubernetes::client::ClientError| Problem::Doubt(format!("look for `{name}`: {error}"));
+        let service: Option<Service> = client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
+        let mut selector = service.and_then(|service| service.spec?.selector);
+        if selector.is_none() {
+            let rc: Option<ReplicationController> = client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
+            selector = rc.and_then(|rc| rc.spec?.selector);
+        }
+        let Some(selector) = selector else {
+            return Err(Problem::Doubt(format!("there is no Service or ReplicationController `{name}` with a selector")));
+        };
+        let nodes = self.view.pods_by_node(&selector);
+        let counts: Vec<(String, usize)> = nodes.into_iter().collect();
+        let chosen = most(&counts, self.run.environment.seed).and_then(|node| node.parse().ok());
+        chosen.ok_or_else(|| Problem::Doubt(format!("no node runs a pod of `{name}`")))
+    }
+}
+
+/// The node with most pods; the seed decides among equals.
+fn most(counts: &[(String, usize)], seed: u64) -> Option<&str> {
+    let highest = counts.iter().map(|(_, count)| *count).max()?;
+    let equals: Vec<&str> = counts.iter().filter(|(_, count)| *count == highest).map(|(node, _)| node.as_str()).collect();
+    equals.choose(&mut rand::rngs::StdRng::seed_from_u64(seed)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_are_decided_by_the_seed_alone() {
+        let counts = [("w1".to_owned(), 2), ("w2".to_owned(), 2), ("w3".to_owned(), 1)];
+        for seed in 0..20 {
+            assert_eq!(most(&counts, seed), most(&counts, seed));
+            assert_ne!(most(&counts, seed), Some("w3"));
+        }
+        let chosen: std::collections::BTreeSet<_> = (0..20).map(|seed| most(&counts, seed)).collect();
+        assert_eq!(chosen.len(), 2, "the seed matters");
+        assert_eq!(most(&[], 1), None);
+    }
+}
