@@ -237,7 +237,8 @@ impl MirrorStore for ImageStore {
     }
 
     fn keep_blob(&self, digest: &str, file: tempfile::NamedTempFile) -> std::io::Result<()> {
-        let path = ImageStore::blob_path(self, digest).ok_or_else(|| std::io::Error::other(format!("`{digest}` is not a digest")))?;
+        let path =
+            ImageStore::blob_path(self, digest).ok_or_else(|| std::io::Error::other(format!("`{digest}` is not a digest")))?;
         file.persist(path).map(drop).map_err(|error| error.error)
     }
 

@@ -69,12 +69,17 @@ pub struct Deployed {
 /// Removes what an earlier run of the same objects left, and applies the scenario's manifests.
 pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, DeployError> {
     let manifests = load(&scenario.deploy.files)?;
-    let later: Vec<PathBuf> = scenario.steps.iter().filter_map(|step| match &step.action {
-        Action::RollingUpdate { to, .. } => Some(to.clone()),
-        _ => None,
-    }).collect();
+    let later: Vec<PathBuf> = scenario
+        .steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::RollingUpdate { to, .. } => Some(to.clone()),
+            _ => None,
+        })
+        .collect();
     let later = load(&later)?;
-    let mut old: Vec<String> = manifests.iter().chain(&later).filter(|m| m.kind.kind == "ReplicationController").map(|m| m.name().to_owned()).collect();
+    let mut old: Vec<String> =
+        manifests.iter().chain(&later).filter(|m| m.kind.kind == "ReplicationController").map(|m| m.name().to_owned()).collect();
     old.dedup();
     remove_controllers(client, &old).await?;
     let mut trusted = Vec::new();
@@ -97,9 +102,16 @@ pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, De
 /// Removes every object of users from namespace `default`, and waits until the pods are gone. For clusters that are ours alone.
 pub async fn reset(client: &Client) -> Result<(), DeployError> {
     let list = client.list::<ReplicationController>(NAMESPACE, &ListParams::all()).await;
-    let names = list.map_err(client_error("list ReplicationControllers"))?.items.into_iter().filter_map(|rc| rc.metadata.name).collect::<Vec<_>>();
+    let names = list
+        .map_err(client_error("list ReplicationControllers"))?
+        .items
+        .into_iter()
+        .filter_map(|rc| rc.metadata.name)
+        .collect::<Vec<_>>();
     remove_controllers(client, &names).await?;
-    for kind in [ResourceKind::of::<Service>(), ResourceKind::of::<Secret>(), ResourceKind::of::<ConfigMap>(), ResourceKind::of::<Pod>()] {
+    for kind in
+        [ResourceKind::of::<Service>(), ResourceKind::of::<Secret>(), ResourceKind::of::<ConfigMap>(), ResourceKind::of::<Pod>()]
+    {
         let doing = format!("list {}", kind.plural);
         let listed = client.list_values(&kind, NAMESPACE, &ListParams::all()).await.map_err(client_error(doing))?;
         for item in listed.items {
@@ -152,7 +164,8 @@ async fn wait_gone(client: &Client, concerns: impl Fn(&Pod) -> bool) -> Result<(
     let until = Instant::now() + GONE_WITHIN;
     loop {
         let pods = client.list::<Pod>(NAMESPACE, &ListParams::all()).await.map_err(client_error("list pods"))?;
-        let left: Vec<String> = pods.items.iter().filter(|pod| concerns(pod)).filter_map(|pod| pod.metadata.name.clone()).collect();
+        let left: Vec<String> =
+            pods.items.iter().filter(|pod| concerns(pod)).filter_map(|pod| pod.metadata.name.clone()).collect();
         if left.is_empty() {
             return Ok(());
         }

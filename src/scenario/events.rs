@@ -254,7 +254,11 @@ mod tests {
         };
         let before = facts(true, Some("running"), &["web 10.78.1.2"]);
         assert_eq!(changes(&before, &before), []);
-        let told: Vec<String> = changes(&before, &facts(false, None, &["web 10.78.2.2"])).into_iter().map(|(k, o)| format!("{k} {o}")).collect();
-        assert_eq!(told, ["node.not_ready w1", "endpoint.removed web 10.78.1.2", "endpoint.added web 10.78.2.2", "pod.deleted a"]);
+        let told: Vec<String> =
+            changes(&before, &facts(false, None, &["web 10.78.2.2"])).into_iter().map(|(k, o)| format!("{k} {o}")).collect();
+        assert_eq!(
+            told,
+            ["node.not_ready w1", "endpoint.removed web 10.78.1.2", "endpoint.added web 10.78.2.2", "pod.deleted a"]
+        );
     }
 }

@@ -22,9 +22,9 @@ mod step;
 pub mod summary;
 pub mod verdict;
 
-pub use file_problem::ScenarioFileError;
 pub use deploy::reset;
 pub use fault::undo;
+pub use file_problem::ScenarioFileError;
 pub use plan::plan;
 pub use report::{Outcome, Report, Verdict, exit_code};
 pub use run::{Environment, RunError, Update, run};

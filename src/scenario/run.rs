@@ -163,7 +163,11 @@ impl Run<'_> {
             self.note_failure(&mut measured, failure);
         } else {
             self.tell("deployed; the load starts");
-            let request = |url: &super::spec::Url| HttpRequest { dial: Arc::clone(&self.environment.dial), url: url.clone(), tls: Arc::clone(&tls) };
+            let request = |url: &super::spec::Url| HttpRequest {
+                dial: Arc::clone(&self.environment.dial),
+                url: url.clone(),
+                tls: Arc::clone(&tls),
+            };
             let loads: BTreeMap<String, Running> = self
                 .scenario
                 .loads
@@ -185,7 +189,8 @@ impl Run<'_> {
                 steps = self.run_steps(&view, &request, &mut measured).await;
                 self.hold().await;
             }
-            let stalls: BTreeMap<String, Duration> = loads.iter().map(|(name, running)| (name.clone(), running.shared.stalled())).collect();
+            let stalls: BTreeMap<String, Duration> =
+                loads.iter().map(|(name, running)| (name.clone(), running.shared.stalled())).collect();
             let end_ms = self.now_ms();
             self.tell("the load ends");
             for (name, running) in loads {
@@ -201,7 +206,9 @@ impl Run<'_> {
                 measured.replicas.insert(rc.clone(), view.replicas_ready(NAMESPACE, rc));
             }
         }
-        let left = Journal::new(&self.environment.journal_dir).entries().map_or(u32::MAX, |entries| u32::try_from(entries.len()).unwrap_or(u32::MAX));
+        let left = Journal::new(&self.environment.journal_dir)
+            .entries()
+            .map_or(u32::MAX, |entries| u32::try_from(entries.len()).unwrap_or(u32::MAX));
         measured.faults_left = left;
         self.report(&measured, steps, &view)
     }
@@ -228,7 +235,11 @@ impl Run<'_> {
 
     /// A failure while we are being cancelled says nothing about the stack.
     fn note_failure(&self, measured: &mut Measured, failure: String) {
-        if self.cancel.is_cancelled() { measured.doubts.push("interrupted".to_owned()) } else { measured.step_failures.push(failure) }
+        if self.cancel.is_cancelled() {
+            measured.doubts.push("interrupted".to_owned())
+        } else {
+            measured.step_failures.push(failure)
+        }
     }
 
     /// Waits until everything deployed is ready; else what is not.

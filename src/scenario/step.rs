@@ -202,13 +202,23 @@ impl<'a> Steps<'a> {
                 Err(class) => class.to_string(),
             };
             if Instant::now() + HTTP_PAUSE >= until {
-                return Err(Problem::Failed(format!("{url} did not answer {status} within {} s; last: {seen}", within.as_secs())));
+                return Err(Problem::Failed(format!(
+                    "{url} did not answer {status} within {} s; last: {seen}",
+                    within.as_secs()
+                )));
             }
             sleep(HTTP_PAUSE).await;
         }
     }
 
-    async fn update(&self, index: usize, from: &str, to: &std::path::Path, update_period: Duration, within: Duration) -> Result<(), Problem> {
+    async fn update(
+        &self,
+        index: usize,
+        from: &str,
+        to: &std::path::Path,
+        update_period: Duration,
+        within: Duration,
+    ) -> Result<(), Problem> {
         let manifests = manifest::load(&[to.to_owned()]).map_err(|error| Problem::Failed(error.to_string()))?;
         let new = manifests.into_iter().find(|manifest| manifest.kind.kind == "ReplicationController");
         let Some(new) = new else {
@@ -239,7 +249,8 @@ impl<'a> Steps<'a> {
         let node = self.stoppable_value(self.choose(target)).await?;
         let journal = Journal::new(&self.run.environment.journal_dir);
         let entry = JournalEntry { step: id.clone(), kind, node: node.clone() };
-        let file = journal.write(&entry).map_err(|error| Problem::Doubt(format!("the journal of faults cannot be written: {error}")))?;
+        let file =
+            journal.write(&entry).map_err(|error| Problem::Doubt(format!("the journal of faults cannot be written: {error}")))?;
         let requested = Instant::now();
         self.run.tell(format!("{kind} of `{node}`"));
         self.states[index].send_modify(|state| state.node = Some(node.clone()));
@@ -251,7 +262,9 @@ impl<'a> Steps<'a> {
         let (effect, doubt) = match effect {
             Some(Ok(Ok(effect))) => (Some(effect), None),
             Some(Ok(Err(error))) => (None, Some(Problem::Doubt(format!("{kind} of `{node}` did not take effect: {error}")))),
-            Some(Err(_)) => (None, Some(Problem::Doubt(format!("{kind} of `{node}` took longer than {} s", FAULT_WITHIN.as_secs())))),
+            Some(Err(_)) => {
+                (None, Some(Problem::Doubt(format!("{kind} of `{node}` took longer than {} s", FAULT_WITHIN.as_secs()))))
+            }
             None => (None, Some(Problem::Stopped)),
         };
         if let Some(effect) = effect {

@@ -41,7 +41,8 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
                 writeln!(out, "           failed: {}", classes.join(", "))?;
             }
             if !figures.versions.is_empty() {
-                let versions: Vec<String> = figures.versions.iter().map(|(version, count)| format!("{version} {count}")).collect();
+                let versions: Vec<String> =
+                    figures.versions.iter().map(|(version, count)| format!("{version} {count}")).collect();
                 writeln!(out, "           answered: {}", versions.join(", "))?;
             }
         }

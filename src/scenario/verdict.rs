@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::load::Record;
-use super::load::analysis::{
-    RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions,
-};
+use super::load::analysis::{RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions};
 use super::report::{ExpectationReport, FaultReport, LoadReport, OutageReport, StreamReport, Verdict};
 use super::spec::{Check, Expectation, Load, Scenario, StreamKind};
 
@@ -66,17 +64,23 @@ pub fn judge(scenario: &Scenario, measured: &Measured) -> Judgement {
     let loads = scenario
         .loads
         .iter()
-        .filter_map(|(name, load)| Some((name.clone(), load_report(load, measured.loads.get(name)?, measured, &holds(scenario, name)))))
+        .filter_map(|(name, load)| {
+            Some((name.clone(), load_report(load, measured.loads.get(name)?, measured, &holds(scenario, name))))
+        })
         .collect();
-    let rows: Vec<ExpectationReport> = scenario.expectations.iter().map(|expectation| row(scenario, expectation, measured)).collect();
+    let rows: Vec<ExpectationReport> =
+        scenario.expectations.iter().map(|expectation| row(scenario, expectation, measured)).collect();
     let mut doubts = measured.doubts.clone();
-    doubts.extend(measured.faults.iter().filter(|f| !f.verified).map(|f| format!("fault `{}` was not seen to take effect", f.id)));
+    doubts
+        .extend(measured.faults.iter().filter(|f| !f.verified).map(|f| format!("fault `{}` was not seen to take effect", f.id)));
     for (name, load) in &measured.loads {
         doubts.extend(load_doubts(name, &scenario.loads[name], load));
     }
     let mut failures = measured.step_failures.clone();
     failures.extend(
-        rows.iter().filter(|row| !row.ok).map(|row| format!("{}: expected {}, measured {}", row.name, row.expected, row.measured)),
+        rows.iter()
+            .filter(|row| !row.ok)
+            .map(|row| format!("{}: expected {}, measured {}", row.name, row.expected, row.measured)),
     );
     let (verdict, reasons) = if !doubts.is_empty() {
         doubts.extend(failures);
@@ -214,7 +218,14 @@ fn period_error(spec: &Load) -> String {
     format!("±{:.0} ms", 1000.0 / spec.rate)
 }
 
-fn recovery(spec: &Load, load: &MeasuredLoad, measured: &Measured, step: &str, within: Duration, hold: Duration) -> (String, bool) {
+fn recovery(
+    spec: &Load,
+    load: &MeasuredLoad,
+    measured: &Measured,
+    step: &str,
+    within: Duration,
+    hold: Duration,
+) -> (String, bool) {
     let Some(onset_ms) = measured.faults.iter().find(|fault| fault.id == step).and_then(|fault| fault.onset_ms) else {
         return ("the fault did not take effect".to_owned(), false);
     };
@@ -240,10 +251,10 @@ fn final_version(spec: &Load, load: &MeasuredLoad, measured: &Measured, wanted: 
         Some(ms) => format!("{}, last other asked for at {ms:.0} ms", takeover.version),
     };
     // A second's worth of answers, so that a mixture whose last answer happens to be right does not count.
-    let lasted = takeover.last_other_ms.is_none()
-        || share(takeover.answers_since, 1) >= spec.rate * share(spec.streams.len(), 1);
+    let lasted = takeover.last_other_ms.is_none() || share(takeover.answers_since, 1) >= spec.rate * share(spec.streams.len(), 1);
     // What was asked before the update ended may be answered by the old version.
-    let allowed_until = measured.updates_ended_ms.iter().copied().fold(f64::INFINITY, |a, b| if a.is_infinite() { b } else { a.max(b) });
+    let allowed_until =
+        measured.updates_ended_ms.iter().copied().fold(f64::INFINITY, |a, b| if a.is_infinite() { b } else { a.max(b) });
     let in_time = takeover.last_other_ms.is_none_or(|ms| ms <= allowed_until);
     let value = if in_time { value } else { format!("{value}, after the update had ended at {allowed_until:.0} ms") };
     (value, takeover.version == wanted && lasted && in_time)
