@@ -1,0 +1,96 @@
+//! The proxy as it runs on a node, in a network namespace of its own. Needs root, so it only runs when asked to:
+//! `unshare -n sh -c 'ip link set lo up; FLIGHTCAGE_NETNS_TEST=1 cargo test --lib proxy::tests'`.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use hickory_server::proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_server::proto::rr::RecordType;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::*;
+
+const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 79, 0, 20), 80);
+
+fn service() -> Service {
+    serde_json::from_value(json!({
+        "metadata": { "namespace": "default", "name": "web" },
+        "spec": { "clusterIP": "10.79.0.20", "ports": [{ "name": "http", "port": 80 }] },
+    }))
+    .unwrap()
+}
+
+fn endpoints(ports: &[u16]) -> Endpoints {
+    let subsets: Vec<_> = ports
+        .iter()
+        .map(|port| json!({ "addresses": [{ "ip": "127.0.0.1" }], "ports": [{ "name": "http", "port": port }] }))
+        .collect();
+    serde_json::from_value(json!({ "metadata": { "namespace": "default", "name": "web" }, "subsets": subsets })).unwrap()
+}
+
+/// A pod that answers each connection with its port.
+async fn pod() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(port.to_string().as_bytes()).await;
+        }
+    });
+    port
+}
+
+async fn ask_web() -> io::Result<String> {
+    let mut answer = String::new();
+    TcpStream::connect(WEB).await?.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn resolve(name: &str) -> Message {
+    let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+    let mut question = Message::new(7, MessageType::Query, hickory_server::proto::op::OpCode::Query);
+    question.add_query(Query::query(name.parse().unwrap(), RecordType::A));
+    socket.send_to(&question.to_vec().unwrap(), (addresses::DNS_SERVICE, dns::PORT)).await.unwrap();
+    let mut answer = [0; 512];
+    let (length, from) = socket.recv_from(&mut answer).await.unwrap();
+    assert_eq!(from, SocketAddr::from((addresses::DNS_SERVICE, dns::PORT)));
+    Message::from_vec(&answer[..length]).unwrap()
+}
+
+#[tokio::test]
+async fn cluster_ips_and_dns_work_in_a_namespace() {
+    if std::env::var_os("FLIGHTCAGE_NETNS_TEST").is_none() {
+        return;
+    }
+    route::ensure().await.unwrap();
+    route::ensure().await.unwrap();
+    let mut proxy = Proxy::new();
+    let dns = SocketAddr::from((addresses::DNS_SERVICE, dns::PORT));
+    let _dns = Dns::start(dns, proxy.zone.subscribe()).await.unwrap();
+    let (first, second) = (pod().await, pod().await);
+    proxy.apply([&service()], [&endpoints(&[first, second])]);
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 2 {
+        seen.insert(ask_web().await.unwrap());
+    }
+    assert_eq!(seen, [first, second].map(|port| port.to_string()).into());
+
+    let answer = resolve("web.default.svc.cluster.local.").await;
+    assert_eq!(answer.answers[0].data.to_string(), "10.79.0.20");
+    assert_eq!(resolve("quay.io.").await.metadata.response_code, ResponseCode::NXDomain);
+
+    // One pod gone, then both, then the Service.
+    proxy.apply([&service()], [&endpoints(&[second])]);
+    for _ in 0..4 {
+        assert_eq!(ask_web().await.unwrap(), second.to_string());
+    }
+    proxy.apply([&service()], []);
+    assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    proxy.apply([], []);
+    assert!(!proxy.listeners.listens_on(WEB));
+    tokio::task::yield_now().await;
+    assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    proxy.apply([&service()], [&endpoints(&[first])]);
+    assert_eq!(ask_web().await.unwrap(), first.to_string());
+}
