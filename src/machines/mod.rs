@@ -1,6 +1,8 @@
 //! Machines: providers, boxes and the fabric between them.
 
+pub mod acceleration;
 pub mod boxes;
 pub mod fabric;
+pub mod host;
 pub mod provider;
 pub mod qemu;

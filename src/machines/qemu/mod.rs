@@ -41,6 +41,7 @@ use process::{Exit, Spawner};
 use qmp::Qmp;
 
 pub use preflight::{MINIMUM_VERSION, version};
+pub(crate) use preflight::{available_memory, free_disk};
 pub use process::{VM_VERB, dispatch, exec_vm};
 
 /// The emulator, found on PATH.
