@@ -7,6 +7,7 @@
 
 pub mod authorize;
 pub mod bootstrap;
+pub mod defaults;
 pub mod discovery;
 pub mod heartbeats;
 pub mod http;
@@ -22,6 +23,7 @@ pub mod strict;
 pub mod tables;
 pub mod tls;
 pub mod tunnels;
+pub mod validation;
 pub mod watch;
 
 pub use serve::{ServerError, run, serve};

@@ -5,6 +5,7 @@
 
 mod delete;
 pub(super) mod scale;
+mod services;
 mod write;
 
 use std::sync::Arc;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{RACE_RETRIES, Registry};
+use super::{RACE_RETRIES, Registry, services};
 use crate::orchestrator::api::kinds::{self, Kind, Subresource};
-use crate::orchestrator::api::status::{Cause, Status};
+use crate::orchestrator::api::status::Status;
+use crate::orchestrator::api::{defaults, validation};
 use crate::orchestrator::store::{Durability, Entry, Expected, Revision, StoreError};
 
 /// Whether a write is stored.
@@ -179,17 +180,10 @@ fn generated_name(prefix: &str) -> String {
 
 /// Defaults, allocates and validates `object`; `old` is what it replaces.
 fn prepare(registry: &Registry, kind: &'static Kind, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    defaults::apply(kind, object);
+    let mut causes = if kind.is(&kinds::SERVICE) { services::allocate(registry, object, old) } else { Vec::new() };
+    causes.extend(validation::check(kind, object, old));
     let name = text(object, "/metadata/name").to_owned();
-    let _ = (registry, old);
-    let causes: Vec<Cause> = if name.is_empty() {
-        vec![Cause {
-            reason: "FieldValueRequired",
-            field: "metadata.name".to_owned(),
-            message: "Required value: name or generateName is required".to_owned(),
-        }]
-    } else {
-        Vec::new()
-    };
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind, &name, causes)) }
 }
 
