@@ -59,7 +59,7 @@ impl Choice {
         let mut ranked: [Vec<SocketAddr>; 3] = Default::default();
         for member in &self.members {
             let penalised = member.penalised_until.is_some_and(|until| now < until);
-            ranked[if !member.confirmed { 2 } else { usize::from(penalised) }].push(member.addr);
+            ranked[if member.confirmed { usize::from(penalised) } else { 2 }].push(member.addr);
         }
         for rank in &mut ranked {
             let members = rank.len().max(1);

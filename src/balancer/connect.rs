@@ -33,7 +33,9 @@ pub(super) async fn race(
                 match result {
                     Ok(stream) => {
                         note(addr, Outcome::Accepted);
-                        silent.into_iter().for_each(|loser| note(loser, Outcome::Failed));
+                        for loser in silent {
+                            note(loser, Outcome::Failed);
+                        }
                         return Ok((addr, stream));
                     }
                     Err(error) => {
@@ -51,7 +53,9 @@ pub(super) async fn race(
                 }
             }
             () = tokio::time::sleep_until(deadline) => {
-                silent.into_iter().for_each(|loser| note(loser, Outcome::Failed));
+                for loser in silent {
+                    note(loser, Outcome::Failed);
+                }
                 return Err(ConnectError::TimedOut);
             }
         }
