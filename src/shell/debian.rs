@@ -81,6 +81,8 @@ impl Bootstrap<'_> {
         let mut arguments = vec![
             "--variant=essential".to_owned(),
             format!("--format={}", self.format),
+            // What it would clean up is gone already: our hooks remove apt and its configuration.
+            "--skip=cleanup".to_owned(),
             "--aptopt=Apt::Install-Recommends \"false\"".to_owned(),
             "--aptopt=Acquire::Retries \"3\"".to_owned(),
             "--aptopt=Acquire::Languages \"none\"".to_owned(),
