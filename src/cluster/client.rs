@@ -1,0 +1,166 @@
+//! Talking to a cluster's daemon: control requests, and raw connections into the cluster.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::daemon::{DialReply, DialRequest, DialTarget, LinkChange, LinkCounters, Status};
+use super::home::ClusterPaths;
+use crate::machines::provider::{Machine, MachineRequest, PowerAction, Problem};
+use crate::model::names::NodeName;
+use crate::transport::BoxStream;
+
+/// Longest that a control request may take which is not known to wait for something.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest answer line on the dial socket.
+const MAX_REPLY: u64 = 64;
+
+/// Why the daemon did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonClientError {
+    /// No daemon answers.
+    #[error("cluster `{name}` is not up")]
+    NotUp {
+        /// The cluster.
+        name: String,
+    },
+    /// The daemon answered with an error.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection broke, or the answer was not understood.
+    #[error("ask the daemon of cluster `{name}`")]
+    Broken {
+        /// The cluster.
+        name: String,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// A client of one cluster's daemon.
+#[derive(Debug, Clone)]
+pub struct DaemonClient {
+    paths: ClusterPaths,
+    http: reqwest::Client,
+}
+
+impl DaemonClient {
+    /// A client of the daemon of `paths`, which need not run yet.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(paths: ClusterPaths) -> Result<Self, DaemonClientError> {
+        let name = paths.name().to_string();
+        let http = reqwest::Client::builder()
+            .unix_socket(paths.control_socket())
+            .tls_certs_only([])
+            .no_proxy()
+            .retry(reqwest::retry::never())
+            .build()
+            .map_err(|source| DaemonClientError::Broken { name, source })?;
+        Ok(Self { paths, http })
+    }
+
+    /// What the daemon knows.
+    pub async fn status(&self) -> Result<Status, DaemonClientError> {
+        self.send(self.http.get(url("status")), REQUEST_TIMEOUT).await
+    }
+
+    /// What stands in the way of the cluster's machines.
+    pub async fn preflight(&self) -> Result<Vec<Problem>, DaemonClientError> {
+        self.send(self.http.get(url("preflight")), REQUEST_TIMEOUT).await
+    }
+
+    /// Makes and starts a machine.
+    pub async fn create(&self, request: &MachineRequest) -> Result<Machine, DaemonClientError> {
+        self.post("machines", request, REQUEST_TIMEOUT).await
+    }
+
+    /// Waits until a machine accepts SSH connections.
+    pub async fn wait_for_boot(&self, node: &NodeName) -> Result<SocketAddr, DaemonClientError> {
+        self.post(&format!("machines/{node}/boot"), &(), BOOT_TIMEOUT).await
+    }
+
+    /// Changes a machine's power.
+    pub async fn power(&self, node: &NodeName, action: PowerAction) -> Result<(), DaemonClientError> {
+        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), REQUEST_TIMEOUT).await
+    }
+
+    /// Changes links.
+    pub async fn change_links(&self, change: &LinkChange) -> Result<(), DaemonClientError> {
+        self.post("links", change, REQUEST_TIMEOUT).await
+    }
+
+    /// Sums what passed and what was dropped on all links.
+    pub async fn link_counters(&self) -> Result<LinkCounters, DaemonClientError> {
+        self.send(self.http.get(url("links")), REQUEST_TIMEOUT).await
+    }
+
+    /// Removes every link rule.
+    pub async fn heal_links(&self) -> Result<(), DaemonClientError> {
+        self.send(self.http.delete(url("links")), REQUEST_TIMEOUT).await
+    }
+
+    /// Asks the daemon to end its machines and itself, and to remove the cluster's directories if `remove`.
+    pub async fn down(&self, remove: bool) -> Result<(), DaemonClientError> {
+        self.post("down", &json!({ "remove": remove }), REQUEST_TIMEOUT).await
+    }
+
+    /// Opens a connection into the cluster.
+    ///
+    /// # Errors
+    /// With the kind that says what the cluster's side did: refused, timed out.
+    pub async fn dial(&self, to: DialTarget) -> io::Result<BoxStream> {
+        let mut stream = UnixStream::connect(self.paths.dial_socket()).await?;
+        let mut line = serde_json::to_vec(&DialRequest { to })?;
+        line.push(b'\n');
+        stream.write_all(&line).await?;
+        // The reply is one short line and the peer speaks first only after it in no protocol we use: buffered bytes are kept.
+        let mut stream = BufReader::new(stream);
+        let mut reply = String::new();
+        tokio::io::AsyncReadExt::take(&mut stream, MAX_REPLY).read_line(&mut reply).await?;
+        match serde_json::from_str(&reply) {
+            Ok(DialReply::Connected) => Ok(Box::new(stream)),
+            Ok(reply) => Err(io::Error::from(reply.error_kind())),
+            Err(_) => Err(io::Error::from(io::ErrorKind::ConnectionReset)),
+        }
+    }
+
+    async fn post<Q: Serialize + ?Sized, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+        timeout: Duration,
+    ) -> Result<A, DaemonClientError> {
+        self.send(self.http.post(url(path)).json(body), timeout).await
+    }
+
+    async fn send<A: DeserializeOwned>(&self, request: reqwest::RequestBuilder, timeout: Duration) -> Result<A, DaemonClientError> {
+        let name = || self.paths.name().to_string();
+        let response = request.timeout(timeout).send().await.map_err(|source| {
+            if source.is_connect() {
+                DaemonClientError::NotUp { name: name() }
+            } else {
+                DaemonClientError::Broken { name: name(), source }
+            }
+        })?;
+        if response.status().is_success() {
+            return response.json().await.map_err(|source| DaemonClientError::Broken { name: name(), source });
+        }
+        Err(DaemonClientError::Refused(response.text().await.unwrap_or_default()))
+    }
+}
+
+/// The host part is not used: requests go to the Unix socket.
+fn url(path: &str) -> String {
+    format!("http://daemon/{path}")
+}

@@ -1,0 +1,209 @@
+//! The control socket: HTTP with JSON bodies between our own commands and the daemon. Only its owner can open the socket's
+//! directory, which is the authentication.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use super::Daemon;
+use crate::machines::fabric::{LinkRule, Port};
+use crate::machines::provider::{Acceleration, Machine, MachineRequest, PowerAction, Problem, ProviderError};
+use crate::model::cluster::ClusterSpec;
+use crate::model::names::NodeName;
+
+/// What the daemon knows of its cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// What was asked for.
+    pub spec: ClusterSpec,
+    /// How machines execute code.
+    pub acceleration: Acceleration,
+    /// Machines as they are.
+    pub machines: Vec<Machine>,
+    /// Loopback port of the API server.
+    pub api_port: u16,
+    /// LoadBalancer Services and their loopback ports.
+    pub services: Vec<Served>,
+}
+
+/// A LoadBalancer Service reachable from the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<ServedPort>,
+}
+
+/// A port of a LoadBalancer Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedPort {
+    /// The port's name, empty when it has none.
+    pub name: String,
+    /// The Service's port.
+    pub port: u16,
+    /// Where the host reaches it.
+    pub host: SocketAddr,
+}
+
+/// A change to the directed links between machines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LinkChange {
+    /// One end; `None`: every machine and the host's gateway.
+    pub from: Option<NodeName>,
+    /// The other end; `None`: every machine and the host's gateway.
+    pub to: Option<NodeName>,
+    /// Nothing passes.
+    pub cut: bool,
+    /// The same for the opposite direction.
+    pub both_directions: bool,
+}
+
+/// What passed and what was dropped on the links that a change touched, summed.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// Frames that passed.
+    pub passed: u64,
+    /// Frames that a rule dropped.
+    pub dropped: u64,
+}
+
+#[derive(Deserialize)]
+struct Power {
+    action: PowerAction,
+}
+
+#[derive(Deserialize)]
+struct Down {
+    remove: bool,
+}
+
+/// An error as the client gets it: the chain of causes in one text.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        let code = match error {
+            ProviderError::UnknownNode(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(code, crate::cluster::chain(&error))
+    }
+}
+
+type Shared = State<Arc<Daemon>>;
+
+pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/preflight", get(preflight))
+        .route("/machines", post(create))
+        .route("/machines/{node}/boot", post(wait_for_boot))
+        .route("/machines/{node}/power", post(power))
+        .route("/links", get(link_counters).post(change_links).delete(heal_links))
+        .route("/down", post(down))
+        .with_state(daemon);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the control socket failed");
+    }
+}
+
+async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
+    Ok(Json(Status {
+        spec: daemon.record.spec.clone(),
+        acceleration: daemon.record.acceleration,
+        machines: daemon.provider.list().await?,
+        api_port: daemon.ingress.api_port(),
+        services: daemon.ingress.served(),
+    }))
+}
+
+async fn preflight(State(daemon): Shared) -> Json<Vec<Problem>> {
+    Json(daemon.provider.preflight(&daemon.record.spec.machines).await)
+}
+
+async fn create(State(daemon): Shared, Json(mut request): Json<MachineRequest>) -> Result<Json<Machine>, Failure> {
+    request.fabric_socket = daemon.fabric.socket(&request.spec.name);
+    Ok(Json(daemon.provider.create(request).await?))
+}
+
+async fn wait_for_boot(State(daemon): Shared, Path(node): Path<NodeName>) -> Result<Json<SocketAddr>, Failure> {
+    Ok(Json(daemon.provider.wait_for_boot(&node).await?))
+}
+
+async fn power(State(daemon): Shared, Path(node): Path<NodeName>, Json(power): Json<Power>) -> Result<Json<()>, Failure> {
+    Ok(Json(daemon.provider.power(&node, power.action).await?))
+}
+
+impl Daemon {
+    /// The directed links a change names. A machine has no link to itself.
+    fn links(&self, change: &LinkChange) -> Vec<(Port, Port)> {
+        let all = || {
+            let machines = self.record.spec.machines.iter().map(|machine| Port::Node(machine.name.clone()));
+            machines.chain([Port::Gateway]).collect::<Vec<_>>()
+        };
+        let side = |node: &Option<NodeName>| node.clone().map_or_else(all, |node| vec![Port::Node(node)]);
+        let mut links = Vec::new();
+        for from in side(&change.from) {
+            for to in side(&change.to) {
+                if from != to {
+                    links.push((from.clone(), to.clone()));
+                    if change.both_directions {
+                        links.push((to.clone(), from.clone()));
+                    }
+                }
+            }
+        }
+        links
+    }
+}
+
+async fn change_links(State(daemon): Shared, Json(change): Json<LinkChange>) -> Result<Json<()>, Failure> {
+    for node in [&change.from, &change.to].into_iter().flatten() {
+        if daemon.record.spec.index_of(node).is_none() {
+            return Err(Failure(StatusCode::NOT_FOUND, format!("node `{node}` does not exist")));
+        }
+    }
+    for (from, to) in daemon.links(&change) {
+        daemon.fabric.set_rule(from, to, LinkRule { cut: change.cut, ..LinkRule::default() });
+    }
+    Ok(Json(()))
+}
+
+async fn link_counters(State(daemon): Shared) -> Json<LinkCounters> {
+    let everything = LinkChange { from: None, to: None, cut: false, both_directions: false };
+    let mut sum = LinkCounters::default();
+    for (from, to) in daemon.links(&everything) {
+        let counters = daemon.fabric.counters(&from, &to);
+        sum.passed += counters.passed;
+        sum.dropped += counters.dropped;
+    }
+    Json(sum)
+}
+
+async fn heal_links(State(daemon): Shared) -> Json<()> {
+    daemon.fabric.clear_rules();
+    Json(())
+}
+
+async fn down(State(daemon): Shared, Json(down): Json<Down>) -> Json<()> {
+    daemon.remove.store(down.remove, Ordering::SeqCst);
+    daemon.stop.cancel();
+    Json(())
+}

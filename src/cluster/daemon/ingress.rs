@@ -1,0 +1,240 @@
+//! How the host's other programs reach the cluster: loopback ports for the API server and for every LoadBalancer Service.
+//!
+//! A port is handed out once and recorded, so that it does not move when the daemon restarts. The prober does not come this way
+//! (a loopback listener accepts before the cluster does, which hides outages): it uses the dial socket.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::control::{Served, ServedPort};
+use crate::balancer::services::{ServicePort, ServiceTable};
+use crate::balancer::{Balancer, ServicePortKey, relay};
+use crate::kubernetes::client::{Client, ListParams, Patch};
+use crate::model::addresses;
+use crate::transport::{BoxStream, Dial};
+
+/// Recorded loopback ports by what they serve.
+pub(super) struct Ports {
+    file: PathBuf,
+    recorded: BTreeMap<String, u16>,
+}
+
+impl Ports {
+    /// Reads the record; an absent or broken one is an empty one.
+    pub(super) fn open(file: PathBuf) -> Self {
+        let recorded = super::read_json(&file).unwrap_or_default();
+        Self { file, recorded }
+    }
+
+    /// A listener for `what`: on its recorded port, else on `wanted`, else on any that is free.
+    async fn listen(&mut self, what: &str, wanted: u16) -> io::Result<TcpListener> {
+        let recorded = self.recorded.get(what).copied();
+        for port in recorded.into_iter().chain([wanted]) {
+            if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+                return self.record(what, listener);
+            }
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        self.record(what, listener)
+    }
+
+    fn record(&mut self, what: &str, listener: TcpListener) -> io::Result<TcpListener> {
+        let port = listener.local_addr()?.port();
+        if self.recorded.insert(what.to_owned(), port) != Some(port) {
+            crate::cluster::home::write_private(&self.file, &serde_json::to_vec(&self.recorded)?)?;
+        }
+        Ok(listener)
+    }
+}
+
+/// Relays a loopback port to the API server, byte by byte: TLS is between the client and the server.
+pub(super) async fn serve_api(ports: &mut Ports, dial: Arc<dyn Dial>, tasks: &mut JoinSet<()>) -> io::Result<u16> {
+    let listener = ports.listen("api", 36443).await?;
+    let port = listener.local_addr()?.port();
+    let server = SocketAddr::from((addresses::node_address(0), addresses::API_PORT));
+    tasks.spawn(async move {
+        accept(listener, move |mut client| {
+            let dial = dial.clone();
+            async move {
+                match dial.dial(server).await {
+                    Ok(mut stream) => {
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut stream).await;
+                    }
+                    Err(_) => reset(client),
+                }
+            }
+        })
+        .await;
+    });
+    Ok(port)
+}
+
+/// The host's load balancer: follows Services and Endpoints, keeps one listener a LoadBalancer port.
+pub(super) struct Ingress {
+    api_port: u16,
+    served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
+}
+
+struct ServedEntry {
+    name: String,
+    host: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Drop for ServedEntry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Ingress {
+    pub(super) fn start(client: Client, balancer: Arc<Balancer>, ports: Ports, api_port: u16, tasks: &mut JoinSet<()>) -> Self {
+        let served = Arc::new(Mutex::new(BTreeMap::new()));
+        tasks.spawn(follow(client, balancer, ports, served.clone()));
+        Self { api_port, served }
+    }
+
+    pub(super) fn api_port(&self) -> u16 {
+        self.api_port
+    }
+
+    /// What is served now, by Service.
+    pub(super) fn served(&self) -> Vec<Served> {
+        let served = self.served.lock().expect("nobody panics while holding the lock");
+        let mut services: BTreeMap<(&str, &str), Vec<ServedPort>> = BTreeMap::new();
+        for (key, entry) in served.iter() {
+            let port = ServedPort { name: entry.name.clone(), port: key.port, host: entry.host };
+            services.entry((&key.namespace, &key.name)).or_default().push(port);
+        }
+        let service = |((namespace, name), ports): ((&str, &str), Vec<ServedPort>)| Served {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ports,
+        };
+        services.into_iter().map(service).collect()
+    }
+}
+
+async fn follow(
+    client: Client,
+    balancer: Arc<Balancer>,
+    mut ports: Ports,
+    served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
+) {
+    let services = client.reflect::<Service>(None, ListParams::default());
+    let endpoints = client.reflect::<Endpoints>(None, ListParams::default());
+    let (mut services_changed, mut endpoints_changed) = (services.subscribe(), endpoints.subscribe());
+    loop {
+        if services.is_synced() && endpoints.is_synced() {
+            let table = ServiceTable::new(
+                services_changed.borrow_and_update().values().map(|service| &**service),
+                endpoints_changed.borrow_and_update().values().map(|endpoints| &**endpoints),
+            );
+            for (key, port) in &table.ports {
+                balancer.set_endpoints(key.clone(), port.endpoints.clone());
+            }
+            balancer.retain(|key| table.ports.contains_key(key));
+            listen_for(&table, &balancer, &mut ports, &served).await;
+            for (namespace, name) in table.load_balancers_without_ingress() {
+                announce(&client, &namespace, &name).await;
+            }
+        }
+        let changed = tokio::select! {
+            changed = services_changed.changed() => changed,
+            changed = endpoints_changed.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Opens and closes loopback listeners so that they match the table's LoadBalancer ports.
+async fn listen_for(
+    table: &ServiceTable,
+    balancer: &Arc<Balancer>,
+    ports: &mut Ports,
+    served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>,
+) {
+    let wanted: BTreeMap<&ServicePortKey, &ServicePort> = table.ports.iter().filter(|(_, port)| port.load_balancer).collect();
+    served.lock().expect("nobody panics while holding the lock").retain(|key, _| wanted.contains_key(key));
+    for (key, port) in wanted {
+        if served.lock().expect("nobody panics while holding the lock").contains_key(key) {
+            continue;
+        }
+        let what = format!("{}/{}:{}", key.namespace, key.name, key.port);
+        let listener = match ports.listen(&what, host_port(key.port)).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(service = what, %error, "no loopback port for a LoadBalancer Service");
+                continue;
+            }
+        };
+        let Ok(host) = listener.local_addr() else { continue };
+        let (balancer, target) = (balancer.clone(), key.clone());
+        let task = tokio::spawn(accept(listener, move |client| {
+            let (balancer, target) = (balancer.clone(), target.clone());
+            async move {
+                match balancer.connect(&target).await {
+                    Ok(connection) => {
+                        let _ = relay(Box::new(client) as BoxStream, connection).await;
+                    }
+                    Err(_) => reset(client),
+                }
+            }
+        }));
+        let entry = ServedEntry { name: port.name.clone(), host, task: task.abort_handle() };
+        served.lock().expect("nobody panics while holding the lock").insert(key.clone(), entry);
+    }
+}
+
+/// 443 is served on 40443 when that is free: a port one can remember.
+fn host_port(port: u16) -> u16 {
+    if port < 20_000 { 40_000 + port } else { 0 }
+}
+
+/// Tells the Service where it is reached, as a cloud's load balancer does.
+async fn announce(client: &Client, namespace: &str, name: &str) {
+    let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": Ipv4Addr::LOCALHOST.to_string() }] } } });
+    if let Err(error) = client.patch::<Service>(Some(namespace), name, Patch::Merge(status), Some("status")).await {
+        tracing::warn!(service = format!("{namespace}/{name}"), %error, "its ingress address could not be announced");
+    }
+}
+
+/// Accepts for ever; each connection is served in its own task.
+async fn accept<F, Served>(listener: TcpListener, serve: F)
+where
+    F: Fn(TcpStream) -> Served,
+    Served: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => {
+                    let _ = client.set_nodelay(true);
+                    connections.spawn(serve(client));
+                }
+                Err(error) => {
+                    // Out of file descriptors: the ones that end make room.
+                    tracing::warn!(%error, "accept on loopback");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Closes with a reset: the cluster refused, and the client must not take this for an orderly end.
+fn reset(client: TcpStream) {
+    let _ = client.set_zero_linger();
+}

@@ -1,0 +1,223 @@
+//! `flightcage daemon`: one process per cluster that holds everything which has to outlive a command.
+//!
+//! ```text
+//!            control.sock (HTTP, JSON)          dial.sock (raw connections)      127.0.0.1:… (API server, LoadBalancers)
+//!                  │                                  │                                     │
+//!                  ▼                                  ▼                                     ▼
+//!   provider: QEMU processes              load balancer ◄──────── Services, Endpoints (Kubernetes API)
+//!                  │                                  │
+//!                  ▼                                  ▼
+//!   fabric: switch between the machines ◄──── gateway 10.77.0.1 ──► registry mirror :5000
+//! ```
+//!
+//! Invariants: the daemon holds the cluster's lock for as long as it lives; the machines are its children and die with it; it
+//! learns of faults only as a real cluster would, by connections that fail and by the Kubernetes API.
+//! A daemon started with `owned` ends, and takes the cluster down, when its standard input ends: its owner died.
+
+mod control;
+mod dial;
+mod ingress;
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use control::{LinkChange, LinkCounters, Served, ServedPort, Status};
+pub use dial::{DialReply, DialRequest, DialTarget};
+
+use super::home::{ClusterPaths, Home};
+use super::pki;
+use crate::balancer::Balancer;
+use crate::images::ImageStore;
+use crate::images::mirror;
+use crate::kubernetes::client::Client;
+use crate::machines::fabric::{Fabric, FabricConfig};
+use crate::machines::provider::{Acceleration, Provider};
+use crate::machines::qemu::{QemuConfig, QemuProvider};
+use crate::model::addresses;
+use crate::model::cluster::ClusterSpec;
+use crate::transport::Dial;
+
+/// Why a daemon could not live.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another daemon holds this cluster.
+    #[error("another daemon holds cluster `{0}`; `flightcage down --name {0}` ends it")]
+    Held(String),
+    /// A part of the daemon could not start.
+    #[error("{what}")]
+    Start {
+        /// A lower-case fragment: what could not be done.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Wraps a cause with what was being done.
+fn starting<E: std::error::Error + Send + Sync + 'static>(what: impl Into<String>) -> impl FnOnce(E) -> DaemonError {
+    let what = what.into();
+    move |source| DaemonError::Start { what, source: Box::new(source) }
+}
+
+/// Who ends the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// `up` started it: it lives until `down`.
+    Detached,
+    /// `run`, `with` or `demo` started it: it takes the cluster down when its standard input ends.
+    Owned,
+}
+
+/// The cluster file of the daemon: what `up` decided before it started the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// What was asked for.
+    pub spec: ClusterSpec,
+    /// How the machines execute code.
+    pub acceleration: Acceleration,
+}
+
+/// Everything a request handler needs.
+struct Daemon {
+    paths: ClusterPaths,
+    record: ClusterRecord,
+    fabric: Fabric,
+    provider: Arc<dyn Provider>,
+    ingress: ingress::Ingress,
+    /// Cancelled when the daemon is to end.
+    stop: CancellationToken,
+    /// Set when the cluster's directory is to go, too.
+    remove: std::sync::atomic::AtomicBool,
+}
+
+/// Runs the daemon of a cluster until it is told to end.
+///
+/// # Errors
+/// When another daemon holds the cluster, or a part cannot start.
+pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Result<(), DaemonError> {
+    let lock = File::create(paths.daemon_lock()).map_err(starting("open the daemon's lock"))?;
+    if lock.try_lock().is_err() {
+        return Err(DaemonError::Held(paths.name().to_string()));
+    }
+    let record: ClusterRecord = read_json(&paths.spec()).map_err(starting("read the cluster's specification"))?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+
+    let nodes = record.spec.machines.iter().map(|machine| machine.name.clone()).collect();
+    let fabric = Fabric::start(FabricConfig { socket_dir: paths.runtime().to_owned(), nodes })
+        .map_err(starting("start the fabric"))?;
+    let gateway = fabric.gateway();
+    gateway.set_routes(
+        (0..record.spec.machines.len()).map(|index| (addresses::pod_network(index), addresses::node_address(index))).collect(),
+    );
+
+    let registry = gateway.listen(addresses::REGISTRY_PORT).map_err(starting("listen for the registry mirror"))?;
+    let store = ImageStore::open(&home.images()).map_err(starting("open the image store"))?;
+    let tls = pki::server_tls(&paths.pki(), "registry").map_err(starting("load the registry's certificate"))?;
+    let upstreams = mirror::Upstreams::new(record.spec.upstream_registries.clone());
+    tasks.spawn(mirror::serve(registry, tls, mirror::router(store, upstreams)));
+
+    let dial: Arc<dyn Dial> = Arc::new(gateway);
+    let balancer = Arc::new(Balancer::new(dial.clone()));
+    let mut ports = ingress::Ports::open(paths.ports());
+    let api_port = ingress::serve_api(&mut ports, dial.clone(), &mut tasks).await.map_err(starting("listen for the API"))?;
+    let server = format!("https://127.0.0.1:{api_port}");
+    let config = pki::client_config(&paths.pki(), "daemon", server).map_err(starting("load the daemon's certificate"))?;
+    let client = Client::new(config).map_err(starting("make the Kubernetes client"))?;
+    let ingress = ingress::Ingress::start(client, balancer.clone(), ports, api_port, &mut tasks);
+
+    let provider: Arc<dyn Provider> = Arc::new(
+        QemuProvider::new(QemuConfig {
+            cluster: paths.name().clone(),
+            state_dir: paths.root().to_owned(),
+            runtime_dir: paths.runtime().to_owned(),
+            acceleration: record.acceleration,
+        })
+        .map_err(starting("start the qemu provider"))?,
+    );
+
+    let daemon = Arc::new(Daemon {
+        fabric,
+        provider,
+        ingress,
+        stop: stop.clone(),
+        remove: std::sync::atomic::AtomicBool::new(false),
+        record,
+        paths: paths.clone(),
+    });
+    let dial_listener = listen(&paths.dial_socket()).map_err(starting("listen on the dial socket"))?;
+    tasks.spawn(dial::serve(dial_listener, dial, balancer));
+    let control_listener = listen(&paths.control_socket()).map_err(starting("listen on the control socket"))?;
+    tasks.spawn(control::serve(control_listener, daemon.clone()));
+
+    wait_for_the_end(ownership, &stop, &daemon).await;
+    tasks.shutdown().await;
+    take_down(&daemon).await;
+    Ok(())
+}
+
+/// Returns when the daemon is told to stop by request, by signal or by the end of its owner.
+async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon: &Daemon) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    let owner_gone = async {
+        match ownership {
+            Ownership::Detached => std::future::pending().await,
+            Ownership::Owned => {
+                let mut nothing = tokio::io::sink();
+                // Ends with the pipe, whoever closed it and however it died.
+                let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut nothing).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => tracing::info!("asked to stop"),
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        () = owner_gone => {
+            tracing::info!("the owner is gone: taking the cluster down");
+            daemon.remove.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+}
+
+/// Ends the machines, and removes the cluster's directories if that was asked for.
+async fn take_down(daemon: &Daemon) {
+    let remove = daemon.remove.load(std::sync::atomic::Ordering::SeqCst);
+    for machine in &daemon.record.spec.machines {
+        let ended = if remove {
+            daemon.provider.destroy(&machine.name).await
+        } else {
+            daemon.provider.power(&machine.name, crate::machines::provider::PowerAction::PowerOff).await
+        };
+        if let Err(error) = ended {
+            tracing::error!(node = %machine.name, %error, "the machine could not be ended");
+        }
+    }
+    if remove && let Err(error) = daemon.paths.remove() {
+        tracing::error!(%error, "the cluster's directories could not be removed");
+    }
+}
+
+fn listen(path: &std::path::Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    UnixListener::bind(path)
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// When it cannot be read or is not what was expected.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Result<T> {
+    serde_json::from_slice(&std::fs::read(path)?).map_err(|error| io::Error::other(format!("`{}`: {error}", path.display())))
+}

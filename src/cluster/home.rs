@@ -1,0 +1,249 @@
+//! Where things live on the host.
+//!
+//! ```text
+//! $FLIGHTCAGE_HOME/                  default: $XDG_DATA_HOME/flightcage
+//!   cache/{boxes,images,scratch}/    by content; shared by all clusters
+//!   clusters/<name>/                 one cluster, mode 0700; gone after `down`
+//!     cluster.json  daemon.json  daemon.log  kubeconfig  pki/  ssh/  machines/<node>/  journal/
+//! <runtime>/                         sockets, in a directory short enough for the 104 bytes of a socket path
+//! ```
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use sha2::{Digest, Sha256};
+
+use crate::model::names::{ClusterName, NodeName};
+
+/// The directory that holds everything Flightcage keeps.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// `$FLIGHTCAGE_HOME`, or the XDG data directory.
+    ///
+    /// # Errors
+    /// When neither the variable nor `HOME` is set, or the directory cannot be made.
+    pub fn open() -> io::Result<Self> {
+        let root = match std::env::var_os("FLIGHTCAGE_HOME") {
+            Some(home) if !home.is_empty() => std::path::absolute(PathBuf::from(home))?,
+            _ => etcetera::choose_base_strategy()
+                .map_err(|_| io::Error::other("neither FLIGHTCAGE_HOME nor HOME is set"))?
+                .data_dir()
+                .join("flightcage"),
+        };
+        private_directory(&root)?;
+        Ok(Self { root })
+    }
+
+    /// Cache of built boxes.
+    pub fn boxes(&self) -> PathBuf {
+        self.root.join("cache/boxes")
+    }
+
+    /// Store of OCI images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("cache/images")
+    }
+
+    /// Half-made things; may be emptied at any time.
+    pub fn scratch(&self) -> PathBuf {
+        self.root.join("cache/scratch")
+    }
+
+    /// Facts about this host that hold until it reboots.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// The paths of one cluster. Makes nothing.
+    pub fn cluster(&self, name: &ClusterName) -> ClusterPaths {
+        let digest = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
+        let tag: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let runtime = runtime_base().join(format!("{tag}-{name}"));
+        ClusterPaths { name: name.clone(), root: self.root.join("clusters").join(name.as_str()), runtime }
+    }
+
+    /// Names of the clusters that have a directory, sorted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn cluster_names(&self) -> io::Result<Vec<ClusterName>> {
+        let entries = match fs::read_dir(self.root.join("clusters")) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names: Vec<ClusterName> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/flightcage`, or `/tmp/flightcage-<uid>`.
+fn runtime_base() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) if !directory.is_empty() && Path::new(&directory).is_dir() => PathBuf::from(directory).join("flightcage"),
+        _ => PathBuf::from(format!("/tmp/flightcage-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+/// Where one cluster's files are.
+#[derive(Debug, Clone)]
+pub struct ClusterPaths {
+    name: ClusterName,
+    root: PathBuf,
+    runtime: PathBuf,
+}
+
+impl ClusterPaths {
+    /// The cluster's name.
+    pub fn name(&self) -> &ClusterName {
+        &self.name
+    }
+
+    /// The cluster's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Directory of its sockets.
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// The specification it was made from.
+    pub fn spec(&self) -> PathBuf {
+        self.root.join("cluster.json")
+    }
+
+    /// Present once the cluster was ready for the first time: a cluster without it is half-made.
+    pub fn complete(&self) -> PathBuf {
+        self.root.join("complete")
+    }
+
+    /// Ports that were handed out once and never move.
+    pub fn ports(&self) -> PathBuf {
+        self.root.join("ports.json")
+    }
+
+    /// The daemon's log.
+    pub fn daemon_log(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
+
+    /// Locked by the daemon for as long as it lives. Outside the cluster's directory, so that `down` can remove that.
+    pub fn daemon_lock(&self) -> PathBuf {
+        self.lock("daemon")
+    }
+
+    /// Locked by whoever brings the cluster up or down.
+    pub fn life_lock(&self) -> PathBuf {
+        self.lock("life")
+    }
+
+    fn lock(&self, what: &str) -> PathBuf {
+        let clusters = self.root.parent().expect("a cluster's directory is below `clusters`");
+        clusters.join(format!(".{}.{what}.lock", self.name))
+    }
+
+    /// Certificates and keys.
+    pub fn pki(&self) -> PathBuf {
+        self.root.join("pki")
+    }
+
+    /// SSH keys.
+    pub fn ssh(&self) -> PathBuf {
+        self.root.join("ssh")
+    }
+
+    /// The private key that opens every machine.
+    pub fn ssh_key(&self) -> PathBuf {
+        self.ssh().join("id_ed25519")
+    }
+
+    /// A machine's SSH host key: private part, and `.pub` beside it.
+    pub fn ssh_host_key(&self, node: &NodeName) -> PathBuf {
+        self.ssh().join(format!("host_{node}"))
+    }
+
+    /// The kubeconfig that any client on the host can use.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.root.join("kubeconfig")
+    }
+
+    /// Faults that are not yet healed.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// The daemon's control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime.join("control.sock")
+    }
+
+    /// The daemon's dial socket: raw connections into the cluster.
+    pub fn dial_socket(&self) -> PathBuf {
+        self.runtime.join("dial.sock")
+    }
+
+    /// Makes the directories, with mode 0700.
+    ///
+    /// # Errors
+    /// When they cannot be made, or the runtime directory belongs to somebody else.
+    pub fn make(&self) -> io::Result<()> {
+        for directory in [&self.root, &self.pki(), &self.ssh(), &self.journal(), &self.root.join("machines")] {
+            private_directory(directory)?;
+        }
+        private_directory(self.runtime.parent().expect("the runtime directory has a parent"))?;
+        private_directory(&self.runtime)
+    }
+
+    /// Removes the cluster's directories. Absent ones are fine.
+    ///
+    /// # Errors
+    /// When something in them cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        for directory in [&self.runtime, &self.root] {
+            match fs::remove_dir_all(directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a directory that only its owner can enter, and refuses one of another user (`/tmp` is everybody's).
+///
+/// # Errors
+/// When it cannot be made or belongs to another user.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
+        return Err(io::Error::other(format!("`{}` is not a directory of this user; remove it", path.display())));
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Writes a file that only its owner can read; a reader sees the old contents or the new, never a part.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let directory = path.parent().ok_or_else(|| io::Error::other("a file needs a directory"))?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(contents)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.persist(path)?;
+    Ok(())
+}

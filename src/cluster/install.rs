@@ -1,0 +1,257 @@
+//! Installs the orchestrator on a machine over SSH: the running binary, configuration, certificates and systemd units.
+//!
+//! Idempotent and resumable: the binary is named by its content and uploaded only where it is missing; everything else is small
+//! and written each time. Nothing secret is ever an argument: files travel as a tar archive on standard input.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::home::ClusterPaths;
+use super::pki::{self, PkiError};
+use crate::model::addresses;
+use crate::model::cluster::{ClusterSpec, MachineSpec, Role};
+use crate::orchestrator::config::{AgentConfig, IdentityFiles, ProxyConfig, ServerConfig};
+use crate::shell::ssh::{Ssh, SshError};
+
+/// Where the roles keep their configuration in a machine.
+const CONFIG_DIR: &str = "/etc/flightcage";
+/// On the machine's own ext4 disk, which overlayfs accepts below a container's root.
+const DATA_DIR: &str = "/var/lib/flightcage";
+/// Level 3 packs as fast as the SSH path carries under TCG.
+const UPLOAD_LEVEL: i32 = 3;
+
+/// Why a machine could not be installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The running binary could not be read or packed.
+    #[error("read the running binary")]
+    Binary(#[source] io::Error),
+    /// Configuration could not be rendered.
+    #[error("render the configuration of node `{node}`: {what}")]
+    Render {
+        /// Which node.
+        node: String,
+        /// What went wrong.
+        what: String,
+    },
+    /// A certificate is missing.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// SSH failed.
+    #[error("install node `{node}`")]
+    Ssh {
+        /// Which node.
+        node: String,
+        /// The cause.
+        #[source]
+        source: SshError,
+    },
+    /// A command on the machine failed.
+    #[error("install node `{node}`: `{command}` failed: {stderr}")]
+    Command {
+        /// Which node.
+        node: String,
+        /// The command.
+        command: String,
+        /// The end of its error output.
+        stderr: String,
+    },
+}
+
+/// The running binary, packed once for all machines.
+#[derive(Clone)]
+pub struct Payload {
+    /// Path in the machine; its name holds the content's hash.
+    target: PathBuf,
+    archive: Arc<Vec<u8>>,
+}
+
+impl Payload {
+    /// Packs the binary that is running.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_running_binary() -> Result<Self, InstallError> {
+        let pack = || -> io::Result<Self> {
+            let binary = std::fs::read("/proc/self/exe")?;
+            let digest = Sha256::digest(&binary);
+            let tag: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let target = PathBuf::from(format!("{DATA_DIR}/bin/flightcage-{tag}"));
+            let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), UPLOAD_LEVEL)?);
+            append(&mut archive, &target, 0o755, &binary)?;
+            Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?) })
+        };
+        pack().map_err(InstallError::Binary)
+    }
+
+    /// Bytes that travel to a machine that has no binary yet.
+    pub fn compressed_size(&self) -> usize {
+        self.archive.len()
+    }
+}
+
+/// Installs the roles of the machine at `index` and starts them.
+///
+/// # Errors
+/// When SSH or a command on the machine fails.
+pub async fn install(
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    index: usize,
+    ssh: &Ssh,
+    payload: &Payload,
+    step: impl Fn(&str),
+) -> Result<(), InstallError> {
+    let machine = &spec.machines[index];
+    let remote = Remote { node: machine.name.to_string(), ssh };
+    let present = ssh
+        .run(&format!("sudo test -x {}", payload.target.display()), None)
+        .await
+        .map_err(|source| InstallError::Ssh { node: remote.node.clone(), source })?;
+    if present.status != 0 {
+        step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
+        remote.extract(&payload.archive, "--zstd").await?;
+    }
+    step("writing configuration");
+    let files = configuration(paths, spec, index, &payload.target)?;
+    remote.extract(&files, "").await?;
+    step("starting services");
+    let mut units = vec!["flightcage-proxy", "flightcage-agent"];
+    if machine.role == Role::Controller {
+        units.insert(0, "flightcage-server");
+    }
+    let units = units.join(" ");
+    remote.run(&format!("sudo systemctl daemon-reload && sudo systemctl enable -q {units} && sudo systemctl restart {units}"), None).await
+}
+
+struct Remote<'a> {
+    node: String,
+    ssh: &'a Ssh,
+}
+
+impl Remote<'_> {
+    async fn run(&self, command: &str, stdin: Option<Vec<u8>>) -> Result<(), InstallError> {
+        let output =
+            self.ssh.run(command, stdin).await.map_err(|source| InstallError::Ssh { node: self.node.clone(), source })?;
+        if output.status == 0 {
+            return Ok(());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr = stderr.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ");
+        Err(InstallError::Command { node: self.node.clone(), command: command.to_owned(), stderr })
+    }
+
+    async fn extract(&self, archive: &[u8], compression: &str) -> Result<(), InstallError> {
+        self.run(&format!("sudo tar --extract {compression} --no-same-owner --directory / --file -"), Some(archive.to_vec())).await
+    }
+}
+
+/// The tar archive of everything but the binary.
+fn configuration(paths: &ClusterPaths, spec: &ClusterSpec, index: usize, binary: &Path) -> Result<Vec<u8>, InstallError> {
+    let machine = &spec.machines[index];
+    let node = machine.name.as_str();
+    let render = |what: String| InstallError::Render { node: node.to_owned(), what };
+    let pki = paths.pki();
+    let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
+    let mut identities = vec![("node", format!("node-{node}")), ("proxy", format!("proxy-{node}"))];
+    if machine.role == Role::Controller {
+        identities.push(("server", "server".to_owned()));
+        let key = pki.join("secrets.key");
+        let key = std::fs::read(&key).map_err(|source| PkiError::File { path: key, source })?;
+        files.push((format!("{CONFIG_DIR}/secrets.key"), 0o600, key));
+    }
+    files.push((format!("{CONFIG_DIR}/ca.crt"), 0o644, pki::read(&pki, "ca.crt")?.into_bytes()));
+    for (target, source) in identities {
+        files.push((format!("{CONFIG_DIR}/{target}.crt"), 0o644, pki::read(&pki, &format!("{source}.crt"))?.into_bytes()));
+        files.push((format!("{CONFIG_DIR}/{target}.key"), 0o600, pki::read(&pki, &format!("{source}.key"))?.into_bytes()));
+    }
+    let mut templates = tera::Tera::default();
+    let mut context = tera::Context::new();
+    context.insert("binary", &binary.display().to_string());
+    context.insert("node", node);
+    for (role, config, unit) in roles(spec, index, machine).map_err(|error| render(error.to_string()))? {
+        files.push((format!("{CONFIG_DIR}/{role}.toml"), 0o600, config.into_bytes()));
+        let name = format!("flightcage-{role}.service");
+        templates.add_raw_template(&name, unit).map_err(|error| render(error.to_string()))?;
+        let unit = templates.render(&name, &context).map_err(|error| render(error.to_string()))?;
+        files.push((format!("/etc/systemd/system/{name}"), 0o644, unit.into_bytes()));
+    }
+    let pack = || -> io::Result<Vec<u8>> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, mode, contents) in &files {
+            append(&mut archive, Path::new(path), *mode, contents)?;
+        }
+        archive.into_inner()
+    };
+    pack().map_err(|error| render(error.to_string()))
+}
+
+/// Role, its configuration and its unit's template.
+fn roles(
+    spec: &ClusterSpec,
+    index: usize,
+    machine: &MachineSpec,
+) -> Result<Vec<(&'static str, String, &'static str)>, toml::ser::Error> {
+    let server = format!("https://{}:{}", addresses::node_address(0), addresses::API_PORT);
+    let identity = |name: &str| IdentityFiles {
+        ca: format!("{CONFIG_DIR}/ca.crt").into(),
+        certificate: format!("{CONFIG_DIR}/{name}.crt").into(),
+        key: format!("{CONFIG_DIR}/{name}.key").into(),
+    };
+    let network = |index| {
+        let (address, prefix) = addresses::pod_network(index);
+        format!("{address}/{prefix}")
+    };
+    let controller = machine.role == Role::Controller;
+    let mut labels = machine.labels.clone();
+    if controller {
+        labels.insert("node-role.kubernetes.io/control-plane".into(), String::new());
+    }
+    let agent = AgentConfig {
+        node: machine.name.to_string(),
+        address: spec.address(index),
+        server: server.clone(),
+        registry: format!("https://{}:{}", addresses::GATEWAY, addresses::REGISTRY_PORT),
+        identity: identity("node"),
+        pod_network: network(index),
+        routes: (0..spec.machines.len())
+            .filter(|&other| other != index)
+            .map(|other| (network(other), spec.address(other)))
+            .collect::<BTreeMap<_, _>>(),
+        data_dir: DATA_DIR.into(),
+        labels,
+        taints: if controller { vec!["node-role.kubernetes.io/control-plane=:NoSchedule".into()] } else { Vec::new() },
+    };
+    let proxy = ProxyConfig { node: machine.name.to_string(), server, identity: identity("proxy") };
+    let mut roles = vec![
+        ("agent", toml::to_string(&agent)?, include_str!("units/agent.service.tera")),
+        ("proxy", toml::to_string(&proxy)?, include_str!("units/proxy.service.tera")),
+    ];
+    if controller {
+        let server = ServerConfig {
+            listen: SocketAddr::from(([0, 0, 0, 0], addresses::API_PORT)),
+            data_dir: format!("{DATA_DIR}/server").into(),
+            identity: identity("server"),
+            secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),
+        };
+        roles.push(("server", toml::to_string(&server)?, include_str!("units/server.service.tera")));
+    }
+    Ok(roles)
+}
+
+/// Appends a file of root's, with the directories above it.
+fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, mode: u32, contents: &[u8]) -> io::Result<()> {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(contents.len() as u64);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    archive.append_data(&mut header, path, contents)
+}

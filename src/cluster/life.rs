@@ -1,0 +1,514 @@
+//! A cluster's life: up, down, and what an interrupted one left behind.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use tokio::time::{Instant, timeout};
+
+use super::client::{DaemonClient, DaemonClientError};
+use super::daemon::{ClusterRecord, Status, read_json};
+use super::home::{ClusterPaths, Home, private_directory, write_private};
+use super::install::{self, InstallError, Payload};
+use super::pki::{self, PkiError};
+use crate::images::{self, ImageStore};
+use crate::kubernetes::client::{Client, ClientError, ListParams};
+use crate::machines::acceleration;
+use crate::machines::boxes::{self, BoxDefinition, ignition};
+use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Problem};
+use crate::machines::qemu;
+use crate::model::addresses;
+use crate::model::cluster::ClusterSpec;
+use crate::model::names::NodeName;
+use crate::shell::ssh::{self, Ssh, SshTarget};
+
+/// Longest that a daemon may take to answer after its start.
+const DAEMON_START: Duration = Duration::from_secs(15);
+/// Longest from a machine's boot to its SSH session.
+const SSH_DEADLINE: Duration = Duration::from_secs(180);
+/// Longest from the installation to every node Ready.
+const READY_DEADLINE: Duration = Duration::from_secs(180);
+/// Longest that a daemon may take to end its machines.
+const DOWN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a cluster did not come up or go down.
+#[derive(Debug, thiserror::Error)]
+pub enum LifeError {
+    /// Another command changes this cluster now.
+    #[error("another flightcage command is bringing cluster `{0}` up or down; wait for it to end")]
+    Busy(String),
+    /// The cluster is up, but made from something else.
+    #[error("cluster `{0}` exists with another specification; `flightcage down --name {0}` first")]
+    OtherSpecification(String),
+    /// The host cannot hold the cluster.
+    #[error("this host is not able to hold the cluster:{}", list(.0))]
+    Host(Vec<Problem>),
+    /// The daemon did not start.
+    #[error("start the daemon of cluster `{name}`; the end of its log:\n{log}")]
+    DaemonStart {
+        /// The cluster.
+        name: String,
+        /// The log's end.
+        log: String,
+    },
+    /// A time-out, with what was last seen.
+    #[error("waited {seconds} s for {what}; last seen: {seen}")]
+    TimedOut {
+        /// How long.
+        seconds: u64,
+        /// For what.
+        what: String,
+        /// The last that was seen.
+        seen: String,
+    },
+    /// A file or directory.
+    #[error("{what}")]
+    Io {
+        /// A lower-case fragment.
+        what: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The daemon refused.
+    #[error(transparent)]
+    Daemon(#[from] DaemonClientError),
+    /// Installing a machine.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// Certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The Kubernetes API.
+    #[error("ask the cluster's API")]
+    Api(#[from] ClientError),
+    /// The box, the images, SSH keys or the acceleration proof.
+    #[error("{what}")]
+    Part {
+        /// A lower-case fragment.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {}\n    mend: {}", problem.what, problem.mend)).collect()
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> LifeError {
+    let what = what.into();
+    move |source| LifeError::Io { what, source }
+}
+
+fn part<E: std::error::Error + Send + Sync + 'static>(what: impl Into<String>) -> impl FnOnce(E) -> LifeError {
+    let what = what.into();
+    move |source| LifeError::Part { what, source: Box::new(source) }
+}
+
+/// What `up` tells while it works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Something about the whole cluster, a box or an image began.
+    Step(String),
+    /// A part of the step: one line of detail.
+    Detail(String),
+    /// A machine began its next step.
+    Node(NodeName, String),
+    /// A machine is Ready.
+    NodeReady(NodeName),
+}
+
+/// Takes what `up` tells. Called from many tasks; must not block.
+pub type Reporter = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// How long a cluster lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until `down`.
+    UntilDown,
+    /// As long as the returned [`Cluster`], and no longer than this process.
+    Owned,
+}
+
+/// A cluster that is up.
+pub struct Cluster {
+    /// Where its files are.
+    pub paths: ClusterPaths,
+    /// Its daemon.
+    pub daemon: DaemonClient,
+    /// Its API, as administrator.
+    pub client: Client,
+    /// The end of this pipe ends the daemon and the cluster with it.
+    owner: Option<(ChildStdin, Child)>,
+}
+
+impl Cluster {
+    /// Connects to a cluster that is up.
+    ///
+    /// # Errors
+    /// When it is not up.
+    pub async fn connect(paths: ClusterPaths) -> Result<Self, LifeError> {
+        let daemon = DaemonClient::new(paths.clone())?;
+        let status = daemon.status().await?;
+        let client = admin_client(&paths, &status)?;
+        Ok(Self { paths, daemon, client, owner: None })
+    }
+
+    /// Lets the cluster live on after this process.
+    pub fn keep(mut self) {
+        // The daemon keeps its own pipe's read end only as long as it is owned: see `daemon::Ownership`.
+        if let Some((pipe, _child)) = self.owner.take() {
+            std::mem::forget(pipe);
+        }
+    }
+}
+
+fn admin_client(paths: &ClusterPaths, status: &Status) -> Result<Client, LifeError> {
+    let server = format!("https://127.0.0.1:{}", status.api_port);
+    Ok(Client::new(pki::client_config(&paths.pki(), "admin", server)?)?)
+}
+
+/// Brings a cluster up, building whatever box and image is missing. A failure removes what this call made.
+///
+/// # Errors
+/// See [`LifeError`]. After an error nothing of a cluster that this call began is left.
+pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Reporter) -> Result<Cluster, LifeError> {
+    let paths = home.cluster(&spec.name);
+    let name = spec.name.to_string();
+    private_directory(paths.root().parent().expect("clusters live in a directory"))
+        .map_err(io_error("make the clusters' directory"))?;
+    let life = File::create(paths.life_lock()).map_err(io_error("open the cluster's lock"))?;
+    life.try_lock().map_err(|_| LifeError::Busy(name.clone()))?;
+
+    let existing: Option<ClusterRecord> = read_json(&paths.spec()).ok();
+    let complete = paths.complete().exists();
+    if let Some(existing) = &existing
+        && complete
+        && existing.spec != spec
+    {
+        return Err(LifeError::OtherSpecification(name));
+    }
+    let daemon = DaemonClient::new(paths.clone())?;
+    if complete && let Ok(status) = daemon.status().await {
+        let client = admin_client(&paths, &status)?;
+        wait_until_ready(&client, &spec, &report).await?;
+        return Ok(Cluster { paths, daemon, client, owner: None });
+    }
+    clear(&paths, &daemon, Remains::of(complete)).await?;
+
+    let bringing = bring_up(home, &paths, &spec, lifetime, &report);
+    match bringing.await {
+        Ok(cluster) => Ok(cluster),
+        Err(error) => {
+            report(Progress::Step("taking down what was begun".into()));
+            let remains = if complete { Remains::Cluster } else { Remains::Nothing };
+            if let Err(problem) = clear(&paths, &daemon, remains).await {
+                tracing::warn!(%problem, "not everything could be taken down");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What of a cluster stays on disk when its processes are ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    /// Nothing.
+    Nothing,
+    /// Disks, keys and ports: it can be brought up again.
+    Cluster,
+}
+
+impl Remains {
+    fn of(complete: bool) -> Self {
+        if complete { Self::Cluster } else { Self::Nothing }
+    }
+}
+
+async fn bring_up(
+    home: &Home,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    lifetime: Lifetime,
+    report: &Reporter,
+) -> Result<Cluster, LifeError> {
+    let proof = acceleration::prove(&home.cache()).await.map_err(part("prove the acceleration"))?;
+    report(Progress::Step(format!("acceleration: {}", proof.reason)));
+    let box_files = build_artefacts(home, &spec.box_name, report).await?;
+
+    paths.make().map_err(io_error("make the cluster's directories"))?;
+    pki::ensure(&paths.pki(), spec)?;
+    ensure_ssh_keys(paths, spec)?;
+    let record = ClusterRecord { spec: spec.clone(), acceleration: proof.acceleration };
+    let record = serde_json::to_vec_pretty(&record).expect("a specification is plain data");
+    write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))?;
+
+    report(Progress::Step(format!("booting {} machines ({})", spec.machines.len(), accel_name(proof.acceleration))));
+    let owner = start_daemon(paths, lifetime)?;
+    let daemon = DaemonClient::new(paths.clone())?;
+    wait_for_daemon(paths, &daemon).await?;
+    let problems = daemon.preflight().await?;
+    if !problems.is_empty() {
+        return Err(LifeError::Host(problems));
+    }
+    let payload = Payload::of_running_binary()?;
+    let machines = (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &box_files, &payload, report));
+    futures::future::try_join_all(machines).await?;
+
+    let status = daemon.status().await?;
+    let client = admin_client(paths, &status)?;
+    wait_until_ready(&client, spec, report).await?;
+    write_kubeconfig(paths, status.api_port)?;
+    write_private(&paths.complete(), b"").map_err(io_error("mark the cluster as complete"))?;
+    Ok(Cluster { paths: paths.clone(), daemon, client, owner })
+}
+
+fn accel_name(acceleration: Acceleration) -> &'static str {
+    match acceleration {
+        Acceleration::Kvm => "kvm",
+        Acceleration::Tcg => "tcg",
+    }
+}
+
+/// Builds the box and the stack's images, unless the caches have them.
+///
+/// # Errors
+/// When a definition is wrong or a build fails.
+pub async fn build_artefacts(home: &Home, box_name: &str, report: &Reporter) -> Result<BoxFiles, LifeError> {
+    let definition = BoxDefinition::load(box_name).map_err(part(format!("read the definition of box `{box_name}`")))?;
+    report(Progress::Step(format!("box {box_name} and images")));
+    let detail = {
+        let report = report.clone();
+        move |line: &str| report(Progress::Detail(line.to_owned()))
+    };
+    let store = ImageStore::open(&home.images()).map_err(part("open the image store"))?;
+    let box_files =
+        boxes::build(&definition, &home.boxes(), &detail).await.map_err(part(format!("build the box `{box_name}`")))?;
+    for image in images::builtin().map_err(part("read the images' definitions"))? {
+        images::build(&image, &store, &home.scratch(), &detail)
+            .await
+            .map_err(part(format!("build the image `{}`", image.name())))?;
+    }
+    Ok(box_files)
+}
+
+fn ensure_ssh_keys(paths: &ClusterPaths, spec: &ClusterSpec) -> Result<(), LifeError> {
+    let keys = std::iter::once(paths.ssh_key()).chain(spec.machines.iter().map(|machine| paths.ssh_host_key(&machine.name)));
+    for path in keys {
+        if path.exists() {
+            continue;
+        }
+        let pair = ssh::generate_ed25519().map_err(part("make an SSH key"))?;
+        write_private(&path.with_extension("pub"), pair.public_openssh.as_bytes()).map_err(io_error("write an SSH key"))?;
+        write_private(&path, pair.private_openssh_pem.as_bytes()).map_err(io_error("write an SSH key"))?;
+    }
+    Ok(())
+}
+
+/// How a machine of this cluster is reached by SSH.
+///
+/// # Errors
+/// When its recorded host key cannot be read.
+pub fn ssh_target(paths: &ClusterPaths, node: &NodeName, address: SocketAddr) -> Result<SshTarget, LifeError> {
+    let host_key = read_text(&paths.ssh_host_key(node).with_extension("pub"))?;
+    Ok(SshTarget { address, user: "core".into(), private_key: paths.ssh_key(), host_key })
+}
+
+fn read_text(path: &std::path::Path) -> Result<String, LifeError> {
+    std::fs::read_to_string(path).map_err(io_error(format!("read `{}`", path.display())))
+}
+
+async fn bring_up_machine(
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    index: usize,
+    daemon: &DaemonClient,
+    box_files: &BoxFiles,
+    payload: &Payload,
+    report: &Reporter,
+) -> Result<(), LifeError> {
+    let machine = &spec.machines[index];
+    let node = &machine.name;
+    let tell = |what: &str| report(Progress::Node(node.clone(), what.to_owned()));
+    let first_boot = ignition::FirstBoot {
+        hostname: node.to_string(),
+        authorized_key: read_text(&paths.ssh_key().with_extension("pub"))?,
+        host_key_private: read_text(&paths.ssh_host_key(node))?,
+        host_key_public: read_text(&paths.ssh_host_key(node).with_extension("pub"))?,
+        cluster_mac: addresses::node_mac(index),
+        cluster_address: spec.address(index),
+        ssh_mac: addresses::ssh_mac(index),
+        hosts: spec.machines.iter().enumerate().map(|(index, machine)| (spec.address(index), machine.name.to_string())).collect(),
+    };
+    let request = MachineRequest {
+        spec: machine.clone(),
+        index,
+        box_files: box_files.clone(),
+        ignition: ignition::render(&first_boot),
+        fabric_socket: std::path::PathBuf::new(),
+    };
+    tell("booting");
+    daemon.create(&request).await?;
+    let address = daemon.wait_for_boot(node).await?;
+    tell("connecting by SSH");
+    let target = ssh_target(paths, node, address)?;
+    let ssh = Ssh::connect(&target, SSH_DEADLINE).await.map_err(|source| InstallError::Ssh { node: node.to_string(), source })?;
+    install::install(paths, spec, index, &ssh, payload, tell).await?;
+    tell("waiting for the node to be Ready");
+    Ok(())
+}
+
+fn start_daemon(paths: &ClusterPaths, lifetime: Lifetime) -> Result<Option<(ChildStdin, Child)>, LifeError> {
+    let fail = || io_error("start the daemon");
+    let log = File::options().create(true).append(true).open(paths.daemon_log()).map_err(fail())?;
+    let owned = lifetime == Lifetime::Owned;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["daemon", "--name", paths.name().as_str()]);
+    if owned {
+        command.arg("--owned");
+    }
+    // A group of its own: Ctrl-C at the terminal is for the command, which then decides about the cluster.
+    command.process_group(0).current_dir("/").stdin(if owned { Stdio::piped() } else { Stdio::null() });
+    command.stdout(log.try_clone().map_err(fail())?).stderr(log);
+    let mut child = command.spawn().map_err(fail())?;
+    Ok(child.stdin.take().map(|pipe| (pipe, child)))
+}
+
+async fn wait_for_daemon(paths: &ClusterPaths, daemon: &DaemonClient) -> Result<(), LifeError> {
+    let deadline = Instant::now() + DAEMON_START;
+    while daemon.status().await.is_err() {
+        // The daemon takes its lock first and drops it when it dies.
+        if Instant::now() > deadline {
+            return Err(LifeError::DaemonStart { name: paths.name().to_string(), log: end_of(&paths.daemon_log()) });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// The last 2 KiB of a text file.
+fn end_of(path: &std::path::Path) -> String {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(2048)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
+}
+
+/// Waits until every machine is a Ready node.
+async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter) -> Result<(), LifeError> {
+    let nodes = client.reflect::<Node>(None, ListParams::default());
+    let mut changed = nodes.subscribe();
+    let mut ready: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
+    let all = async {
+        loop {
+            for node in changed.borrow_and_update().values() {
+                let Some(name) = node.metadata.name.clone() else { continue };
+                if is_ready(node) && ready.insert(name.clone()) && let Ok(name) = name.parse() {
+                    report(Progress::NodeReady(name));
+                }
+            }
+            if spec.machines.iter().all(|machine| ready.contains(machine.name.as_str())) {
+                return;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    if timeout(READY_DEADLINE, all).await.is_ok() {
+        return Ok(());
+    }
+    let missing: Vec<&str> =
+        spec.machines.iter().map(|machine| machine.name.as_str()).filter(|name| !ready.contains(*name)).collect();
+    Err(LifeError::TimedOut {
+        seconds: READY_DEADLINE.as_secs(),
+        what: "every node to be Ready".into(),
+        seen: format!("not Ready: {}", missing.join(", ")),
+    })
+}
+
+/// Whether a node's condition `Ready` is `True`.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
+}
+
+fn write_kubeconfig(paths: &ClusterPaths, api_port: u16) -> Result<(), LifeError> {
+    use base64::Engine;
+    let encode = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+    let pki = paths.pki();
+    let name = format!("flightcage-{}", paths.name());
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": name, "cluster": {
+            "server": format!("https://127.0.0.1:{api_port}"),
+            "certificate-authority-data": encode(pki::read(&pki, "ca.crt")?),
+        }}],
+        "users": [{ "name": name, "user": {
+            "client-certificate-data": encode(pki::read(&pki, "admin.crt")?),
+            "client-key-data": encode(pki::read(&pki, "admin.key")?),
+        }}],
+        "contexts": [{ "name": name, "context": { "cluster": name, "user": name, "namespace": "default" } }],
+        "current-context": name,
+    });
+    // JSON is YAML: every client reads it.
+    let text = serde_json::to_vec_pretty(&kubeconfig).expect("a kubeconfig is plain data");
+    write_private(&paths.kubeconfig(), &text).map_err(io_error("write the kubeconfig"))
+}
+
+/// Takes a cluster down and removes it. An absent one is fine; whatever state it is in, nothing of it is left.
+///
+/// # Errors
+/// When another command works on it, or a file cannot be removed.
+pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
+    let clusters = paths.root().parent().expect("clusters live in a directory");
+    if !clusters.exists() {
+        return Ok(());
+    }
+    let life = File::create(paths.life_lock()).map_err(io_error("open the cluster's lock"))?;
+    life.try_lock().map_err(|_| LifeError::Busy(paths.name().to_string()))?;
+    let daemon = DaemonClient::new(paths.clone())?;
+    clear(paths, &daemon, Remains::Nothing).await?;
+    for lock in [paths.daemon_lock(), paths.life_lock()] {
+        let _ = std::fs::remove_file(lock);
+    }
+    Ok(())
+}
+
+/// Ends every process of a cluster, and removes what is not to remain.
+async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
+    // A daemon that does not answer is dead or about to be: the lock tells.
+    let _ = daemon.down(remains == Remains::Nothing).await;
+    let lock = File::create(paths.daemon_lock()).map_err(io_error("open the daemon's lock"))?;
+    let deadline = Instant::now() + DOWN_DEADLINE;
+    while lock.try_lock().is_err() {
+        if Instant::now() > deadline {
+            return Err(LifeError::TimedOut {
+                seconds: DOWN_DEADLINE.as_secs(),
+                what: format!("the daemon of cluster `{}` to end", paths.name()),
+                seen: end_of(&paths.daemon_log()),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for cleared in qemu::sweep(paths.root()) {
+        tracing::info!(cleared, "left by a daemon that died");
+    }
+    if remains == Remains::Nothing {
+        paths.remove().map_err(io_error("remove the cluster's directories"))?;
+    }
+    Ok(())
+}
