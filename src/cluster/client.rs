@@ -110,6 +110,11 @@ impl DaemonClient {
         self.send(self.http.delete(url("links")), REQUEST_TIMEOUT).await
     }
 
+    /// Tells the daemon that its owner's end is no longer its own.
+    pub async fn disown(&self) -> Result<(), DaemonClientError> {
+        self.post("disown", &(), REQUEST_TIMEOUT).await
+    }
+
     /// Asks the daemon to end its machines and itself, and to remove the cluster's directories if `remove`.
     pub async fn down(&self, remove: bool) -> Result<(), DaemonClientError> {
         self.post("down", &json!({ "remove": remove }), REQUEST_TIMEOUT).await

@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
@@ -232,6 +232,24 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
         return Err(io::Error::other(format!("`{}` is not a directory of this user; remove it", path.display())));
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Locks a file for as long as the returned handle lives; `None` when another process holds it.
+///
+/// # Errors
+/// When the file cannot be made.
+pub fn try_lock(path: &Path) -> io::Result<Option<fs::File>> {
+    loop {
+        let file = fs::File::options().create(true).append(true).mode(0o600).open(path)?;
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        // `down` removes the lock file; a lock on the removed one locks nothing.
+        match fs::symlink_metadata(path) {
+            Ok(now) if now.ino() == file.metadata()?.ino() => return Ok(Some(file)),
+            _ => {}
+        }
+    }
 }
 
 /// Writes a file that only its owner can read; a reader sees the old contents or the new, never a part.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::client::{DaemonClient, DaemonClientError};
 use super::daemon::{ClusterRecord, Status, read_json};
-use super::home::{ClusterPaths, Home, private_directory, write_private};
+use super::home::{ClusterPaths, Home, private_directory, try_lock, write_private};
 use super::install::{self, InstallError, Payload};
 use super::pki::{self, PkiError};
 use crate::images::{self, ImageStore};
@@ -162,11 +162,18 @@ impl Cluster {
     }
 
     /// Lets the cluster live on after this process.
-    pub fn keep(mut self) {
-        // The daemon keeps its own pipe's read end only as long as it is owned: see `daemon::Ownership`.
-        if let Some((pipe, _child)) = self.owner.take() {
-            std::mem::forget(pipe);
-        }
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn keep(mut self) -> Result<(), LifeError> {
+        self.daemon.disown().await?;
+        self.owner = None;
+        Ok(())
+    }
+
+    /// Whether this process brought it up for itself.
+    pub fn is_owned(&self) -> bool {
+        self.owner.is_some()
     }
 }
 
@@ -184,8 +191,9 @@ pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Repo
     let name = spec.name.to_string();
     private_directory(paths.root().parent().expect("clusters live in a directory"))
         .map_err(io_error("make the clusters' directory"))?;
-    let life = File::create(paths.life_lock()).map_err(io_error("open the cluster's lock"))?;
-    life.try_lock().map_err(|_| LifeError::Busy(name.clone()))?;
+    let _life = try_lock(&paths.life_lock())
+        .map_err(io_error("lock the cluster"))?
+        .ok_or_else(|| LifeError::Busy(name.clone()))?;
 
     let existing: Option<ClusterRecord> = read_json(&paths.spec()).ok();
     let complete = paths.complete().exists();
@@ -408,7 +416,7 @@ fn end_of(path: &std::path::Path) -> String {
 
 /// Waits until every machine is a Ready node.
 async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter) -> Result<(), LifeError> {
-    let nodes = client.reflect::<Node>(None, ListParams::default());
+    let nodes = client.reflect::<Node>("", ListParams::default());
     let mut changed = nodes.subscribe();
     let mut ready: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
     let all = async {
@@ -478,8 +486,9 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
     if !clusters.exists() {
         return Ok(());
     }
-    let life = File::create(paths.life_lock()).map_err(io_error("open the cluster's lock"))?;
-    life.try_lock().map_err(|_| LifeError::Busy(paths.name().to_string()))?;
+    let _life = try_lock(&paths.life_lock())
+        .map_err(io_error("lock the cluster"))?
+        .ok_or_else(|| LifeError::Busy(paths.name().to_string()))?;
     let daemon = DaemonClient::new(paths.clone())?;
     clear(paths, &daemon, Remains::Nothing).await?;
     for lock in [paths.daemon_lock(), paths.life_lock()] {
@@ -492,9 +501,8 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
 async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
     // A daemon that does not answer is dead or about to be: the lock tells.
     let _ = daemon.down(remains == Remains::Nothing).await;
-    let lock = File::create(paths.daemon_lock()).map_err(io_error("open the daemon's lock"))?;
     let deadline = Instant::now() + DOWN_DEADLINE;
-    while lock.try_lock().is_err() {
+    while try_lock(&paths.daemon_lock()).map_err(io_error("lock the daemon's lock"))?.is_none() {
         if Instant::now() > deadline {
             return Err(LifeError::TimedOut {
                 seconds: DOWN_DEADLINE.as_secs(),

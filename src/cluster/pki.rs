@@ -98,9 +98,10 @@ pub fn client_config(directory: &Path, identity: &str, server: String) -> Result
     Ok(ClientConfig {
         server,
         ca_pem: read(directory, "ca.crt")?,
-        certificate_pem: Some(read(directory, &format!("{identity}.crt"))?),
-        key_pem: Some(read(directory, &format!("{identity}.key"))?),
-        ..ClientConfig::default()
+        certificate_pem: read(directory, &format!("{identity}.crt"))?,
+        key_pem: read(directory, &format!("{identity}.key"))?,
+        token: None,
+        namespace: "default".into(),
     })
 }
 

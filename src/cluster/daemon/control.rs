@@ -117,6 +117,7 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/machines/{node}/boot", post(wait_for_boot))
         .route("/machines/{node}/power", post(power))
         .route("/links", get(link_counters).post(change_links).delete(heal_links))
+        .route("/disown", post(disown))
         .route("/down", post(down))
         .with_state(daemon);
     if let Err(error) = axum::serve(listener, router).await {
@@ -199,6 +200,11 @@ async fn link_counters(State(daemon): Shared) -> Json<LinkCounters> {
 
 async fn heal_links(State(daemon): Shared) -> Json<()> {
     daemon.fabric.clear_rules();
+    Json(())
+}
+
+async fn disown(State(daemon): Shared) -> Json<()> {
+    daemon.disowned.store(true, Ordering::SeqCst);
     Json(())
 }
 

@@ -129,11 +129,11 @@ async fn follow(
     mut ports: Ports,
     served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
 ) {
-    let services = client.reflect::<Service>(None, ListParams::default());
-    let endpoints = client.reflect::<Endpoints>(None, ListParams::default());
+    let services = client.reflect::<Service>("", ListParams::default());
+    let endpoints = client.reflect::<Endpoints>("", ListParams::default());
     let (mut services_changed, mut endpoints_changed) = (services.subscribe(), endpoints.subscribe());
     loop {
-        if services.is_synced() && endpoints.is_synced() {
+        if services.synced() && endpoints.synced() {
             let table = ServiceTable::new(
                 services_changed.borrow_and_update().values().map(|service| &**service),
                 endpoints_changed.borrow_and_update().values().map(|endpoints| &**endpoints),
@@ -204,7 +204,7 @@ fn host_port(port: u16) -> u16 {
 /// Tells the Service where it is reached, as a cloud's load balancer does.
 async fn announce(client: &Client, namespace: &str, name: &str) {
     let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": Ipv4Addr::LOCALHOST.to_string() }] } } });
-    if let Err(error) = client.patch::<Service>(Some(namespace), name, Patch::Merge(status), Some("status")).await {
+    if let Err(error) = client.patch::<Service>(namespace, name, Patch::Merge(status), Some("status")).await {
         tracing::warn!(service = format!("{namespace}/{name}"), %error, "its ingress address could not be announced");
     }
 }

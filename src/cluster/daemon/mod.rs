@@ -18,9 +18,9 @@ mod control;
 mod dial;
 mod ingress;
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use control::{LinkChange, LinkCounters, Served, ServedPort, Status};
 pub use dial::{DialReply, DialRequest, DialTarget};
 
-use super::home::{ClusterPaths, Home};
+use super::home::{ClusterPaths, Home, try_lock};
 use super::pki;
 use crate::balancer::Balancer;
 use crate::images::ImageStore;
@@ -94,7 +94,9 @@ struct Daemon {
     /// Cancelled when the daemon is to end.
     stop: CancellationToken,
     /// Set when the cluster's directory is to go, too.
-    remove: std::sync::atomic::AtomicBool,
+    remove: AtomicBool,
+    /// Set when the owner let the cluster go: the end of its pipe means nothing any more.
+    disowned: AtomicBool,
 }
 
 /// Runs the daemon of a cluster until it is told to end.
@@ -102,10 +104,9 @@ struct Daemon {
 /// # Errors
 /// When another daemon holds the cluster, or a part cannot start.
 pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Result<(), DaemonError> {
-    let lock = File::create(paths.daemon_lock()).map_err(starting("open the daemon's lock"))?;
-    if lock.try_lock().is_err() {
-        return Err(DaemonError::Held(paths.name().to_string()));
-    }
+    let _lock = try_lock(&paths.daemon_lock())
+        .map_err(starting("lock the daemon's lock"))?
+        .ok_or_else(|| DaemonError::Held(paths.name().to_string()))?;
     let record: ClusterRecord = read_json(&paths.spec()).map_err(starting("read the cluster's specification"))?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -148,7 +149,8 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
         provider,
         ingress,
         stop: stop.clone(),
-        remove: std::sync::atomic::AtomicBool::new(false),
+        remove: AtomicBool::new(false),
+        disowned: AtomicBool::new(false),
         record,
         paths: paths.clone(),
     });
@@ -174,6 +176,9 @@ async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon
                 let mut nothing = tokio::io::sink();
                 // Ends with the pipe, whoever closed it and however it died.
                 let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut nothing).await;
+                if daemon.disowned.load(Ordering::SeqCst) {
+                    std::future::pending().await
+                }
             }
         }
     };
@@ -182,14 +187,14 @@ async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         () = owner_gone => {
             tracing::info!("the owner is gone: taking the cluster down");
-            daemon.remove.store(true, std::sync::atomic::Ordering::SeqCst);
+            daemon.remove.store(true, Ordering::SeqCst);
         }
     }
 }
 
 /// Ends the machines, and removes the cluster's directories if that was asked for.
 async fn take_down(daemon: &Daemon) {
-    let remove = daemon.remove.load(std::sync::atomic::Ordering::SeqCst);
+    let remove = daemon.remove.load(Ordering::SeqCst);
     for machine in &daemon.record.spec.machines {
         let ended = if remove {
             daemon.provider.destroy(&machine.name).await
