@@ -1,4 +1,154 @@
-//! The command line: the only place that prints.
+//! The command line: the only place that prints. One file per family of commands; `failure` turns errors into exit codes.
 
-/// Runs the command line and exits with its code.
-pub fn main() {}
+mod artefacts;
+mod cluster;
+mod demo;
+mod doctor;
+mod failure;
+mod kubernetes;
+mod machines;
+mod roles;
+mod scenarios;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::model::names::ClusterName;
+use failure::Failure;
+
+const AFTER_HELP: &str = "\
+Start here:
+  flightcage demo --yes                  the whole thing: boot, deploy, break, verify, take down
+  flightcage up                          a cluster of one controller and two workers that stays
+  flightcage run scenarios/failover.toml run a scenario on a cluster of its own
+
+Exit codes: 0 pass or done, 2 wrong input or usage, 3 FAIL, 4 INCONCLUSIVE, 5 SKIPPED, 1 any other error.
+State lives under $FLIGHTCAGE_HOME (default: the XDG data directory).";
+
+/// Boot a small cluster of virtual machines, deploy a stack, keep load on it, break things, and say whether it survived.
+#[derive(Debug, Parser)]
+#[command(name = "flightcage", version, after_help = AFTER_HELP, max_term_width = 110)]
+struct Cli {
+    /// Name of the cluster; several live side by side.
+    #[arg(long, global = true, default_value = "flightcage", env = "FLIGHTCAGE_NAME")]
+    name: ClusterName,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set this host up, boot three machines, run the failover and rolling-update scenarios, and take everything down.
+    Demo(demo::Demo),
+    /// Bring a cluster up, building whatever box and image is missing.
+    Up(cluster::Up),
+    /// Take a cluster down and remove it. Always works, also on what a crash left.
+    Down,
+    /// Show a cluster's machines and the services reachable from this host.
+    Status(cluster::Status),
+    /// Run scenario files on a cluster of their own (or any Kubernetes) and print their verdicts.
+    Run(scenarios::Run),
+    /// Show what a scenario would do, without doing it.
+    Plan(scenarios::Plan),
+    /// Check scenario files: every problem at once, with line and column.
+    Lint(scenarios::Lint),
+    /// Heal whatever an interrupted run left broken.
+    Undo,
+    /// Print a kubeconfig that any client on this host can use.
+    Kubeconfig,
+    /// Create or change the objects of manifest files.
+    Apply(kubernetes::Apply),
+    /// List objects.
+    Get(kubernetes::Get),
+    /// Print a pod's log.
+    Logs(kubernetes::Logs),
+    /// Replace a ReplicationController's pods one by one, as kubectl's old rolling-update did.
+    RollingUpdate(kubernetes::RollingUpdate),
+    /// Undo a rolling update that has not finished.
+    Rollback(kubernetes::Rollback),
+    /// Log in to a machine, or run a command on it.
+    Ssh(machines::SshCommand),
+    /// Print a machine's console.
+    Console(machines::Console),
+    /// Power machines off and on, reset, freeze and thaw them.
+    Node(machines::NodeCommand),
+    /// Cut and heal the links between machines.
+    Net(machines::Net),
+    /// Boxes: machine images.
+    Box(artefacts::BoxCommand),
+    /// OCI images of the cluster's registry mirror.
+    Image(artefacts::ImageCommand),
+    /// Is this host able? With --fix, make it so.
+    Doctor(doctor::Doctor),
+    /// Hold a cluster's machines, fabric and registry (started by `up`).
+    #[command(hide = true)]
+    Daemon(roles::Daemon),
+    /// The control plane (runs in a machine).
+    #[command(hide = true)]
+    Server(roles::Role),
+    /// The node agent (runs in every machine).
+    #[command(hide = true)]
+    Agent(roles::Role),
+    /// Service proxy and DNS (runs in every machine).
+    #[command(hide = true)]
+    Proxy(roles::Role),
+}
+
+/// A manifest, cluster or scenario file named on the command line.
+type File = PathBuf;
+
+/// Runs the command line; returns the process's exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    if let Some(code) = roles::hidden_verb() {
+        return code;
+    }
+    let cli = Cli::parse();
+    roles::start_logging(&cli.command);
+    rustls::crypto::ring::default_provider().install_default().expect("no other TLS provider was installed before");
+    let runtime = match roles::runtime(&cli.command) {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::print(&Failure::new("start the async runtime").because(error)),
+    };
+    let result = runtime.block_on(run(cli));
+    // Blocking reads (standard input) must not hold the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure::print(&failure),
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let name = cli.name;
+    match cli.command {
+        Command::Demo(command) => command.run(name).await,
+        Command::Up(command) => command.run(name).await,
+        Command::Down => cluster::down(name).await,
+        Command::Status(command) => command.run(name).await,
+        Command::Run(command) => command.run(name).await,
+        Command::Plan(command) => command.run(name),
+        Command::Lint(command) => command.run(),
+        Command::Undo => scenarios::undo(name).await,
+        Command::Kubeconfig => kubernetes::kubeconfig(name),
+        Command::Apply(command) => command.run(name).await,
+        Command::Get(command) => command.run(name).await,
+        Command::Logs(command) => command.run(name).await,
+        Command::RollingUpdate(command) => command.run(name).await,
+        Command::Rollback(command) => command.run(name).await,
+        Command::Ssh(command) => command.run(name).await,
+        Command::Console(command) => command.run(name),
+        Command::Node(command) => command.run(name).await,
+        Command::Net(command) => command.run(name).await,
+        Command::Box(command) => command.run().await,
+        Command::Image(command) => command.run().await,
+        Command::Doctor(command) => command.run().await,
+        Command::Daemon(command) => command.run(name).await,
+        Command::Server(role) => role.server().await,
+        Command::Agent(role) => role.agent().await,
+        Command::Proxy(role) => role.proxy().await,
+    }
+}

@@ -204,7 +204,7 @@ fn host_port(port: u16) -> u16 {
 /// Tells the Service where it is reached, as a cloud's load balancer does.
 async fn announce(client: &Client, namespace: &str, name: &str) {
     let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": Ipv4Addr::LOCALHOST.to_string() }] } } });
-    if let Err(error) = client.patch::<Service>(namespace, name, Patch::Merge(status), Some("status")).await {
+    if let Err(error) = client.patch::<Service>(namespace, name, &Patch::Merge(status), Some("status")).await {
         tracing::warn!(service = format!("{namespace}/{name}"), %error, "its ingress address could not be announced");
     }
 }

@@ -1,0 +1,286 @@
+//! The orchestrator without kubectl: `kubeconfig`, `apply`, `get`, `logs`, `rolling-update`, `rollback`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use futures::StreamExt;
+use serde_json::Value;
+
+use super::File;
+use super::cluster::{connect, open_home};
+use super::failure::Failure;
+use super::terminal::{self, say};
+use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
+use crate::kubernetes::manifest::{self, Applied};
+use crate::kubernetes::rolling_update::{self, Options};
+use crate::model::names::ClusterName;
+use crate::model::units::parse_duration;
+
+/// Which namespace.
+#[derive(Debug, Args)]
+struct Namespace {
+    /// Namespace of the objects.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+}
+
+pub(super) fn kubeconfig(name: ClusterName) -> Result<ExitCode, Failure> {
+    let path = open_home()?.cluster(&name).kubeconfig();
+    let text = std::fs::read(&path).map_err(|error| {
+        Failure::new(format!("cluster `{name}` is not up"))
+            .because(error)
+            .hint(format!("`flightcage up --name {name}` brings it up"))
+    })?;
+    terminal::write(&text);
+    say("");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    /// Manifest file (YAML or JSON, several documents allowed); may be repeated.
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    files: Vec<File>,
+    #[command(flatten)]
+    namespace: Namespace,
+}
+
+impl Apply {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let manifests = read_manifests(&self.files)?;
+        let cluster = connect(name).await?;
+        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &manifests).await? {
+            let Applied { object, outcome } = applied;
+            say(&format!("{object} {outcome}"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Reads manifest files; every problem of every file at once.
+pub(super) fn read_manifests(files: &[File]) -> Result<Vec<manifest::Manifest>, Failure> {
+    manifest::load(files).map_err(|diagnostics| super::scenarios::diagnosed(&diagnostics))
+}
+
+/// Arguments of `get`.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// Kind of the objects, as kubectl takes it: `pods`, `po`, `rc`, `svc`, `nodes`, …
+    kind: String,
+    /// One object's name.
+    object: Option<String>,
+    #[command(flatten)]
+    namespace: Namespace,
+    /// Of all namespaces.
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Only objects with these labels.
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
+    /// As JSON, or only the names.
+    #[arg(short, long, value_parser = ["json", "name"])]
+    output: Option<String>,
+}
+
+impl Get {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let Some(kind) = resource_named(&self.kind) else {
+            let known: Vec<&str> = RESOURCES.iter().map(|kind| kind.plural).collect();
+            return Err(Failure::new(format!("`{}` is not a kind", self.kind)).hint(format!("one of {}", known.join(", "))).invalid());
+        };
+        let client = connect(name).await?.client;
+        let namespace = if self.all_namespaces || !kind.namespaced { "" } else { &self.namespace.namespace };
+        let items = match &self.object {
+            Some(object) => vec![client.get_value(&kind, namespace, object).await?],
+            None => {
+                let params = ListParams { label_selector: self.selector.clone(), field_selector: None };
+                client.list_values(&kind, namespace, &params).await?.items
+            }
+        };
+        match self.output.as_deref() {
+            Some("json") if self.object.is_some() => say(&serde_json::to_string_pretty(&items[0])?),
+            Some("json") => {
+                let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items });
+                say(&serde_json::to_string_pretty(&list)?);
+            }
+            Some(_) => items.iter().for_each(|item| say(text(item, "/metadata/name"))),
+            None => print_table(kind.kind, &items),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+fn number(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0).to_string()
+}
+
+/// The columns that matter of each kind; the name and namespace of any other.
+fn print_table(kind: &str, items: &[Value]) {
+    type Column = (&'static str, fn(&Value) -> String);
+    let columns: &[Column] = match kind {
+        "Pod" => &[
+            ("PHASE", |pod| if pod.pointer("/metadata/deletionTimestamp").is_some() { "Terminating".into() } else { text(pod, "/status/phase").into() }),
+            ("READY", |pod| {
+                let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array).cloned().unwrap_or_default();
+                let ready = statuses.iter().filter(|status| status["ready"] == true).count();
+                let containers = pod.pointer("/spec/containers").and_then(Value::as_array).map_or(0, Vec::len);
+                format!("{ready}/{containers}")
+            }),
+            ("RESTARTS", |pod| number(pod, "/status/containerStatuses/0/restartCount")),
+            ("IP", |pod| text(pod, "/status/podIP").into()),
+            ("NODE", |pod| text(pod, "/spec/nodeName").into()),
+        ],
+        "ReplicationController" => &[
+            ("DESIRED", |rc| number(rc, "/spec/replicas")),
+            ("CURRENT", |rc| number(rc, "/status/replicas")),
+            ("READY", |rc| number(rc, "/status/readyReplicas")),
+        ],
+        "Service" => &[
+            ("TYPE", |service| text(service, "/spec/type").into()),
+            ("CLUSTER-IP", |service| text(service, "/spec/clusterIP").into()),
+            ("PORTS", |service| {
+                let ports = service.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
+                ports.iter().map(|port| port["port"].to_string()).collect::<Vec<_>>().join(",")
+            }),
+        ],
+        "Node" => &[("READY", |node| {
+            let conditions = node.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+            let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
+            ready.map_or("Unknown".into(), |condition| text(condition, "/status").into())
+        })],
+        "Event" => &[
+            ("REASON", |event| text(event, "/reason").into()),
+            ("OBJECT", |event| format!("{}/{}", text(event, "/involvedObject/kind"), text(event, "/involvedObject/name"))),
+            ("MESSAGE", |event| text(event, "/message").into()),
+        ],
+        _ => &[],
+    };
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let namespaced = items.iter().any(|item| !text(item, "/metadata/namespace").is_empty());
+    let mut header = vec!["NAME".to_owned()];
+    header.extend(namespaced.then(|| "NAMESPACE".to_owned()));
+    header.extend(columns.iter().map(|(title, _)| (*title).to_owned()));
+    table.set_header(header);
+    for item in items {
+        let mut row = vec![text(item, "/metadata/name").to_owned()];
+        row.extend(namespaced.then(|| text(item, "/metadata/namespace").to_owned()));
+        row.extend(columns.iter().map(|(_, cell)| cell(item)));
+        table.add_row(row);
+    }
+    say(&table.trim_fmt());
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+pub(super) struct Logs {
+    /// Name of the pod.
+    pod: String,
+    #[command(flatten)]
+    namespace: Namespace,
+    /// Which container, when the pod has several.
+    #[arg(short, long)]
+    container: Option<String>,
+    /// Keep printing as more is written.
+    #[arg(short, long)]
+    follow: bool,
+    /// Of the instance before the current one.
+    #[arg(short, long)]
+    previous: bool,
+    /// Only the last so many lines.
+    #[arg(long, value_name = "LINES")]
+    tail: Option<u64>,
+    /// With the time before each line.
+    #[arg(long)]
+    timestamps: bool,
+}
+
+impl Logs {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let client = connect(name).await?.client;
+        let params = LogParams {
+            container: self.container,
+            follow: self.follow,
+            previous: self.previous,
+            timestamps: self.timestamps,
+            tail_lines: self.tail,
+        };
+        let mut chunks = client.logs(&self.namespace.namespace, &self.pod, &params).await?;
+        while let Some(chunk) = chunks.next().await {
+            terminal::write(&chunk?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Arguments of `rolling-update`.
+#[derive(Debug, Args)]
+pub(super) struct RollingUpdate {
+    /// The ReplicationController that runs now.
+    old: String,
+    /// Manifest of the one that replaces it.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    file: File,
+    #[command(flatten)]
+    namespace: Namespace,
+    /// Pause between two steps, with its unit.
+    #[arg(long, default_value = "1m", value_parser = duration)]
+    update_period: Duration,
+    /// Give up after so long without progress.
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    timeout: Duration,
+}
+
+impl RollingUpdate {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let manifests = read_manifests(std::slice::from_ref(&self.file))?;
+        let new = match manifests.as_slice() {
+            [only] if only.kind() == "ReplicationController" => only.value.clone(),
+            _ => {
+                return Err(Failure::new(format!("`{}` must hold one ReplicationController and nothing else", self.file.display())).invalid());
+            }
+        };
+        let client = connect(name).await?.client;
+        let options = Options { update_period: self.update_period, timeout: self.timeout, ..Options::default() };
+        let summary =
+            rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, &|step| say(step)).await?;
+        say(&summary.to_string());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// The old ReplicationController, which is to serve again.
+    old: String,
+    /// The new one, which is to go.
+    new: String,
+    #[command(flatten)]
+    namespace: Namespace,
+    /// Pause between two steps, with its unit.
+    #[arg(long, default_value = "1m", value_parser = duration)]
+    update_period: Duration,
+}
+
+impl Rollback {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let client = connect(name).await?.client;
+        let options = Options { update_period: self.update_period, ..Options::default() };
+        let summary =
+            rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, &|step| say(step)).await?;
+        say(&summary.to_string());
+        Ok(ExitCode::SUCCESS)
+    }
+}

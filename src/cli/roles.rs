@@ -1,0 +1,97 @@
+//! The binary's other roles: daemon, server, agent, proxy, and the hidden verbs that run before any thread exists.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+use super::cluster::open_home;
+use super::failure::Failure;
+use super::{Command, File};
+use crate::cluster::daemon::{self, Ownership};
+use crate::machines::qemu;
+use crate::model::names::ClusterName;
+use crate::orchestrator::agent::containers;
+use crate::orchestrator::{agent, api, proxy};
+
+/// Verbs that our own processes are started with. They are dispatched before tokio, since they change the process itself.
+pub(super) fn hidden_verb() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let verb = arguments.next()?;
+    let rest: Vec<_> = arguments.collect();
+    match verb.to_str()? {
+        "__vm" => Some(qemu::exec_vm(rest)),
+        "__pod" => Some(containers::helper_main(rest)),
+        _ => None,
+    }
+}
+
+/// Roles log to standard error (the journal, or the daemon's log); commands only what `RUST_LOG` asks for.
+pub(super) fn start_logging(command: &Command) {
+    let default = match command {
+        Command::Daemon(_) | Command::Server(_) | Command::Agent(_) | Command::Proxy(_) => "info",
+        _ => "off",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+}
+
+/// Guests have one virtual CPU and little memory: their roles run on one thread.
+pub(super) fn runtime(command: &Command) -> io::Result<Runtime> {
+    match command {
+        Command::Agent(_) | Command::Proxy(_) | Command::Server(_) => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+    }
+}
+
+/// Arguments of `daemon`.
+#[derive(Debug, Args)]
+pub(super) struct Daemon {
+    /// Take the cluster down when standard input ends.
+    #[arg(long)]
+    owned: bool,
+}
+
+impl Daemon {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let home = open_home()?;
+        let paths = home.cluster(&name);
+        let ownership = if self.owned { Ownership::Owned } else { Ownership::Detached };
+        daemon::run(&home, paths, ownership).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `server`, `agent` and `proxy`.
+#[derive(Debug, Args)]
+pub(super) struct Role {
+    /// Configuration file of the role.
+    #[arg(long, value_name = "FILE")]
+    config: File,
+}
+
+impl Role {
+    fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
+        let file = self.config.display();
+        let text =
+            std::fs::read_to_string(&self.config).map_err(|error| Failure::new(format!("read `{file}`")).because(error).invalid())?;
+        toml::from_str(&text).map_err(|error| Failure::new(format!("understand `{file}`")).because(error).invalid())
+    }
+
+    pub(super) async fn server(self) -> Result<ExitCode, Failure> {
+        api::run(self.read()?).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) async fn agent(self) -> Result<ExitCode, Failure> {
+        agent::run(self.read()?).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) async fn proxy(self) -> Result<ExitCode, Failure> {
+        proxy::run(self.read()?).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
