@@ -4,6 +4,7 @@ mod artefacts;
 mod cluster;
 mod demo;
 mod doctor;
+mod environment;
 mod failure;
 mod kubernetes;
 mod machines;
