@@ -35,7 +35,7 @@ impl BoxCommand {
         let home = open_home()?;
         match self.verb {
             BoxVerb::List => {
-                for name in boxes::BUILTIN {
+                for name in BoxDefinition::builtin_names() {
                     let definition = BoxDefinition::load(name)?;
                     let cached = if boxes::cached(&definition, &home.boxes()).is_some() { "built" } else { "not built" };
                     say(&format!("{name:<16} {cached}"));

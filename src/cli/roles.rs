@@ -19,13 +19,10 @@ use crate::orchestrator::{agent, api, proxy};
 /// Verbs that our own processes are started with. They are dispatched before tokio, since they change the process itself.
 pub(super) fn hidden_verb() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    let verb = arguments.next()?;
-    let rest: Vec<_> = arguments.collect();
-    match verb.to_str()? {
-        "__vm" => Some(qemu::exec_vm(rest)),
-        "__pod" => Some(containers::helper_main(rest)),
-        _ => None,
+    if arguments.next()? == qemu::VERB {
+        return Some(qemu::exec_vm(arguments.collect()));
     }
+    containers::dispatch()
 }
 
 /// Roles log to standard error (the journal, or the daemon's log); commands only what `RUST_LOG` asks for.

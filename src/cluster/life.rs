@@ -19,13 +19,15 @@ use super::pki::{self, PkiError};
 use crate::images::{self, ImageStore};
 use crate::kubernetes::client::{Client, ClientError, ListParams};
 use crate::machines::acceleration;
-use crate::machines::boxes::{self, BoxDefinition, ignition};
+use crate::machines::boxes::ignition::{self, NetworkCard};
+use crate::machines::boxes::{self, BoxDefinition};
 use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Problem};
 use crate::machines::qemu;
 use crate::model::addresses;
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
-use crate::shell::ssh::{self, Ssh, SshTarget};
+use crate::shell::keys;
+use crate::shell::ssh::{Ssh, SshTarget};
 
 /// Longest that a daemon may take to answer after its start.
 const DAEMON_START: Duration = Duration::from_secs(15);
@@ -313,7 +315,7 @@ fn ensure_ssh_keys(paths: &ClusterPaths, spec: &ClusterSpec) -> Result<(), LifeE
         if path.exists() {
             continue;
         }
-        let pair = ssh::generate_ed25519().map_err(part("make an SSH key"))?;
+        let pair = keys::generate_ed25519("flightcage");
         write_private(&path.with_extension("pub"), pair.public_openssh.as_bytes()).map_err(io_error("write an SSH key"))?;
         write_private(&path, pair.private_openssh_pem.as_bytes()).map_err(io_error("write an SSH key"))?;
     }
@@ -347,12 +349,13 @@ async fn bring_up_machine(
     let tell = |what: &str| report(Progress::Node(node.clone(), what.to_owned()));
     let first_boot = ignition::FirstBoot {
         hostname: node.to_string(),
-        authorized_key: read_text(&paths.ssh_key().with_extension("pub"))?,
+        authorized_keys: vec![read_text(&paths.ssh_key().with_extension("pub"))?],
         host_key_private: read_text(&paths.ssh_host_key(node))?,
         host_key_public: read_text(&paths.ssh_host_key(node).with_extension("pub"))?,
-        cluster_mac: addresses::node_mac(index),
-        cluster_address: spec.address(index),
-        ssh_mac: addresses::ssh_mac(index),
+        network: vec![
+            NetworkCard::cluster(&addresses::mac_text(addresses::node_mac(index)), spec.address(index)),
+            NetworkCard::ssh(&addresses::mac_text(addresses::ssh_mac(index))),
+        ],
         hosts: spec.machines.iter().enumerate().map(|(index, machine)| (spec.address(index), machine.name.to_string())).collect(),
     };
     let request = MachineRequest {

@@ -63,3 +63,9 @@ pub fn node_mac(index: usize) -> [u8; 6] {
 pub fn ssh_mac(index: usize) -> [u8; 6] {
     [0x52, 0x54, 0x00, 0x78, 0x00, node_address(index).octets()[3]]
 }
+
+/// A hardware address as text, `52:54:00:77:00:0b`.
+#[must_use]
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

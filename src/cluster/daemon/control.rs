@@ -182,7 +182,8 @@ async fn change_links(State(daemon): Shared, Json(change): Json<LinkChange>) -> 
         }
     }
     for (from, to) in daemon.links(&change) {
-        daemon.fabric.set_rule(from, to, LinkRule { cut: change.cut, ..LinkRule::default() });
+        let rule = if change.cut { LinkRule::cut() } else { LinkRule::default() };
+        daemon.fabric.set_rule(&from, &to, rule).map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
     }
     Ok(Json(()))
 }
@@ -191,9 +192,9 @@ async fn link_counters(State(daemon): Shared) -> Json<LinkCounters> {
     let everything = LinkChange { from: None, to: None, cut: false, both_directions: false };
     let mut sum = LinkCounters::default();
     for (from, to) in daemon.links(&everything) {
-        let counters = daemon.fabric.counters(&from, &to);
+        let counters = daemon.fabric.counters(&from, &to).expect("links() names ports of this fabric");
         sum.passed += counters.passed;
-        sum.dropped += counters.dropped;
+        sum.dropped += counters.dropped_by_rule;
     }
     Json(sum)
 }

@@ -113,11 +113,15 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
 
     let nodes = record.spec.machines.iter().map(|machine| machine.name.clone()).collect();
     let fabric = Fabric::start(FabricConfig { socket_dir: paths.runtime().to_owned(), nodes })
+        .await
         .map_err(starting("start the fabric"))?;
     let gateway = fabric.gateway();
-    gateway.set_routes(
-        (0..record.spec.machines.len()).map(|index| (addresses::pod_network(index), addresses::node_address(index))).collect(),
-    );
+    let route = |index| {
+        let (network, prefix) = addresses::pod_network(index);
+        (format!("{network}/{prefix}"), addresses::node_address(index))
+    };
+    let routes: Vec<_> = (0..record.spec.machines.len()).map(route).collect();
+    gateway.set_routes(&routes).map_err(starting("route to the pods"))?;
 
     let registry = gateway.listen(addresses::REGISTRY_PORT).map_err(starting("listen for the registry mirror"))?;
     let store = ImageStore::open(&home.images()).map_err(starting("open the image store"))?;
