@@ -72,17 +72,17 @@ enum ImageVerb {
 impl ImageCommand {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let home = open_home()?;
-        let store = ImageStore::open(&home.images())?;
+        let store = ImageStore::open(home.images())?;
         match self.verb {
             ImageVerb::List => {
-                for (reference, digest) in store.tags()? {
-                    say(&format!("{reference} {digest}"));
+                for (reference, manifest) in store.tags()? {
+                    say(&format!("{reference} {}", manifest.digest));
                 }
             }
             ImageVerb::Build => {
                 let live = Live::new();
                 live.step("building images");
-                for image in images::builtin()? {
+                for image in images::builtin() {
                     images::build(&image, &store, &home.scratch(), &detail(&live)).await?;
                 }
                 live.finish();

@@ -13,7 +13,7 @@ use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::terminal::{self, say};
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
-use crate::kubernetes::manifest::{self, Applied};
+use crate::kubernetes::manifest::{self, ManifestError};
 use crate::kubernetes::rolling_update::{self, Options};
 use crate::model::names::ClusterName;
 use crate::model::units::parse_duration;
@@ -52,9 +52,8 @@ impl Apply {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let manifests = read_manifests(&self.files)?;
         let cluster = connect(name).await?;
-        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &manifests).await? {
-            let Applied { object, outcome } = applied;
-            say(&format!("{object} {outcome}"));
+        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &manifests).await.map_err(refused)? {
+            say(&format!("{}/{} {}", applied.kind.kind.to_lowercase(), applied.name, applied.outcome));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -62,7 +61,16 @@ impl Apply {
 
 /// Reads manifest files; every problem of every file at once.
 pub(super) fn read_manifests(files: &[File]) -> Result<Vec<manifest::Manifest>, Failure> {
-    manifest::load(files).map_err(|diagnostics| super::scenarios::diagnosed(&diagnostics))
+    manifest::load(files).map_err(refused)
+}
+
+/// A manifest that is wrong, or that the API server refuses, is wrong input.
+fn refused(error: ManifestError) -> Failure {
+    let invalid = match &error {
+        ManifestError::Read { .. } | ManifestError::Invalid(_) => true,
+        ManifestError::Apply { source, .. } => matches!(source.code(), Some(400 | 422)),
+    };
+    if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
 }
 
 /// Arguments of `get`.
@@ -246,7 +254,7 @@ impl RollingUpdate {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let manifests = read_manifests(std::slice::from_ref(&self.file))?;
         let new = match manifests.as_slice() {
-            [only] if only.kind() == "ReplicationController" => only.value.clone(),
+            [only] if only.kind.kind == "ReplicationController" => only.value.clone(),
             _ => {
                 return Err(Failure::new(format!("`{}` must hold one ReplicationController and nothing else", self.file.display())).invalid());
             }
@@ -254,8 +262,8 @@ impl RollingUpdate {
         let client = connect(name).await?.client;
         let options = Options { update_period: self.update_period, timeout: self.timeout, ..Options::default() };
         let summary =
-            rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, &|step| say(step)).await?;
-        say(&summary.to_string());
+            rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| say(&step.to_string())).await?;
+        say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -279,8 +287,8 @@ impl Rollback {
         let client = connect(name).await?.client;
         let options = Options { update_period: self.update_period, ..Options::default() };
         let summary =
-            rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, &|step| say(step)).await?;
-        say(&summary.to_string());
+            rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| say(&step.to_string())).await?;
+        say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
     }
 }

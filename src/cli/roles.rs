@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use super::cluster::open_home;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::{Command, File};
 use crate::cluster::daemon::{self, Ownership};
 use crate::machines::qemu;
@@ -19,8 +19,9 @@ use crate::orchestrator::{agent, api, proxy};
 /// Verbs that our own processes are started with. They are dispatched before tokio, since they change the process itself.
 pub(super) fn hidden_verb() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? == qemu::VERB {
-        return Some(qemu::exec_vm(arguments.collect()));
+    if arguments.next()? == qemu::VM_VERB {
+        // Returns only when it could not become the machine.
+        return Some(failure::print(&Failure::from(qemu::exec_vm(arguments))));
     }
     containers::dispatch()
 }

@@ -298,13 +298,12 @@ pub async fn build_artefacts(home: &Home, box_name: &str, report: &Reporter) -> 
         let report = report.clone();
         move |line: &str| report(Progress::Detail(line.to_owned()))
     };
-    let store = ImageStore::open(&home.images()).map_err(part("open the image store"))?;
+    let store = ImageStore::open(home.images()).map_err(part("open the image store"))?;
     let box_files =
         boxes::build(&definition, &home.boxes(), &detail).await.map_err(part(format!("build the box `{box_name}`")))?;
-    for image in images::builtin().map_err(part("read the images' definitions"))? {
-        images::build(&image, &store, &home.scratch(), &detail)
-            .await
-            .map_err(part(format!("build the image `{}`", image.name())))?;
+    for image in images::builtin() {
+        let built = images::build(&image, &store, &home.scratch(), &detail).await;
+        built.map_err(part(format!("build the image `{}`", image.name)))?;
     }
     Ok(box_files)
 }
@@ -515,8 +514,8 @@ async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) ->
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    for cleared in qemu::sweep(paths.root()) {
-        tracing::info!(cleared, "left by a daemon that died");
+    for swept in qemu::sweep(paths.root()).await.map_err(part("clear left-over machines"))? {
+        tracing::info!(swept.pid, swept.node, "left by a daemon that died");
     }
     if remains == Remains::Nothing {
         paths.remove().map_err(io_error("remove the cluster's directories"))?;

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::balancer::{Balancer, ConnectError, ServicePortKey};
-use crate::transport::{BoxStream, Dial};
+use crate::balancer::services::ServicePortKey;
+use crate::balancer::{Balancer, ConnectError};
+use crate::transport::Dial;
 
 /// Longest request line: a namespace, a name and a port.
 const MAX_REQUEST: usize = 1024;
@@ -70,7 +71,7 @@ impl DialReply {
     }
 }
 
-pub(super) async fn serve(listener: UnixListener, dial: Arc<dyn Dial>, balancer: Arc<Balancer>) {
+pub(super) async fn serve(listener: UnixListener, dial: Arc<dyn Dial>, balancer: Balancer) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
@@ -127,7 +128,7 @@ async fn handle(client: UnixStream, dial: &dyn Dial, balancer: &Balancer) -> io:
             match connected {
                 Ok(connection) => {
                     reply(&mut client, DialReply::Connected).await?;
-                    crate::balancer::relay(Box::new(client) as BoxStream, connection).await
+                    crate::balancer::relay(&mut client, connection).await.map(drop).map_err(io::Error::other)
                 }
                 Err(ConnectError::NoEndpoints) => reply(&mut client, DialReply::NoEndpoints).await,
                 Err(ConnectError::AllRefused) => reply(&mut client, DialReply::Refused).await,

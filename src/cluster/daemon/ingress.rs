@@ -15,11 +15,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::control::{Served, ServedPort};
-use crate::balancer::services::{ServicePort, ServiceTable};
-use crate::balancer::{Balancer, ServicePortKey, relay};
+use crate::balancer::Balancer;
+use crate::balancer::relay::forward;
+use crate::balancer::services::{ServicePort, ServicePortKey, ServiceTable};
 use crate::kubernetes::client::{Client, ListParams, Patch};
 use crate::model::addresses;
-use crate::transport::{BoxStream, Dial};
+use crate::transport::Dial;
+
+/// The type of a Service that the host serves.
+const LOAD_BALANCER: &str = "LoadBalancer";
 
 /// Recorded loopback ports by what they serve.
 pub(super) struct Ports {
@@ -96,7 +100,7 @@ impl Drop for ServedEntry {
 }
 
 impl Ingress {
-    pub(super) fn start(client: Client, balancer: Arc<Balancer>, ports: Ports, api_port: u16, tasks: &mut JoinSet<()>) -> Self {
+    pub(super) fn start(client: Client, balancer: Balancer, ports: Ports, api_port: u16, tasks: &mut JoinSet<()>) -> Self {
         let served = Arc::new(Mutex::new(BTreeMap::new()));
         tasks.spawn(follow(client, balancer, ports, served.clone()));
         Self { api_port, served }
@@ -125,7 +129,7 @@ impl Ingress {
 
 async fn follow(
     client: Client,
-    balancer: Arc<Balancer>,
+    balancer: Balancer,
     mut ports: Ports,
     served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
 ) {
@@ -134,17 +138,13 @@ async fn follow(
     let (mut services_changed, mut endpoints_changed) = (services.subscribe(), endpoints.subscribe());
     loop {
         if services.synced() && endpoints.synced() {
-            let table = ServiceTable::new(
-                services_changed.borrow_and_update().values().map(|service| &**service),
-                endpoints_changed.borrow_and_update().values().map(|endpoints| &**endpoints),
-            );
-            for (key, port) in &table.ports {
-                balancer.set_endpoints(key.clone(), port.endpoints.clone());
-            }
-            balancer.retain(|key| table.ports.contains_key(key));
+            let (services, endpoints) =
+                (services_changed.borrow_and_update().clone(), endpoints_changed.borrow_and_update().clone());
+            let table = ServiceTable::build(services.values().map(Arc::as_ref), endpoints.values().map(Arc::as_ref));
+            balancer.apply(&table);
             listen_for(&table, &balancer, &mut ports, &served).await;
-            for (namespace, name) in table.load_balancers_without_ingress() {
-                announce(&client, &namespace, &name).await;
+            for service in services.values().filter(|service| lacks_ingress(service)) {
+                announce(&client, service).await;
             }
         }
         let changed = tokio::select! {
@@ -160,11 +160,11 @@ async fn follow(
 /// Opens and closes loopback listeners so that they match the table's LoadBalancer ports.
 async fn listen_for(
     table: &ServiceTable,
-    balancer: &Arc<Balancer>,
+    balancer: &Balancer,
     ports: &mut Ports,
     served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>,
 ) {
-    let wanted: BTreeMap<&ServicePortKey, &ServicePort> = table.ports.iter().filter(|(_, port)| port.load_balancer).collect();
+    let wanted: BTreeMap<&ServicePortKey, &ServicePort> = table.ports.iter().filter(|(_, port)| port.service_type == LOAD_BALANCER).collect();
     served.lock().expect("nobody panics while holding the lock").retain(|key, _| wanted.contains_key(key));
     for (key, port) in wanted {
         if served.lock().expect("nobody panics while holding the lock").contains_key(key) {
@@ -183,15 +183,12 @@ async fn listen_for(
         let task = tokio::spawn(accept(listener, move |client| {
             let (balancer, target) = (balancer.clone(), target.clone());
             async move {
-                match balancer.connect(&target).await {
-                    Ok(connection) => {
-                        let _ = relay(Box::new(client) as BoxStream, connection).await;
-                    }
-                    Err(_) => reset(client),
+                if let Err(error) = forward(client, &balancer, &target).await {
+                    tracing::debug!(service = %target, %error, "a client was reset");
                 }
             }
         }));
-        let entry = ServedEntry { name: port.name.clone(), host, task: task.abort_handle() };
+        let entry = ServedEntry { name: port.port_name.clone().unwrap_or_default(), host, task: task.abort_handle() };
         served.lock().expect("nobody panics while holding the lock").insert(key.clone(), entry);
     }
 }
@@ -201,8 +198,16 @@ fn host_port(port: u16) -> u16 {
     if port < 20_000 { 40_000 + port } else { 0 }
 }
 
+fn lacks_ingress(service: &Service) -> bool {
+    let is_load_balancer = service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some(LOAD_BALANCER));
+    let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    is_load_balancer && ingress.is_none_or(Vec::is_empty)
+}
+
 /// Tells the Service where it is reached, as a cloud's load balancer does.
-async fn announce(client: &Client, namespace: &str, name: &str) {
+async fn announce(client: &Client, service: &Service) {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let name = service.metadata.name.as_deref().unwrap_or_default();
     let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": Ipv4Addr::LOCALHOST.to_string() }] } } });
     if let Err(error) = client.patch::<Service>(namespace, name, &Patch::Merge(status), Some("status")).await {
         tracing::warn!(service = format!("{namespace}/{name}"), %error, "its ingress address could not be announced");

@@ -124,13 +124,17 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
     gateway.set_routes(&routes).map_err(starting("route to the pods"))?;
 
     let registry = gateway.listen(addresses::REGISTRY_PORT).map_err(starting("listen for the registry mirror"))?;
-    let store = ImageStore::open(&home.images()).map_err(starting("open the image store"))?;
+    let store = Arc::new(ImageStore::open(home.images()).map_err(starting("open the image store"))?);
     let tls = pki::server_tls(&paths.pki(), "registry").map_err(starting("load the registry's certificate"))?;
-    let upstreams = mirror::Upstreams::new(record.spec.upstream_registries.clone());
-    tasks.spawn(mirror::serve(registry, tls, mirror::router(store, upstreams)));
+    let upstreams = upstreams(&record.spec)?;
+    tasks.spawn(async move {
+        if let Err(error) = mirror::serve(registry, tls, mirror::router(store, upstreams)).await {
+            tracing::error!(%error, "the registry mirror failed");
+        }
+    });
 
     let dial: Arc<dyn Dial> = Arc::new(gateway);
-    let balancer = Arc::new(Balancer::new(dial.clone()));
+    let balancer = Balancer::new(dial.clone());
     let mut ports = ingress::Ports::open(paths.ports());
     let api_port = ingress::serve_api(&mut ports, dial.clone(), &mut tasks).await.map_err(starting("listen for the API"))?;
     let server = format!("https://127.0.0.1:{api_port}");
@@ -144,6 +148,7 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
             state_dir: paths.root().to_owned(),
             runtime_dir: paths.runtime().to_owned(),
             acceleration: record.acceleration,
+            wrapper: "/proc/self/exe".into(),
         })
         .map_err(starting("start the qemu provider"))?,
     );
@@ -167,6 +172,17 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
     tasks.shutdown().await;
     take_down(&daemon).await;
     Ok(())
+}
+
+/// The host's own certificate authorities, by which upstream registries are trusted.
+const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+fn upstreams(spec: &ClusterSpec) -> Result<mirror::Upstreams, DaemonError> {
+    if spec.upstream_registries.is_empty() {
+        return Ok(mirror::Upstreams::none());
+    }
+    let roots = std::fs::read(HOST_AUTHORITIES).map_err(starting(format!("read `{HOST_AUTHORITIES}`")))?;
+    mirror::Upstreams::https(spec.upstream_registries.clone(), &roots).map_err(starting("prepare for upstream registries"))
 }
 
 /// Returns when the daemon is told to stop by request, by signal or by the end of its owner.
