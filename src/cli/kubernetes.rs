@@ -171,7 +171,7 @@ fn print_table(kind: &str, items: &[Value]) {
         _ => &[],
     };
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     let namespaced = items.iter().any(|item| !text(item, "/metadata/namespace").is_empty());
     let mut header = vec!["NAME".to_owned()];
     header.extend(namespaced.then(|| "NAMESPACE".to_owned()));

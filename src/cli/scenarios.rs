@@ -1,25 +1,29 @@
 //! `run`, `plan`, `lint`, `undo`: scenario files and their verdicts.
 
 use std::path::Path;
-use std::process::ExitCode;
-use std::sync::Arc;
 
-use clap::Args;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-
-use super::File;
-use super::cluster::{bring_up, connect, interrupted, open_home};
-use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::Failure;
-use super::terminal::{Live, complain, say};
+use super::terminal::complain;
 use crate::cluster::file::{self, ClusterFileError};
-use crate::cluster::life::{self, Cluster, Lifetime};
-use crate::kubernetes::client::Client;
 use crate::model::cluster::ClusterSpec;
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
-use crate::scenario::file::ScenarioFileError;
-use crate::scenario::report::Verdict;
-use crate::scenario::spec::Scenario;
-use crate::scenario::{self, Environment, Report};
+
+/// Reads a cluster file; all its problems are printed.
+pub(super) fn read_cluster_file(path: &Path, name: &ClusterName) -> Result<ClusterSpec, Failure> {
+    file::read(path, name).map_err(|error| match error {
+        ClusterFileError::Read { .. } => Failure::from(error).invalid(),
+        ClusterFileError::Refused(refusal) => refused(&refusal),
+    })
+}
+
+/// Prints every problem of a file as `file:line:column: what`, and its hint.
+pub(super) fn refused(refusal: &Refusal) -> Failure {
+    for problem in refusal.problems() {
+        complain(&problem.to_string());
+        if let Some(help) = &problem.help {
+            complain(&format!("  hint: {help}"));
+        }
+    }
+    Failure::new(refusal.to_string()).invalid()
+}

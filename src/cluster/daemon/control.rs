@@ -157,7 +157,7 @@ impl Daemon {
     fn links(&self, change: &LinkChange) -> Vec<(Port, Port)> {
         let all = || {
             let machines = self.record.spec.machines.iter().map(|machine| Port::Node(machine.name.clone()));
-            machines.chain([Port::Gateway]).collect::<Vec<_>>()
+            machines.chain([Port::Host]).collect::<Vec<_>>()
         };
         let side = |node: &Option<NodeName>| node.clone().map_or_else(all, |node| vec![Port::Node(node)]);
         let mut links = Vec::new();

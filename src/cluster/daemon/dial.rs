@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::balancer::services::ServicePortKey;
-use crate::balancer::{Balancer, ConnectError};
+use crate::balancer::{Balancer, ConnectError, ServicePortKey};
 use crate::transport::Dial;
 
 /// Longest request line: a namespace, a name and a port.

@@ -15,9 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::control::{Served, ServedPort};
-use crate::balancer::Balancer;
-use crate::balancer::relay::forward;
-use crate::balancer::services::{ServicePort, ServicePortKey, ServiceTable};
+use crate::balancer::{Balancer, ServicePort, ServicePortKey, ServiceTable, forward};
 use crate::kubernetes::client::{Client, ListParams, Patch};
 use crate::model::addresses;
 use crate::transport::Dial;
