@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::terminal::{Live, say};
-use super::File;
+use super::{File, doctor};
 use crate::cluster::client::DaemonClient;
 use crate::cluster::home::{ClusterPaths, Home};
 use crate::cluster::life::{self, Cluster, Lifetime, is_ready};
@@ -34,6 +34,7 @@ impl Up {
             Some(file) => super::scenarios::read_cluster_file(file, &name)?,
             None => ClusterSpec::with_workers(name.clone(), 2),
         };
+        doctor::require_able_host().await?;
         let home = open_home()?;
         let live = Live::new();
         // Every boot is a cold one: `--fresh` asks for what happens anyway.

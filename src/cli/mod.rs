@@ -2,6 +2,8 @@
 
 mod artefacts;
 mod cluster;
+mod demo;
+mod doctor;
 mod environment;
 mod failure;
 mod kubernetes;
@@ -40,12 +42,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Set this host up, boot three machines, run the failover and rolling-update scenarios, and take everything down.
+    Demo(demo::Demo),
     /// Bring a cluster up, building whatever box and image is missing.
     Up(cluster::Up),
     /// Take a cluster down and remove it. Always works, also on what a crash left.
     Down,
     /// Show a cluster's machines and the services reachable from this host.
     Status(cluster::Status),
+    /// Run scenario files on a cluster of their own (or any Kubernetes) and print their verdicts.
+    Run(scenarios::Run),
+    /// Show what a scenario would do, without doing it.
+    Plan(scenarios::Plan),
+    /// Check scenario files: every problem at once, with line and column.
+    Lint(scenarios::Lint),
+    /// Heal whatever an interrupted run left broken.
+    Undo,
     /// Print a kubeconfig that any client on this host can use.
     Kubeconfig,
     /// Create or change the objects of manifest files.
@@ -70,6 +82,8 @@ enum Command {
     Box(artefacts::BoxCommand),
     /// OCI images of the cluster's registry mirror.
     Image(artefacts::ImageCommand),
+    /// Is this host able? With --fix, make it so.
+    Doctor(doctor::Doctor),
     /// Hold a cluster's machines, fabric and registry (started by `up`).
     #[command(hide = true)]
     Daemon(roles::Daemon),
@@ -112,9 +126,14 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let name = cli.name;
     match cli.command {
+        Command::Demo(command) => command.run(name).await,
         Command::Up(command) => command.run(name).await,
         Command::Down => cluster::down(name).await,
         Command::Status(command) => command.run(name).await,
+        Command::Run(command) => command.run(name).await,
+        Command::Plan(command) => command.run(name),
+        Command::Lint(command) => command.run(),
+        Command::Undo => scenarios::undo(name).await,
         Command::Kubeconfig => kubernetes::kubeconfig(name),
         Command::Apply(command) => command.run(name).await,
         Command::Get(command) => command.run(name).await,
@@ -127,6 +146,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Net(command) => command.run(name).await,
         Command::Box(command) => command.run().await,
         Command::Image(command) => command.run().await,
+        Command::Doctor(command) => command.run().await,
         Command::Daemon(command) => command.run(name).await,
         Command::Server(role) => role.server().await,
         Command::Agent(role) => role.agent().await,

@@ -1,13 +1,34 @@
 //! `run`, `plan`, `lint`, `undo`: scenario files and their verdicts.
 
 use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::failure::Failure;
-use super::terminal::complain;
+use clap::Args;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::{bring_up, connect, interrupted, open_home};
+use super::environment::{ForeignCluster, OwnCluster};
+use super::failure::{self, Failure};
+use super::terminal::{Live, complain, say};
+use super::{File, doctor};
 use crate::cluster::file::{self, ClusterFileError};
+use crate::cluster::home::Home;
+use crate::cluster::life::{self, Cluster, Lifetime};
+use crate::kubernetes::client::Client;
+use crate::machines::provider::Acceleration;
 use crate::model::cluster::ClusterSpec;
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
+use crate::scenario::fault::{DialService, Faults};
+use crate::scenario::report::TargetFacts;
+use crate::scenario::spec::Scenario;
+use crate::scenario::{self, Environment, Outcome, Report, RunError, ScenarioFileError, Update, Verdict, exit_code};
+
+/// Updates that may wait for the terminal; more are dropped, the run never waits.
+const UPDATES: usize = 64;
 
 /// Reads a cluster file; all its problems are printed.
 pub(super) fn read_cluster_file(path: &Path, name: &ClusterName) -> Result<ClusterSpec, Failure> {
@@ -18,7 +39,7 @@ pub(super) fn read_cluster_file(path: &Path, name: &ClusterName) -> Result<Clust
 }
 
 /// Prints every problem of a file as `file:line:column: what`, and its hint.
-pub(super) fn refused(refusal: &Refusal) -> Failure {
+fn refused(refusal: &Refusal) -> Failure {
     for problem in refusal.problems() {
         complain(&problem.to_string());
         if let Some(help) = &problem.help {
@@ -26,4 +47,306 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
         }
     }
     Failure::new(refusal.to_string()).invalid()
+}
+
+fn read(path: &Path, name: &ClusterName) -> Result<Scenario, Failure> {
+    scenario::file::read(path, name).map_err(|error| match error {
+        ScenarioFileError::Read { .. } => Failure::from(error).invalid(),
+        ScenarioFileError::Refused(refusal) => refused(&refusal),
+    })
+}
+
+/// Reads all files, so that every problem of every file is printed, before anything is changed.
+fn read_all(files: &[File], name: &ClusterName) -> Result<Vec<Scenario>, Failure> {
+    let mut scenarios = Vec::new();
+    let mut failed = Vec::new();
+    for path in files {
+        match read(path, name) {
+            Ok(scenario) => scenarios.push(scenario),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    match failed.pop() {
+        None => Ok(scenarios),
+        Some(last) => {
+            failed.iter().for_each(|failure| drop(failure::print(failure)));
+            Err(last)
+        }
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Scenario files.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<File>,
+    /// Write each scenario's report.json and junit.xml below this directory.
+    #[arg(long, value_name = "DIR")]
+    report: Option<File>,
+    /// Decides what a scenario leaves to chance, such as a tie between nodes.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run on this Kubernetes instead of a cluster of our own.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<File>,
+    /// Leave the cluster up.
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Run {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let scenarios = read_all(&self.files, &name)?;
+        let live = Live::new();
+        let outcomes = match &self.kubeconfig {
+            Some(kubeconfig) => self.on_foreign(&scenarios, kubeconfig, &live).await?,
+            None => {
+                doctor::require_able_host().await?;
+                let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep };
+                run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await?
+            }
+        };
+        live.finish();
+        Ok(ExitCode::from(exit_code(&outcomes)))
+    }
+
+    async fn on_foreign(&self, scenarios: &[Scenario], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
+        let client = Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
+        let foreign = Arc::new(ForeignCluster { client: client.clone() });
+        let cancel = CancellationToken::new();
+        let mut outcomes = Vec::new();
+        for scenario in scenarios {
+            let (progress, updates) = mpsc::channel(UPDATES);
+            let environment = Environment {
+                client: client.clone(),
+                faults: foreign.clone() as Arc<dyn Faults>,
+                dial: foreign.clone() as Arc<dyn DialService>,
+                seed: self.seed,
+                progress,
+                journal_dir: open_home()?.cache().join("foreign-journal"),
+                trusted: None,
+                target: TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes: 0 },
+                nodes: Vec::new(),
+            };
+            let judged = judge(scenario, environment, updates, &cancel, live).await;
+            outcomes.push(tell(judged, self.report.as_deref(), live)?);
+        }
+        Ok(outcomes)
+    }
+}
+
+/// How scenarios are run.
+pub(super) struct Settings<'a> {
+    pub(super) seed: u64,
+    pub(super) report: Option<&'a Path>,
+    pub(super) keep: bool,
+}
+
+/// Runs scenarios one after another; those that ask for the same cluster share one boot. A cluster made here goes down at the end,
+/// whatever happens, unless it is to be kept.
+pub(super) async fn run_on_own_clusters(
+    home: &Home,
+    name: &ClusterName,
+    scenarios: &[Scenario],
+    settings: &Settings<'_>,
+    live: &Arc<Live>,
+) -> Result<Vec<Outcome>, Failure> {
+    let wanted = |scenario: &Scenario| scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name.clone(), 2));
+    let mut outcomes = Vec::new();
+    let mut current: Option<(ClusterSpec, Cluster)> = None;
+    for scenario in scenarios {
+        let spec = wanted(scenario);
+        if current.as_ref().is_some_and(|(up, _)| *up != spec)
+            && let Some((_, cluster)) = current.take()
+        {
+            end(cluster, false).await?;
+        }
+        let cluster = match current.take() {
+            Some((_, cluster)) => cluster,
+            None => bring_up(home, spec.clone(), Lifetime::Owned, live).await?,
+        };
+        let (cluster, outcome) = run_on(cluster, scenario, settings, live).await;
+        match outcome {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(failure) => {
+                end(cluster, settings.keep).await?;
+                return Err(failure);
+            }
+        }
+        current = Some((spec, cluster));
+    }
+    if let Some((_, cluster)) = current {
+        live.step(if settings.keep { "keeping the cluster" } else { "taking the cluster down" });
+        end(cluster, settings.keep).await?;
+    }
+    Ok(outcomes)
+}
+
+/// Takes down a cluster that this command made; one that was up before stays.
+async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
+    if !cluster.is_owned() {
+        return Ok(());
+    }
+    if keep {
+        return Ok(cluster.keep().await?);
+    }
+    Ok(life::down(&cluster.paths).await?)
+}
+
+async fn run_on(
+    cluster: Cluster,
+    scenario: &Scenario,
+    settings: &Settings<'_>,
+    live: &Arc<Live>,
+) -> (Cluster, Result<Outcome, Failure>) {
+    let outcome = async {
+        let status = cluster.daemon.status().await?;
+        scenario::reset(&cluster.client).await?;
+        let own = Arc::new(OwnCluster { daemon: cluster.daemon.clone() });
+        let (progress, updates) = mpsc::channel(UPDATES);
+        let environment = Environment {
+            client: cluster.client.clone(),
+            faults: own.clone() as Arc<dyn Faults>,
+            dial: own as Arc<dyn DialService>,
+            seed: settings.seed,
+            progress,
+            journal_dir: cluster.paths.journal(),
+            trusted: None,
+            target: TargetFacts {
+                provider: "qemu".into(),
+                accel: accel_name(status.acceleration).into(),
+                nodes: status.spec.machines.len(),
+            },
+            nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
+        };
+        let cancel = CancellationToken::new();
+        tell(judge(scenario, environment, updates, &cancel, live).await, settings.report, live)
+    };
+    let outcome = outcome.await;
+    (cluster, outcome)
+}
+
+fn accel_name(acceleration: Acceleration) -> &'static str {
+    match acceleration {
+        Acceleration::Kvm => "kvm",
+        Acceleration::Tcg => "tcg",
+    }
+}
+
+/// Runs one scenario while its updates are shown; Ctrl-C cancels it, which heals what it broke.
+async fn judge(
+    scenario: &Scenario,
+    environment: Environment,
+    mut updates: mpsc::Receiver<Update>,
+    cancel: &CancellationToken,
+    live: &Arc<Live>,
+) -> Result<Report, RunError> {
+    live.step(&format!("scenario {}", scenario.name));
+    let show = async {
+        while let Some(Update { at, text }) = updates.recv().await {
+            live.step(&format!("  {:>7} {text}", seconds(at)));
+        }
+        std::future::pending::<()>().await;
+    };
+    let stop = async {
+        interrupted().await;
+        cancel.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        report = scenario::run(scenario, environment, cancel.clone()) => report,
+        () = show => unreachable!("showing never ends by itself"),
+        () = stop => unreachable!("waiting for Ctrl-C never ends by itself"),
+    }
+}
+
+fn seconds(at: Duration) -> String {
+    format!("{:.1} s", at.as_secs_f64())
+}
+
+/// Prints and writes a report.
+fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Result<Outcome, Failure> {
+    live.finish();
+    let report = match judged {
+        Ok(report) => report,
+        Err(error) => {
+            failure::print(&Failure::from(error));
+            return Ok(Outcome::Error);
+        }
+    };
+    if let Some(folder) = folder {
+        let written = report.write(folder).map_err(|error| {
+            Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display())).because(error)
+        })?;
+        complain(&format!("report: {}", written.display()));
+    }
+    say(&scenario::summary::text(&report));
+    Ok(Outcome::Judged(report.verdict))
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// Scenario file.
+    #[arg(value_name = "FILE")]
+    file: File,
+}
+
+/// A cluster of ours as `plan` sees it: it can do everything and does nothing.
+impl Plan {
+    pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let scenario = read(&self.file, &name)?;
+        let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
+        let plan = scenario::plan(&scenario, &OwnCluster { daemon });
+        say(&format!("scenario {}", plan.scenario));
+        plan.lines.iter().for_each(|line| say(&format!("  {line}")));
+        plan.missing.iter().for_each(|missing| say(&format!("  SKIPPED: the target lacks `{missing}`")));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `lint`.
+#[derive(Debug, Args)]
+pub(super) struct Lint {
+    /// Scenario files.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<File>,
+}
+
+impl Lint {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let name = "flightcage".parse().expect("the default name is a name");
+        let scenarios = read_all(&self.files, &name)?;
+        for (path, scenario) in self.files.iter().zip(scenarios) {
+            super::kubernetes::read_manifests(&scenario.deploy.files)?;
+            say(&format!("{}: right", path.display()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
+    let cluster = connect(name).await?;
+    let own = OwnCluster { daemon: cluster.daemon.clone() };
+    let healed = scenario::undo(&cluster.paths.journal(), &own).await?;
+    own.heal_all().await?;
+    if healed.is_empty() {
+        say("nothing was left to heal");
+    }
+    for entry in healed {
+        say(&format!("healed {} of node {} (step {})", entry.kind, entry.node, entry.step));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The verdicts of several scenarios in one line each.
+pub(super) fn verdict_words(outcomes: &[Outcome]) -> Vec<&'static str> {
+    outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Judged(verdict) => Verdict::word(*verdict),
+            Outcome::Error => "ERROR",
+        })
+        .collect()
 }

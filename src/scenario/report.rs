@@ -59,7 +59,7 @@ pub fn exit_code(outcomes: &[Outcome]) -> u8 {
         Outcome::Judged(Verdict::Pass) => 0,
     };
     let codes: Vec<u8> = outcomes.iter().map(code).collect();
-    [2, 1, 3, 4, 0, 5].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
+    [2, 1, 3, 4, 5, 0].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
 }
 
 /// Everything that is known about one run.

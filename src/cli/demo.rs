@@ -1,0 +1,69 @@
+//! `demo`: the main job in one command.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::cluster::open_home;
+use super::doctor;
+use super::failure::Failure;
+use super::scenarios::{Settings, run_on_own_clusters, verdict_words};
+use super::terminal::{Live, say};
+use crate::cluster::home::private_directory;
+use crate::model::names::ClusterName;
+use crate::scenario::{self, ScenarioFileError, exit_code};
+
+/// The demonstration's files, which the binary carries: it works alone.
+const FILES: &[(&str, &str)] = &[
+    ("failover.toml", include_str!("../../scenarios/failover.toml")),
+    ("rolling-update.toml", include_str!("../../scenarios/rolling-update.toml")),
+    ("flappy/silex.yml", include_str!("../../scenarios/flappy/silex.yml")),
+    ("flappy/silex-v2.yml", include_str!("../../scenarios/flappy/silex-v2.yml")),
+    ("flappy/nginx.yml", include_str!("../../scenarios/flappy/nginx.yml")),
+];
+/// The scenarios among them, in order.
+const SCENARIOS: &[&str] = &["failover.toml", "rolling-update.toml"];
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Install what this host lacks without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Write the reports below this directory.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Leave the cluster up.
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Demo {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let live = Live::new();
+        doctor::make_able_host(self.yes, &live).await?;
+        let home = open_home()?;
+        let folder = home.cache().join("demo");
+        let written = write_files(&folder);
+        written.map_err(|error| Failure::new(format!("write the demonstration to `{}`", folder.display())).because(error))?;
+        let read = |file: &&str| scenario::file::read(&folder.join(file), &name);
+        let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
+        let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep };
+        let outcomes = run_on_own_clusters(&home, &name, &scenarios, &settings, &live).await?;
+        live.finish();
+        for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {
+            say(&format!("{word}  {}", scenario.name));
+        }
+        Ok(ExitCode::from(exit_code(&outcomes)))
+    }
+}
+
+fn write_files(folder: &Path) -> std::io::Result<()> {
+    for (file, contents) in FILES {
+        let path = folder.join(file);
+        private_directory(path.parent().expect("a file is in a directory"))?;
+        std::fs::write(path, contents)?;
+    }
+    Ok(())
+}
