@@ -128,6 +128,15 @@ pub async fn plan(findings: &[Finding]) -> Result<AptPlan, HostError> {
     read_simulation(packages, &output.text())
 }
 
+/// Reads the package lists anew: a fresh machine has none, and nothing can be planned without them.
+///
+/// # Errors
+/// When apt fails or `sudo` wants a password.
+pub async fn refresh(mut line: impl FnMut(&str) + Send) -> Result<(), HostError> {
+    apt(&["update", "-q"]).run_with_lines(&mut line).await?;
+    Ok(())
+}
+
 /// Does what the plan says; `line` gets apt's words. Asks nothing.
 ///
 /// # Errors
