@@ -33,6 +33,8 @@ mod work;
 mod worker;
 
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A runtime without containers, stricter than a real one: what is done out of order panics.
 #[derive(Default)]
-struct FakeRuntime {
-    sandboxes: Mutex<BTreeMap<String, SandboxStatus>>,
-    started: Mutex<Vec<ContainerSpec>>,
+pub(super) struct FakeRuntime {
+    pub(super) sandboxes: Mutex<BTreeMap<String, SandboxStatus>>,
+    pub(super) started: Mutex<Vec<ContainerSpec>>,
     log: Mutex<Vec<String>>,
     changed: Notify,
 }

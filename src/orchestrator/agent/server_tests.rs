@@ -1,0 +1,144 @@
+//! The whole agent, over a fake runtime, against the real API server and its controllers on loopback.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Node, Pod, ReplicationController, Secret};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::tests::FakeRuntime;
+use crate::kubernetes::client::{Client, DeleteParams, ListParams, LogParams, Object, ObjectMap, Patch};
+use crate::orchestrator::api;
+use crate::orchestrator::config::{AgentConfig, IdentityFiles, ServerConfig};
+
+/// Far longer than this takes; only a hang gets there.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn certificates(directory: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "test");
+    std::fs::write(directory.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(params, key);
+    for (file, user, group) in [
+        ("server", "kube-apiserver", "kubernetes"),
+        ("admin", "admin", "system:masters"),
+        ("node", "system:node:w1", "system:nodes"),
+    ] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        std::fs::write(directory.join(format!("{file}.pem")), certificate.pem()).unwrap();
+        std::fs::write(directory.join(format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+    std::fs::write(directory.join("secrets.key"), [7; 32]).unwrap();
+}
+
+fn identity(directory: &Path, name: &str) -> IdentityFiles {
+    IdentityFiles {
+        ca: directory.join("ca.pem"),
+        certificate: directory.join(format!("{name}.pem")),
+        key: directory.join(format!("{name}.key")),
+    }
+}
+
+async fn until<K: Object>(client: &Client, namespace: &str, what: &str, wanted: impl Fn(&ObjectMap<K>) -> bool) -> ObjectMap<K> {
+    let all = client.reflect::<K>(namespace, ListParams::all());
+    all.wait_synced().await;
+    let mut objects = all.subscribe();
+    let found = tokio::time::timeout(PATIENCE, objects.wait_for(|objects| wanted(objects))).await.map(|objects| {
+        let objects = objects.unwrap();
+        ObjectMap::clone(&objects)
+    });
+    found.unwrap_or_else(|_| panic!("waited for {what}"))
+}
+
+fn ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+#[tokio::test]
+async fn an_agent_serves_a_real_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    certificates(path);
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let listen = listener.local_addr().unwrap();
+    let server = ServerConfig {
+        listen,
+        data_dir: path.join("store"),
+        identity: identity(path, "server"),
+        secrets_key: path.join("secrets.key"),
+    };
+    let _server = AbortOnDropHandle::new(tokio::spawn(api::serve(server, listener, CancellationToken::new())));
+    let config = AgentConfig {
+        node: "w1".into(),
+        address: Ipv4Addr::LOCALHOST,
+        server: format!("https://{listen}"),
+        registry: String::new(),
+        identity: identity(path, "node"),
+        pod_network: "10.78.1.0/24".into(),
+        routes: BTreeMap::new(),
+        data_dir: path.join("data"),
+        labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        taints: Vec::new(),
+    };
+    let runtime = Arc::new(FakeRuntime::default());
+    let volatile = path.join("run");
+    let agent_runtime = runtime.clone();
+    let _agent = AbortOnDropHandle::new(tokio::spawn(async move { super::run_with(config, agent_runtime, &volatile).await }));
+
+    let admin = identity(path, "admin");
+    let client = Client::from_identity_files(&format!("https://{listen}"), &admin.ca, &admin.certificate, &admin.key).unwrap();
+    let is_ready = |node: &Node| {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let nodes = until::<Node>(&client, "", "the node", |nodes| nodes.values().any(|node| is_ready(node))).await;
+    let labels = nodes.values().next().unwrap().metadata.labels.clone().unwrap();
+    assert_eq!((labels["zone"].as_str(), labels["kubernetes.io/hostname"].as_str()), ("a", "w1"));
+    until::<Lease>(&client, "kube-node-lease", "the Lease", |leases| !leases.is_empty()).await;
+
+    let secret: Secret = serde_json::from_value(json!({"metadata":{"name":"s"},"data":{"k":"dg=="}})).unwrap();
+    client.create("default", &secret).await.unwrap();
+    let template = json!({"metadata":{"labels":{"app":"web"}},"spec":{"terminationGracePeriodSeconds":1,
+        "containers":[{"name":"c","image":"image","volumeMounts":[{"name":"v","mountPath":"/v"}]}],
+        "volumes":[{"name":"v","secret":{"secretName":"s"}}]}});
+    let rc = json!({"metadata":{"name":"web"},"spec":{"replicas":2,"selector":{"app":"web"},"template":template}});
+    let rc: ReplicationController = serde_json::from_value(rc).unwrap();
+    client.create("default", &rc).await.unwrap();
+    let both = |pods: &ObjectMap<Pod>| pods.len() == 2 && pods.values().all(|pod| ready(pod));
+    let pods = until::<Pod>(&client, "default", "two ready pods", both).await;
+    let started = runtime.started.lock().unwrap()[0].clone();
+    assert!(started.env.iter().any(|(name, value)| name == "KUBERNETES_SERVICE_HOST" && value == "10.79.0.1"));
+    let volume = started.mounts.iter().find(|mount| mount.target == Path::new("/v")).unwrap();
+    assert_eq!(std::fs::read_to_string(volume.source.join("k")).unwrap(), "v", "in {}", volume.source.display());
+
+    let first = pods.values().next().unwrap().metadata.name.clone().unwrap();
+    let log = client.logs("default", &first, &LogParams::default()).await.unwrap();
+    let log: Vec<_> = futures::StreamExt::collect(log).await;
+    assert_eq!(log.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat(), b"line\n");
+
+    client.delete::<Pod>("default", &first, &DeleteParams::default()).await.unwrap();
+    let replaced = |pods: &ObjectMap<Pod>| both(pods) && !pods.values().any(|pod| pod.metadata.name.as_deref() == Some(&first));
+    until::<Pod>(&client, "default", "a replacement", replaced).await;
+    let scale = Patch::Merge(json!({"spec":{"replicas":0}}));
+    client.patch::<ReplicationController>("default", "web", &scale, None).await.unwrap();
+    until::<Pod>(&client, "default", "no pods", ObjectMap::is_empty).await;
+    let killed = |events: &ObjectMap<Event>| events.values().any(|event| event.reason.as_deref() == Some("Killing"));
+    until::<Event>(&client, "default", "an event", killed).await;
+    assert!(runtime.sandboxes.lock().unwrap().is_empty());
+}
