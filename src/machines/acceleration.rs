@@ -23,7 +23,7 @@ const TCG_LIMIT: Duration = Duration::from_secs(10);
 /// Hardware that is slower than this, and than [`KVM_TO_TCG`] times TCG, hangs or emulates.
 const KVM_LIMIT: Duration = Duration::from_secs(2);
 /// On a busy host everything is slow; KVM is compared with TCG there.
-const KVM_TO_TCG: u32 = 3;
+const KVM_TO_TCG: u32 = 2;
 /// QEMU's exit code after the guest writes 0x10 to `isa-debug-exit`: twice that, plus one.
 const PROOF_EXIT: i32 = 0x21;
 /// `mov al, 0x10; out 0xf4, al; hlt; jmp` to the `hlt`.
