@@ -94,3 +94,14 @@ fn what_is_not_toml_is_told_with_its_place() {
     let found = check("flightcage = 1\nneeds = [");
     assert!(found.iter().any(|problem| problem.contains("not TOML")), "{found:?}");
 }
+
+#[test]
+fn the_shipped_scenarios_are_right() {
+    for name in ["failover", "rolling-update"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
+        let scenario = read(&path, &"test".parse().unwrap());
+        let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {:?}", error));
+        assert_eq!(scenario.name, name);
+        assert!(scenario.loads["web"].url.tls);
+    }
+}

@@ -12,6 +12,9 @@ pub const GOOD_RUN_MIN: usize = 3;
 /// A window counts as recovered from this share of good requests on.
 pub const RECOVERED_SHARE: f64 = 0.99;
 
+/// Latencies are at most this, an hour; longer ones count as this.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+
 /// From the intended time of the first bad request to that of the next good one.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Outage {
@@ -102,7 +105,8 @@ pub struct Latency {
 /// The latency of all these requests, failed ones too, to three digits.
 #[must_use]
 pub fn latency<'a>(records: impl IntoIterator<Item = &'a Record>) -> Latency {
-    let mut histogram: Histogram<u64> = Histogram::new(3).expect("three digits are allowed");
+    let mut histogram: Histogram<u64> =
+        Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("three digits of these bounds are allowed");
     for record in records {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of microseconds")]
         histogram.saturating_record((record.latency_ms().max(0.0) * 1000.0) as u64);

@@ -65,6 +65,17 @@ fn recovery_is_the_first_window_that_holds() {
 }
 
 #[test]
+fn latency_counts_from_the_intended_time() {
+    let mut records = log("....");
+    records[3].end_ms = records[3].intended_ms + 900.0;
+    let found = latency(&records);
+    let near = |found: f64, expected: f64| (found - expected).abs() / expected < 0.002;
+    assert!(near(found.p50, 5.0), "{found:?}");
+    assert!(near(found.max, 900.0) && near(found.p99, 900.0), "{found:?}");
+    assert_eq!(latency(&[]), Latency::default());
+}
+
+#[test]
 fn versions_take_over_once() {
     let mut records = log("......");
     for (record, version) in records.iter_mut().zip(["v1", "v1", "v2", "v1", "v2", "v2"]) {
