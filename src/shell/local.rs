@@ -119,15 +119,13 @@ impl Command {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let deadline = Instant::now() + self.limit;
         let result = timeout_at(deadline, converse(&mut child, self.stdin.as_deref(), &mut stdout, &mut stderr, &mut line)).await;
-        match result {
-            Ok(status) => Ok(Output { status: exit_code(status.map_err(start)?), stdout, stderr }),
-            Err(_) => {
-                // The error is that it took too long; a child that is gone by now cannot be killed, and need not be.
-                let _ = child.kill().await;
-                let said = if stderr.is_empty() { stdout } else { stderr };
-                Err(CommandError::TimedOut { command: self.pasteable(), limit: self.limit, tail: tail(&said) })
-            }
+        if let Ok(status) = result {
+            return Ok(Output { status: exit_code(status.map_err(start)?), stdout, stderr });
         }
+        // The error is that it took too long; a child that is gone by now cannot be killed, and need not be.
+        let _ = child.kill().await;
+        let said = if stderr.is_empty() { stdout } else { stderr };
+        Err(CommandError::TimedOut { command: self.pasteable(), limit: self.limit, tail: tail(&said) })
     }
 
     fn spawn(&self) -> std::io::Result<Child> {

@@ -40,6 +40,8 @@ const KEEPALIVE_SECONDS: u32 = 15;
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 /// Bytes handed to libssh2 at once: what fits in one SSH packet.
 const CHUNK_BYTES: usize = 32_000;
+/// Bytes taken from libssh2 at once.
+const READ_BYTES: usize = 16 << 10;
 /// libssh2's `LIBSSH2_ERROR_EAGAIN`.
 const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 /// libssh2's `LIBSSH2_ERROR_AUTHENTICATION_FAILED` and `LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED`.
@@ -434,7 +436,7 @@ impl Exchange<'_> {
     }
 
     fn read(&mut self, channel: &mut Channel, source: Source) -> Result<bool, Stop> {
-        let mut buffer = [0; CHUNK_BYTES];
+        let mut buffer = [0; READ_BYTES];
         let (result, kept) = match source {
             Source::Stdout => (channel.read(&mut buffer), &mut self.output.stdout),
             Source::Stderr => (channel.stderr().read(&mut buffer), &mut self.output.stderr),

@@ -202,7 +202,8 @@ fn machine_of(command_line: &[u8], machines: &Path) -> Option<String> {
         command_line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     let is_qemu =
         |word: &String| Path::new(word).file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu-system-"));
-    if !is_qemu(words.first()?) && !(words.get(1).is_some_and(|verb| verb == VM_VERB) && words.get(3).is_some_and(is_qemu)) {
+    let becomes_qemu = words.get(1).is_some_and(|verb| verb == VM_VERB) && words.get(3).is_some_and(is_qemu);
+    if !becomes_qemu && !is_qemu(words.first()?) {
         return None;
     }
     let prefix = format!("file={}/", machines.display()).replace(',', ",,");
