@@ -37,3 +37,17 @@ async fn missing(registry: &Registry, kind: &'static Kind, namespace: Option<&st
         Ok(_) | Err(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orchestrator::api::registry::tests::registry;
+
+    #[tokio::test]
+    async fn a_restarted_server_finds_its_first_objects_and_leaves_them() {
+        let registry = registry().await;
+        let before = registry.revision();
+        ensure(&registry).await.expect("a second start is no error");
+        assert_eq!(registry.revision(), before);
+    }
+}

@@ -71,9 +71,13 @@ pub(super) async fn create(
         let mut ready = object.clone();
         // Held until the write is committed, so that no two Services get one address.
         let guard = if kind.is(&kinds::SERVICE) { Some(registry.allocation.lock().await) } else { None };
-        prepare(registry, kind, &mut ready, None)?;
         let name = text(&ready, "/metadata/name").to_owned();
         let key = kind.key(namespace, &name);
+        // Before validation: that a Service's own address is taken is no news when the Service exists.
+        if named && registry.store.get(&key).is_some() {
+            return Err(Status::already_exists(kind, &name));
+        }
+        prepare(registry, kind, &mut ready, None)?;
         if run == Run::Dry {
             return match registry.store.get(&key) {
                 Some(_) => Err(Status::already_exists(kind, &name)),

@@ -1,0 +1,138 @@
+//! The API server over loopback, with mTLS as in a cluster: who gets in, a watch, a restart.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use flightcage::orchestrator::api;
+use flightcage::orchestrator::config::{IdentityFiles, ServerConfig};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+fn authority() -> Authority {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "test");
+    let pem = params.self_signed(&key).expect("signed").pem();
+    Authority { issuer: Issuer::new(params, key), pem }
+}
+
+impl Authority {
+    fn issue(&self, user: &str, group: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+        (params.signed_by(&key, &self.issuer).expect("signed").pem(), key.serialize_pem())
+    }
+
+    fn client(&self, identity: Option<(String, String)>) -> reqwest::Client {
+        let roots = reqwest::Certificate::from_pem_bundle(self.pem.as_bytes()).expect("PEM");
+        let mut builder = reqwest::Client::builder().no_proxy().tls_certs_only(roots);
+        if let Some((certificate, key)) = identity {
+            let pem = format!("{certificate}\n{key}");
+            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).expect("PEM"));
+        }
+        builder.build().expect("a client")
+    }
+}
+
+struct Running {
+    url: String,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), api::ServerError>>,
+}
+
+impl Running {
+    async fn start(directory: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listen = listener.local_addr().expect("an address");
+        let config = ServerConfig {
+            listen,
+            data_dir: directory.join("data"),
+            identity: IdentityFiles {
+                ca: directory.join("ca.pem"),
+                certificate: directory.join("server.pem"),
+                key: directory.join("server.key"),
+            },
+            secrets_key: directory.join("secrets.key"),
+        };
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(api::serve(config, listener, cancel.clone()));
+        Self { url: format!("https://{listen}"), cancel, task }
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.expect("no panic").expect("no error");
+    }
+}
+
+async fn json_of(response: reqwest::Response) -> (u16, Value) {
+    (response.status().as_u16(), response.json().await.expect("JSON"))
+}
+
+#[tokio::test]
+async fn a_cluster_sees_its_clients_certificates_and_keeps_its_objects() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = authority();
+    let (certificate, key) = authority.issue("kube-apiserver", "kubernetes");
+    let files =
+        [("ca.pem", authority.pem.clone()), ("server.pem", certificate), ("server.key", key), ("secrets.key", "k".repeat(32))];
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text).expect("written");
+    }
+    let server = Running::start(directory.path()).await;
+    let admin = authority.client(Some(authority.issue("admin", "system:masters")));
+
+    // Nobody is anonymous, and another authority's admin is nobody.
+    let maps = format!("{}/api/v1/namespaces/default/configmaps", server.url);
+    assert!(authority.client(None).get(&maps).send().await.is_err());
+    let stranger = self::authority();
+    let pem = stranger.issue("admin", "system:masters");
+    assert!(authority.client(Some(pem)).get(&maps).send().await.is_err());
+    let node = authority.client(Some(authority.issue("system:node:w1", "system:nodes")));
+    let (code, refused) = json_of(node.get(format!("{}/api/v1/secrets", server.url)).send().await.expect("answered")).await;
+    assert_eq!((code, &refused["reason"]), (403, &json!("Forbidden")));
+
+    // A watch begins at once and tells of what follows.
+    let mut watch = admin.get(format!("{maps}?watch=1&resourceVersion=0")).send().await.expect("headers come at once");
+    let body = json!({"metadata": {"generateName": "map-"}, "data": {"k": "v"}});
+    let (code, created) = json_of(admin.post(&maps).json(&body).send().await.expect("answered")).await;
+    assert_eq!(code, 201, "{created}");
+    let line = watch.chunk().await.expect("no error").expect("an event");
+    let event: Value = serde_json::from_slice(&line).expect("one line of JSON");
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &created["metadata"]["name"]));
+
+    // A stale write is refused, a wrong object with its causes.
+    let name = created["metadata"]["name"].as_str().expect("a name");
+    let patch = admin.patch(format!("{maps}/{name}")).header("content-type", "application/merge-patch+json");
+    assert_eq!(json_of(patch.body("{\"data\":{\"k\":\"w\"}}").send().await.expect("answered")).await.0, 200);
+    let (code, stale) = json_of(admin.put(format!("{maps}/{name}")).json(&created).send().await.expect("answered")).await;
+    assert_eq!((code, &stale["reason"]), (409, &json!("Conflict")));
+    let pods = format!("{}/api/v1/namespaces/default/pods", server.url);
+    let wrong = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "C"}]}});
+    let (code, invalid) = json_of(admin.post(&pods).json(&wrong).send().await.expect("answered")).await;
+    assert_eq!(code, 422, "{invalid}");
+    assert_eq!(invalid["details"]["causes"].as_array().map(Vec::len), Some(2));
+
+    // What was acknowledged is there after a restart.
+    drop(watch);
+    server.stop().await;
+    let server = Running::start(directory.path()).await;
+    let (code, found) =
+        json_of(admin.get(format!("{}/api/v1/namespaces/default/configmaps/{name}", server.url)).send().await.expect("answered"))
+            .await;
+    assert_eq!((code, &found["data"]["k"]), (200, &json!("w")));
+    server.stop().await;
+}
