@@ -9,7 +9,7 @@ use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tokio_util::codec::{Framed, LinesCodec};
+use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
 /// How long QEMU may take for an answer; the commands we use take milliseconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -77,7 +77,11 @@ impl Qmp {
         let search = async {
             while let Some(line) = self.lines.next().await {
                 let malformed = |error: &dyn std::fmt::Display| QmpError::Malformed(error.to_string());
-                let line = line.map_err(|error| malformed(&error))?;
+                let line = line.map_err(|error| match error {
+                    // A QEMU that is killed resets the connection.
+                    LinesCodecError::Io(_) => QmpError::Closed(what.to_owned()),
+                    LinesCodecError::MaxLineLengthExceeded => malformed(&error),
+                })?;
                 let message: Value = serde_json::from_str(&line).map_err(|error| malformed(&error))?;
                 if wanted(&message) {
                     return Ok(message);
