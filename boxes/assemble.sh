@@ -77,5 +77,6 @@ mkdir -p sysroot var/lib/flightcage var/cache var/log
 : >etc/resolv.conf
 touch -d @0 etc/machine-id etc/resolv.conf
 
-mkfs.erofs -zlz4hc -T0 -U 00000000-0000-0000-0000-000000000001 --quiet \
+# Without extended attributes: it would ask for those of /proc, which is mounted here, before it excludes anything.
+mkfs.erofs -zlz4hc -x-1 -T0 -U 00000000-0000-0000-0000-000000000001 --quiet \
     --exclude-path=.flightcage --exclude-regex='^(dev|proc|sys|run|tmp)/.*' "$out/root" "$root" >/dev/null
