@@ -42,7 +42,7 @@ use qmp::Qmp;
 
 pub use preflight::{MINIMUM_VERSION, version};
 pub(crate) use preflight::{available_memory, free_disk};
-pub use process::{VM_VERB, dispatch, exec_vm};
+pub use process::{VM_VERB, exec_vm};
 
 /// The emulator, found on PATH.
 pub const QEMU: &str = "qemu-system-x86_64";

@@ -7,10 +7,10 @@
 //! A process id from a file is never trusted: a process is ours if its arguments name the machine's directory.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -50,18 +50,6 @@ pub fn exec_vm(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
     }
     umask(Mode::RWXG | Mode::RWXO);
     std::process::Command::new(program).args(arguments).exec()
-}
-
-/// Becomes a machine if our own arguments begin with [`VM_VERB`]; returns a code only when it could not.
-pub fn dispatch() -> Option<ExitCode> {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != VM_VERB {
-        return None;
-    }
-    let error = exec_vm(arguments);
-    // Standard error is the machine's log, which an error that ends a start quotes.
-    let _ = writeln!(io::stderr(), "start a machine: {error}");
-    Some(ExitCode::FAILURE)
 }
 
 /// How a process ended, once it has.
