@@ -1,0 +1,95 @@
+//! The command line as a user meets it: exit codes, every problem at once, hints. No machines.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+
+/// A command with a home of its own.
+fn flightcage(home: &Path) -> Command {
+    let mut command = Command::cargo_bin("flightcage").expect("the binary was built");
+    command.env("FLIGHTCAGE_HOME", home).env_remove("FLIGHTCAGE_NAME").env_remove("RUST_LOG").current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs a command in an empty home and returns what it did; nothing may be left in that home's clusters.
+fn check(arguments: &[&str]) -> Ran {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let output = flightcage(home.path()).args(arguments).output().expect("the binary runs");
+    let clusters = std::fs::read_dir(home.path().join("clusters")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(clusters, 0, "`flightcage {}` left a cluster", arguments.join(" "));
+    Ran {
+        code: output.status.code().expect("it was not killed"),
+        stdout: String::from_utf8(output.stdout).expect("output is UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("output is UTF-8"),
+    }
+}
+
+#[test]
+fn help_teaches_the_first_command() {
+    let ran = check(&["--help"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.stdout.contains("flightcage demo --yes"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("Exit codes"), "{}", ran.stdout);
+}
+
+#[test]
+fn usage_errors_exit_2() {
+    for arguments in [&["--no-such-flag"][..], &["fly"], &["run"], &["--name", "Not A Name", "down"], &["node", "explode", "w1"]] {
+        assert_eq!(check(arguments).code, 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_wrong_scenario_gets_every_problem_with_its_place() {
+    for verb in ["lint", "run"] {
+        let ran = check(&[verb, "tests/fixtures/wrong.toml"]);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        for place in [":2:1: ", ":5:", ":6:", ":11:", ":18:", ":22:"] {
+            assert!(ran.stderr.contains(&format!("wrong.toml{place}")), "{verb}: nothing at {place}:\n{}", ran.stderr);
+        }
+        assert!(ran.stderr.contains("needs"), "no suggestion for `nedds`:\n{}", ran.stderr);
+        assert!(ran.stderr.contains("recycled"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_missing_file_is_invalid_input() {
+    let ran = check(&["run", "no-such-scenario.toml"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("no-such-scenario.toml"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_shipped_scenarios_are_right_and_can_be_planned() {
+    let ran = check(&["lint", "scenarios/failover.toml", "scenarios/rolling-update.toml"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = check(&["plan", "scenarios/failover.toml"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("node.power_off"), "{}", ran.stdout);
+}
+
+#[test]
+fn down_without_a_cluster_is_fine_and_status_says_what_to_do() {
+    assert_eq!(check(&["down"]).code, 0);
+    let ran = check(&["status"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("flightcage up"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_manifest_that_is_not_one_is_refused_with_its_place() {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = home.path().join("bad.yml");
+    std::fs::write(&file, "apiVersion: v1\nkind: Pod\nmetadata: {}\n---\nkind: Podd\napiVersion: v1\nmetadata: {name: x}\n")
+        .expect("a file can be written");
+    let ran = check(&["apply", "-f", file.to_str().expect("the path is UTF-8")]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("bad.yml:"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Podd"), "both documents are judged:\n{}", ran.stderr);
+}
