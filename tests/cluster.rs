@@ -1,0 +1,282 @@
+//! One cluster of real machines, booted once, serves every test of this file. `tests/run` runs it; it takes minutes.
+//!
+//! Needs a host that `flightcage doctor` calls able, and `kubectl` on PATH. `FLIGHTCAGE_HOME` should be a directory of the tests' own.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const NAME: &str = "tests";
+
+/// Bounds a wait for progress; not an expectation of speed.
+const PATIENCE: Duration = Duration::from_secs(240);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+fn flightcage(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flightcage"))
+        .args(["--name", NAME])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary runs")
+}
+
+/// Runs a command that must succeed, and returns its output.
+fn ok(arguments: &[&str]) -> String {
+    let output = flightcage(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`flightcage {}` failed ({}):\n{stderr}", arguments.join(" "), output.status);
+    String::from_utf8(output.stdout).expect("output is UTF-8")
+}
+
+/// The kubeconfig of the cluster, which the first caller boots.
+fn cluster() -> &'static Path {
+    static KUBECONFIG: OnceLock<tempfile::TempPath> = OnceLock::new();
+    KUBECONFIG.get_or_init(|| {
+        ok(&["up"]);
+        let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        std::fs::write(file.path(), ok(&["kubeconfig"])).expect("a temporary file can be written");
+        file.into_temp_path()
+    })
+}
+
+fn kubectl(arguments: &[&str]) -> Output {
+    Command::new("kubectl").arg("--kubeconfig").arg(cluster()).args(arguments).output().expect("kubectl is on PATH")
+}
+
+fn kubectl_ok(arguments: &[&str]) -> String {
+    let output = kubectl(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`kubectl {}` failed:\n{stderr}", arguments.join(" "));
+    String::from_utf8(output.stdout).expect("output is UTF-8")
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("not JSON ({error}):\n{text}"))
+}
+
+fn get(arguments: &[&str]) -> Value {
+    json(&kubectl_ok(&[&["get", "-o", "json"], arguments].concat()))
+}
+
+/// Waits until `look` finds what it looks for; fails with what was seen last.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) if begun.elapsed() > PATIENCE => panic!("waited {PATIENCE:?} for {what}; last seen: {seen}"),
+            // Bounded by PATIENCE; there is no event to wait for across kubectl's processes.
+            Err(_) => std::thread::park_timeout(LOOK_AGAIN),
+        }
+    }
+}
+
+fn wait_for_replicas(controller: &str, count: i64) {
+    wait_for(&format!("{count} ready replicas of `{controller}`"), || {
+        let ready = get(&["rc", controller])["status"]["readyReplicas"].as_i64().unwrap_or(0);
+        if ready == count { Ok(()) } else { Err(format!("{ready} ready\n{}", kubectl_ok(&["get", "pods,events"]))) }
+    });
+}
+
+fn status() -> Value {
+    json(&ok(&["status", "--json"]))
+}
+
+fn deploy_flappy() {
+    static DEPLOYED: OnceLock<()> = OnceLock::new();
+    DEPLOYED.get_or_init(|| {
+        let key = rcgen::generate_simple_self_signed(vec!["flappy-nginx".to_owned()]).expect("a certificate can be made");
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let (certificate, private) = (directory.path().join("crt"), directory.path().join("key"));
+        std::fs::write(&certificate, key.cert.pem()).expect("a file can be written");
+        std::fs::write(&private, key.signing_key.serialize_pem()).expect("a file can be written");
+        let from = |name: &str, path: &Path| format!("--from-file={name}={}", path.display());
+        kubectl_ok(&[
+            "create",
+            "secret",
+            "generic",
+            "ssl-certs",
+            &from("purplebooth-co-uk.crt", &certificate),
+            &from("purplebooth-co-uk.key", &private),
+        ]);
+        kubectl_ok(&["apply", "-f", "scenarios/flappy/silex.yml", "-f", "scenarios/flappy/nginx.yml"]);
+        wait_for_replicas("flappy-silex-v1", 2);
+        wait_for_replicas("flappy-nginx-v0", 2);
+    });
+}
+
+/// Asks the stack over a loopback port that `status` prints; returns the answer with its headers.
+fn ask(path: &str) -> Result<String, String> {
+    let status = status();
+    let services = status["services"].as_array().cloned().unwrap_or_default();
+    let service = services.iter().find(|service| service["name"] == "flappy-nginx").ok_or("no service in status")?;
+    let ports = service["ports"].as_array().cloned().unwrap_or_default();
+    let https = ports.iter().find(|port| port["name"] == "https").ok_or("no https port in status")?;
+    let url = format!("https://{}{path}", https["host"].as_str().unwrap_or_default());
+    let output = Command::new("curl").args(["-ksi", "--noproxy", "*", "--max-time", "10", &url]).output().expect("curl runs");
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(answer) } else { Err(format!("curl {}: {answer}", output.status)) }
+}
+
+fn on(node: &str, command: &[&str]) -> String {
+    ok(&[&["ssh", node, "--"], command].concat())
+}
+
+#[test]
+fn a_status_follows_the_contract() {
+    cluster();
+    let status = status();
+    assert_eq!(status["name"], NAME);
+    assert_eq!(status["provider"], "qemu");
+    let nodes = status["nodes"].as_array().expect("nodes is a list");
+    let names: Vec<_> = nodes.iter().map(|node| node["name"].as_str().expect("a node has a name")).collect();
+    assert_eq!(names, ["c1", "w1", "w2"]);
+    for node in nodes {
+        assert_eq!((&node["ready"], &node["power"]), (&Value::Bool(true), &Value::from("on")), "{node}");
+    }
+    assert_eq!(nodes[0]["role"], "controller");
+    assert_eq!(nodes[1]["role"], "worker");
+}
+
+#[test]
+fn b_flappy_deploys_as_the_slides_wrote_it_and_answers() {
+    deploy_flappy();
+    let answer = wait_for("an answer over TLS", || ask("/").and_then(|answer| if answer.contains(" 200") { Ok(answer) } else { Err(answer) }));
+    assert!(answer.to_lowercase().contains("x-flappy-version: v1"), "{answer}");
+    assert!(ask("/v2").expect("an answer").contains(" 404"), "v1 does not know /v2");
+    let pods = get(&["pods", "-l", "type=silex"]);
+    let nodes: std::collections::BTreeSet<_> =
+        pods["items"].as_array().expect("a list").iter().map(|pod| pod["spec"]["nodeName"].to_string()).collect();
+    assert_eq!(nodes.len(), 2, "replicas are spread over both workers: {nodes:?}");
+    let name = pods["items"][0]["metadata"]["name"].as_str().expect("a pod has a name");
+    wait_for("an access line in the pod's log", || {
+        let log = ok(&["logs", name]);
+        if log.contains("GET /") { Ok(()) } else { Err(log) }
+    });
+}
+
+#[test]
+fn c_an_image_that_does_not_exist_is_said_so() {
+    cluster();
+    kubectl_ok(&["apply", "-f", "tests/fixtures/manifests/missing-image.yml"]);
+    wait_for("ErrImagePull or its back-off", || {
+        let pod = get(&["pod", "missing-image"]);
+        let reason = pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or("").to_owned();
+        if ["ErrImagePull", "ImagePullBackOff"].contains(&reason.as_str()) { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    wait_for("an event that says why", || {
+        let events = get(&["events"]).to_string();
+        if events.contains("no-such-image") { Ok(()) } else { Err(events) }
+    });
+    kubectl_ok(&["delete", "pod", "missing-image"]);
+}
+
+#[test]
+fn d_a_manifest_that_kubernetes_would_refuse_is_refused_with_every_cause() {
+    cluster();
+    let output = flightcage(&["apply", "-f", "tests/fixtures/manifests/refused.yml"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("selector"), "{stderr}");
+    assert!(stderr.contains("containerPort"), "{stderr}");
+    assert!(!kubectl(&["get", "rc", "refused"]).status.success(), "nothing was created");
+}
+
+#[test]
+fn e_killing_the_agent_stops_no_container_and_a_new_one_adopts_them() {
+    deploy_flappy();
+    let facts = || -> Vec<String> {
+        let pods = get(&["pods", "-l", "service=flappy"]);
+        let fact = |pod: &Value| format!("{} {}", pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["containerID"]);
+        let mut facts: Vec<_> = pods["items"].as_array().expect("a list").iter().map(fact).collect();
+        facts.sort();
+        facts
+    };
+    let before = facts();
+    on("w1", &["sudo", "systemctl", "kill", "--signal=KILL", "flightcage-agent"]);
+    wait_for("the agent to run again", || {
+        let state = on("w1", &["systemctl", "show", "-p", "NRestarts", "--value", "flightcage-agent"]);
+        if state.trim() == "0" { Err(state) } else { Ok(()) }
+    });
+    wait_for("w1 Ready", || if status()["nodes"][1]["ready"] == true { Ok(()) } else { Err(status().to_string()) });
+    assert_eq!(facts(), before, "the same containers run");
+}
+
+#[test]
+fn f_memory_of_the_roles_is_bounded() {
+    deploy_flappy();
+    let resident_mib = |node: &str, pattern: &str| -> Vec<f64> {
+        let listing = on(node, &["ps", "-eo", "rss=,args="]);
+        let lines = listing.lines().filter(|line| line.contains(pattern) && !line.contains("ps -eo"));
+        lines.filter_map(|line| Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)).collect()
+    };
+    for (what, node, pattern, limit) in [
+        ("agent", "w1", " agent --config", 40.0),
+        ("proxy", "w1", " proxy --config", 20.0),
+        ("server", "c1", " server --config", 60.0),
+        ("pod helper", "w1", "__pod watch", 5.0),
+    ] {
+        let found = resident_mib(node, pattern);
+        println!("memory: {what}: {found:.1?} MiB (bar {limit})");
+        assert!(!found.is_empty(), "no process matches `{pattern}` on {node}");
+        assert!(found.iter().all(|mib| *mib <= limit), "{what} on {node}: {found:?} MiB, at most {limit}");
+    }
+}
+
+#[test]
+fn g_a_machine_that_lost_its_power_comes_back_with_its_disk() {
+    deploy_flappy();
+    on("w2", &["sudo", "touch", "/etc/kept-over-a-reboot"]);
+    on("w2", &["sync"]);
+    ok(&["node", "power-off", "w2"]);
+    assert_eq!(status()["nodes"][2]["power"], "off");
+    wait_for("both replicas on w1", || {
+        let pods = get(&["pods", "-l", "type=silex"]);
+        let on_w1 = |pod: &&Value| pod["spec"]["nodeName"] == "w1" && pod["status"]["phase"] == "Running";
+        let count = pods["items"].as_array().expect("a list").iter().filter(on_w1).count();
+        if count == 2 { Ok(()) } else { Err(kubectl_ok(&["get", "pods", "-o", "wide"])) }
+    });
+    ok(&["node", "power-on", "w2"]);
+    wait_for("w2 Ready", || if status()["nodes"][2]["ready"] == true { Ok(()) } else { Err(status().to_string()) });
+    on("w2", &["test", "-e", "/etc/kept-over-a-reboot"]);
+    wait_for("w2 to run only its own pods", || {
+        let pods = get(&["pods", "-A", "--field-selector", "spec.nodeName=w2"]);
+        let wanted = pods["items"].as_array().expect("a list").len();
+        let helpers = on("w2", &["pgrep", "-fc", "__pod watch", "||", "true"]);
+        if helpers.trim() == wanted.to_string() { Ok(()) } else { Err(format!("{wanted} pods, {helpers} helpers")) }
+    });
+}
+
+#[test]
+fn h_a_rolling_update_by_hand_ends_with_v2() {
+    deploy_flappy();
+    ok(&["rolling-update", "flappy-silex-v1", "-f", "scenarios/flappy/silex-v2.yml", "--update-period", "1s"]);
+    wait_for("/v2", || ask("/v2").and_then(|answer| if answer.contains(" 200") { Ok(()) } else { Err(answer) }));
+    assert!(!kubectl(&["get", "rc", "flappy-silex-v1"]).status.success(), "v1 is gone");
+}
+
+#[test]
+fn z_killing_the_daemon_leaves_nothing_and_up_brings_the_cluster_back() {
+    cluster();
+    let daemons = Command::new("pgrep").args(["-f", &format!("daemon --name {NAME}")]).output().expect("pgrep runs");
+    let pid = String::from_utf8_lossy(&daemons.stdout).trim().to_owned();
+    assert!(!pid.is_empty() && !pid.contains('\n'), "one daemon: {pid:?}");
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs").success());
+    let home = std::env::var("FLIGHTCAGE_HOME").expect("tests/run gives the tests a home of their own");
+    let machines = format!("qemu-system.*{home}/clusters/{NAME}/");
+    wait_for("the machines to die with their daemon", || {
+        let left = Command::new("pgrep").args(["-f", &machines]).output().expect("pgrep runs");
+        if left.stdout.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&left.stdout).into_owned()) }
+    });
+    assert_eq!(flightcage(&["status"]).status.code(), Some(1), "a dead daemon's cluster is not up");
+    ok(&["up"]);
+    for node in status()["nodes"].as_array().expect("nodes is a list") {
+        assert_eq!(node["ready"], true, "{node}");
+    }
+    ok(&["down"]);
+    assert!(!Path::new(&home).join("clusters").join(NAME).exists(), "down removes the cluster's directory");
+}
