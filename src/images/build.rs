@@ -152,6 +152,8 @@ fn repack(input: impl Read, output: impl Write) -> std::io::Result<()> {
         header.set_uid(entry.header().uid()?);
         header.set_gid(entry.header().gid()?);
         header.set_mtime(0);
+        // Links have no content; a blank field instead of a zero is refused by readers.
+        header.set_size(0);
         match kind {
             tar::EntryType::Regular | tar::EntryType::Directory => {
                 header.set_size(entry.size());

@@ -80,6 +80,9 @@ pub fn builtin() -> Vec<ImageDefinition> {
         .collect()
 }
 
+/// Changes whenever the same definition begins to give other layers: what older builders made is then not used any more.
+const LAYER_FORMAT: u32 = 2;
+
 impl ImageDefinition {
     /// Loads a definition from a file; its `source`s are looked for beside it.
     pub fn load(path: &Path) -> Result<Self, ImageError> {
@@ -122,12 +125,12 @@ impl ImageDefinition {
 
     /// Hash of everything that the image is made of.
     pub fn hash(&self) -> String {
-        hexadecimal(&Sha256::digest(format!("{self:?}")))
+        hexadecimal(&Sha256::digest(format!("{LAYER_FORMAT} {self:?}")))
     }
 
     /// Hash of what the packages' layer is made of: images that share it share the layer.
     pub fn distribution_hash(&self) -> String {
-        hexadecimal(&Sha256::digest(format!("{:?}", (&self.suite, &self.packages, &self.remove))))
+        hexadecimal(&Sha256::digest(format!("{:?}", (LAYER_FORMAT, &self.suite, &self.packages, &self.remove))))
     }
 }
 

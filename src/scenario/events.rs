@@ -83,10 +83,15 @@ impl View {
         );
     }
 
-    /// Waits until something may have changed. Cancel-safe.
+    /// Waits until something changes. Cancel-safe. Look again after a while all the same: a change just before the call is not seen.
     pub async fn changed(&self) {
         let (mut nodes, mut pods, mut endpoints, mut controllers) =
             (self.nodes.subscribe(), self.pods.subscribe(), self.endpoints.subscribe(), self.controllers.subscribe());
+        // A new receiver takes what is there already for a change.
+        nodes.mark_unchanged();
+        pods.mark_unchanged();
+        endpoints.mark_unchanged();
+        controllers.mark_unchanged();
         // The senders live as long as `self`.
         tokio::select! {
             _ = nodes.changed() => {}
