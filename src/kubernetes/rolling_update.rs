@@ -438,6 +438,9 @@ impl Roll<'_> {
             });
         }
         let (mut controllers, mut pods) = (watched.controllers.subscribe(), watched.pods.subscribe());
+        // A new receiver takes what is there already for a change.
+        controllers.mark_unchanged();
+        pods.mark_unchanged();
         // What was published before this moment may be newer than what was looked at; so it is looked at again soon anyway.
         let soon = (Instant::now() + Duration::from_millis(250)).min(deadline);
         tokio::select! {
