@@ -90,19 +90,18 @@ fn deploy_flappy() {
     static DEPLOYED: OnceLock<()> = OnceLock::new();
     DEPLOYED.get_or_init(|| {
         let key = rcgen::generate_simple_self_signed(vec!["flappy-nginx".to_owned()]).expect("a certificate can be made");
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let (certificate, private) = (directory.path().join("crt"), directory.path().join("key"));
-        std::fs::write(&certificate, key.cert.pem()).expect("a file can be written");
-        std::fs::write(&private, key.signing_key.serialize_pem()).expect("a file can be written");
-        let from = |name: &str, path: &Path| format!("--from-file={name}={}", path.display());
-        kubectl_ok(&[
-            "create",
-            "secret",
-            "generic",
-            "ssl-certs",
-            &from("purplebooth-co-uk.crt", &certificate),
-            &from("purplebooth-co-uk.key", &private),
-        ]);
+        let secret = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": "ssl-certs" },
+            "stringData": {
+                "purplebooth-co-uk.crt": key.cert.pem(),
+                "purplebooth-co-uk.key": key.signing_key.serialize_pem(),
+            },
+        });
+        let file = tempfile::Builder::new().suffix(".json").tempfile().expect("a temporary file can be made");
+        std::fs::write(file.path(), secret.to_string()).expect("a temporary file can be written");
+        ok(&["apply", "-f", file.path().to_str().expect("the path is UTF-8")]);
         kubectl_ok(&["apply", "-f", "scenarios/flappy/silex.yml", "-f", "scenarios/flappy/nginx.yml"]);
         wait_for_replicas("flappy-silex-v1", 2);
         wait_for_replicas("flappy-nginx-v0", 2);
@@ -145,7 +144,9 @@ fn a_status_follows_the_contract() {
 #[test]
 fn b_flappy_deploys_as_the_slides_wrote_it_and_answers() {
     deploy_flappy();
-    let answer = wait_for("an answer over TLS", || ask("/").and_then(|answer| if answer.contains(" 200") { Ok(answer) } else { Err(answer) }));
+    let answer = wait_for("an answer over TLS", || {
+        ask("/").and_then(|answer| if answer.contains(" 200") { Ok(answer) } else { Err(answer) })
+    });
     assert!(answer.to_lowercase().contains("x-flappy-version: v1"), "{answer}");
     assert!(ask("/v2").expect("an answer").contains(" 404"), "v1 does not know /v2");
     let pods = get(&["pods", "-l", "type=silex"]);

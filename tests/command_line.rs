@@ -7,7 +7,11 @@ use assert_cmd::Command;
 /// A command with a home of its own.
 fn flightcage(home: &Path) -> Command {
     let mut command = Command::cargo_bin("flightcage").expect("the binary was built");
-    command.env("FLIGHTCAGE_HOME", home).env_remove("FLIGHTCAGE_NAME").env_remove("RUST_LOG").current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+        .env("FLIGHTCAGE_HOME", home)
+        .env_remove("FLIGHTCAGE_NAME")
+        .env_remove("RUST_LOG")
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     command
 }
 
@@ -40,7 +44,8 @@ fn help_teaches_the_first_command() {
 
 #[test]
 fn usage_errors_exit_2() {
-    for arguments in [&["--no-such-flag"][..], &["fly"], &["run"], &["--name", "Not A Name", "down"], &["node", "explode", "w1"]] {
+    for arguments in [&["--no-such-flag"][..], &["fly"], &["run"], &["--name", "Not A Name", "down"], &["node", "explode", "w1"]]
+    {
         assert_eq!(check(arguments).code, 2, "{arguments:?}");
     }
 }

@@ -99,8 +99,7 @@ async fn uploads_are_complete_and_have_their_mode() {
 async fn a_late_command_ends_and_the_next_one_runs() {
     let server = start();
     let ssh = Ssh::connect(&server.target, LIMIT).await.expect("it connects");
-    let error =
-        ssh.run_within("echo begun; exec sleep 60", None, Duration::from_secs(3)).await.expect_err("it takes too long");
+    let error = ssh.run_within("echo begun; exec sleep 60", None, Duration::from_secs(3)).await.expect_err("it takes too long");
     assert!(matches!(&error, SshError::Command(CommandError::TimedOut { tail, .. }) if tail == "begun"), "{error:?}");
     assert_eq!(ssh.run("echo again", None).await.expect("a new session is opened").text(), "again");
 }

@@ -81,7 +81,9 @@ pub(super) async fn interrupted() {
 
 pub(super) fn open_home() -> Result<Home, Failure> {
     Home::open().map_err(|error| {
-        Failure::new("open the directory that holds Flightcage's state").because(error).hint("set FLIGHTCAGE_HOME to a directory you can write")
+        Failure::new("open the directory that holds Flightcage's state")
+            .because(error)
+            .hint("set FLIGHTCAGE_HOME to a directory you can write")
     })
 }
 
@@ -114,9 +116,10 @@ impl Status {
 }
 
 async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure> {
-    let status = DaemonClient::new(paths.clone())?.status().await.map_err(|error| {
-        Failure::from(error).hint(format!("`flightcage up --name {}` brings it up", paths.name()))
-    })?;
+    let status = DaemonClient::new(paths.clone())?
+        .status()
+        .await
+        .map_err(|error| Failure::from(error).hint(format!("`flightcage up --name {}` brings it up", paths.name())))?;
     let cluster = Cluster::connect(paths.clone()).await?;
     // A cluster whose API is away is shown all the same: its nodes are not ready as far as anybody can tell.
     let nodes = cluster.client.list::<Node>("", &ListParams::default()).await.map(|listed| listed.items).unwrap_or_default();

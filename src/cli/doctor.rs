@@ -43,7 +43,8 @@ impl Doctor {
                 Acceleration::Tcg => "tcg",
             });
             let reason = proof.as_ref().map(|proof| proof.reason.as_str());
-            let report = json!({ "able": !has_problems(&findings), "accel": accel, "accel_reason": reason, "findings": findings });
+            let report =
+                json!({ "able": !has_problems(&findings), "accel": accel, "accel_reason": reason, "findings": findings });
             say(&serde_json::to_string_pretty(&report)?);
         } else {
             print(&findings);
@@ -86,7 +87,8 @@ pub(super) async fn mend(findings: &[Finding], yes: bool, live: &Arc<Live>) -> R
     }
     show(&plan, live);
     if !yes && !confirm("Install these?") {
-        let hint = if is_interactive() { "nothing was changed" } else { "`--yes` agrees without a terminal; nothing was changed" };
+        let hint =
+            if is_interactive() { "nothing was changed" } else { "`--yes` agrees without a terminal; nothing was changed" };
         return Err(Failure::new("not installed").hint(hint));
     }
     live.step("installing packages");

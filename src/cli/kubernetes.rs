@@ -97,7 +97,9 @@ impl Get {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let Some(kind) = resource_named(&self.kind) else {
             let known: Vec<&str> = RESOURCES.iter().map(|kind| kind.plural).collect();
-            return Err(Failure::new(format!("`{}` is not a kind", self.kind)).hint(format!("one of {}", known.join(", "))).invalid());
+            return Err(Failure::new(format!("`{}` is not a kind", self.kind))
+                .hint(format!("one of {}", known.join(", ")))
+                .invalid());
         };
         let client = connect(name).await?.client;
         let namespace = if self.all_namespaces || !kind.namespaced { "" } else { &self.namespace.namespace };
@@ -134,7 +136,13 @@ fn print_table(kind: &str, items: &[Value]) {
     type Column = (&'static str, fn(&Value) -> String);
     let columns: &[Column] = match kind {
         "Pod" => &[
-            ("PHASE", |pod| if pod.pointer("/metadata/deletionTimestamp").is_some() { "Terminating".into() } else { text(pod, "/status/phase").into() }),
+            ("PHASE", |pod| {
+                if pod.pointer("/metadata/deletionTimestamp").is_some() {
+                    "Terminating".into()
+                } else {
+                    text(pod, "/status/phase").into()
+                }
+            }),
             ("READY", |pod| {
                 let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array).cloned().unwrap_or_default();
                 let ready = statuses.iter().filter(|status| status["ready"] == true).count();
@@ -256,13 +264,19 @@ impl RollingUpdate {
         let new = match manifests.as_slice() {
             [only] if only.kind.kind == "ReplicationController" => only.value.clone(),
             _ => {
-                return Err(Failure::new(format!("`{}` must hold one ReplicationController and nothing else", self.file.display())).invalid());
+                return Err(Failure::new(format!(
+                    "`{}` must hold one ReplicationController and nothing else",
+                    self.file.display()
+                ))
+                .invalid());
             }
         };
         let client = connect(name).await?.client;
         let options = Options { update_period: self.update_period, timeout: self.timeout, ..Options::default() };
-        let summary =
-            rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| say(&step.to_string())).await?;
+        let summary = rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| {
+            say(&step.to_string())
+        })
+        .await?;
         say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
     }
@@ -286,8 +300,10 @@ impl Rollback {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let client = connect(name).await?.client;
         let options = Options { update_period: self.update_period, ..Options::default() };
-        let summary =
-            rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| say(&step.to_string())).await?;
+        let summary = rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| {
+            say(&step.to_string())
+        })
+        .await?;
         say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
     }

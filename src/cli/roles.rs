@@ -73,8 +73,8 @@ pub(super) struct Role {
 impl Role {
     fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
         let file = self.config.display();
-        let text =
-            std::fs::read_to_string(&self.config).map_err(|error| Failure::new(format!("read `{file}`")).because(error).invalid())?;
+        let text = std::fs::read_to_string(&self.config)
+            .map_err(|error| Failure::new(format!("read `{file}`")).because(error).invalid())?;
         toml::from_str(&text).map_err(|error| Failure::new(format!("understand `{file}`")).because(error).invalid())
     }
 

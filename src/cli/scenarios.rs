@@ -277,7 +277,8 @@ fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live
     };
     if let Some(folder) = folder {
         let written = report.write(folder).map_err(|error| {
-            Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display())).because(error)
+            Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display()))
+                .because(error)
         })?;
         complain(&format!("report: {}", written.display()));
     }

@@ -149,7 +149,11 @@ impl DaemonClient {
         self.send(self.http.post(url(path)).json(body), timeout).await
     }
 
-    async fn send<A: DeserializeOwned>(&self, request: reqwest::RequestBuilder, timeout: Duration) -> Result<A, DaemonClientError> {
+    async fn send<A: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        timeout: Duration,
+    ) -> Result<A, DaemonClientError> {
         let name = || self.paths.name().to_string();
         let response = request.timeout(timeout).send().await.map_err(|source| {
             if source.is_connect() {

@@ -126,7 +126,9 @@ pub async fn install(
         units.insert(0, "flightcage-server");
     }
     let units = units.join(" ");
-    remote.run(&format!("sudo systemctl daemon-reload && sudo systemctl enable -q {units} && sudo systemctl restart {units}"), None).await
+    remote
+        .run(&format!("sudo systemctl daemon-reload && sudo systemctl enable -q {units} && sudo systemctl restart {units}"), None)
+        .await
 }
 
 struct Remote<'a> {
@@ -147,7 +149,8 @@ impl Remote<'_> {
     }
 
     async fn extract(&self, archive: &[u8], compression: &str) -> Result<(), InstallError> {
-        self.run(&format!("sudo tar --extract {compression} --no-same-owner --directory / --file -"), Some(archive.to_vec())).await
+        self.run(&format!("sudo tar --extract {compression} --no-same-owner --directory / --file -"), Some(archive.to_vec()))
+            .await
     }
 }
 

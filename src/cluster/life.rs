@@ -193,9 +193,8 @@ pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Repo
     let name = spec.name.to_string();
     private_directory(paths.root().parent().expect("clusters live in a directory"))
         .map_err(io_error("make the clusters' directory"))?;
-    let _life = try_lock(&paths.life_lock())
-        .map_err(io_error("lock the cluster"))?
-        .ok_or_else(|| LifeError::Busy(name.clone()))?;
+    let _life =
+        try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?.ok_or_else(|| LifeError::Busy(name.clone()))?;
 
     let existing: Option<ClusterRecord> = read_json(&paths.spec()).ok();
     let complete = paths.complete().exists();
@@ -269,7 +268,8 @@ async fn bring_up(
         return Err(LifeError::Host(problems));
     }
     let payload = Payload::of_running_binary()?;
-    let machines = (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &box_files, &payload, report));
+    let machines =
+        (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &box_files, &payload, report));
     futures::future::try_join_all(machines).await?;
 
     let status = daemon.status().await?;
@@ -425,7 +425,10 @@ async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter
         loop {
             for node in changed.borrow_and_update().values() {
                 let Some(name) = node.metadata.name.clone() else { continue };
-                if is_ready(node) && ready.insert(name.clone()) && let Ok(name) = name.parse() {
+                if is_ready(node)
+                    && ready.insert(name.clone())
+                    && let Ok(name) = name.parse()
+                {
                     report(Progress::NodeReady(name));
                 }
             }
@@ -452,7 +455,8 @@ async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter
 /// Whether a node's condition `Ready` is `True`.
 pub fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
+    conditions
+        .is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
 fn write_kubeconfig(paths: &ClusterPaths, api_port: u16) -> Result<(), LifeError> {

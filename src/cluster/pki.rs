@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
-};
 
 use super::home::write_private;
 use crate::kubernetes::client::ClientConfig;
@@ -63,7 +63,8 @@ pub enum PkiError {
 pub fn ensure(directory: &Path, spec: &ClusterSpec) -> Result<(), PkiError> {
     let authority = Authority::ensure(directory)?;
     let api_addresses = [addresses::node_address(0), Ipv4Addr::LOCALHOST, addresses::KUBERNETES_SERVICE];
-    let api_names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+    let api_names =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
     authority.server("server", "kube-apiserver", &api_addresses, &api_names)?;
     authority.server("registry", "flightcage-registry", &[addresses::GATEWAY], &[])?;
     authority.client("admin", "flightcage-admin", "system:masters")?;
@@ -193,9 +194,8 @@ pub fn server_tls(directory: &Path, identity: &str) -> Result<Arc<rustls::Server
     }
     let key = PrivateKeyDer::from_pem_slice(read(directory, &format!("{identity}.key"))?.as_bytes())
         .map_err(|error| unusable(error.to_string()))?;
-    let clients = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots))
-        .build()
-        .map_err(|error| unusable(error.to_string()))?;
+    let clients =
+        rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|error| unusable(error.to_string()))?;
     let mut config = rustls::ServerConfig::builder()
         .with_client_cert_verifier(clients)
         .with_single_cert(certificates(&format!("{identity}.crt"))?, key)

@@ -125,12 +125,7 @@ impl Ingress {
     }
 }
 
-async fn follow(
-    client: Client,
-    balancer: Balancer,
-    mut ports: Ports,
-    served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
-) {
+async fn follow(client: Client, balancer: Balancer, mut ports: Ports, served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>) {
     let services = client.reflect::<Service>("", ListParams::default());
     let endpoints = client.reflect::<Endpoints>("", ListParams::default());
     let (mut services_changed, mut endpoints_changed) = (services.subscribe(), endpoints.subscribe());
@@ -162,7 +157,8 @@ async fn listen_for(
     ports: &mut Ports,
     served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>,
 ) {
-    let wanted: BTreeMap<&ServicePortKey, &ServicePort> = table.ports.iter().filter(|(_, port)| port.service_type == LOAD_BALANCER).collect();
+    let wanted: BTreeMap<&ServicePortKey, &ServicePort> =
+        table.ports.iter().filter(|(_, port)| port.service_type == LOAD_BALANCER).collect();
     served.lock().expect("nobody panics while holding the lock").retain(|key, _| wanted.contains_key(key));
     for (key, port) in wanted {
         if served.lock().expect("nobody panics while holding the lock").contains_key(key) {

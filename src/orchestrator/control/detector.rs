@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use super::world::Liveness;
 
 /// Silent for so long, a node is avoided by traffic; five beats and a scheduling delay. Reversible at once.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(2500);
 /// Silent for so long, a node's pods are replaced.
-pub const EVICT_AFTER: Duration = Duration::from_secs(5);
+pub const EVICT_AFTER: Duration = Duration::from_secs(8);
 /// After a start, agents have so long to come back before anything is evicted.
 const START_GRACE: Duration = Duration::from_secs(10);
 /// The detector looks at least so often while nodes exist.
