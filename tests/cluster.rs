@@ -200,7 +200,7 @@ fn e_killing_the_agent_stops_no_container_and_a_new_one_adopts_them() {
     let before = facts();
     on("w1", &["sudo", "systemctl", "kill", "--signal=KILL", "flightcage-agent"]);
     wait_for("the agent to run again", || {
-        let state = on("w1", &["systemctl", "show", "-p", "NRestarts", "--value", "flightcage-agent"]);
+        let state = on("w1", &["sudo", "systemctl", "show", "-p", "NRestarts", "--value", "flightcage-agent"]);
         if state.trim() == "0" { Err(state) } else { Ok(()) }
     });
     wait_for("w1 Ready", || if status()["nodes"][1]["ready"] == true { Ok(()) } else { Err(status().to_string()) });
@@ -247,7 +247,7 @@ fn g_a_machine_that_lost_its_power_comes_back_with_its_disk() {
     wait_for("w2 to run only its own pods", || {
         let pods = get(&["pods", "-A", "--field-selector", "spec.nodeName=w2"]);
         let wanted = pods["items"].as_array().expect("a list").len();
-        let helpers = on("w2", &["pgrep", "-fc", "__pod watch", "||", "true"]);
+        let helpers = on("w2", &["pgrep -fc '[_]_pod watch' || true"]);
         if helpers.trim() == wanted.to_string() { Ok(()) } else { Err(format!("{wanted} pods, {helpers} helpers")) }
     });
 }
