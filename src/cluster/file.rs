@@ -82,8 +82,13 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
     let workers = table.get("workers").and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
     let workers = workers.map_or(DEFAULT_WORKERS, |count| usize::try_from(count).expect("at most 199"));
     let mut spec = ClusterSpec::with_workers(name.clone(), workers);
+    // Read once for all machines: a wrong size is one problem.
+    let mut sized = spec.machines[0].clone();
+    size(table, &mut sized);
     for machine in &mut spec.machines {
-        size(table, machine);
+        machine.memory_bytes = sized.memory_bytes;
+        machine.disk_bytes = sized.disk_bytes;
+        machine.cpus = sized.cpus;
     }
     if let Some(value) = table.get("box")
         && let Some(text) = value.string()

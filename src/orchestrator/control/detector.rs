@@ -112,11 +112,11 @@ mod tests {
     fn silence_is_suspected_then_held_lost_then_forgiven() {
         let mut case = Case::new();
         assert_eq!(case.until(0, 20_000, true), Liveness::Alive);
-        assert_eq!(case.until(20_500, 21_000, false), Liveness::Alive);
-        assert_eq!(case.at(21_500, false), Liveness::Suspect);
-        assert_eq!(case.until(22_000, 24_500, false), Liveness::Suspect);
-        assert_eq!(case.at(25_000, false), Liveness::Lost);
-        assert_eq!(case.at(25_100, true), Liveness::Alive);
+        assert_eq!(case.until(20_500, 22_000, false), Liveness::Alive);
+        assert_eq!(case.at(22_500, false), Liveness::Suspect);
+        assert_eq!(case.until(23_000, 27_500, false), Liveness::Suspect);
+        assert_eq!(case.at(28_000, false), Liveness::Lost);
+        assert_eq!(case.at(28_100, true), Liveness::Alive);
     }
 
     #[test]
@@ -124,9 +124,9 @@ mod tests {
         let mut case = Case::new();
         assert_eq!(case.until(0, 20_000, true), Liveness::Alive);
         assert_eq!(case.at(60_000, false), Liveness::Alive);
-        assert_eq!(case.until(60_500, 61_000, false), Liveness::Alive);
-        assert_eq!(case.until(61_500, 64_500, false), Liveness::Suspect);
-        assert_eq!(case.at(65_000, false), Liveness::Lost);
+        assert_eq!(case.until(60_500, 62_000, false), Liveness::Alive);
+        assert_eq!(case.until(62_500, 67_500, false), Liveness::Suspect);
+        assert_eq!(case.at(68_000, false), Liveness::Lost);
     }
 
     #[test]
