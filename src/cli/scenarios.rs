@@ -69,7 +69,9 @@ fn read_all(files: &[File], name: &ClusterName) -> Result<Vec<Scenario>, Failure
     match failed.pop() {
         None => Ok(scenarios),
         Some(last) => {
-            failed.iter().for_each(|failure| drop(failure::print(failure)));
+            for failure in &failed {
+                failure::print(failure);
+            }
             Err(last)
         }
     }
