@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::model::json;
+
 pub use super::client_config::{ClientConfig, ClientConfigError};
 pub use super::reflector::{ObjectKey, ObjectMap, Progress, Reflector};
 pub use super::resources::{RESOURCES, ResourceKind, resource_for, resource_named};
@@ -576,7 +578,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let request = format!("{method} {path}");
         let bytes = self.answer(method, path, query, body).await?;
-        serde_json::from_slice(&bytes).map_err(|source| ClientError::Decode { request, source })
+        json::from_slice(&bytes).map_err(|source| ClientError::Decode { request, source })
     }
 
     async fn answer(
@@ -623,12 +625,12 @@ fn percent(value: &str) -> impl Iterator<Item = char> + '_ {
 }
 
 fn encode(object: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(object).expect("Kubernetes objects and JSON values have string keys only")
+    json::to_vec(object).expect("Kubernetes objects and JSON values have string keys only")
 }
 
 /// A failed answer as Kubernetes' Status, made up if a proxy in between answered something else.
 fn failure(code: u16, body: &[u8]) -> ClientError {
-    let mut status: Status = serde_json::from_slice(body).unwrap_or_else(|_| {
+    let mut status: Status = json::from_slice(body).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned();
         Status { message: (!text.is_empty()).then(|| format!("the API server answered {code}: {text}")), ..Status::default() }
     });
@@ -651,11 +653,10 @@ struct RawMetadata {
 }
 
 #[derive(Deserialize)]
-struct RawEvent<'a> {
+struct RawEvent {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(borrow)]
-    object: &'a serde_json::value::RawValue,
+    object: Value,
 }
 
 /// Cuts a stream of bytes into lines, one event a line.
@@ -705,16 +706,16 @@ impl Lines {
 
 fn parse_event<K: DeserializeOwned>(request: &str, line: &[u8]) -> Result<WatchEvent<K>, ClientError> {
     let decode = |source| ClientError::Decode { request: request.to_owned(), source };
-    let event: RawEvent<'_> = serde_json::from_slice(line).map_err(decode)?;
-    let object = event.object.get();
+    let event: RawEvent = serde_json::from_slice(line).map_err(decode)?;
+    let object = || json::from_value(&event.object).map_err(decode);
     Ok(match event.kind.as_str() {
-        "ADDED" => WatchEvent::Added(serde_json::from_str(object).map_err(decode)?),
-        "MODIFIED" => WatchEvent::Modified(serde_json::from_str(object).map_err(decode)?),
-        "DELETED" => WatchEvent::Deleted(serde_json::from_str(object).map_err(decode)?),
+        "ADDED" => WatchEvent::Added(object()?),
+        "MODIFIED" => WatchEvent::Modified(object()?),
+        "DELETED" => WatchEvent::Deleted(object()?),
         "BOOKMARK" => {
-            let bookmark: RawList<Value> = serde_json::from_str(object).map_err(decode)?;
+            let bookmark: RawList<Value> = json::from_value(&event.object).map_err(decode)?;
             WatchEvent::Bookmark { revision: bookmark.metadata.resource_version }
         }
-        _ => return Err(failure(500, object.as_bytes())),
+        _ => return Err(failure(500, event.object.to_string().as_bytes())),
     })
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::client::{Client, ClientError, DeleteParams, ListParams, Patch, Propagation, Reflector};
+use crate::model::json;
 
 /// How many replicas the new controller is to have in the end.
 pub const DESIRED_REPLICAS: &str = "kubectl.kubernetes.io/desired-replicas";
@@ -248,7 +249,7 @@ pub async fn rolling_update(
     options: &Options,
     mut on_progress: impl FnMut(Progress) + Send,
 ) -> Result<Summary, RollingUpdateError> {
-    let mut new: ReplicationController = serde_json::from_value(new)
+    let mut new: ReplicationController = json::from_value(&new)
         .map_err(|error| invalid(old_name, format!("the new object is not a ReplicationController: {error}")))?;
     let failed = failed(old_name, "read the old controller");
     let old: ReplicationController = client.get(namespace, old_name).await.map_err(failed)?;

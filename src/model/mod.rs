@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod cluster;
 pub mod diagnostic;
+pub mod json;
 pub mod names;
 pub mod reader;
 pub mod table;

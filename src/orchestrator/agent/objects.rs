@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::volumes::{Roots, make_private_parents};
 use crate::kubernetes::client::{Client, ClientError, DeleteParams, Patch};
+use crate::model::json;
 
 /// What a status update came to.
 #[derive(Debug)]
@@ -157,11 +158,11 @@ pub(crate) async fn fetch<A: PodApi>(api: &A, pod: &Pod, roots: &Roots) -> Resul
 }
 
 fn load(path: &Path) -> PodObjects {
-    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    std::fs::read(path).ok().and_then(|bytes| json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 fn keep(path: &Path, objects: &PodObjects) -> io::Result<()> {
-    write_private(path, &serde_json::to_vec(objects)?)
+    write_private(path, &json::to_vec(objects)?)
 }
 
 /// Replaces a file that only this user may read, in one step.

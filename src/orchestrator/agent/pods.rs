@@ -18,6 +18,7 @@ use super::objects::{PodApi, write_private};
 use super::runtime::{ContainerState, Runtime, SandboxStatus};
 use super::work::{Context, chain};
 use super::worker::{self, Input};
+use crate::model::json;
 
 /// Pods of this node by UID, or `None` before the API has been listed.
 pub(crate) type Wanted = Option<Arc<BTreeMap<String, Arc<Pod>>>>;
@@ -253,7 +254,7 @@ impl Checkpoint {
 
     fn store(&self, uid: &str, pod: &Pod) {
         let Some(path) = self.path(uid) else { return };
-        let written = serde_json::to_vec(pod).map_err(std::io::Error::from).and_then(|bytes| write_private(&path, &bytes));
+        let written = json::to_vec(pod).map_err(std::io::Error::from).and_then(|bytes| write_private(&path, &bytes));
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "the pod's manifest cannot be kept for a time without API");
         }
@@ -269,7 +270,7 @@ impl Checkpoint {
         entries
             .filter_map(Result::ok)
             .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
-            .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+            .filter_map(|entry| json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
             .collect()
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::kinds::Kind;
 use super::status::Status;
+use crate::model::json;
 
 /// What to do about unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub fn check(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Re
 }
 
 fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, serde_json::Error> {
-    serde_json::to_value(T::deserialize(object)?)
+    json::to_value(&json::from_value::<T>(object)?)
 }
 
 fn round_trip(kind: &Kind, object: &Value) -> Result<Option<Value>, serde_json::Error> {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::detector::Detector;
 use super::reconcile;
 use super::world::{Action, Key, Liveness, Objects, Target, World};
+use crate::model::json;
 use crate::orchestrator::api::heartbeats::Heartbeats;
 use crate::orchestrator::api::kinds::{self, Kind, Subresource};
 use crate::orchestrator::api::patch::Patch;
@@ -329,7 +330,7 @@ impl<K> Parsed<K> {
 
 /// An object that does not parse is kept with its metadata, so that it still counts.
 fn typed<K: DeserializeOwned + Default + Metadata<Ty = ObjectMeta>>(value: &Value) -> K {
-    K::deserialize(value).unwrap_or_else(|error| {
+    json::from_value(value).unwrap_or_else(|error| {
         tracing::error!(kind = K::KIND, name = %value["metadata"]["name"], %error, "a stored object does not parse");
         let mut object = K::default();
         *object.metadata_mut() = bare(value).metadata;
@@ -338,6 +339,5 @@ fn typed<K: DeserializeOwned + Default + Metadata<Ty = ObjectMeta>>(value: &Valu
 }
 
 fn bare(value: &Value) -> Bare {
-    use serde::Deserialize;
-    Bare::deserialize(value).unwrap_or_default()
+    json::from_value(value).unwrap_or_default()
 }

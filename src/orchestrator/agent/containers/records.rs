@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::super::runtime::{ContainerSpec, Image, SandboxSpec};
+use crate::model::json;
 
 /// Where everything is: `data` survives a reboot, `run` (a tmpfs) does not.
 #[derive(Debug, Clone)]
@@ -167,7 +168,7 @@ pub(crate) enum StateRecord {
 
 /// Writes `value` as JSON beside `path` and renames it into place.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let bytes = serde_json::to_vec(value)?;
+    let bytes = json::to_vec(value)?;
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, bytes)?;
     fs::rename(&temporary, path)
@@ -175,7 +176,7 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
 
 /// Reads what [`write`] wrote; `None` when it is absent or not whole (a machine may lose power).
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Identifies this boot of the machine.
