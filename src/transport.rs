@@ -11,6 +11,8 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+pub mod relay;
+
 /// A connected byte stream, whatever carries it.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
@@ -29,6 +31,12 @@ pub trait Dial: Send + Sync + 'static {
 pub trait Listen: Send + 'static {
     /// The next connection and its peer. Cancel-safe.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>>;
+}
+
+impl<L: Listen + ?Sized> Listen for Box<L> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
+        (**self).accept()
+    }
 }
 
 /// The operating system's own network.

@@ -58,6 +58,7 @@ impl Running {
         let listen = listener.local_addr().expect("an address");
         let config = ServerConfig {
             listen,
+            address: std::net::Ipv4Addr::LOCALHOST,
             data_dir: directory.join("data"),
             identity: IdentityFiles {
                 ca: directory.join("ca.pem"),

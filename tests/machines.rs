@@ -88,7 +88,7 @@ async fn a_machine_boots_obeys_and_goes() {
     let begun = tokio::time::Instant::now();
     let address = provider.wait_for_boot(&node).await.expect("it boots");
     eprintln!("SSH banner after {:?}", begun.elapsed());
-    let target = SshTarget { address, user: "core".into(), private_key: key, host_key: host.public_openssh };
+    let target = SshTarget { address, user: "core".into(), private_key: key, host_key: host.public_openssh, jump: None };
     let ssh = Ssh::connect(&target, LIMIT).await.expect("it lets us in");
     eprintln!("SSH session after {:?}", begun.elapsed());
     assert_eq!(ssh.run("hostname", None).await.expect("it runs").text(), "w1");

@@ -65,6 +65,7 @@ fn start() -> Server {
         user: String::from_utf8_lossy(&user).trim().to_owned(),
         private_key: at("user"),
         host_key: host.public_openssh,
+        jump: None,
     };
     Server { child, directory, target }
 }
@@ -122,8 +123,13 @@ async fn a_server_that_hangs_up_or_says_nothing_is_tried_until_the_limit() {
     // The backlog accepts, nobody answers: what QEMU's user network looks like while the guest boots.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
     let address = silent.local_addr().expect("it is bound");
-    let target =
-        SshTarget { address, user: "core".into(), private_key: directory.path().join("user"), host_key: keys.public_openssh };
+    let target = SshTarget {
+        address,
+        user: "core".into(),
+        private_key: directory.path().join("user"),
+        host_key: keys.public_openssh,
+        jump: None,
+    };
     let error = Ssh::connect(&target, Duration::from_millis(600)).await.expect_err("it is silent");
     assert!(error.to_string().contains("showed no banner"), "{error}");
     drop(silent);

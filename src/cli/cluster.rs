@@ -14,7 +14,7 @@ use crate::cluster::home::{ClusterPaths, Home};
 use crate::cluster::life::{self, Cluster, Lifetime, is_ready};
 use crate::kubernetes::client::ListParams;
 use crate::machines::provider::{Acceleration, Power};
-use crate::model::cluster::{ClusterSpec, Role};
+use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
 use crate::model::names::ClusterName;
 
 /// Arguments of `up`.
@@ -34,7 +34,9 @@ impl Up {
             Some(file) => super::scenarios::read_cluster_file(file, &name)?,
             None => ClusterSpec::with_workers(name.clone(), 2),
         };
-        doctor::require_able_host().await?;
+        if spec.provider == ProviderKind::Qemu {
+            doctor::require_able_host().await?;
+        }
         let home = open_home()?;
         let live = Live::new();
         // Every boot is a cold one: `--fresh` asks for what happens anyway.
@@ -138,8 +140,9 @@ async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure
         })
         .collect();
     let accel = match status.acceleration {
-        Acceleration::Kvm => "kvm",
-        Acceleration::Tcg => "tcg",
+        Some(Acceleration::Kvm) => "kvm",
+        Some(Acceleration::Tcg) => "tcg",
+        None => "none",
     };
     if as_json {
         let nodes: Vec<_> = rows
@@ -149,13 +152,13 @@ async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure
             })
             .collect();
         let status = json!({
-            "name": paths.name(), "provider": "qemu", "accel": accel, "nodes": nodes,
+            "name": paths.name(), "provider": status.spec.provider, "accel": accel, "nodes": nodes,
             "services": status.services, "restored_from": null,
         });
         say(&serde_json::to_string_pretty(&status)?);
         return Ok(());
     }
-    say(&format!("cluster {} (qemu, {accel})", paths.name()));
+    say(&format!("cluster {} ({}, {accel})", paths.name(), status.spec.provider));
     for (name, role, ready, address, power) in rows {
         let power = match power {
             Power::On => "on",

@@ -9,7 +9,6 @@ use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::terminal;
 use crate::cluster::daemon::LinkChange;
-use crate::cluster::life;
 use crate::machines::provider::PowerAction;
 use crate::model::names::{ClusterName, NodeName};
 use crate::shell::ssh;
@@ -28,11 +27,10 @@ impl SshCommand {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let cluster = connect(name).await?;
         let status = cluster.daemon.status().await?;
-        let machine = status.machines.iter().find(|machine| machine.name == self.node);
-        let address = machine
-            .and_then(|machine| machine.ssh)
-            .ok_or_else(|| unknown_node(&self.node, status.spec.machines.iter().map(|machine| &machine.name)))?;
-        let target = life::ssh_target(&cluster.paths, &self.node, address)?;
+        if status.spec.index_of(&self.node).is_none() {
+            return Err(unknown_node(&self.node, status.spec.machines.iter().map(|machine| &machine.name)));
+        }
+        let target = cluster.daemon.login(&self.node).await?;
         let known_hosts = cluster.paths.ssh().join("known_hosts");
         let arguments = ssh::interactive_argv(&target, &known_hosts, &self.command)?;
         let (program, arguments) = arguments.split_first().expect("an argument vector begins with its program");

@@ -96,6 +96,9 @@ enum Command {
     /// Service proxy and DNS (runs in every machine).
     #[command(hide = true)]
     Proxy(roles::Role),
+    /// Dial or listen for the host, on standard input and output (runs in a machine without a fabric).
+    #[command(hide = true)]
+    Relay(roles::Relay),
 }
 
 /// A manifest, cluster or scenario file named on the command line.
@@ -151,5 +154,6 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Server(role) => role.server().await,
         Command::Agent(role) => role.agent().await,
         Command::Proxy(role) => role.proxy().await,
+        Command::Relay(command) => command.run().await,
     }
 }

@@ -1,6 +1,7 @@
 //! The binary's other roles: daemon, server, agent, proxy, and the hidden verbs that run before any thread exists.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -15,6 +16,8 @@ use crate::machines::qemu;
 use crate::model::names::ClusterName;
 use crate::orchestrator::agent::containers;
 use crate::orchestrator::{agent, api, proxy};
+use crate::transport::HostNetwork;
+use crate::transport::relay::{self, Opener};
 
 /// Verbs that our own processes are started with. They are dispatched before tokio, since they change the process itself.
 pub(super) fn hidden_verb() -> Option<ExitCode> {
@@ -39,7 +42,9 @@ pub(super) fn start_logging(command: &Command) {
 /// Guests have one virtual CPU and little memory: their roles run on one thread.
 pub(super) fn runtime(command: &Command) -> io::Result<Runtime> {
     match command {
-        Command::Agent(_) | Command::Proxy(_) | Command::Server(_) => Builder::new_current_thread().enable_all().build(),
+        Command::Agent(_) | Command::Proxy(_) | Command::Server(_) | Command::Relay(_) => {
+            Builder::new_current_thread().enable_all().build()
+        }
         _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
     }
 }
@@ -90,6 +95,32 @@ impl Role {
 
     pub(super) async fn proxy(self) -> Result<ExitCode, Failure> {
         proxy::run(self.read()?).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `relay`.
+#[derive(Debug, Args)]
+pub(super) struct Relay {
+    /// Pass connections to this address on; without it: dial for the other side.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+impl Relay {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let stdio = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+        match self.listen {
+            None => relay::serve(stdio, std::sync::Arc::new(HostNetwork)).await?,
+            Some(address) => {
+                let listener = tokio::net::TcpListener::bind(address).await?;
+                let (opener, driver) = Opener::start(stdio).await?;
+                tokio::select! {
+                    ended = driver => ended?,
+                    () = relay::pass_on(listener, opener, address) => {}
+                }
+            }
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

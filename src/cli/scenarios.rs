@@ -216,7 +216,7 @@ async fn run_on(
             journal_dir: cluster.paths.journal(),
             trusted: None,
             target: TargetFacts {
-                provider: "qemu".into(),
+                provider: status.spec.provider.to_string(),
                 accel: accel_name(status.acceleration).into(),
                 nodes: status.spec.machines.len(),
             },
@@ -229,10 +229,11 @@ async fn run_on(
     (cluster, outcome)
 }
 
-fn accel_name(acceleration: Acceleration) -> &'static str {
+fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
     match acceleration {
-        Acceleration::Kvm => "kvm",
-        Acceleration::Tcg => "tcg",
+        Some(Acceleration::Kvm) => "kvm",
+        Some(Acceleration::Tcg) => "tcg",
+        None => "none",
     }
 }
 

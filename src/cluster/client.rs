@@ -14,6 +14,7 @@ use super::daemon::{DialReply, DialRequest, DialTarget, LinkChange, LinkCounters
 use super::home::ClusterPaths;
 use crate::machines::provider::{Machine, MachineRequest, PowerAction, Problem};
 use crate::model::names::NodeName;
+use crate::shell::ssh::SshTarget;
 use crate::transport::BoxStream;
 
 /// Longest that a control request may take which is not known to wait for something.
@@ -88,6 +89,16 @@ impl DaemonClient {
     /// Waits until a machine accepts SSH connections.
     pub async fn wait_for_boot(&self, node: &NodeName) -> Result<SocketAddr, DaemonClientError> {
         self.post(&format!("machines/{node}/boot"), &(), BOOT_TIMEOUT).await
+    }
+
+    /// How a machine is logged in to now.
+    pub async fn login(&self, node: &NodeName) -> Result<SshTarget, DaemonClientError> {
+        self.send(self.http.get(url(&format!("machines/{node}/login"))), REQUEST_TIMEOUT).await
+    }
+
+    /// Tells that our binary is on a machine now.
+    pub async fn installed(&self, node: &NodeName) -> Result<(), DaemonClientError> {
+        self.post(&format!("machines/{node}/installed"), &(), REQUEST_TIMEOUT).await
     }
 
     /// Changes a machine's power.

@@ -13,11 +13,14 @@
 //! memory = "1GiB"
 //! labels = { disk = "fast" }
 //! ```
+//! With `provider = "hosts"` the machines are an inventory instead: see [`hosts`].
+
+mod hosts;
 
 use std::path::Path;
 
 use crate::model::addresses::MAX_NODES;
-use crate::model::cluster::{ClusterSpec, MachineSpec};
+use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::{ClusterName, is_name};
 use crate::model::reader::{Problems, Table, Value, suggestion};
@@ -78,10 +81,43 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
 /// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
 #[must_use]
 pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
-    table.allow(&["workers", "memory", "disk", "cpus", "box", "upstream_registries", "node"]);
+    table.allow(&["provider", "workers", "memory", "disk", "cpus", "box", "upstream_registries", "node", "login", "host"]);
+    let provider = table.get("provider").and_then(|value| provider(&value)).unwrap_or_default();
     let workers = table.get("workers").and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
     let workers = workers.map_or(DEFAULT_WORKERS, |count| usize::try_from(count).expect("at most 199"));
     let mut spec = ClusterSpec::with_workers(name.clone(), workers);
+    spec.provider = provider;
+    if provider == ProviderKind::Hosts {
+        for key in ["workers", "memory", "disk", "cpus", "box", "node"] {
+            if let Some((_, span, _)) = table.entries().into_iter().find(|(name, ..)| *name == key) {
+                table.problem_with(span, format!("`{key}` is not for machines that exist"));
+            }
+        }
+        spec.machines = hosts::machines(table, &spec.machines[0]);
+    } else {
+        made(table, &mut spec);
+    }
+    registries(table, &mut spec);
+    spec
+}
+
+fn provider(value: &Value<'_, '_>) -> Option<ProviderKind> {
+    const KNOWN: [ProviderKind; 3] = [ProviderKind::Qemu, ProviderKind::Vagrant, ProviderKind::Hosts];
+    let text = value.string()?;
+    let known = KNOWN.into_iter().find(|kind| kind.as_str() == text);
+    if known.is_none() {
+        value.problem(format!("unknown provider `{text}`"), suggestion(text, &KNOWN.map(ProviderKind::as_str)));
+    }
+    known
+}
+
+/// Machines that the provider makes.
+fn made(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
+    for key in ["login", "host"] {
+        if let Some((_, span, _)) = table.entries().into_iter().find(|(name, ..)| *name == key) {
+            table.problem_with_help(span, format!("`{key}` is for machines that exist"), Some("provider = \"hosts\"".into()));
+        }
+    }
     // Read once for all machines: a wrong size is one problem.
     let mut sized = spec.machines[0].clone();
     size(table, &mut sized);
@@ -99,6 +135,12 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
             value.problem(format!("`{text}` is not a box's name"), Some("a name such as `flightcage-os`".into()));
         }
     }
+    for value in table.get("node").and_then(|value| value.array()).unwrap_or_default() {
+        node(&value, spec);
+    }
+}
+
+fn registries(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
     for value in table.get("upstream_registries").and_then(|value| value.array()).unwrap_or_default() {
         let Some(registry) = value.string() else { continue };
         if registry.is_empty() || registry.contains("://") || registry.contains('/') {
@@ -107,10 +149,6 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
             spec.upstream_registries.push(registry.to_owned());
         }
     }
-    for value in table.get("node").and_then(|value| value.array()).unwrap_or_default() {
-        node(&value, &mut spec);
-    }
-    spec
 }
 
 fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {

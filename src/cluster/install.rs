@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,6 +63,21 @@ pub enum InstallError {
     },
 }
 
+/// Where the running binary is on a machine that it is installed on.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn binary_path() -> io::Result<PathBuf> {
+    Ok(path_of(&std::fs::read("/proc/self/exe")?))
+}
+
+/// Its name holds the content's hash.
+fn path_of(binary: &[u8]) -> PathBuf {
+    let digest = Sha256::digest(binary);
+    let tag: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    PathBuf::from(format!("{DATA_DIR}/bin/flightcage-{tag}"))
+}
+
 /// The running binary, packed once for all machines.
 #[derive(Clone)]
 pub struct Payload {
@@ -79,9 +94,7 @@ impl Payload {
     pub fn of_running_binary() -> Result<Self, InstallError> {
         let pack = || -> io::Result<Self> {
             let binary = std::fs::read("/proc/self/exe")?;
-            let digest = Sha256::digest(&binary);
-            let tag: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            let target = PathBuf::from(format!("{DATA_DIR}/bin/flightcage-{tag}"));
+            let target = path_of(&binary);
             let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), UPLOAD_LEVEL)?);
             append(&mut archive, &target, 0o755, &binary)?;
             Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?) })
@@ -200,7 +213,9 @@ fn roles(
     index: usize,
     machine: &MachineSpec,
 ) -> Result<Vec<(&'static str, String, &'static str)>, toml::ser::Error> {
-    let server = format!("https://{}:{}", addresses::node_address(0), addresses::API_PORT);
+    let server = format!("https://{}:{}", spec.address(0), addresses::API_PORT);
+    // Without a fabric the mirror comes to each node's own loopback, through SSH.
+    let mirror = if spec.provider.has_fabric() { addresses::GATEWAY } else { Ipv4Addr::LOCALHOST };
     let identity = |name: &str| IdentityFiles {
         ca: format!("{CONFIG_DIR}/ca.crt").into(),
         certificate: format!("{CONFIG_DIR}/{name}.crt").into(),
@@ -219,7 +234,7 @@ fn roles(
         node: machine.name.to_string(),
         address: spec.address(index),
         server: server.clone(),
-        registry: format!("https://{}:{}", addresses::GATEWAY, addresses::REGISTRY_PORT),
+        registry: format!("https://{mirror}:{}", addresses::REGISTRY_PORT),
         identity: identity("node"),
         pod_network: network(index),
         routes: (0..spec.machines.len())
@@ -238,6 +253,7 @@ fn roles(
     if controller {
         let server = ServerConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], addresses::API_PORT)),
+            address: spec.address(0),
             data_dir: format!("{DATA_DIR}/server").into(),
             identity: identity("server"),
             secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),

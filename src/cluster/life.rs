@@ -24,7 +24,7 @@ use crate::machines::boxes::{self, BoxDefinition};
 use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Problem};
 use crate::machines::qemu;
 use crate::model::addresses;
-use crate::model::cluster::ClusterSpec;
+use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
@@ -248,18 +248,26 @@ async fn bring_up(
     lifetime: Lifetime,
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
-    let proof = acceleration::prove(&home.cache()).await.map_err(part("prove the acceleration"))?;
-    report(Progress::Step(format!("acceleration: {}", proof.reason)));
-    let box_files = build_artefacts(home, &spec.box_name, report).await?;
+    let (acceleration, box_files) = if spec.provider == ProviderKind::Qemu {
+        let proof = acceleration::prove(&home.cache()).await.map_err(part("prove the acceleration"))?;
+        report(Progress::Step(format!("acceleration: {}", proof.reason)));
+        (Some(proof.acceleration), build_artefacts(home, &spec.box_name, report).await?)
+    } else {
+        build_images(home, report).await?;
+        (None, BoxFiles::default())
+    };
 
     paths.make().map_err(io_error("make the cluster's directories"))?;
     pki::ensure(&paths.pki(), spec)?;
     ensure_ssh_keys(paths, spec)?;
-    let record = ClusterRecord { spec: spec.clone(), acceleration: proof.acceleration };
+    let record = ClusterRecord { spec: spec.clone(), acceleration };
     let record = serde_json::to_vec_pretty(&record).expect("a specification is plain data");
     write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))?;
 
-    report(Progress::Step(format!("booting {} machines ({})", spec.machines.len(), accel_name(proof.acceleration))));
+    report(Progress::Step(match acceleration {
+        Some(acceleration) => format!("booting {} machines ({})", spec.machines.len(), accel_name(acceleration)),
+        None => format!("reaching {} machines ({})", spec.machines.len(), spec.provider),
+    }));
     let owner = start_daemon(paths, lifetime)?;
     let daemon = DaemonClient::new(paths.clone())?;
     wait_for_daemon(paths, &daemon).await?;
@@ -294,18 +302,30 @@ fn accel_name(acceleration: Acceleration) -> &'static str {
 pub async fn build_artefacts(home: &Home, box_name: &str, report: &Reporter) -> Result<BoxFiles, LifeError> {
     let definition = BoxDefinition::load(box_name).map_err(part(format!("read the definition of box `{box_name}`")))?;
     report(Progress::Step(format!("box {box_name} and images")));
-    let detail = {
-        let report = report.clone();
-        move |line: &str| report(Progress::Detail(line.to_owned()))
-    };
-    let store = ImageStore::open(home.images()).map_err(part("open the image store"))?;
+    let detail = detail(report);
     let box_files =
         boxes::build(&definition, &home.boxes(), &detail).await.map_err(part(format!("build the box `{box_name}`")))?;
+    build_images(home, report).await?;
+    Ok(box_files)
+}
+
+fn detail(report: &Reporter) -> impl Fn(&str) + Send + Sync + use<> {
+    let report = report.clone();
+    move |line: &str| report(Progress::Detail(line.to_owned()))
+}
+
+/// Builds the stack's images, unless the cache has them.
+///
+/// # Errors
+/// When a definition is wrong or a build fails.
+pub async fn build_images(home: &Home, report: &Reporter) -> Result<(), LifeError> {
+    let detail = detail(report);
+    let store = ImageStore::open(home.images()).map_err(part("open the image store"))?;
     for image in images::builtin() {
         let built = images::build(&image, &store, &home.scratch(), &detail).await;
         built.map_err(part(format!("build the image `{}`", image.name)))?;
     }
-    Ok(box_files)
+    Ok(())
 }
 
 fn ensure_ssh_keys(paths: &ClusterPaths, spec: &ClusterSpec) -> Result<(), LifeError> {
@@ -321,13 +341,13 @@ fn ensure_ssh_keys(paths: &ClusterPaths, spec: &ClusterSpec) -> Result<(), LifeE
     Ok(())
 }
 
-/// How a machine of this cluster is reached by SSH.
+/// How a machine that was booted from a box of ours is logged in to.
 ///
 /// # Errors
 /// When its recorded host key cannot be read.
-pub fn ssh_target(paths: &ClusterPaths, node: &NodeName, address: SocketAddr) -> Result<SshTarget, LifeError> {
+pub fn own_login(paths: &ClusterPaths, node: &NodeName, address: SocketAddr) -> Result<SshTarget, LifeError> {
     let host_key = read_text(&paths.ssh_host_key(node).with_extension("pub"))?;
-    Ok(SshTarget { address, user: "core".into(), private_key: paths.ssh_key(), host_key })
+    Ok(SshTarget { address, user: "core".into(), private_key: paths.ssh_key(), host_key, jump: None })
 }
 
 fn read_text(path: &std::path::Path) -> Result<String, LifeError> {
@@ -366,11 +386,12 @@ async fn bring_up_machine(
     };
     tell("booting");
     daemon.create(&request).await?;
-    let address = daemon.wait_for_boot(node).await?;
+    daemon.wait_for_boot(node).await?;
     tell("connecting by SSH");
-    let target = ssh_target(paths, node, address)?;
+    let target = daemon.login(node).await?;
     let ssh = Ssh::connect(&target, SSH_DEADLINE).await.map_err(|source| InstallError::Ssh { node: node.to_string(), source })?;
     install::install(paths, spec, index, &ssh, payload, tell).await?;
+    daemon.installed(node).await?;
     tell("waiting for the node to be Ready");
     Ok(())
 }

@@ -14,6 +14,7 @@ pub mod home;
 pub mod install;
 pub mod life;
 pub mod pki;
+mod relay;
 
 /// An error and its causes as one line, for a peer that can only take text.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

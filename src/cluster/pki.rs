@@ -62,11 +62,11 @@ pub enum PkiError {
 /// When a certificate cannot be made or a file cannot be written.
 pub fn ensure(directory: &Path, spec: &ClusterSpec) -> Result<(), PkiError> {
     let authority = Authority::ensure(directory)?;
-    let api_addresses = [addresses::node_address(0), Ipv4Addr::LOCALHOST, addresses::KUBERNETES_SERVICE];
+    let api_addresses = [spec.address(0), Ipv4Addr::LOCALHOST, addresses::KUBERNETES_SERVICE];
     let api_names =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
     authority.server("server", "kube-apiserver", &api_addresses, &api_names)?;
-    authority.server("registry", "flightcage-registry", &[addresses::GATEWAY], &[])?;
+    authority.server("registry", "flightcage-registry", &[addresses::GATEWAY, Ipv4Addr::LOCALHOST], &[])?;
     authority.client("admin", "flightcage-admin", "system:masters")?;
     authority.client("daemon", "system:flightcage:load-balancer", "system:masters")?;
     for machine in &spec.machines {

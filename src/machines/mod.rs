@@ -4,5 +4,6 @@ pub mod acceleration;
 pub mod boxes;
 pub mod fabric;
 pub mod host;
+pub mod hosts;
 pub mod provider;
 pub mod qemu;

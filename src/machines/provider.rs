@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::cluster::MachineSpec;
 use crate::model::names::NodeName;
+use crate::shell::ssh::SshTarget;
 
 /// Something that stands in the way of making machines, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +89,8 @@ pub struct MachineRequest {
     pub fabric_socket: PathBuf,
 }
 
-/// The files of a built box.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The files of a built box; empty where the provider's machines come with their own system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoxFiles {
     /// Content hash, in hexadecimal.
     pub hash: String,
@@ -146,6 +147,14 @@ pub trait Provider: Send + Sync + 'static {
     fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>>;
     /// Removes a machine, its process and its disk. An absent one is fine.
     fn destroy(&self, node: &NodeName) -> BoxFuture<'_, Result<(), ProviderError>>;
+    /// How the machine is logged in to; `None`: as the box's user with the cluster's own key, at the address of `wait_for_boot`.
+    fn login(&self, _node: &NodeName) -> BoxFuture<'_, Result<Option<SshTarget>, ProviderError>> {
+        Box::pin(async { Ok(None) })
+    }
+    /// Whether machines live on when the daemon ends: then its end leaves their power alone.
+    fn machines_outlive_daemon(&self) -> bool {
+        false
+    }
     /// The file that the machine's console is written to.
     fn console(&self, node: &NodeName) -> PathBuf;
 }

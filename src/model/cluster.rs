@@ -1,7 +1,9 @@
 //! What a cluster is made of, as a cluster file or a scenario's `[cluster]` table says it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +20,77 @@ pub enum Role {
     Worker,
 }
 
+/// What makes a cluster's machines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// QEMU processes of our own, joined by the fabric.
+    #[default]
+    Qemu,
+    /// The real `vagrant`.
+    Vagrant,
+    /// Machines that somebody else made, reached by SSH.
+    Hosts,
+}
+
+impl ProviderKind {
+    /// Its name in files, reports and `status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Vagrant => "vagrant",
+            Self::Hosts => "hosts",
+        }
+    }
+
+    /// Whether the machines' network is our fabric. Without it the host speaks with the cluster through SSH.
+    #[must_use]
+    pub fn has_fabric(self) -> bool {
+        self == Self::Qemu
+    }
+}
+
+impl fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a machine that somebody else made is reached, and how its power is switched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// The login on the machine itself.
+    pub login: HostLogin,
+    /// A machine in between, when this host cannot connect to it directly.
+    pub jump: Option<HostLogin>,
+    /// The command on this host that takes the machine's power away; empty: its power cannot be switched.
+    pub power_off: Vec<String>,
+    /// The command on this host that gives it back.
+    pub power_on: Vec<String>,
+}
+
+/// One SSH login.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLogin {
+    /// The SSH server.
+    pub ssh: SocketAddr,
+    /// The remote user, with `sudo` without a password unless it is root.
+    pub user: String,
+    /// Our private key, a file in OpenSSH's format.
+    pub key: PathBuf,
+    /// The server's public key, `ssh-ed25519 AAAA…`: known beforehand, never learnt.
+    pub host_key: String,
+}
+
 /// A whole cluster: what `up` makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSpec {
     /// The cluster's name.
     pub name: ClusterName,
+    /// What makes its machines.
+    #[serde(default)]
+    pub provider: ProviderKind,
     /// Name of the box (file stem in `boxes/`).
     pub box_name: String,
     /// The machines, controllers first. A machine's position is its index, from which its addresses follow.
@@ -46,6 +114,12 @@ pub struct MachineSpec {
     pub disk_bytes: u64,
     /// Node labels beyond the automatic ones.
     pub labels: BTreeMap<String, String>,
+    /// Its address as the other machines see it; `None`: the one that follows from its position.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// How it is reached, for [`ProviderKind::Hosts`].
+    #[serde(default)]
+    pub host: Option<HostSpec>,
 }
 
 impl ClusterSpec {
@@ -59,10 +133,18 @@ impl ClusterSpec {
             cpus: None,
             disk_bytes: 4 << 30,
             labels: BTreeMap::new(),
+            address: None,
+            host: None,
         };
         let mut machines = vec![machine("c1".into(), Role::Controller)];
         machines.extend((1..=workers).map(|n| machine(format!("w{n}"), Role::Worker)));
-        Self { name, box_name: "flightcage-os".into(), machines, upstream_registries: Vec::new() }
+        Self {
+            name,
+            provider: ProviderKind::default(),
+            box_name: "flightcage-os".into(),
+            machines,
+            upstream_registries: Vec::new(),
+        }
     }
 
     /// A machine's index, or `None` if the cluster has no machine of this name.
@@ -71,9 +153,9 @@ impl ClusterSpec {
         self.machines.iter().position(|machine| machine.name == *node)
     }
 
-    /// The fabric address of the machine at `index`.
+    /// The address of the machine at `index` as the other machines see it.
     #[must_use]
     pub fn address(&self, index: usize) -> Ipv4Addr {
-        addresses::node_address(index)
+        self.machines.get(index).and_then(|machine| machine.address).unwrap_or_else(|| addresses::node_address(index))
     }
 }

@@ -86,6 +86,12 @@ pub struct Value<'r, 't> {
 }
 
 impl<'r, 't> Table<'r, 't> {
+    /// The name of the file that it stands in.
+    #[must_use]
+    pub fn file(&self) -> &'r str {
+        &self.problems.file
+    }
+
     /// The document's own table.
     pub fn of(problems: &'r Problems<'t>, document: &'r Spanned<DeTable<'t>>) -> Self {
         let span = document.span();

@@ -24,12 +24,19 @@ pub struct IdentityFiles {
 pub struct ServerConfig {
     /// Where the API is served.
     pub listen: SocketAddr,
+    /// The address at which nodes and pods reach it: the endpoint of Service `default/kubernetes`.
+    #[serde(default = "first_node")]
+    pub address: Ipv4Addr,
     /// The store lives here.
     pub data_dir: PathBuf,
     /// Server certificate; clients must present one of the same authority.
     pub identity: IdentityFiles,
     /// File of 32 random bytes that encrypts Secrets at rest.
     pub secrets_key: PathBuf,
+}
+
+fn first_node() -> Ipv4Addr {
+    crate::model::addresses::node_address(0)
 }
 
 /// `flightcage agent --config /etc/flightcage/agent.toml`: the node agent.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
 use ssh2::{BlockDirections, Channel, ErrorCode, MethodType, Session};
 use tokio::time::Instant;
 
@@ -50,7 +51,7 @@ const DENIED: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Session(-19)
 const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes128-ctr,aes256-ctr";
 
 /// Where to connect, and who is on either side.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshTarget {
     /// The SSH server.
     pub address: SocketAddr,
@@ -60,6 +61,9 @@ pub struct SshTarget {
     pub private_key: PathBuf,
     /// The server's public key, a line `ssh-ed25519 AAAA…`.
     pub host_key: String,
+    /// A machine in between, when this host cannot connect to it directly.
+    #[serde(default)]
+    pub jump: Option<Box<SshTarget>>,
 }
 
 /// Why SSH gave no result.
@@ -254,8 +258,43 @@ impl Ssh {
 /// # Errors
 /// When `known_hosts` cannot be written.
 pub fn interactive_argv(target: &SshTarget, known_hosts: &Path, command: &[String]) -> io::Result<Vec<String>> {
-    let key = target.host_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    std::fs::write(known_hosts, format!("[{}]:{} {key}\n", target.address.ip(), target.address.port()))?;
+    write_known_hosts(target, known_hosts)?;
+    let mut argv = login_argv(target, known_hosts);
+    argv.push(format!("{}@{}", target.user, target.address.ip()));
+    if !command.is_empty() {
+        argv.push("--".to_owned());
+        argv.extend_from_slice(command);
+    }
+    Ok(argv)
+}
+
+/// The arguments with which the system's `ssh` runs `command` on `target` for a program: no terminal, no question, and an end soon
+/// after the machine's. Writes the known host keys to `known_hosts` first.
+///
+/// # Errors
+/// When `known_hosts` cannot be written.
+pub fn session_argv(target: &SshTarget, known_hosts: &Path, command: &str) -> io::Result<Vec<String>> {
+    write_known_hosts(target, known_hosts)?;
+    let mut argv = login_argv(target, known_hosts);
+    for option in ["BatchMode=yes", "ServerAliveCountMax=2", "ConnectTimeout=15"] {
+        argv.extend(["-o".to_owned(), option.to_owned()]);
+    }
+    argv.extend(["-T".to_owned(), format!("{}@{}", target.user, target.address.ip()), "--".to_owned(), command.to_owned()]);
+    Ok(argv)
+}
+
+/// The host keys of a target and of the machine before it.
+fn write_known_hosts(target: &SshTarget, known_hosts: &Path) -> io::Result<()> {
+    let line = |target: &SshTarget| {
+        let key = target.host_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        format!("[{}]:{} {key}\n", target.address.ip(), target.address.port())
+    };
+    let jump = target.jump.as_deref().map(line).unwrap_or_default();
+    std::fs::write(known_hosts, format!("{}{jump}", line(target)))
+}
+
+/// Everything but the destination and the command.
+fn login_argv(target: &SshTarget, known_hosts: &Path) -> Vec<String> {
     let mut argv: Vec<String> = ["ssh", "-F", "none", "-p"].map(str::to_owned).to_vec();
     argv.push(target.address.port().to_string());
     argv.extend(["-i".to_owned(), target.private_key.display().to_string()]);
@@ -273,12 +312,18 @@ pub fn interactive_argv(target: &SshTarget, known_hosts: &Path, command: &[Strin
     ] {
         argv.extend(["-o".to_owned(), option]);
     }
-    argv.push(format!("{}@{}", target.user, target.address.ip()));
-    if !command.is_empty() {
-        argv.push("--".to_owned());
-        argv.extend_from_slice(command);
+    if let Some(jump) = &target.jump {
+        argv.extend(["-o".to_owned(), format!("ProxyCommand={}", forward_argv(jump, known_hosts, target.address))]);
     }
-    Ok(argv)
+    argv
+}
+
+/// The command that carries a connection to `to` through `jump` on its standard input and output, as a shell takes it.
+fn forward_argv(jump: &SshTarget, known_hosts: &Path, to: SocketAddr) -> String {
+    let mut argv = login_argv(jump, known_hosts);
+    argv.extend(["-o", "BatchMode=yes", "-W"].map(str::to_owned));
+    argv.extend([to.to_string(), format!("{}@{}", jump.user, jump.address.ip())]);
+    argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn upload_command(user: &str, length: usize, path: &str, mode: u32) -> String {

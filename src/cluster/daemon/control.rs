@@ -14,18 +14,21 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::Daemon;
+use super::network::Network;
+use crate::cluster::life::own_login;
 use crate::machines::fabric::{LinkRule, Port};
 use crate::machines::provider::{Acceleration, Machine, MachineRequest, PowerAction, Problem, ProviderError};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
+use crate::shell::ssh::SshTarget;
 
 /// What the daemon knows of its cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     /// What was asked for.
     pub spec: ClusterSpec,
-    /// How machines execute code.
-    pub acceleration: Acceleration,
+    /// How machines execute code, where that is known.
+    pub acceleration: Option<Acceleration>,
     /// Machines as they are.
     pub machines: Vec<Machine>,
     /// Loopback port of the API server.
@@ -115,6 +118,8 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/preflight", get(preflight))
         .route("/machines", post(create))
         .route("/machines/{node}/boot", post(wait_for_boot))
+        .route("/machines/{node}/login", get(login))
+        .route("/machines/{node}/installed", post(installed))
         .route("/machines/{node}/power", post(power))
         .route("/links", get(link_counters).post(change_links).delete(heal_links))
         .route("/disown", post(disown))
@@ -140,12 +145,32 @@ async fn preflight(State(daemon): Shared) -> Json<Vec<Problem>> {
 }
 
 async fn create(State(daemon): Shared, Json(mut request): Json<MachineRequest>) -> Result<Json<Machine>, Failure> {
-    request.fabric_socket = daemon.fabric.socket(&request.spec.name);
+    if let Network::Fabric(fabric) = &daemon.network {
+        request.fabric_socket = fabric.socket(&request.spec.name);
+    }
     Ok(Json(daemon.provider.create(request).await?))
 }
 
 async fn wait_for_boot(State(daemon): Shared, Path(node): Path<NodeName>) -> Result<Json<SocketAddr>, Failure> {
     Ok(Json(daemon.provider.wait_for_boot(&node).await?))
+}
+
+/// How a machine is logged in to now.
+async fn login(State(daemon): Shared, Path(node): Path<NodeName>) -> Result<Json<SshTarget>, Failure> {
+    if let Some(target) = daemon.provider.login(&node).await? {
+        return Ok(Json(target));
+    }
+    let found = daemon.provider.list().await?.into_iter().find(|machine| machine.name == node);
+    let address = found.and_then(|machine| machine.ssh).ok_or(ProviderError::UnknownNode(node.clone()))?;
+    let target = own_login(&daemon.paths, &node, address);
+    Ok(Json(target.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, crate::cluster::chain(&error)))?))
+}
+
+async fn installed(State(daemon): Shared, Path(node): Path<NodeName>) -> Json<()> {
+    if let Network::Relays(relays) = &daemon.network {
+        relays.installed(&node);
+    }
+    Json(())
 }
 
 async fn power(State(daemon): Shared, Path(node): Path<NodeName>, Json(power): Json<Power>) -> Result<Json<()>, Failure> {
@@ -181,18 +206,22 @@ async fn change_links(State(daemon): Shared, Json(change): Json<LinkChange>) -> 
             return Err(Failure(StatusCode::NOT_FOUND, format!("node `{node}` does not exist")));
         }
     }
+    let Network::Fabric(fabric) = &daemon.network else {
+        return Err(Failure(StatusCode::BAD_REQUEST, "links of machines without a fabric cannot be changed".into()));
+    };
     for (from, to) in daemon.links(&change) {
         let rule = if change.cut { LinkRule::cut() } else { LinkRule::default() };
-        daemon.fabric.set_rule(&from, &to, rule).map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
+        fabric.set_rule(&from, &to, rule).map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
     }
     Ok(Json(()))
 }
 
 async fn link_counters(State(daemon): Shared) -> Json<LinkCounters> {
+    let Network::Fabric(fabric) = &daemon.network else { return Json(LinkCounters::default()) };
     let everything = LinkChange { from: None, to: None, cut: false, both_directions: false };
     let mut sum = LinkCounters::default();
     for (from, to) in daemon.links(&everything) {
-        let counters = daemon.fabric.counters(&from, &to).expect("links() names ports of this fabric");
+        let counters = fabric.counters(&from, &to).expect("links() names ports of this fabric");
         sum.passed += counters.passed;
         sum.dropped += counters.dropped_by_rule;
     }
@@ -200,7 +229,9 @@ async fn link_counters(State(daemon): Shared) -> Json<LinkCounters> {
 }
 
 async fn heal_links(State(daemon): Shared) -> Json<()> {
-    daemon.fabric.clear_rules();
+    if let Network::Fabric(fabric) = &daemon.network {
+        fabric.clear_rules();
+    }
     Json(())
 }
 

@@ -58,10 +58,15 @@ impl Ports {
 }
 
 /// Relays a loopback port to the API server, byte by byte: TLS is between the client and the server.
-pub(super) async fn serve_api(ports: &mut Ports, dial: Arc<dyn Dial>, tasks: &mut JoinSet<()>) -> io::Result<u16> {
+pub(super) async fn serve_api(
+    ports: &mut Ports,
+    dial: Arc<dyn Dial>,
+    address: Ipv4Addr,
+    tasks: &mut JoinSet<()>,
+) -> io::Result<u16> {
     let listener = ports.listen("api", 36443).await?;
     let port = listener.local_addr()?.port();
-    let server = SocketAddr::from((addresses::node_address(0), addresses::API_PORT));
+    let server = SocketAddr::from((address, addresses::API_PORT));
     tasks.spawn(async move {
         accept(listener, move |mut client| {
             let dial = dial.clone();

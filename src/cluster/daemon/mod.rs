@@ -17,6 +17,7 @@
 mod control;
 mod dial;
 mod ingress;
+mod network;
 
 use std::io;
 use std::sync::Arc;
@@ -36,12 +37,11 @@ use crate::balancer::Balancer;
 use crate::images::ImageStore;
 use crate::images::mirror;
 use crate::kubernetes::client::Client;
-use crate::machines::fabric::{Fabric, FabricConfig};
+use crate::machines::hosts::HostsProvider;
 use crate::machines::provider::{Acceleration, Provider};
 use crate::machines::qemu::{QemuConfig, QemuProvider};
-use crate::model::addresses;
-use crate::model::cluster::ClusterSpec;
-use crate::transport::Dial;
+use crate::model::cluster::{ClusterSpec, ProviderKind};
+use network::{Network, Opened};
 
 /// Why a daemon could not live.
 #[derive(Debug, thiserror::Error)]
@@ -80,15 +80,15 @@ pub enum Ownership {
 pub struct ClusterRecord {
     /// What was asked for.
     pub spec: ClusterSpec,
-    /// How the machines execute code.
-    pub acceleration: Acceleration,
+    /// How the machines execute code; `None`: not our business.
+    pub acceleration: Option<Acceleration>,
 }
 
 /// Everything a request handler needs.
 struct Daemon {
     paths: ClusterPaths,
     record: ClusterRecord,
-    fabric: Fabric,
+    network: Network,
     provider: Arc<dyn Provider>,
     ingress: ingress::Ingress,
     /// Cancelled when the daemon is to end.
@@ -111,19 +111,8 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
-    let nodes = record.spec.machines.iter().map(|machine| machine.name.clone()).collect();
-    let fabric = Fabric::start(FabricConfig { socket_dir: paths.runtime().to_owned(), nodes })
-        .await
-        .map_err(starting("start the fabric"))?;
-    let gateway = fabric.gateway();
-    let route = |index| {
-        let (network, prefix) = addresses::pod_network(index);
-        (format!("{network}/{prefix}"), addresses::node_address(index))
-    };
-    let routes: Vec<_> = (0..record.spec.machines.len()).map(route).collect();
-    gateway.set_routes(&routes).map_err(starting("route to the pods"))?;
-
-    let registry = gateway.listen(addresses::REGISTRY_PORT).map_err(starting("listen for the registry mirror"))?;
+    let provider = provider(&paths, &record)?;
+    let Opened { network, dial, registry } = network::open(&paths, &record.spec, provider.clone(), &mut tasks).await?;
     let store = Arc::new(ImageStore::open(home.images()).map_err(starting("open the image store"))?);
     let tls = pki::server_tls(&paths.pki(), "registry").map_err(starting("load the registry's certificate"))?;
     let upstreams = upstreams(&record.spec)?;
@@ -133,28 +122,18 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
         }
     });
 
-    let dial: Arc<dyn Dial> = Arc::new(gateway);
     let balancer = Balancer::new(dial.clone());
     let mut ports = ingress::Ports::open(paths.ports());
-    let api_port = ingress::serve_api(&mut ports, dial.clone(), &mut tasks).await.map_err(starting("listen for the API"))?;
+    let api_port = ingress::serve_api(&mut ports, dial.clone(), record.spec.address(0), &mut tasks)
+        .await
+        .map_err(starting("listen for the API"))?;
     let server = format!("https://127.0.0.1:{api_port}");
     let config = pki::client_config(&paths.pki(), "daemon", server).map_err(starting("load the daemon's certificate"))?;
     let client = Client::new(config).map_err(starting("make the Kubernetes client"))?;
     let ingress = ingress::Ingress::start(client, balancer.clone(), ports, api_port, &mut tasks);
 
-    let provider: Arc<dyn Provider> = Arc::new(
-        QemuProvider::new(QemuConfig {
-            cluster: paths.name().clone(),
-            state_dir: paths.root().to_owned(),
-            runtime_dir: paths.runtime().to_owned(),
-            acceleration: record.acceleration,
-            wrapper: "/proc/self/exe".into(),
-        })
-        .map_err(starting("start the qemu provider"))?,
-    );
-
     let daemon = Arc::new(Daemon {
-        fabric,
+        network,
         provider,
         ingress,
         stop: stop.clone(),
@@ -172,6 +151,24 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
     tasks.shutdown().await;
     take_down(&daemon).await;
     Ok(())
+}
+
+/// What makes this cluster's machines.
+fn provider(paths: &ClusterPaths, record: &ClusterRecord) -> Result<Arc<dyn Provider>, DaemonError> {
+    match record.spec.provider {
+        ProviderKind::Qemu => {
+            let config = QemuConfig {
+                cluster: paths.name().clone(),
+                state_dir: paths.root().to_owned(),
+                runtime_dir: paths.runtime().to_owned(),
+                acceleration: record.acceleration.unwrap_or(Acceleration::Tcg),
+                wrapper: "/proc/self/exe".into(),
+            };
+            Ok(Arc::new(QemuProvider::new(config).map_err(starting("start the qemu provider"))?))
+        }
+        ProviderKind::Hosts => Ok(Arc::new(HostsProvider::new(&record.spec.machines))),
+        ProviderKind::Vagrant => Err(starting("start the vagrant provider")(io::Error::other("it is not built in"))),
+    }
 }
 
 /// The host's own certificate authorities, by which upstream registries are trusted.
@@ -218,6 +215,8 @@ async fn take_down(daemon: &Daemon) {
     for machine in &daemon.record.spec.machines {
         let ended = if remove {
             daemon.provider.destroy(&machine.name).await
+        } else if daemon.provider.machines_outlive_daemon() {
+            Ok(())
         } else {
             daemon.provider.power(&machine.name, crate::machines::provider::PowerAction::PowerOff).await
         };

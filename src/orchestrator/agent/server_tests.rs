@@ -79,6 +79,7 @@ async fn an_agent_serves_a_real_server() {
     let listen = listener.local_addr().unwrap();
     let server = ServerConfig {
         listen,
+        address: std::net::Ipv4Addr::LOCALHOST,
         data_dir: path.join("store"),
         identity: identity(path, "server"),
         secrets_key: path.join("secrets.key"),

@@ -1,5 +1,7 @@
 //! The objects every cluster has from its first moment.
 
+use std::net::Ipv4Addr;
+
 use serde_json::{Value, json};
 
 use super::kinds::{self, Kind};
@@ -7,8 +9,8 @@ use super::registry::Registry;
 use super::status::Status;
 use crate::model::addresses;
 
-/// Creates whatever of them is missing.
-pub async fn ensure(registry: &Registry) -> Result<(), Status> {
+/// Creates whatever of them is missing. `address`: where the API server is reached.
+pub async fn ensure(registry: &Registry, address: Ipv4Addr) -> Result<(), Status> {
     for name in ["default", "kube-system", "kube-node-lease"] {
         missing(registry, &kinds::NAMESPACE, None, json!({"metadata": {"name": name}})).await?;
     }
@@ -24,7 +26,7 @@ pub async fn ensure(registry: &Registry) -> Result<(), Status> {
     let endpoints = json!({
         "metadata": {"name": "kubernetes"},
         "subsets": [{
-            "addresses": [{"ip": addresses::node_address(0).to_string()}],
+            "addresses": [{"ip": address.to_string()}],
             "ports": [{"name": "https", "port": addresses::API_PORT, "protocol": "TCP"}],
         }],
     });
@@ -47,7 +49,7 @@ mod tests {
     async fn a_restarted_server_finds_its_first_objects_and_leaves_them() {
         let registry = registry().await;
         let before = registry.revision();
-        ensure(&registry).await.expect("a second start is no error");
+        ensure(&registry, addresses::node_address(0)).await.expect("a second start is no error");
         assert_eq!(registry.revision(), before);
     }
 }

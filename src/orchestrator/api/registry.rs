@@ -168,7 +168,7 @@ pub(super) mod tests {
         let sealing = Sealing { sealer: Sealer::new(&[3; 32]).expect("32 bytes"), prefix: "/registry/core/secrets/".to_owned() };
         let store = EmbeddedStore::in_memory(sealing).expect("opened");
         let registry = Arc::new(Registry::new(Arc::new(store), Arc::default()));
-        bootstrap::ensure(&registry).await.expect("bootstrapped");
+        bootstrap::ensure(&registry, crate::model::addresses::node_address(0)).await.expect("bootstrapped");
         registry
     }
 }

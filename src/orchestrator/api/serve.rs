@@ -107,7 +107,7 @@ pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: Cancella
     let store = EmbeddedStore::open(&config.data_dir.join("store.redb"), sealing)?;
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Arc::new(Registry::new(Arc::new(store), heartbeats.clone()));
-    bootstrap::ensure(&registry).await?;
+    bootstrap::ensure(&registry, config.address).await?;
     let controllers = tokio::spawn(crate::orchestrator::control::run(registry.clone(), heartbeats.clone(), cancel.clone()));
     let server = Server {
         registry,
