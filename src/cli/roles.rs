@@ -55,13 +55,20 @@ pub(super) struct Daemon {
     /// Take the cluster down when standard input ends.
     #[arg(long)]
     owned: bool,
+    /// The same while the cluster is being brought up, until the daemon is disowned.
+    #[arg(long, conflicts_with = "owned")]
+    begun: bool,
 }
 
 impl Daemon {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let home = open_home()?;
         let paths = home.cluster(&name);
-        let ownership = if self.owned { Ownership::Owned } else { Ownership::Detached };
+        let ownership = match (self.owned, self.begun) {
+            (true, _) => Ownership::Owned,
+            (_, true) => Ownership::Begun,
+            _ => Ownership::Detached,
+        };
         daemon::run(&home, paths, ownership).await?;
         Ok(ExitCode::SUCCESS)
     }

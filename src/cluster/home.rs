@@ -4,7 +4,7 @@
 //! $FLIGHTCAGE_HOME/                  default: $XDG_DATA_HOME/flightcage
 //!   cache/{boxes,images,scratch}/    by content; shared by all clusters
 //!   clusters/<name>/                 one cluster, mode 0700; gone after `down`
-//!     cluster.json  daemon.json  daemon.log  kubeconfig  pki/  ssh/  machines/<node>/  journal/
+//!     cluster.json  daemon.log  kubeconfig  pki/  ssh/  machines/<node>/  journal/  run -> <runtime>
 //! <runtime>/                         sockets, in a directory short enough for the 104 bytes of a socket path
 //! ```
 
@@ -17,6 +17,9 @@ use etcetera::BaseStrategy;
 use sha2::{Digest, Sha256};
 
 use crate::model::names::{ClusterName, NodeName};
+
+/// A link in a cluster's directory to the directory of its sockets.
+const RUNTIME_LINK: &str = "run";
 
 /// The directory that holds everything Flightcage keeps.
 #[derive(Debug, Clone)]
@@ -61,29 +64,52 @@ impl Home {
         self.root.join("cache")
     }
 
-    /// The paths of one cluster. Makes nothing.
-    pub fn cluster(&self, name: &ClusterName) -> ClusterPaths {
-        let digest = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
-        let tag: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        let runtime = runtime_base().join(format!("{tag}-{name}"));
-        ClusterPaths { name: name.clone(), root: self.root.join("clusters").join(name.as_str()), runtime }
+    /// The directory of all clusters.
+    pub fn clusters(&self) -> PathBuf {
+        self.root.join("clusters")
     }
 
-    /// Names of the clusters that have a directory, sorted.
+    /// Locked while what the host has free is compared with what a cluster needs, until its machines hold it.
+    pub fn admission_lock(&self) -> PathBuf {
+        self.clusters().join(".admission.lock")
+    }
+
+    /// The paths of one cluster. Makes nothing.
+    pub fn cluster(&self, name: &ClusterName) -> ClusterPaths {
+        let root = self.clusters().join(name.as_str());
+        // Where they were made counts: a login shell and a job of cron have different runtime directories.
+        let made = fs::read_link(root.join(RUNTIME_LINK)).ok();
+        let runtime = made.unwrap_or_else(|| runtime_base().join(format!("{}-{name}", self.tag())));
+        ClusterPaths { name: name.clone(), root, runtime }
+    }
+
+    /// Tells the runtime directories of this home from another's.
+    fn tag(&self) -> String {
+        let digest = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
+        digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Names of the clusters of which anything exists, sorted: a directory, sockets, or only a lock that a killed command left.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// When a directory cannot be read.
     pub fn cluster_names(&self) -> io::Result<Vec<ClusterName>> {
-        let entries = match fs::read_dir(self.root.join("clusters")) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut names: Vec<ClusterName> =
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok()).collect();
-        names.sort();
-        Ok(names)
+        let prefix = format!("{}-", self.tag());
+        let lock = |name: &str| name.strip_prefix('.')?.strip_suffix(".lock")?.rsplit_once('.').map(|(name, _)| name.to_owned());
+        let clusters = names_in(&self.clusters())?.into_iter().filter_map(|name| lock(&name).unwrap_or(name).parse().ok());
+        let runtimes = names_in(&runtime_base())?.into_iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok());
+        Ok(clusters.chain(runtimes).collect::<std::collections::BTreeSet<ClusterName>>().into_iter().collect())
     }
+}
+
+/// What a directory holds; nothing if it is absent.
+fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
 /// `$XDG_RUNTIME_DIR/flightcage`, or `/tmp/flightcage-<uid>`.
@@ -202,7 +228,30 @@ impl ClusterPaths {
             private_directory(directory)?;
         }
         private_directory(self.runtime.parent().expect("the runtime directory has a parent"))?;
+        match std::os::unix::fs::symlink(&self.runtime, self.root.join(RUNTIME_LINK)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         private_directory(&self.runtime)
+    }
+
+    /// What is left of the cluster from here on is half-made: whoever is killed while removing it leaves nothing to be trusted.
+    ///
+    /// # Errors
+    /// When the mark cannot be removed.
+    pub fn mark_incomplete(&self) -> io::Result<()> {
+        match fs::remove_file(self.complete()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the lock files of a cluster that is gone; locks on them keep holding.
+    pub fn remove_locks(&self) {
+        for lock in [self.daemon_lock(), self.life_lock()] {
+            // Another command that takes the lock now makes the file anew.
+            let _ = fs::remove_file(lock);
+        }
     }
 
     /// Removes the cluster's directories. Absent ones are fine.
@@ -210,6 +259,7 @@ impl ClusterPaths {
     /// # Errors
     /// When something in them cannot be removed.
     pub fn remove(&self) -> io::Result<()> {
+        self.mark_incomplete()?;
         for directory in [&self.runtime, &self.root] {
             match fs::remove_dir_all(directory) {
                 Ok(()) => {}

@@ -21,7 +21,7 @@ use crate::kubernetes::client::{Client, ClientError, ListParams};
 use crate::machines::acceleration;
 use crate::machines::boxes::ignition::{self, NetworkCard};
 use crate::machines::boxes::{self, BoxDefinition};
-use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Problem};
+use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Power, PowerAction, Problem};
 use crate::machines::qemu;
 use crate::model::addresses;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
@@ -37,6 +37,10 @@ const SSH_DEADLINE: Duration = Duration::from_secs(180);
 const READY_DEADLINE: Duration = Duration::from_secs(180);
 /// Longest that a daemon may take to end its machines.
 const DOWN_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest that a killed daemon may take to be gone.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest that other clusters may take to start their machines.
+const ADMISSION_DEADLINE: Duration = Duration::from_mins(2);
 
 /// Why a cluster did not come up or go down.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,11 @@ pub enum LifeError {
     /// Another command changes this cluster now.
     #[error("another flightcage command is bringing cluster `{0}` up or down; wait for it to end")]
     Busy(String),
+    /// A `run`, `with` or `demo` holds it for itself.
+    #[error(
+        "cluster `{0}` belongs to a `flightcage run`, `with` or `demo` that is going on; wait for its end, or choose another --name"
+    )]
+    Owned(String),
     /// The cluster is up, but made from something else.
     #[error("cluster `{0}` exists with another specification; `flightcage down --name {0}` first")]
     OtherSpecification(String),
@@ -205,10 +214,8 @@ pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Repo
         return Err(LifeError::OtherSpecification(name));
     }
     let daemon = DaemonClient::new(paths.clone())?;
-    if complete && let Ok(status) = daemon.status().await {
-        let client = admin_client(&paths, &status)?;
-        wait_until_ready(&client, &spec, &report).await?;
-        return Ok(Cluster { paths, daemon, client, owner: None });
+    if complete && let Some(cluster) = join(&paths, &daemon, &spec, &report).await? {
+        return Ok(cluster);
     }
     clear(&paths, &daemon, Remains::of(complete)).await?;
 
@@ -224,6 +231,37 @@ pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Repo
             Err(error)
         }
     }
+}
+
+/// Makes a cluster whose daemon lives whole again: machines that are off are powered on. `None` when its daemon is gone or goes.
+async fn join(
+    paths: &ClusterPaths,
+    daemon: &DaemonClient,
+    spec: &ClusterSpec,
+    report: &Reporter,
+) -> Result<Option<Cluster>, LifeError> {
+    let Ok(status) = daemon.status().await else { return Ok(None) };
+    if status.owned {
+        return Err(LifeError::Owned(paths.name().to_string()));
+    }
+    let client = admin_client(paths, &status)?;
+    let whole = async {
+        for machine in &status.machines {
+            let action = match machine.power {
+                Power::On => continue,
+                Power::Off => PowerAction::PowerOn,
+                Power::Frozen => PowerAction::Thaw,
+            };
+            report(Progress::Node(machine.name.clone(), "powering on".into()));
+            daemon.power(&machine.name, action).await?;
+        }
+        wait_until_ready(&client, spec, report).await
+    };
+    tokio::select! {
+        whole = whole => whole?,
+        () = lock_is_free(paths) => return Ok(None),
+    }
+    Ok(Some(Cluster { paths: paths.clone(), daemon: daemon.clone(), client, owner: None }))
 }
 
 /// What of a cluster stays on disk when its processes are ended.
@@ -271,21 +309,49 @@ async fn bring_up(
     let owner = start_daemon(paths, lifetime)?;
     let daemon = DaemonClient::new(paths.clone())?;
     wait_for_daemon(paths, &daemon).await?;
+    let admission = admission(home).await?;
     let problems = daemon.preflight().await?;
     if !problems.is_empty() {
         return Err(LifeError::Host(problems));
     }
     let payload = Payload::of_running_binary()?;
-    let machines =
-        (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &box_files, &payload, report));
+    let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon, &box_files, report));
+    futures::future::try_join_all(machines).await?;
+    drop(admission);
+    let machines = (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &payload, report));
     futures::future::try_join_all(machines).await?;
 
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
     wait_until_ready(&client, spec, report).await?;
     write_kubeconfig(paths, status.api_port)?;
+    let mut cluster = Cluster { paths: paths.clone(), daemon, client, owner };
+    if lifetime == Lifetime::UntilDown {
+        // First the daemon, then the mark: killed in between, the next `up` or `down` finds a half-made cluster and clears it.
+        cluster.daemon.disown().await?;
+        cluster.owner = None;
+    }
     write_private(&paths.complete(), b"").map_err(io_error("mark the cluster as complete"))?;
-    Ok(Cluster { paths: paths.clone(), daemon, client, owner })
+    Ok(cluster)
+}
+
+/// The right to compare what the host has free with what is needed. Held until the machines exist, whose memory counts from then on:
+/// two clusters that come up at once are not both admitted to the same memory.
+async fn admission(home: &Home) -> Result<File, LifeError> {
+    let deadline = Instant::now() + ADMISSION_DEADLINE;
+    loop {
+        if let Some(lock) = try_lock(&home.admission_lock()).map_err(io_error("lock the admission to the host's memory"))? {
+            return Ok(lock);
+        }
+        if Instant::now() > deadline {
+            return Err(LifeError::TimedOut {
+                seconds: ADMISSION_DEADLINE.as_secs(),
+                what: "another cluster's machines to start".into(),
+                seen: format!("`{}` is locked", home.admission_lock().display()),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn accel_name(acceleration: Acceleration) -> &'static str {
@@ -354,18 +420,16 @@ fn read_text(path: &std::path::Path) -> Result<String, LifeError> {
     std::fs::read_to_string(path).map_err(io_error(format!("read `{}`", path.display())))
 }
 
-async fn bring_up_machine(
+async fn create_machine(
     paths: &ClusterPaths,
     spec: &ClusterSpec,
     index: usize,
     daemon: &DaemonClient,
     box_files: &BoxFiles,
-    payload: &Payload,
     report: &Reporter,
 ) -> Result<(), LifeError> {
     let machine = &spec.machines[index];
     let node = &machine.name;
-    let tell = |what: &str| report(Progress::Node(node.clone(), what.to_owned()));
     let first_boot = ignition::FirstBoot {
         hostname: node.to_string(),
         authorized_keys: vec![read_text(&paths.ssh_key().with_extension("pub"))?],
@@ -384,8 +448,21 @@ async fn bring_up_machine(
         ignition: ignition::render(&first_boot),
         fabric_socket: std::path::PathBuf::new(),
     };
-    tell("booting");
+    report(Progress::Node(node.clone(), "booting".into()));
     daemon.create(&request).await?;
+    Ok(())
+}
+
+async fn bring_up_machine(
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    index: usize,
+    daemon: &DaemonClient,
+    payload: &Payload,
+    report: &Reporter,
+) -> Result<(), LifeError> {
+    let node = &spec.machines[index].name;
+    let tell = |what: &str| report(Progress::Node(node.clone(), what.to_owned()));
     daemon.wait_for_boot(node).await?;
     tell("connecting by SSH");
     let target = daemon.login(node).await?;
@@ -399,14 +476,14 @@ async fn bring_up_machine(
 fn start_daemon(paths: &ClusterPaths, lifetime: Lifetime) -> Result<Option<(ChildStdin, Child)>, LifeError> {
     let fail = || io_error("start the daemon");
     let log = File::options().create(true).append(true).open(paths.daemon_log()).map_err(fail())?;
-    let owned = lifetime == Lifetime::Owned;
+    let ownership = match lifetime {
+        Lifetime::Owned => "--owned",
+        Lifetime::UntilDown => "--begun",
+    };
     let mut command = Command::new("/proc/self/exe");
-    command.args(["daemon", "--name", paths.name().as_str()]);
-    if owned {
-        command.arg("--owned");
-    }
+    command.args(["daemon", "--name", paths.name().as_str(), ownership]);
     // A group of its own: Ctrl-C at the terminal is for the command, which then decides about the cluster.
-    command.process_group(0).current_dir("/").stdin(if owned { Stdio::piped() } else { Stdio::null() });
+    command.process_group(0).current_dir("/").stdin(Stdio::piped());
     command.stdout(log.try_clone().map_err(fail())?).stderr(log);
     let mut child = command.spawn().map_err(fail())?;
     Ok(child.stdin.take().map(|pipe| (pipe, child)))
@@ -518,26 +595,46 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
         .ok_or_else(|| LifeError::Busy(paths.name().to_string()))?;
     let daemon = DaemonClient::new(paths.clone())?;
     clear(paths, &daemon, Remains::Nothing).await?;
-    for lock in [paths.daemon_lock(), paths.life_lock()] {
-        let _ = std::fs::remove_file(lock);
-    }
+    paths.remove_locks();
     Ok(())
+}
+
+/// Resolves when no daemon holds the cluster. A lock that cannot be looked at is not known to be free.
+async fn lock_is_free(paths: &ClusterPaths) {
+    while !matches!(try_lock(&paths.daemon_lock()), Ok(Some(_))) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Kills the daemon that the lock's file names. Its machines die with it.
+fn kill_daemon(paths: &ClusterPaths) {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let recorded = || std::fs::read_to_string(paths.daemon_lock()).ok()?.trim().parse::<i32>().ok();
+    let Some(pid) = recorded().and_then(Pid::from_raw) else { return };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // The lock is held, so its writer lives and the id is its own; the name is looked at all the same.
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+    if words.contains(&b"daemon".as_slice()) && words.contains(&paths.name().as_str().as_bytes()) {
+        // Gone already is as good.
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
 }
 
 /// Ends every process of a cluster, and removes what is not to remain.
 async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
     // A daemon that does not answer is dead or about to be: the lock tells.
     let _ = daemon.down(remains == Remains::Nothing).await;
-    let deadline = Instant::now() + DOWN_DEADLINE;
-    while try_lock(&paths.daemon_lock()).map_err(io_error("lock the daemon's lock"))?.is_none() {
-        if Instant::now() > deadline {
+    if timeout(DOWN_DEADLINE, lock_is_free(paths)).await.is_err() {
+        tracing::warn!(cluster = %paths.name(), "its daemon does not end: killing it");
+        kill_daemon(paths);
+        if timeout(KILL_DEADLINE, lock_is_free(paths)).await.is_err() {
             return Err(LifeError::TimedOut {
-                seconds: DOWN_DEADLINE.as_secs(),
+                seconds: (DOWN_DEADLINE + KILL_DEADLINE).as_secs(),
                 what: format!("the daemon of cluster `{}` to end", paths.name()),
                 seen: end_of(&paths.daemon_log()),
             });
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for swept in qemu::sweep(paths.root()).await.map_err(part("clear left-over machines"))? {
         tracing::info!(swept.pid, swept.node, "left by a daemon that died");

@@ -35,6 +35,8 @@ pub struct Status {
     pub api_port: u16,
     /// LoadBalancer Services and their loopback ports.
     pub services: Vec<Served>,
+    /// Whether a `run`, `with` or `demo` holds the cluster for itself: it goes when that ends.
+    pub owned: bool,
 }
 
 /// A LoadBalancer Service reachable from the host.
@@ -137,6 +139,7 @@ async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
         machines: daemon.provider.list().await?,
         api_port: daemon.ingress.api_port(),
         services: daemon.ingress.served(),
+        owned: daemon.ownership == super::Ownership::Owned && !daemon.disowned.load(Ordering::SeqCst),
     }))
 }
 

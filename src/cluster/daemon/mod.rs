@@ -71,6 +71,9 @@ fn starting<E: std::error::Error + Send + Sync + 'static>(what: impl Into<String
 pub enum Ownership {
     /// `up` started it: it lives until `down`.
     Detached,
+    /// `up` started it and has not finished: when its standard input ends before it was disowned, it ends, and takes a half-made cluster
+    /// with it.
+    Begun,
     /// `run`, `with` or `demo` started it: it takes the cluster down when its standard input ends.
     Owned,
 }
@@ -95,6 +98,7 @@ struct Daemon {
     stop: CancellationToken,
     /// Set when the cluster's directory is to go, too.
     remove: AtomicBool,
+    ownership: Ownership,
     /// Set when the owner let the cluster go: the end of its pipe means nothing any more.
     disowned: AtomicBool,
 }
@@ -104,9 +108,11 @@ struct Daemon {
 /// # Errors
 /// When another daemon holds the cluster, or a part cannot start.
 pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Result<(), DaemonError> {
-    let _lock = try_lock(&paths.daemon_lock())
+    let lock = try_lock(&paths.daemon_lock())
         .map_err(starting("lock the daemon's lock"))?
         .ok_or_else(|| DaemonError::Held(paths.name().to_string()))?;
+    write_pid(&lock).map_err(starting("write the daemon's process id"))?;
+    raise_file_limit();
     let record: ClusterRecord = read_json(&paths.spec()).map_err(starting("read the cluster's specification"))?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -138,6 +144,7 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
         ingress,
         stop: stop.clone(),
         remove: AtomicBool::new(false),
+        ownership,
         disowned: AtomicBool::new(false),
         record,
         paths: paths.clone(),
@@ -189,7 +196,7 @@ async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon
     let owner_gone = async {
         match ownership {
             Ownership::Detached => std::future::pending().await,
-            Ownership::Owned => {
+            Ownership::Begun | Ownership::Owned => {
                 let mut nothing = tokio::io::sink();
                 // Ends with the pipe, whoever closed it and however it died.
                 let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut nothing).await;
@@ -204,14 +211,34 @@ async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         () = owner_gone => {
             tracing::info!("the owner is gone: taking the cluster down");
-            daemon.remove.store(true, Ordering::SeqCst);
+            let remove = ownership == Ownership::Owned || !daemon.paths.complete().exists();
+            daemon.remove.store(remove, Ordering::SeqCst);
         }
+    }
+}
+
+/// The lock's file says who holds it: a daemon that hangs has to be ended by its process id.
+fn write_pid(mut lock: &std::fs::File) -> io::Result<()> {
+    use std::io::Write;
+    lock.set_len(0)?;
+    writeln!(lock, "{}", std::process::id())
+}
+
+/// Every connection into the cluster takes file descriptors here: as many as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
 /// Ends the machines, and removes the cluster's directories if that was asked for.
 async fn take_down(daemon: &Daemon) {
     let remove = daemon.remove.load(Ordering::SeqCst);
+    if remove && let Err(error) = daemon.paths.mark_incomplete() {
+        tracing::error!(%error, "the cluster could not be marked as half-made");
+    }
     for machine in &daemon.record.spec.machines {
         let ended = if remove {
             daemon.provider.destroy(&machine.name).await

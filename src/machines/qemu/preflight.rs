@@ -10,6 +10,9 @@ use crate::shell::local::Command;
 pub const MINIMUM_VERSION: (u32, u32) = (7, 2);
 /// What QEMU itself needs beside a guest's memory, in bytes: devices, translated code, stacks.
 const OVERHEAD_BYTES: u64 = 120 << 20;
+/// Files that the daemon keeps open for itself and for connections into the cluster, and for each machine.
+const FILES: u64 = 256;
+const FILES_PER_MACHINE: u64 = 64;
 /// What a machine's sparse disk holds when images are pulled and pods run, in bytes.
 const DISK_USE_BYTES: u64 = 1 << 30;
 
@@ -28,9 +31,10 @@ pub(super) async fn problems(machines: &[MachineSpec], state_dir: &Path, acceler
     let mut problems = Vec::new();
     problems.extend(version_problem(version().await));
     let memory = machines.iter().map(|machine| machine.memory_bytes + OVERHEAD_BYTES).sum();
-    problems.extend(available_memory().and_then(|free| memory_problem(memory, free)));
+    problems.extend(available_memory().and_then(|free| memory_problem(memory, free, promised_memory())));
     let disk = machines.iter().map(|machine| machine.disk_bytes.min(DISK_USE_BYTES)).sum();
-    problems.extend(free_disk(state_dir).and_then(|free| disk_problem(disk, free, state_dir)));
+    problems.extend(free_disk(state_dir).and_then(|free| disk_problem(disk, free, promised_disk(state_dir), state_dir)));
+    problems.extend(files_problem(machines.len() as u64, rustix::process::getrlimit(rustix::process::Resource::Nofile).current));
     if acceleration == Acceleration::Kvm && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         problems.push(problem(
             "/dev/kvm cannot be opened",
@@ -51,17 +55,68 @@ fn version_problem(version: Option<(u32, u32)>) -> Option<Problem> {
     }
 }
 
-fn memory_problem(needed: u64, free: u64) -> Option<Problem> {
-    (needed > free).then(|| {
-        let what = format!("the machines need {} MiB of memory, {} MiB are available", needed >> 20, free >> 20);
+/// `promised` is what machines that run already may still take of what is free now.
+fn memory_problem(needed: u64, free: u64, promised: u64) -> Option<Problem> {
+    (needed > free.saturating_sub(promised)).then(|| {
+        let mut what = format!("the machines need {} MiB of memory, {} MiB are available", needed >> 20, free >> 20);
+        if promised > 0 {
+            what += &format!(", of which {} MiB are promised to machines that run", promised >> 20);
+        }
         problem(&what, "end other programs, or ask for fewer or smaller machines in the cluster file")
     })
 }
 
-fn disk_problem(needed: u64, free: u64, directory: &Path) -> Option<Problem> {
-    (needed > free).then(|| {
-        let what =
+fn files_problem(machines: u64, limit: Option<u64>) -> Option<Problem> {
+    let needed = FILES + machines * FILES_PER_MACHINE;
+    limit.filter(|limit| *limit < needed).map(|limit| {
+        let what = format!("the daemon needs {needed} open files, the limit is {limit}");
+        problem(&what, &format!("ulimit -n {needed}, or raise `nofile` in /etc/security/limits.conf"))
+    })
+}
+
+/// Memory that the QEMU processes of this host may still take, in bytes: a guest's memory counts as used only once the guest has
+/// touched it.
+fn promised_memory() -> u64 {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
+    let promise = |entry: std::fs::DirEntry| {
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let granted = guest_memory(&command)? + OVERHEAD_BYTES;
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
+        Some(granted.saturating_sub(resident.parse::<u64>().ok()? << 10))
+    };
+    processes.flatten().filter_map(promise).sum()
+}
+
+/// The memory that a QEMU of ours gives its guest, from its arguments, each ended by a zero byte.
+fn guest_memory(command: &[u8]) -> Option<u64> {
+    let mut words = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    words.next().filter(|program| program.rsplit('/').next().is_some_and(|name| name.starts_with("qemu-system-")))?;
+    words.find(|word| word == "-m")?;
+    let mebibytes: u64 = words.next()?.trim_end_matches('M').parse().ok()?;
+    Some(mebibytes << 20)
+}
+
+/// What the sparse disks of the clusters beside this one may still take, in bytes.
+fn promised_disk(state_dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let clusters = state_dir.parent().into_iter().flat_map(entries).filter(|cluster| cluster != state_dir);
+    let disks = clusters.flat_map(|cluster| entries(&super::directory::machines_directory(&cluster)).collect::<Vec<_>>());
+    let promise = |machine: std::path::PathBuf| {
+        let disk = machine.join("disk.raw").metadata().ok()?;
+        Some(disk.len().min(DISK_USE_BYTES).saturating_sub(disk.blocks() * 512))
+    };
+    disks.filter_map(promise).sum()
+}
+
+fn disk_problem(needed: u64, free: u64, promised: u64, directory: &Path) -> Option<Problem> {
+    (needed > free.saturating_sub(promised)).then(|| {
+        let mut what =
             format!("the machines' disks need {} MiB in {}, {} MiB are free", needed >> 20, directory.display(), free >> 20);
+        if promised > 0 {
+            what += &format!(", of which {} MiB are promised to other clusters", promised >> 20);
+        }
         problem(&what, "free some space, or set FLIGHTCAGE_HOME to a directory on a larger disk")
     })
 }
@@ -99,10 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn a_guests_memory_is_read_from_its_arguments() {
+        let check = |words: &[&str], expected| assert_eq!(guest_memory(words.join("\0").as_bytes()), expected, "{words:?}");
+        check(&["/usr/bin/qemu-system-x86_64", "-name", "w1", "-m", "512M", "-smp", "1"], Some(512 << 20));
+        check(&["qemu-system-x86_64", "-m", "16"], Some(16 << 20));
+        check(&["qemu-system-x86_64", "-m", "size=1G"], None);
+        check(&["vim", "-m", "512M"], None);
+        check(&[], None);
+    }
+
+    #[test]
     fn too_little_memory_or_disk_is_a_problem() {
-        assert_eq!(memory_problem(1 << 30, 1 << 30), None);
-        let problem = memory_problem(3 << 30, 1 << 30).expect("it is too little");
+        assert_eq!(memory_problem(1 << 30, 1 << 30, 0), None);
+        let problem = memory_problem(3 << 30, 1 << 30, 0).expect("it is too little");
         assert_eq!(problem.what, "the machines need 3072 MiB of memory, 1024 MiB are available");
-        assert!(disk_problem(2, 1, Path::new("/x")).is_some());
+        let problem = memory_problem(1 << 30, 3 << 29, 1 << 30).expect("it is promised already");
+        assert!(problem.what.ends_with("1536 MiB are available, of which 1024 MiB are promised to machines that run"));
+        assert_eq!(files_problem(3, Some(1024)), None);
+        assert_eq!(files_problem(3, None), None);
+        assert!(files_problem(3, Some(256)).is_some());
+        assert!(disk_problem(2, 1, 0, Path::new("/x")).is_some());
     }
 }
