@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::store::hexadecimal;
 use super::{ImageDefinition, ImageError, ImageStore, Resolved, Stored};
-use crate::shell::debian::{Bootstrap, DirectoryLock, Progress};
+use crate::shell::debian::{self, Bootstrap, DirectoryLock, Progress};
 
 /// Compression level: higher ones save little and want a larger window in the node's memory.
 const ZSTD_LEVEL: i32 = 9;
@@ -97,7 +97,7 @@ async fn distribution_layer(
         move |source| ImageError::File { action, path, source }
     };
     let directory =
-        tempfile::Builder::new().prefix("building-").tempdir_in(scratch).map_err(failed("make directory in", scratch))?;
+        tempfile::Builder::new().prefix(debian::UNFINISHED).tempdir_in(scratch).map_err(failed("make directory in", scratch))?;
     let remove = definition.remove.iter().fold(String::new(), |text, pattern| text + pattern + "\n");
     let remove_path = directory.path().join("remove");
     std::fs::write(&remove_path, remove).map_err(failed("write", &remove_path))?;

@@ -17,6 +17,8 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 const KEPT_LINES: usize = 25;
 /// Longest wait for another builder.
 const LOCK_WAIT: Duration = Duration::from_secs(40 * 60);
+/// How the directory of an unfinished build begins.
+pub const UNFINISHED: &str = "building-";
 /// How often the lock is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -99,11 +101,20 @@ impl Bootstrap<'_> {
         arguments.push(self.target.display().to_string());
         arguments.extend(write_sources(self.suite, self.directory)?);
 
-        let mut command = Command::new("mmdebstrap");
-        command.args(&arguments).current_dir(self.directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // Fixed times make the same packages the same bytes.
-        command.env("SOURCE_DATE_EPOCH", "0").env("LC_ALL", "C.UTF-8").process_group(0).kill_on_drop(true);
         let missing = |source| BootstrapError::Missing { program: "mmdebstrap", package: "mmdebstrap", source };
+        if !on_path("mmdebstrap") {
+            return Err(missing(std::io::ErrorKind::NotFound.into()));
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", OWNED, "mmdebstrap", "mmdebstrap"]).args(&arguments).current_dir(self.directory);
+        // The pipe's end, however we die, ends the group.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Fixed times make the same packages the same bytes.
+        command.env("SOURCE_DATE_EPOCH", "0").env("LC_ALL", "C.UTF-8").process_group(0);
+        if rustix::process::geteuid().is_root() {
+            // The root is made where it is cleared with the rest. (An ordinary user's is made by another id, which cannot enter here.)
+            command.env("TMPDIR", self.directory);
+        }
         let mut child = command.spawn().map_err(missing)?;
         let group = GroupGuard(child.id());
         let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
@@ -125,6 +136,37 @@ impl Bootstrap<'_> {
         let command = format!("mmdebstrap {}", arguments.iter().map(|argument| quote(argument)).collect::<Vec<_>>().join(" "));
         Err(BootstrapError::Failed { command, output: kept.join("\n") })
     }
+}
+
+/// Runs `"$@"` and returns its status. When standard input ends first, the process group is asked to end, and killed a minute later.
+/// (`mmdebstrap` ignores a signal that only its first process gets.)
+const OWNED: &str = r#"
+trap : TERM
+exec 3<&0 </dev/null
+"$@" 3<&- &
+child=$!
+{
+    trap '' TERM
+    cat <&3
+    kill -0 $child || exit
+    kill -TERM 0
+    trap - TERM
+    sleep 60
+    kill -KILL 0
+} >/dev/null 2>&1 &
+exec 3<&-
+while :; do
+    wait $child
+    status=$?
+    kill -0 $child 2>/dev/null || break
+done
+trap '' TERM
+kill -TERM 0
+exit $status
+"#;
+
+fn on_path(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()))
 }
 
 /// Ends the whole process group unless disarmed: `mmdebstrap` has children, and unmounts what it mounted when asked to end.
@@ -169,7 +211,10 @@ impl DirectoryLock {
         let started = tokio::time::Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => {
+                    clear_unfinished(directory);
+                    return Ok(Self { _file: file });
+                }
                 Err(std::fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT => {
                     progress("waiting for another process that builds");
                     tokio::time::sleep(LOCK_INTERVAL).await;
@@ -181,6 +226,34 @@ impl DirectoryLock {
             }
         }
     }
+}
+
+/// Removes what a killed builder left. Call it with the lock held.
+fn clear_unfinished(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let unfinished = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
+    for entry in unfinished {
+        let path = entry.path();
+        // Removing through a mount would remove what is mounted, the host's devices for instance.
+        let removed =
+            if unmount_below(&path) { std::fs::remove_dir_all(&path) } else { Err(std::io::ErrorKind::ResourceBusy.into()) };
+        if let Err(error) = removed {
+            tracing::warn!(path = %path.display(), %error, "what a killed build left cannot be removed");
+        }
+    }
+}
+
+/// Unmounts what is mounted below a directory; whether nothing is mounted there any more.
+fn unmount_below(directory: &Path) -> bool {
+    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
+    let below: Vec<&str> = mount_points(&table).filter(|point| Path::new(point).starts_with(directory)).collect();
+    // The last mounted is on top.
+    below.iter().rev().all(|point| rustix::mount::unmount(*point, rustix::mount::UnmountFlags::DETACH).is_ok())
+}
+
+/// The fifth field of each line (proc(5)); ours have no characters that would be escaped.
+fn mount_points(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().filter_map(|line| line.split(' ').nth(4))
 }
 
 /// Writes the host's own sources of this suite into `directory` and returns their files' names, as arguments. None when the host is
@@ -253,6 +326,44 @@ mod tests {
 
         let text = "deb [signed-by=/k] http://mirror.test/debian bookworm main contrib\ndeb http://sdk.test/apt cloud-sdk-bookworm main\n#deb x bookworm main\n";
         assert_eq!(one_line_sources(text, "bookworm"), "deb [signed-by=/k] http://mirror.test/debian bookworm main contrib\n");
+    }
+
+    #[test]
+    fn a_killed_builders_directory_is_cleared_by_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(directory.path().join("building-x/mmdebstrap.y/proc")).unwrap();
+        std::fs::create_dir(directory.path().join("kept")).unwrap();
+        clear_unfinished(directory.path());
+        let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["kept"]);
+        assert_eq!(
+            mount_points("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n").collect::<Vec<_>>(),
+            ["/mnt2"]
+        );
+    }
+
+    async fn owned(script: &str) -> (tokio::process::Child, tokio::process::ChildStdin) {
+        let mut command = Command::new("sh");
+        command.args(["-c", OWNED, "owned", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let pipe = child.stdin.take().unwrap();
+        (child, pipe)
+    }
+
+    #[tokio::test]
+    async fn an_owned_command_ends_with_its_owner_and_returns_its_status() {
+        let (mut child, pipe) = owned("exit 7").await;
+        assert_eq!(child.wait().await.unwrap().code(), Some(7));
+        drop(pipe);
+
+        let (mut child, pipe) = owned("trap 'echo asked; exit 3' TERM; echo begun; while :; do sleep 1; done").await;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("begun"));
+        drop(pipe);
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("asked"));
+        assert_eq!(child.wait().await.unwrap().code(), Some(3));
+        // The pipe's end: no process of the group holds it.
+        assert_eq!(lines.next_line().await.unwrap(), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::definition::ASSEMBLE;
 use super::{BoxDefinition, BoxError};
 use crate::machines::provider::BoxFiles;
-use crate::shell::debian::{Bootstrap, DirectoryLock, Progress};
+use crate::shell::debian::{self, Bootstrap, DirectoryLock, Progress};
 
 /// Where `assemble.sh` and its inputs lie in the root while it is made.
 const WORK: &str = ".flightcage";
@@ -35,7 +35,8 @@ pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<
         let path = path.to_owned();
         move |source| BoxError::Write { action, path, source }
     };
-    let scratch = tempfile::Builder::new().prefix("building-").tempdir_in(cache).map_err(failed("make directory in", cache))?;
+    let scratch =
+        tempfile::Builder::new().prefix(debian::UNFINISHED).tempdir_in(cache).map_err(failed("make directory in", cache))?;
     let input = scratch.path().join("input.tar");
     std::fs::write(&input, input_tar(definition).map_err(failed("write", &input))?).map_err(failed("write", &input))?;
 
