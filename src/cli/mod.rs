@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod environment;
 mod failure;
+mod inventory;
 mod kubernetes;
 mod machines;
 mod roles;
@@ -48,6 +49,10 @@ enum Command {
     Up(cluster::Up),
     /// Take a cluster down and remove it. Always works, also on what a crash left.
     Down,
+    /// List everything that exists on this host: clusters, their processes, disk use, and what a crash left.
+    Ls(inventory::Ls),
+    /// Clear what is dead: half-made clusters, processes, sockets, locks and unfinished builds that a crash left.
+    Prune(inventory::Prune),
     /// Show a cluster's machines and the services reachable from this host.
     Status(cluster::Status),
     /// Run scenario files on a cluster of their own (or any Kubernetes) and print their verdicts.
@@ -132,6 +137,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Demo(command) => command.run(name).await,
         Command::Up(command) => command.run(name).await,
         Command::Down => cluster::down(name).await,
+        Command::Ls(command) => command.run(),
+        Command::Prune(command) => command.run().await,
         Command::Status(command) => command.run(name).await,
         Command::Run(command) => command.run(name).await,
         Command::Plan(command) => command.run(name),

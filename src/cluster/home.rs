@@ -40,6 +40,14 @@ impl Home {
                 .data_dir()
                 .join("flightcage"),
         };
+        Self::at(root)
+    }
+
+    /// A home at this absolute path.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or belongs to somebody else.
+    pub fn at(root: PathBuf) -> io::Result<Self> {
         private_directory(&root)?;
         Ok(Self { root })
     }

@@ -53,6 +53,9 @@ pub enum LifeError {
         "cluster `{0}` belongs to a `flightcage run`, `with` or `demo` that is going on; wait for its end, or choose another --name"
     )]
     Owned(String),
+    /// Machines read the box from the cache.
+    #[error("cluster `{0}` is up and uses the caches; `flightcage down --name {0}` first")]
+    InUse(String),
     /// The cluster is up, but made from something else.
     #[error("cluster `{0}` exists with another specification; `flightcage down --name {0}` first")]
     OtherSpecification(String),

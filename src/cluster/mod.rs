@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod file;
 pub mod home;
 pub mod install;
+pub mod inventory;
 pub mod life;
 pub mod pki;
 mod relay;

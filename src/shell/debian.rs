@@ -201,6 +201,19 @@ pub struct DirectoryLock {
 impl DirectoryLock {
     /// Makes the directory if need be and waits until no other process builds in it.
     pub async fn take(directory: &Path, progress: Progress<'_>) -> Result<Self, BootstrapError> {
+        let started = tokio::time::Instant::now();
+        loop {
+            match Self::try_take(directory)? {
+                Some(lock) => return Ok(lock),
+                None if started.elapsed() > LOCK_WAIT => return Err(BootstrapError::Busy(directory.to_owned())),
+                None => progress("waiting for another process that builds"),
+            }
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+    }
+
+    /// Makes the directory if need be, and clears what a killed builder left in it; `None` while another process builds there.
+    pub fn try_take(directory: &Path) -> Result<Option<Self>, BootstrapError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
             move |source| BootstrapError::File { action, path, source }
@@ -208,22 +221,13 @@ impl DirectoryLock {
         std::fs::create_dir_all(directory).map_err(failed("make directory", directory))?;
         let path = directory.join("lock");
         let file = std::fs::File::create(&path).map_err(failed("open", &path))?;
-        let started = tokio::time::Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => {
-                    clear_unfinished(directory);
-                    return Ok(Self { _file: file });
-                }
-                Err(std::fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT => {
-                    progress("waiting for another process that builds");
-                    tokio::time::sleep(LOCK_INTERVAL).await;
-                }
-                Err(std::fs::TryLockError::WouldBlock) => return Err(BootstrapError::Busy(directory.to_owned())),
-                Err(std::fs::TryLockError::Error(source)) => {
-                    return Err(BootstrapError::File { action: "lock", path, source });
-                }
+        match file.try_lock() {
+            Ok(()) => {
+                clear_unfinished(directory);
+                Ok(Some(Self { _file: file }))
             }
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(source)) => Err(BootstrapError::File { action: "lock", path, source }),
         }
     }
 }

@@ -369,8 +369,8 @@ impl Provider for QemuProvider {
     }
 }
 
-/// What [`sweep`] has killed: the process and the machine it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A process that is or was a machine: what [`processes`] has found or [`sweep`] has killed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Swept {
     /// The process.
     pub pid: u32,
@@ -385,6 +385,15 @@ pub struct Swept {
 pub async fn sweep(state_dir: &Path) -> Result<Vec<Swept>, ProviderError> {
     let killed = process::sweep(state_dir).await.map_err(|error| failed("clear left-over machines", error))?;
     Ok(killed.into_iter().map(|(pid, node)| Swept { pid, node }).collect())
+}
+
+/// The QEMU processes of machines under `state_dir`, whoever started them.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn processes(state_dir: &Path) -> Result<Vec<Swept>, ProviderError> {
+    let found = process::find(state_dir).map_err(|error| failed("look for machines", error))?;
+    Ok(found.into_iter().map(|(pid, node)| Swept { pid, node }).collect())
 }
 
 /// How long a machine may take to boot at all, while others boot beside it.

@@ -170,18 +170,26 @@ pub(super) async fn kill(pid: u32) -> io::Result<()> {
 
 /// Kills exactly the processes of machines under `state_dir` and returns their ids and machine directories' names.
 pub(super) async fn sweep(state_dir: &Path) -> io::Result<Vec<(u32, String)>> {
+    let found = find(state_dir)?;
+    for (pid, _) in &found {
+        kill(*pid).await?;
+    }
+    Ok(found)
+}
+
+/// The processes of machines under `state_dir`: their ids and machine directories' names.
+pub(super) fn find(state_dir: &Path) -> io::Result<Vec<(u32, String)>> {
     let machines = directory::machines_directory(state_dir);
-    let mut killed = Vec::new();
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
         let Some(node) = machine_of(&command_line, &machines) else { continue };
         if runs_in(pid, &machines.join(&node)) {
-            kill(pid).await?;
-            killed.push((pid, node));
+            found.push((pid, node));
         }
     }
-    Ok(killed)
+    Ok(found)
 }
 
 /// The machine under `machines` whose disk a QEMU's arguments, or those of a process about to become one, name.
