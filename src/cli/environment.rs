@@ -7,22 +7,23 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::cluster::client::{DaemonClient, DaemonClientError};
-use crate::cluster::daemon::{DialTarget, LinkChange};
-use crate::machines::provider::{Power, PowerAction};
-use crate::model::names::NodeName;
+use super::net::in_words;
+use crate::cluster::client::DaemonClient;
+use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal};
+use crate::cluster::guest::{Guest, GuestError};
+use crate::machines::fabric::Links;
+use crate::machines::provider::{DiskFault, Power, PowerAction};
 use crate::scenario::fault::{DialService, Effect, FaultError, Faults};
+use crate::scenario::injection::{FaultKind, Injection, Place, Settings};
 use crate::scenario::spec::Capability;
 use crate::transport::BoxStream;
 
-/// A cut is verified when the fabric has dropped a frame because of it: machines speak several times a second.
-const CUT_EVIDENCE: Duration = Duration::from_secs(2);
-/// How often the fabric's counters are read while waiting for that evidence.
-const EVIDENCE_INTERVAL: Duration = Duration::from_millis(20);
-
-fn failed(what: String) -> impl FnOnce(DaemonClientError) -> FaultError {
+fn failed<E: std::error::Error + Send + Sync + 'static>(what: String) -> impl FnOnce(E) -> FaultError {
     move |source| FaultError { what, source: Some(Box::new(source)) }
 }
+
+/// How much longer than asked for a rule of links may act if nobody is left to heal it.
+const HEAL_SLACK: Duration = Duration::from_secs(5);
 
 /// The faults and the prober's path of a cluster of ours.
 #[derive(Clone)]
@@ -30,52 +31,49 @@ pub(super) struct OwnCluster {
     pub(super) daemon: DaemonClient,
 }
 
+fn effect(verified: bool, measured: impl Into<String>) -> Effect {
+    Effect { at: Instant::now(), verified, measured: measured.into() }
+}
+
+/// What an injection does to a machine's power, and what undoes it.
+fn power_actions(kind: FaultKind) -> Option<(PowerAction, PowerAction)> {
+    match kind {
+        FaultKind::PowerOff => Some((PowerAction::PowerOff, PowerAction::PowerOn)),
+        FaultKind::Freeze => Some((PowerAction::Freeze, PowerAction::Thaw)),
+        FaultKind::Reset => Some((PowerAction::Reset, PowerAction::PowerOn)),
+        _ => None,
+    }
+}
+
 impl Faults for OwnCluster {
     fn capabilities(&self) -> BTreeSet<Capability> {
         Capability::ALL.into_iter().map(|(_, capability)| capability).collect()
     }
 
-    fn node_power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<Effect, FaultError>> {
-        let node = node.clone();
-        Box::pin(async move {
-            // The provider answers when the process is gone, stopped or running: that is the verification.
-            self.daemon.power(&node, action).await.map_err(failed(format!("change the power of node `{node}`")))?;
-            Ok(Effect { at: Instant::now(), verified: true })
-        })
+    fn begin(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
+        let injection = injection.clone();
+        Box::pin(async move { self.begin_one(&injection).await.map_err(failed(format!("begin {injection}"))) })
     }
 
-    fn link_cut(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>> {
-        let node = node.clone();
-        Box::pin(async move {
-            let fail = || failed(format!("cut the links of node `{node}`"));
-            let before = self.daemon.link_counters().await.map_err(fail())?.dropped;
-            self.set_links(&node, true).await.map_err(fail())?;
-            let at = Instant::now();
-            while at.elapsed() < CUT_EVIDENCE {
-                if self.daemon.link_counters().await.map_err(fail())?.dropped > before {
-                    return Ok(Effect { at, verified: true });
-                }
-                tokio::time::sleep(EVIDENCE_INTERVAL).await;
-            }
-            Ok(Effect { at, verified: false })
-        })
-    }
-
-    fn link_heal(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>> {
-        let node = node.clone();
-        Box::pin(async move {
-            self.set_links(&node, false).await.map_err(failed(format!("heal the links of node `{node}`")))?;
-            Ok(Effect { at: Instant::now(), verified: true })
-        })
+    fn heal(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
+        let injection = injection.clone();
+        Box::pin(async move { self.heal_one(&injection).await.map_err(failed(format!("heal {injection}"))) })
     }
 
     fn heal_all(&self) -> BoxFuture<'_, Result<(), FaultError>> {
         Box::pin(async move {
-            self.daemon.heal_links().await.map_err(failed("heal the links".into()))?;
+            let heal = LinkHeal { links: Links::all(), tag: None };
+            self.daemon.heal_links(&heal).await.map_err(failed("heal the links".into()))?;
             let status = self.daemon.status().await.map_err(failed("list the machines".into()))?;
             for machine in status.machines {
                 let action = match machine.power {
-                    Power::On => continue,
+                    Power::On => {
+                        self.daemon
+                            .disk(&machine.name, None)
+                            .await
+                            .map_err(failed(format!("heal the disk of node `{}`", machine.name)))?;
+                        continue;
+                    }
                     Power::Off => PowerAction::PowerOn,
                     Power::Frozen => PowerAction::Thaw,
                 };
@@ -87,8 +85,88 @@ impl Faults for OwnCluster {
 }
 
 impl OwnCluster {
-    async fn set_links(&self, node: &NodeName, cut: bool) -> Result<(), DaemonClientError> {
-        self.daemon.change_links(&LinkChange { from: Some(node.clone()), to: None, cut, both_directions: true }).await
+    async fn begin_one(&self, injection: &Injection) -> Result<Effect, GuestError> {
+        let Injection { step, fault, place, duration } = injection;
+        match (fault.settings, place) {
+            (Settings::Link(rule), _) => {
+                let lasts = Some(*duration + HEAL_SLACK);
+                let change = LinkChange { links: place.links(), rule, lasts, tag: step.clone(), seed: 1 };
+                // The rule acts when it is set; the probes that show it come after.
+                let at = Instant::now();
+                let effects = self.daemon.change_links(&change).await?;
+                let verified = !effects.is_empty() && effects.iter().all(|effect| effect.verified);
+                let words =
+                    |effect: &LinkEffect| format!("{} -> {}: {}", effect.from, effect.to, in_words(&rule, &effect.measured));
+                let measured = effects.iter().map(words).collect::<Vec<_>>().join("; ");
+                Ok(Effect { at, verified, measured })
+            }
+            (_, Place::Links(_)) => Ok(effect(false, "only rules act on links")),
+            (Settings::Disk(fault), Place::Node(node)) => {
+                let done = self.daemon.disk(node, Some(fault)).await?;
+                Ok(effect(done.verified, done.measured))
+            }
+            (Settings::ClockBy(by_ms), Place::Node(node)) => {
+                let (clock, verified) = Guest::connect(&self.daemon, node).await?.set_clock(by_ms).await?;
+                Ok(effect(verified, format!("the clock is off by {:+.0} ms, ±{:.0} ms", clock.offset_ms, clock.error_ms)))
+            }
+            (Settings::Plain, Place::Node(node)) => match power_actions(fault.kind) {
+                Some((action, _)) => {
+                    // The provider answers when the process is gone, stopped or running: that is the verification.
+                    self.daemon.power(node, action).await?;
+                    Ok(effect(true, power_words(action)))
+                }
+                None => {
+                    let (left, verified) = Guest::connect(&self.daemon, node).await?.fill_disk().await?;
+                    Ok(effect(verified, format!("{} KiB left, a write is refused", left / 1024)))
+                }
+            },
+        }
+    }
+
+    async fn heal_one(&self, injection: &Injection) -> Result<Effect, GuestError> {
+        let Injection { step, fault, place, .. } = injection;
+        match (fault.settings, place) {
+            (Settings::Link(_), _) => {
+                self.daemon.heal_links(&LinkHeal { links: place.links(), tag: Some(step.clone()) }).await?;
+                let left = self.daemon.links().await?.iter().filter(|link| link.rules.iter().any(|(tag, _)| tag == step)).count();
+                Ok(effect(left == 0, format!("{left} rules left")))
+            }
+            (_, Place::Links(_)) => Ok(effect(true, "nothing acted")),
+            (Settings::Disk(disk), Place::Node(node)) => {
+                let done = self.daemon.disk(node, None).await?;
+                let errors = matches!(disk, DiskFault::Error { .. });
+                if errors && !Guest::connect(&self.daemon, node).await?.is_writable().await? {
+                    // A kernel whose journal could not be written mounts the file system anew only after a boot.
+                    self.daemon.power(node, PowerAction::Reset).await?;
+                    return Ok(effect(done.verified, "its file system had become read-only: the machine was reset"));
+                }
+                Ok(effect(done.verified, done.measured))
+            }
+            (Settings::ClockBy(_), Place::Node(node)) => {
+                let (clock, verified) = Guest::connect(&self.daemon, node).await?.set_clock(0).await?;
+                Ok(effect(verified, format!("the clock is off by {:+.0} ms, ±{:.0} ms", clock.offset_ms, clock.error_ms)))
+            }
+            (Settings::Plain, Place::Node(node)) => match power_actions(fault.kind) {
+                Some((_, action)) => {
+                    self.daemon.power(node, action).await?;
+                    Ok(effect(true, power_words(action)))
+                }
+                None => {
+                    let (free, verified) = Guest::connect(&self.daemon, node).await?.empty_disk().await?;
+                    Ok(effect(verified, format!("{} MiB free", free >> 20)))
+                }
+            },
+        }
+    }
+}
+
+fn power_words(action: PowerAction) -> &'static str {
+    match action {
+        PowerAction::PowerOff => "no process",
+        PowerAction::PowerOn => "its process runs",
+        PowerAction::Reset => "QEMU has reset it",
+        PowerAction::Freeze => "every thread of its process is stopped",
+        PowerAction::Thaw => "its process runs on",
     }
 }
 
@@ -116,16 +194,12 @@ impl Faults for ForeignCluster {
         BTreeSet::new()
     }
 
-    fn node_power(&self, node: &NodeName, _: PowerAction) -> BoxFuture<'_, Result<Effect, FaultError>> {
-        unable(node)
+    fn begin(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
+        unable(injection)
     }
 
-    fn link_cut(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>> {
-        unable(node)
-    }
-
-    fn link_heal(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>> {
-        unable(node)
+    fn heal(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
+        unable(injection)
     }
 
     fn heal_all(&self) -> BoxFuture<'_, Result<(), FaultError>> {
@@ -133,8 +207,8 @@ impl Faults for ForeignCluster {
     }
 }
 
-fn unable(node: &NodeName) -> BoxFuture<'static, Result<Effect, FaultError>> {
-    let what = format!("node `{node}` of a foreign cluster cannot be broken from here");
+fn unable(injection: &Injection) -> BoxFuture<'static, Result<Effect, FaultError>> {
+    let what = format!("{injection}: a foreign cluster cannot be broken from here");
     Box::pin(async { Err(FaultError { what, source: None }) })
 }
 

@@ -1,4 +1,4 @@
-//! Machines by hand: `ssh`, `console`, `node`, `net`.
+//! Machines by hand: `ssh`, `console`, `node`.
 
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
@@ -8,7 +8,6 @@ use clap::{Args, Subcommand};
 use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::terminal;
-use crate::cluster::daemon::LinkChange;
 use crate::machines::provider::PowerAction;
 use crate::model::names::{ClusterName, NodeName};
 use crate::shell::ssh;
@@ -94,42 +93,6 @@ impl NodeCommand {
             NodeVerb::Thaw { node } => (node, PowerAction::Thaw),
         };
         connect(name).await?.daemon.power(&node, action).await?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Arguments of `net`.
-#[derive(Debug, Args)]
-pub(super) struct Net {
-    #[command(subcommand)]
-    verb: NetVerb,
-}
-
-#[derive(Debug, Subcommand)]
-enum NetVerb {
-    /// Let nothing pass between two machines, or between a machine and all others.
-    Cut {
-        /// One machine.
-        from: NodeName,
-        /// The other machine; without it: all others and the host's gateway.
-        to: Option<NodeName>,
-        /// Only from the first to the second.
-        #[arg(long)]
-        one_way: bool,
-    },
-    /// Remove every rule.
-    Heal,
-}
-
-impl Net {
-    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let daemon = connect(name).await?.daemon;
-        match self.verb {
-            NetVerb::Cut { from, to, one_way } => {
-                daemon.change_links(&LinkChange { from: Some(from), to, cut: true, both_directions: !one_way }).await?;
-            }
-            NetVerb::Heal => daemon.heal_links().await?,
-        }
         Ok(ExitCode::SUCCESS)
     }
 }

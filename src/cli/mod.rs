@@ -1,6 +1,7 @@
 //! The command line: the only place that prints. One file per family of commands; `failure` turns errors into exit codes.
 
 mod artefacts;
+mod bench;
 mod cluster;
 mod demo;
 mod doctor;
@@ -9,6 +10,7 @@ mod failure;
 mod inventory;
 mod kubernetes;
 mod machines;
+mod net;
 mod roles;
 mod scenarios;
 mod terminal;
@@ -81,8 +83,10 @@ enum Command {
     Console(machines::Console),
     /// Power machines off and on, reset, freeze and thaw them.
     Node(machines::NodeCommand),
-    /// Cut and heal the links between machines.
-    Net(machines::Net),
+    /// Cut, shape, heal and capture the links between machines.
+    Net(net::Net),
+    /// Measure parts of Flightcage on this host.
+    Bench(bench::Bench),
     /// Boxes: machine images.
     Box(artefacts::BoxCommand),
     /// OCI images of the cluster's registry mirror.
@@ -154,6 +158,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Console(command) => command.run(name),
         Command::Node(command) => command.run(name).await,
         Command::Net(command) => command.run(name).await,
+        Command::Bench(command) => command.run().await,
         Command::Box(command) => command.run().await,
         Command::Image(command) => command.run().await,
         Command::Doctor(command) => command.run().await,

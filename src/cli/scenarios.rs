@@ -339,7 +339,7 @@ pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
         say("nothing was left to heal");
     }
     for entry in healed {
-        say(&format!("healed {} of node {} (step {})", entry.kind, entry.node, entry.step));
+        say(&format!("healed {entry} (step {})", entry.step));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::daemon::{DialReply, DialRequest, DialTarget, LinkChange, LinkCounters, Status};
+use super::daemon::{CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, Status};
 use super::home::ClusterPaths;
-use crate::machines::provider::{Machine, MachineRequest, PowerAction, Problem};
+use crate::machines::provider::{DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem};
 use crate::model::names::NodeName;
 use crate::shell::ssh::SshTarget;
 use crate::transport::BoxStream;
@@ -71,6 +71,11 @@ impl DaemonClient {
         Ok(Self { paths, http })
     }
 
+    /// The cluster's paths.
+    pub fn paths(&self) -> &ClusterPaths {
+        &self.paths
+    }
+
     /// What the daemon knows.
     pub async fn status(&self) -> Result<Status, DaemonClientError> {
         self.send(self.http.get(url("status")), REQUEST_TIMEOUT).await
@@ -106,19 +111,34 @@ impl DaemonClient {
         self.post(&format!("machines/{node}/power"), &json!({ "action": action }), REQUEST_TIMEOUT).await
     }
 
-    /// Changes links.
-    pub async fn change_links(&self, change: &LinkChange) -> Result<(), DaemonClientError> {
+    /// Makes a machine's disk fail, or work.
+    pub async fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> Result<DiskEffect, DaemonClientError> {
+        self.post(&format!("machines/{node}/disk"), &fault, REQUEST_TIMEOUT).await
+    }
+
+    /// Sets a rule and returns what it does, as measured.
+    pub async fn change_links(&self, change: &LinkChange) -> Result<Vec<LinkEffect>, DaemonClientError> {
         self.post("links", change, REQUEST_TIMEOUT).await
     }
 
-    /// Sums what passed and what was dropped on all links.
-    pub async fn link_counters(&self) -> Result<LinkCounters, DaemonClientError> {
+    /// Removes rules.
+    pub async fn heal_links(&self, heal: &LinkHeal) -> Result<(), DaemonClientError> {
+        self.post("links/heal", heal, REQUEST_TIMEOUT).await
+    }
+
+    /// Every directed link, with what acts on it and what has passed it.
+    pub async fn links(&self) -> Result<Vec<LinkState>, DaemonClientError> {
         self.send(self.http.get(url("links")), REQUEST_TIMEOUT).await
     }
 
-    /// Removes every link rule.
-    pub async fn heal_links(&self) -> Result<(), DaemonClientError> {
-        self.send(self.http.delete(url("links")), REQUEST_TIMEOUT).await
+    /// Begins a capture: pcapng, until its time is over or the response is dropped.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<reqwest::Response, DaemonClientError> {
+        let broken = |source| DaemonClientError::Broken { name: self.paths.name().to_string(), source };
+        let response = self.http.get(url(&format!("capture?{}", query(request)))).send().await.map_err(broken)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(DaemonClientError::Refused(response.text().await.unwrap_or_default()))
     }
 
     /// Tells the daemon that its owner's end is no longer its own.
@@ -178,6 +198,16 @@ impl DaemonClient {
         }
         Err(DaemonClientError::Refused(response.text().await.unwrap_or_default()))
     }
+}
+
+/// A capture as a query: names and numbers need no escapes.
+fn query(request: &CaptureRequest) -> String {
+    let mut parts = Vec::new();
+    for (key, port) in [("port", &request.port), ("from", &request.from), ("to", &request.to)] {
+        parts.extend(port.as_ref().map(|port| format!("{key}={port}")));
+    }
+    parts.extend(request.for_ms.map(|ms| format!("for_ms={ms}")));
+    parts.join("&")
 }
 
 /// The host part is not used: requests go to the Unix socket.

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod daemon;
 pub mod file;
+pub mod guest;
 pub mod home;
 pub mod install;
 pub mod inventory;

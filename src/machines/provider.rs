@@ -61,6 +61,50 @@ pub enum PowerAction {
     Thaw,
 }
 
+/// How a machine's disk is to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFault {
+    /// It is slow.
+    Throttle {
+        /// Reads and writes together, in bytes a second.
+        bytes_per_second: Option<u64>,
+        /// Reads and writes together, a second.
+        operations_per_second: Option<u64>,
+    },
+    /// It answers with I/O errors.
+    Error {
+        /// Reads fail.
+        reads: bool,
+        /// Writes fail.
+        writes: bool,
+    },
+}
+
+impl std::fmt::Display for DiskFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Throttle { bytes_per_second, operations_per_second } => {
+                let bytes = bytes_per_second.map(|bytes| format!("{}/s", bytesize::ByteSize::b(bytes).display().iec()));
+                let operations = operations_per_second.map(|operations| format!("{operations} operations/s"));
+                f.write_str(&bytes.into_iter().chain(operations).collect::<Vec<_>>().join(", "))
+            }
+            Self::Error { reads: true, writes: true } => f.write_str("reads and writes fail"),
+            Self::Error { reads: true, .. } => f.write_str("reads fail"),
+            Self::Error { .. } => f.write_str("writes fail"),
+        }
+    }
+}
+
+/// What a change of a disk did, as measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskEffect {
+    /// Whether it was seen.
+    pub verified: bool,
+    /// What was measured, in words.
+    pub measured: String,
+}
+
 /// A machine as the provider finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -145,6 +189,15 @@ pub trait Provider: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Machine>, ProviderError>>;
     /// Changes a machine's power and returns when the change is verified. A state it is already in is fine.
     fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>>;
+    /// Makes a machine's disk fail in this way and no other, or work as it should, and returns when that is verified. A provider
+    /// that cannot says so.
+    fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> BoxFuture<'_, Result<DiskEffect, ProviderError>> {
+        let what = format!("change the disk of node `{node}`");
+        let _ = fault;
+        Box::pin(
+            async move { Err(ProviderError::Failed { what, source: "this provider has no hold of its machines' disks".into() }) },
+        )
+    }
     /// Removes a machine, its process and its disk. An absent one is fine.
     fn destroy(&self, node: &NodeName) -> BoxFuture<'_, Result<(), ProviderError>>;
     /// How the machine is logged in to; `None`: as the box's user with the cluster's own key, at the address of `wait_for_boot`.

@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod cluster;
 pub mod diagnostic;
 pub mod json;
+pub mod link;
 pub mod names;
 pub mod reader;
 pub mod table;

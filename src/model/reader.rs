@@ -244,6 +244,12 @@ impl<'r, 't> Value<'r, 't> {
         }
     }
 
+    /// A quantity that `parse` understands; `wanted` says what is.
+    #[must_use]
+    pub fn parsed<T>(&self, wanted: &str, parse: impl Fn(&str) -> Result<T, InvalidQuantity>) -> Option<T> {
+        self.quantity(wanted, parse)
+    }
+
     /// A duration such as `"250ms"`.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {

@@ -66,6 +66,37 @@ pub fn parse_rate(text: &str) -> Result<f64, InvalidQuantity> {
     if per_second > 0.0 && per_second.is_finite() { Ok(per_second) } else { Err(refuse()) }
 }
 
+/// Parses `1%` or `0.5%` into a share from 0 to 1.
+///
+/// # Errors
+/// When it is not a percentage from 0 to 100.
+pub fn parse_share(text: &str) -> Result<f64, InvalidQuantity> {
+    let refuse = || InvalidQuantity { text: text.to_owned(), wanted: "a share such as `1%` or `0.5%`, at most `100%`" };
+    let (number, unit) = split(text);
+    let percent: f64 = number.parse().map_err(|_| refuse())?;
+    if unit == "%" && (0.0..=100.0).contains(&percent) { Ok(percent / 100.0) } else { Err(refuse()) }
+}
+
+/// Parses `1mbit/s`, `500kbit/s` or `9600bit/s` into bits a second; the prefixes are powers of 1000.
+///
+/// # Errors
+/// When it is not a positive number with such a unit.
+pub fn parse_bit_rate(text: &str) -> Result<u64, InvalidQuantity> {
+    let refuse = || InvalidQuantity { text: text.to_owned(), wanted: "a rate such as `1mbit/s`, `500kbit/s` or `2gbit/s`" };
+    let (number, unit) = split(text);
+    let number: f64 = number.parse().map_err(|_| refuse())?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "bit/s" => 1.0,
+        "kbit/s" => 1e3,
+        "mbit/s" => 1e6,
+        "gbit/s" => 1e9,
+        _ => return Err(refuse()),
+    };
+    let bits = (number * factor).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is checked to be in range")]
+    if (1.0..=1e15).contains(&bits) { Ok(bits as u64) } else { Err(refuse()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +119,19 @@ mod tests {
         assert_eq!(parse_rate("120/m"), Ok(2.0));
         assert!(parse_rate("0/s").is_err());
         assert!(parse_rate("25").is_err());
+    }
+
+    #[test]
+    fn shares_and_bit_rates_need_units() {
+        assert_eq!(parse_share("1%"), Ok(0.01));
+        assert_eq!(parse_share("100 %"), Ok(1.0));
+        assert_eq!(parse_bit_rate("1mbit/s"), Ok(1_000_000));
+        assert_eq!(parse_bit_rate("1.5 Mbit/s"), Ok(1_500_000));
+        for bad in ["1", "0.01", "101%", "-1%", "%"] {
+            assert!(parse_share(bad).is_err(), "{bad}");
+        }
+        for bad in ["1", "1mbit", "0mbit/s", "1MB/s", "1e300gbit/s"] {
+            assert!(parse_bit_rate(bad).is_err(), "{bad}");
+        }
     }
 }

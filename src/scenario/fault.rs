@@ -8,12 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::spec::{Capability, FaultKind};
-use crate::machines::provider::PowerAction;
-use crate::model::names::NodeName;
+use super::injection::Injection;
+use super::spec::Capability;
 use crate::transport::BoxStream;
 
 /// Why a fault did not take effect or could not be healed.
@@ -28,27 +26,27 @@ pub struct FaultError {
 }
 
 /// A change that was seen to have happened.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Effect {
     /// When it took effect, measured on this host's monotonic clock.
     pub at: Instant,
     /// Whether the effect itself was observed (no process, packets that do not pass), not only the request acknowledged.
     pub verified: bool,
+    /// What was measured, in words.
+    pub measured: String,
 }
 
-/// Breaks machines and links on purpose. The runner calls it; `cluster` implements it over the daemon, a fake in tests.
+/// Breaks machines, links, disks and clocks on purpose. The runner calls it; `cli` implements it over the daemon, a fake in tests.
 ///
-/// Every verb returns when its effect was verified, is idempotent, and may be cancelled: the journal then undoes what it may have
-/// done.
+/// Both verbs return when their effect was verified, are idempotent, and may be cancelled: the journal then undoes what may have
+/// been done. Healing needs nothing but the injection, so that another process can do it.
 pub trait Faults: Send + Sync + 'static {
     /// What this target can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
-    /// Changes a node's power. A state it is already in is fine.
-    fn node_power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<Effect, FaultError>>;
-    /// Cuts every link of a node, both directions.
-    fn link_cut(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>>;
-    /// Removes every cut from a node's links.
-    fn link_heal(&self, node: &NodeName) -> BoxFuture<'_, Result<Effect, FaultError>>;
+    /// Lets a fault act. One that acts already is fine.
+    fn begin(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>>;
+    /// Ends a fault. One that does not act any more is fine.
+    fn heal(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>>;
     /// Heals whatever acts, whoever began it: rules are removed, machines of the cluster run.
     fn heal_all(&self) -> BoxFuture<'_, Result<(), FaultError>>;
 }
@@ -58,36 +56,6 @@ pub trait DialService: Send + Sync + 'static {
     /// Connects to a port of a Service, named `namespace/name`. `NotFound`: there is no such Service or port. Dropping the future
     /// abandons the attempt. Other errors keep the peer's answer, as [`crate::transport::Dial`] says.
     fn dial(&self, service: &str, port: u16) -> BoxFuture<'_, io::Result<BoxStream>>;
-}
-
-/// One entry of the journal: what must be undone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JournalEntry {
-    /// The step's id.
-    pub step: String,
-    /// What was done.
-    pub kind: FaultKind,
-    /// Where.
-    pub node: NodeName,
-}
-
-/// Applies a fault and returns when its effect is verified.
-pub async fn apply(faults: &dyn Faults, kind: FaultKind, node: &NodeName) -> Result<Effect, FaultError> {
-    match kind {
-        FaultKind::PowerOff => faults.node_power(node, PowerAction::PowerOff).await,
-        FaultKind::Freeze => faults.node_power(node, PowerAction::Freeze).await,
-        FaultKind::Reset => faults.node_power(node, PowerAction::Reset).await,
-        FaultKind::Cut => faults.link_cut(node).await,
-    }
-}
-
-/// Undoes a fault; one that does not act any more is fine.
-pub async fn heal(faults: &dyn Faults, kind: FaultKind, node: &NodeName) -> Result<Effect, FaultError> {
-    match kind {
-        FaultKind::PowerOff | FaultKind::Reset => faults.node_power(node, PowerAction::PowerOn).await,
-        FaultKind::Freeze => faults.node_power(node, PowerAction::Thaw).await,
-        FaultKind::Cut => faults.link_heal(node).await,
-    }
 }
 
 /// The journal of one cluster's faults: one JSON file a fault in a folder.
@@ -104,9 +72,10 @@ impl Journal {
     }
 
     /// Writes an entry durably and returns its file.
-    pub fn write(&self, entry: &JournalEntry) -> io::Result<PathBuf> {
+    pub fn write(&self, entry: &Injection) -> io::Result<PathBuf> {
         std::fs::create_dir_all(&self.folder)?;
-        let path = self.folder.join(format!("{}-{}.json", entry.step, entry.node));
+        let place = entry.place.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let path = self.folder.join(format!("{}-{place}.json", entry.step));
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         serde_json::to_writer(&mut file, entry)?;
         file.as_file().sync_all()?;
@@ -124,7 +93,7 @@ impl Journal {
     }
 
     /// What is still to be undone, in the order of the files' names.
-    pub fn entries(&self) -> io::Result<Vec<(PathBuf, JournalEntry)>> {
+    pub fn entries(&self) -> io::Result<Vec<(PathBuf, Injection)>> {
         let folder = match std::fs::read_dir(&self.folder) {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -155,12 +124,10 @@ pub enum UndoError {
         source: io::Error,
     },
     /// A fault could not be healed; it stays in the journal.
-    #[error("heal {kind} of `{node}`")]
+    #[error("heal {injection}")]
     Heal {
         /// What was done.
-        kind: FaultKind,
-        /// Where.
-        node: NodeName,
+        injection: Box<Injection>,
         /// The cause.
         #[source]
         source: FaultError,
@@ -169,19 +136,19 @@ pub enum UndoError {
 
 /// Heals everything that the journal in `folder` says may still act, and returns what it healed. Called by `undo`, and at the start
 /// of every run. All entries are tried; the first failure is returned.
-pub async fn undo(folder: &Path, faults: &dyn Faults) -> Result<Vec<JournalEntry>, UndoError> {
+pub async fn undo(folder: &Path, faults: &dyn Faults) -> Result<Vec<Injection>, UndoError> {
     let journal = Journal::new(folder);
     let broken = |source| UndoError::Journal { folder: folder.to_owned(), source };
     let mut healed = Vec::new();
     let mut failed = None;
     for (file, entry) in journal.entries().map_err(broken)? {
-        match heal(faults, entry.kind, &entry.node).await {
+        match faults.heal(&entry).await {
             Ok(_) => {
                 journal.strike(&file).map_err(broken)?;
                 healed.push(entry);
             }
             Err(source) => {
-                failed.get_or_insert(UndoError::Heal { kind: entry.kind, node: entry.node, source });
+                failed.get_or_insert(UndoError::Heal { injection: Box::new(entry), source });
             }
         }
     }

@@ -1,13 +1,14 @@
 //! Reads a scenario file: TOML to [`Scenario`], every problem at once.
 
+mod fault;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::spec::{
-    Action, Baseline, Capability, Condition, Deploy, FaultKind, Load, Progress, Scenario, Step, StreamKind, Target, TlsSecret,
-    Url, When,
+    Action, Baseline, Capability, Condition, Deploy, Load, Progress, Scenario, Step, StreamKind, TlsSecret, Url, When,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
@@ -303,7 +304,7 @@ fn step(table: &Table<'_, '_>, folder: &Path, earlier: &[Step]) -> Option<Step> 
     };
     let inner = table.get(action).and_then(|value| value.table())?;
     let action = match action {
-        "fault" => fault(&inner),
+        "fault" => fault::fault(&inner),
         "wait" => wait(&inner, earlier),
         "rolling_update" => rolling_update(&inner, folder),
         _ => http_step(&inner),
@@ -339,30 +340,6 @@ fn when(table: &Table<'_, '_>, earlier: &[Step]) -> Option<When> {
         }
     };
     Some(When { step: step?.id.clone(), progress: progress? })
-}
-
-fn fault(table: &Table<'_, '_>) -> Option<Action> {
-    table.allow(&["kind", "target", "for"]);
-    let kind = table.require("kind").and_then(|value| word(&value, "fault kind", &FaultKind::ALL));
-    let target = table.require("target").and_then(|value| value.table()).and_then(|table| {
-        table.allow(&["node", "node_running_most_of"]);
-        match (table.get("node"), table.get("node_running_most_of")) {
-            (Some(node), None) => {
-                let name = node.string()?;
-                name.parse()
-                    .map(Target::Node)
-                    .map_err(|error: crate::model::names::InvalidName| node.problem(error.to_string(), None))
-                    .ok()
-            }
-            (None, Some(name)) => name.string().map(|name| Target::NodeRunningMostOf(name.to_owned())),
-            _ => {
-                table.problem("name one target", Some("`node` or `node_running_most_of`".into()));
-                None
-            }
-        }
-    });
-    let duration = table.require("for").and_then(|value| positive(&value));
-    Some(Action::Fault { kind: kind?, target: target?, duration: duration? })
 }
 
 fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {

@@ -45,7 +45,7 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
 
 fn what(action: &Action) -> String {
     match action {
-        Action::Fault { kind, target, duration } => format!("{kind} of {target} for {} s", duration.as_secs_f64()),
+        Action::Fault { fault, target, duration } => format!("{fault} of {target} for {} s", duration.as_secs_f64()),
         Action::Wait { condition, within } => format!("wait at most {} s for {condition}", within.as_secs_f64()),
         Action::RollingUpdate { from, to, .. } => format!("rolling update of `{from}` to {}", to.display()),
         Action::Http { url, status, within } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),

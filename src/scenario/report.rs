@@ -128,6 +128,9 @@ pub struct FaultReport {
     pub healed_ms: Option<u64>,
     /// Whether its effect was seen.
     pub verified: bool,
+    /// What was measured of its effect; absent if it did not take effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<String>,
 }
 
 /// One event.

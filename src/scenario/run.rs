@@ -25,6 +25,7 @@ use super::spec::{Action, Capability, Check, Scenario, Target};
 use super::step::Steps;
 use super::verdict::{Measured, MeasuredLoad, judge};
 use crate::kubernetes::client::Client;
+use crate::model::link::Port;
 use crate::model::names::NodeName;
 
 /// How often the baseline is looked at.
@@ -112,7 +113,7 @@ fn missing(scenario: &Scenario, environment: &Environment) -> Vec<String> {
 #[must_use]
 pub fn needed(scenario: &Scenario) -> Vec<Capability> {
     let used = scenario.steps.iter().filter_map(|step| match &step.action {
-        Action::Fault { kind, .. } => Some(kind.needs()),
+        Action::Fault { fault, .. } => Some(fault.kind.needs()),
         _ => None,
     });
     let mut needed: Vec<Capability> = scenario.needs.iter().copied().chain(used).collect();
@@ -122,9 +123,19 @@ pub fn needed(scenario: &Scenario) -> Vec<Capability> {
 }
 
 fn unknown_nodes(scenario: &Scenario, nodes: &[NodeName]) -> Vec<String> {
-    let named = scenario.steps.iter().filter_map(|step| match &step.action {
-        Action::Fault { target: Target::Node(node), .. } => Some((&step.id, node)),
-        _ => None,
+    let named = scenario.steps.iter().flat_map(|step| {
+        let names: Vec<&NodeName> = match &step.action {
+            Action::Fault { target: Target::Node(node), .. } => vec![node],
+            Action::Fault { target: Target::Links(links), .. } => links
+                .named()
+                .filter_map(|port| match port {
+                    Port::Host => None,
+                    Port::Node(node) => Some(node),
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        names.into_iter().map(|name| (&step.id, name))
     });
     let unknown = named.filter(|(_, node)| !nodes.contains(node));
     unknown.map(|(step, node)| format!("step `{step}`: there is no node `{node}` in this cluster")).collect()

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::injection::{Fault, FaultKind};
 use crate::model::cluster::ClusterSpec;
+use crate::model::link::Links;
 use crate::model::names::NodeName;
 
 /// A whole scenario.
@@ -40,11 +42,30 @@ pub enum Capability {
     /// Machines can be cut off from each other.
     #[serde(rename = "net.cut")]
     NetCut,
+    /// Links can be made slow, lossy and narrow.
+    #[serde(rename = "net.shape")]
+    NetShape,
+    /// Disks can be made slow, or fail.
+    #[serde(rename = "disk.fault")]
+    DiskFault,
+    /// A machine's file system can be filled.
+    #[serde(rename = "disk.full")]
+    DiskFull,
+    /// A machine's clock can be stepped.
+    #[serde(rename = "clock.step")]
+    ClockStep,
 }
 
 impl Capability {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 2] = [("node.power", Self::NodePower), ("net.cut", Self::NetCut)];
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("node.power", Self::NodePower),
+        ("net.cut", Self::NetCut),
+        ("net.shape", Self::NetShape),
+        ("disk.fault", Self::DiskFault),
+        ("disk.full", Self::DiskFull),
+        ("clock.step", Self::ClockStep),
+    ];
 }
 
 impl fmt::Display for Capability {
@@ -203,7 +224,7 @@ pub enum Action {
     /// Breaks something for a time; the step ends when it is healed.
     Fault {
         /// What breaks.
-        kind: FaultKind,
+        fault: Fault,
         /// Where.
         target: Target,
         /// For how long.
@@ -238,44 +259,6 @@ pub enum Action {
     },
 }
 
-/// What can be broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FaultKind {
-    /// The plug is pulled; healed by power on.
-    #[serde(rename = "node.power_off")]
-    PowerOff,
-    /// The machine's process is stopped; healed by letting it run on.
-    #[serde(rename = "node.freeze")]
-    Freeze,
-    /// The reset button; heals itself by booting.
-    #[serde(rename = "node.reset")]
-    Reset,
-    /// The machine is cut off from all others and the gateway, both directions.
-    #[serde(rename = "net.cut")]
-    Cut,
-}
-
-impl FaultKind {
-    /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("node.power_off", Self::PowerOff), ("node.freeze", Self::Freeze), ("node.reset", Self::Reset), ("net.cut", Self::Cut)];
-
-    /// What a target must be able to do for it.
-    #[must_use]
-    pub fn needs(self) -> Capability {
-        match self {
-            Self::PowerOff | Self::Freeze | Self::Reset => Capability::NodePower,
-            Self::Cut => Capability::NetCut,
-        }
-    }
-}
-
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(_, kind)| kind == self).map_or("", |(name, _)| name))
-    }
-}
-
 /// Where a fault strikes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -283,6 +266,8 @@ pub enum Target {
     Node(NodeName),
     /// The worker that runs most of the pods behind this Service, or of this ReplicationController; ties are decided by the seed.
     NodeRunningMostOf(String),
+    /// Links.
+    Links(Links),
 }
 
 impl fmt::Display for Target {
@@ -290,6 +275,7 @@ impl fmt::Display for Target {
         match self {
             Self::Node(name) => write!(f, "{name}"),
             Self::NodeRunningMostOf(name) => write!(f, "the node running most of `{name}`"),
+            Self::Links(links) => links.fmt(f),
         }
     }
 }

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::deploy::NAMESPACE;
 use super::events::View;
-use super::fault::{Journal, JournalEntry, apply, heal};
+use super::fault::Journal;
+use super::injection::{Fault, Injection, Place};
 use super::load::{HttpRequest, ask_once};
 use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
-use super::spec::{Action, Condition, FaultKind, Progress, Step, Target, Url};
+use super::spec::{Action, Condition, Progress, Step, Target, Url};
 use crate::kubernetes::manifest;
 use crate::kubernetes::rolling_update::{Options, Progress as UpdateProgress, rolling_update};
 use crate::model::names::NodeName;
@@ -96,7 +97,7 @@ impl<'a> Steps<'a> {
             self.states[index].send_modify(|state| state.begun = Some(started));
         }
         let done = match &step.action {
-            Action::Fault { kind, target, duration } => self.fault(index, *kind, target, *duration).await,
+            Action::Fault { fault, target, duration } => self.fault(index, *fault, target, *duration).await,
             Action::Wait { condition, within } => self.stoppable(self.wait(condition, *within)).await,
             Action::RollingUpdate { from, to, update_period, within } => {
                 self.stoppable(self.update(index, from, to, *update_period, *within)).await
@@ -244,49 +245,50 @@ impl<'a> Steps<'a> {
         }
     }
 
-    async fn fault(&self, index: usize, kind: FaultKind, target: &Target, duration: Duration) -> Result<(), Problem> {
+    async fn fault(&self, index: usize, fault: Fault, target: &Target, duration: Duration) -> Result<(), Problem> {
         let id = &self.run.scenario.steps[index].id;
-        let node = self.stoppable_value(self.choose(target)).await?;
+        let place = self.stoppable_value(self.choose(target)).await?;
         let journal = Journal::new(&self.run.environment.journal_dir);
-        let entry = JournalEntry { step: id.clone(), kind, node: node.clone() };
-        let file =
-            journal.write(&entry).map_err(|error| Problem::Doubt(format!("the journal of faults cannot be written: {error}")))?;
+        let injection = Injection { step: id.clone(), fault, place, duration };
+        let file = journal
+            .write(&injection)
+            .map_err(|error| Problem::Doubt(format!("the journal of faults cannot be written: {error}")))?;
         let requested = Instant::now();
-        self.run.tell(format!("{kind} of `{node}`"));
-        self.states[index].send_modify(|state| state.node = Some(node.clone()));
+        self.run.tell(format!("{fault} of `{}`", injection.place));
+        self.states[index].send_modify(|state| state.node = injection.place.node().cloned());
         let faults = self.run.environment.faults.as_ref();
         let effect = tokio::select! {
-            effect = timeout(FAULT_WITHIN, apply(faults, kind, &node)) => Some(effect),
+            effect = timeout(FAULT_WITHIN, faults.begin(&injection)) => Some(effect),
             () = self.stop.cancelled() => None,
         };
         let (effect, doubt) = match effect {
             Some(Ok(Ok(effect))) => (Some(effect), None),
-            Some(Ok(Err(error))) => (None, Some(Problem::Doubt(format!("{kind} of `{node}` did not take effect: {error}")))),
-            Some(Err(_)) => {
-                (None, Some(Problem::Doubt(format!("{kind} of `{node}` took longer than {} s", FAULT_WITHIN.as_secs()))))
-            }
+            Some(Ok(Err(error))) => (None, Some(Problem::Doubt(format!("{injection} did not take effect: {}", in_full(&error))))),
+            Some(Err(_)) => (None, Some(Problem::Doubt(format!("{injection} took longer than {} s", FAULT_WITHIN.as_secs())))),
             None => (None, Some(Problem::Stopped)),
         };
-        if let Some(effect) = effect {
+        if let Some(effect) = &effect {
+            self.run.tell(format!("{injection} acts: {}", effect.measured));
             self.states[index].send_modify(|state| state.begun = Some(effect.at));
             tokio::select! {
                 () = tokio::time::sleep_until(effect.at + duration) => {}
                 () = self.stop.cancelled() => {}
             }
         }
-        let healed = self.heal(kind, &node).await;
+        let healed = self.heal(&injection).await;
         if healed.is_ok() {
             // An entry that stays is healed once more at the next start, which is harmless.
             drop(journal.strike(&file));
         }
         let report = FaultReport {
             id: id.clone(),
-            kind: kind.to_string(),
-            target: node.to_string(),
+            kind: fault.kind.to_string(),
+            target: injection.place.to_string(),
             requested_ms: self.run.millis(requested),
-            onset_ms: effect.map(|effect| self.run.millis(effect.at)),
+            onset_ms: effect.as_ref().map(|effect| self.run.millis(effect.at)),
             healed_ms: healed.as_ref().ok().map(|at| self.run.millis(*at)),
-            verified: effect.is_some_and(|effect| effect.verified),
+            verified: effect.as_ref().is_some_and(|effect| effect.verified),
+            measured: effect.map(|effect| effect.measured),
         };
         self.note(|outcome| outcome.faults.push(report));
         match (doubt, healed) {
@@ -297,19 +299,19 @@ impl<'a> Steps<'a> {
     }
 
     /// Heals, also while the run is being stopped.
-    async fn heal(&self, kind: FaultKind, node: &NodeName) -> Result<Instant, String> {
+    async fn heal(&self, injection: &Injection) -> Result<Instant, String> {
         let mut last = String::new();
         for _ in 0..HEAL_TRIES {
-            match timeout(FAULT_WITHIN, heal(self.run.environment.faults.as_ref(), kind, node)).await {
+            match timeout(FAULT_WITHIN, self.run.environment.faults.heal(injection)).await {
                 Ok(Ok(effect)) => {
-                    self.run.tell(format!("{kind} of `{node}` healed"));
+                    self.run.tell(format!("{injection} healed: {}", effect.measured));
                     return Ok(effect.at);
                 }
-                Ok(Err(error)) => last = error.to_string(),
+                Ok(Err(error)) => last = in_full(&error),
                 Err(_) => last = format!("no answer for {} s", FAULT_WITHIN.as_secs()),
             }
         }
-        Err(format!("{kind} of `{node}` could not be healed: {last}"))
+        Err(format!("{injection} could not be healed: {last}"))
     }
 
     async fn stoppable_value<T>(&self, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
@@ -319,10 +321,11 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// The node that a target means now.
-    async fn choose(&self, target: &Target) -> Result<NodeName, Problem> {
+    /// The place that a target means now.
+    async fn choose(&self, target: &Target) -> Result<Place, Problem> {
         let name = match target {
-            Target::Node(node) => return Ok(node.clone()),
+            Target::Node(node) => return Ok(Place::Node(node.clone())),
+            Target::Links(links) => return Ok(Place::Links(links.clone())),
             Target::NodeRunningMostOf(name) => name,
         };
         let client = &self.run.environment.client;
@@ -338,9 +341,15 @@ impl<'a> Steps<'a> {
         };
         let nodes = self.view.pods_by_node(&selector);
         let counts: Vec<(String, usize)> = nodes.into_iter().collect();
-        let chosen = most(&counts, self.run.environment.seed).and_then(|node| node.parse().ok());
+        let chosen = most(&counts, self.run.environment.seed).and_then(|node| node.parse().ok()).map(Place::Node);
         chosen.ok_or_else(|| Problem::Doubt(format!("no node runs a pod of `{name}`")))
     }
+}
+
+/// An error and its causes in one line.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The node with most pods; the seed decides among equals.

@@ -13,11 +13,12 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use super::Daemon;
 use super::network::Network;
+use super::{Daemon, links};
 use crate::cluster::life::own_login;
-use crate::machines::fabric::{LinkRule, Port};
-use crate::machines::provider::{Acceleration, Machine, MachineRequest, PowerAction, Problem, ProviderError};
+use crate::machines::provider::{
+    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, ProviderError,
+};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
 use crate::shell::ssh::SshTarget;
@@ -61,28 +62,6 @@ pub struct ServedPort {
     pub host: SocketAddr,
 }
 
-/// A change to the directed links between machines.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LinkChange {
-    /// One end; `None`: every machine and the host's gateway.
-    pub from: Option<NodeName>,
-    /// The other end; `None`: every machine and the host's gateway.
-    pub to: Option<NodeName>,
-    /// Nothing passes.
-    pub cut: bool,
-    /// The same for the opposite direction.
-    pub both_directions: bool,
-}
-
-/// What passed and what was dropped on the links that a change touched, summed.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct LinkCounters {
-    /// Frames that passed.
-    pub passed: u64,
-    /// Frames that a rule dropped.
-    pub dropped: u64,
-}
-
 #[derive(Deserialize)]
 struct Power {
     action: PowerAction,
@@ -94,7 +73,7 @@ struct Down {
 }
 
 /// An error as the client gets it: the chain of causes in one text.
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -112,7 +91,7 @@ impl From<ProviderError> for Failure {
     }
 }
 
-type Shared = State<Arc<Daemon>>;
+pub(super) type Shared = State<Arc<Daemon>>;
 
 pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
     let router = Router::new()
@@ -123,7 +102,10 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/machines/{node}/login", get(login))
         .route("/machines/{node}/installed", post(installed))
         .route("/machines/{node}/power", post(power))
-        .route("/links", get(link_counters).post(change_links).delete(heal_links))
+        .route("/machines/{node}/disk", post(disk))
+        .route("/links", get(links::states).post(links::change))
+        .route("/links/heal", post(links::heal))
+        .route("/capture", get(links::capture))
         .route("/disown", post(disown))
         .route("/down", post(down))
         .with_state(daemon);
@@ -180,62 +162,12 @@ async fn power(State(daemon): Shared, Path(node): Path<NodeName>, Json(power): J
     Ok(Json(daemon.provider.power(&node, power.action).await?))
 }
 
-impl Daemon {
-    /// The directed links a change names. A machine has no link to itself.
-    fn links(&self, change: &LinkChange) -> Vec<(Port, Port)> {
-        let all = || {
-            let machines = self.record.spec.machines.iter().map(|machine| Port::Node(machine.name.clone()));
-            machines.chain([Port::Host]).collect::<Vec<_>>()
-        };
-        let side = |node: &Option<NodeName>| node.clone().map_or_else(all, |node| vec![Port::Node(node)]);
-        let mut links = Vec::new();
-        for from in side(&change.from) {
-            for to in side(&change.to) {
-                if from != to {
-                    links.push((from.clone(), to.clone()));
-                    if change.both_directions {
-                        links.push((to.clone(), from.clone()));
-                    }
-                }
-            }
-        }
-        links
-    }
-}
-
-async fn change_links(State(daemon): Shared, Json(change): Json<LinkChange>) -> Result<Json<()>, Failure> {
-    for node in [&change.from, &change.to].into_iter().flatten() {
-        if daemon.record.spec.index_of(node).is_none() {
-            return Err(Failure(StatusCode::NOT_FOUND, format!("node `{node}` does not exist")));
-        }
-    }
-    let Network::Fabric(fabric) = &daemon.network else {
-        return Err(Failure(StatusCode::BAD_REQUEST, "links of machines without a fabric cannot be changed".into()));
-    };
-    for (from, to) in daemon.links(&change) {
-        let rule = if change.cut { LinkRule::cut() } else { LinkRule::default() };
-        fabric.set_rule(&from, &to, rule).map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
-    }
-    Ok(Json(()))
-}
-
-async fn link_counters(State(daemon): Shared) -> Json<LinkCounters> {
-    let Network::Fabric(fabric) = &daemon.network else { return Json(LinkCounters::default()) };
-    let everything = LinkChange { from: None, to: None, cut: false, both_directions: false };
-    let mut sum = LinkCounters::default();
-    for (from, to) in daemon.links(&everything) {
-        let counters = fabric.counters(&from, &to).expect("links() names ports of this fabric");
-        sum.passed += counters.passed;
-        sum.dropped += counters.dropped_by_rule;
-    }
-    Json(sum)
-}
-
-async fn heal_links(State(daemon): Shared) -> Json<()> {
-    if let Network::Fabric(fabric) = &daemon.network {
-        fabric.clear_rules();
-    }
-    Json(())
+async fn disk(
+    State(daemon): Shared,
+    Path(node): Path<NodeName>,
+    Json(fault): Json<Option<DiskFault>>,
+) -> Result<Json<DiskEffect>, Failure> {
+    Ok(Json(daemon.provider.disk(&node, fault).await?))
 }
 
 async fn disown(State(daemon): Shared) -> Json<()> {

@@ -17,6 +17,7 @@
 mod control;
 mod dial;
 mod ingress;
+mod links;
 mod network;
 
 use std::io;
@@ -28,8 +29,9 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use control::{LinkChange, LinkCounters, Served, ServedPort, Status};
+pub use control::{Served, ServedPort, Status};
 pub use dial::{DialReply, DialRequest, DialTarget};
+pub use links::{CaptureRequest, LinkChange, LinkEffect, LinkHeal, LinkState};
 
 use super::home::{ClusterPaths, Home, try_lock};
 use super::pki;

@@ -10,10 +10,13 @@
 //! - A port may speak only with its own node's MAC: the switch knows the MACs and learns nothing.
 //! - Frames leave a directed link in the order in which they are due.
 
+mod bench;
+mod capture;
 mod counters;
 mod delay;
 mod gateway;
 mod port;
+mod probe;
 mod rules;
 mod stack;
 mod stream;
@@ -24,18 +27,24 @@ mod tests;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use self::bench::{BenchError, FabricFigures, bench};
+pub use self::capture::{Capture, CaptureFilter};
 pub use self::counters::LinkCounters;
 pub use self::gateway::{Gateway, GatewayListener, InvalidRoute};
-pub use self::rules::{InvalidRule, LinkRule};
+pub use self::probe::{Measured, ProbePlan};
+pub use self::rules::Layer;
 use self::stack::Identity;
 use self::switch::{HOST, Switch};
 use crate::model::addresses;
+pub use crate::model::link::{InvalidRule, LinkRule, Links, Port};
 use crate::model::names::NodeName;
 
 /// What the fabric connects.
@@ -45,24 +54,6 @@ pub struct FabricConfig {
     pub socket_dir: PathBuf,
     /// The cluster's nodes in the order of their index, from which their MACs and addresses follow.
     pub nodes: Vec<NodeName>,
-}
-
-/// A place on the switch.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Port {
-    /// The gateway: the host's own connections.
-    Host,
-    /// A machine's cluster NIC.
-    Node(NodeName),
-}
-
-impl std::fmt::Display for Port {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Host => f.write_str("host"),
-            Self::Node(node) => node.fmt(f),
-        }
-    }
 }
 
 /// Why a rule could not be set or a counter not be read.
@@ -85,6 +76,7 @@ pub struct Fabric {
 #[derive(Debug)]
 struct Shared {
     config: FabricConfig,
+    ports: Vec<Port>,
     switch: Arc<Switch>,
     gateway: Gateway,
     cancel: CancellationToken,
@@ -113,8 +105,16 @@ impl Fabric {
         let emit = Box::new(move |frame: &Bytes| outward.forward(HOST, frame));
         let (gateway, driver) = gateway::new(Identity::gateway(config.nodes.len()), host_frames, emit);
         tasks.spawn(driver.run(cancel.clone()));
-        let shared =
-            Shared { config, switch, gateway, _cancel_on_drop: cancel.clone().drop_guard(), cancel, tasks: Mutex::new(tasks) };
+        let ports = config.nodes.iter().cloned().map(Port::Node).chain([Port::Host]).collect();
+        let shared = Shared {
+            config,
+            ports,
+            switch,
+            gateway,
+            _cancel_on_drop: cancel.clone().drop_guard(),
+            cancel,
+            tasks: Mutex::new(tasks),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -130,27 +130,64 @@ impl Fabric {
         self.shared.gateway.clone()
     }
 
-    /// Replaces the rule of the directed link `from` → `to`, at once.
+    /// Every port: the nodes in their order, then the host.
+    #[must_use]
+    pub fn ports(&self) -> &[Port] {
+        &self.shared.ports
+    }
+
+    /// Sets the rule of the directed link `from` → `to` under the layer's tag, at once.
     ///
     /// # Errors
     /// When a port is unknown or the rule is out of range.
-    pub fn set_rule(&self, from: &Port, to: &Port, rule: LinkRule) -> Result<(), FabricError> {
+    pub fn set_rule(&self, from: &Port, to: &Port, rule: LinkRule, layer: &Layer) -> Result<(), FabricError> {
         rule.validate()?;
         let link = (self.index_of(from)?, self.index_of(to)?);
-        self.shared.switch.rules.write().expect("no holder of the rules panics").set(link, rule);
+        self.shared.switch.rules.write().expect("no holder of the rules panics").set(link, rule, layer, Instant::now())?;
         Ok(())
     }
 
-    /// Makes every link perfect again.
-    pub fn clear_rules(&self) {
-        self.shared.switch.rules.write().expect("no holder of the rules panics").clear();
+    /// Removes the rules of one directed link or of all, those with one tag or with any.
+    ///
+    /// # Errors
+    /// When a port is unknown.
+    pub fn heal(&self, link: Option<(&Port, &Port)>, tag: Option<&str>) -> Result<(), FabricError> {
+        let link = match link {
+            Some((from, to)) => Some((self.index_of(from)?, self.index_of(to)?)),
+            None => None,
+        };
+        self.shared.switch.rules.write().expect("no holder of the rules panics").heal(link, tag);
+        Ok(())
     }
 
-    /// The rules in force, ordered by link.
+    /// The rules that act now, each with its tag, ordered by link.
     #[must_use]
-    pub fn rules(&self) -> Vec<(Port, Port, LinkRule)> {
-        let rules = self.shared.switch.rules.read().expect("no holder of the rules panics");
-        rules.iter().map(|((from, to), rule)| (self.port_at(from), self.port_at(to), rule)).collect()
+    pub fn rules(&self) -> Vec<(Port, Port, String, LinkRule)> {
+        let rules = self.shared.switch.rules.read().expect("no holder of the rules panics").acting(Instant::now());
+        rules.into_iter().map(|((from, to), tag, rule)| (self.port_at(from), self.port_at(to), tag, rule)).collect()
+    }
+
+    /// Sends probes along the directed link `from` → `to`, through its rules but to nobody, and tells what became of them.
+    ///
+    /// # Errors
+    /// When a port is unknown.
+    pub async fn measure(&self, from: &Port, to: &Port, plan: ProbePlan) -> Result<Measured, FabricError> {
+        let link = (self.index_of(from)?, self.index_of(to)?);
+        Ok(probe::measure(&self.shared.switch, link, plan).await)
+    }
+
+    /// Begins to copy frames as pcapng. The copy ends when it is dropped, or after `lasts`.
+    ///
+    /// # Errors
+    /// When a port is unknown.
+    pub fn capture(&self, filter: &CaptureFilter, lasts: Option<Duration>) -> Result<Capture, FabricError> {
+        let (name, filter) = match filter {
+            CaptureFilter::Port(port) => (port.to_string(), capture::Filter::Port(self.index_of(port)?)),
+            CaptureFilter::Link(from, to) => {
+                (format!("{from} to {to}"), capture::Filter::Link((self.index_of(from)?, self.index_of(to)?)))
+            }
+        };
+        Ok(Capture::start(&self.shared.switch, filter, &name, lasts))
     }
 
     /// What has passed the directed link `from` → `to` since the fabric started.

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::capture::Taps;
 use super::counters::{Count, Counters};
 use super::delay::Delayed;
+use super::probe::Probe;
 use super::rules::{Fate, Link, RuleTable};
 use crate::model::addresses;
 
@@ -25,11 +27,28 @@ pub(super) const fn node_port(index: usize) -> usize {
     index + 1
 }
 
+/// What travels on a link: a machine's frame, or a probe of our own that nobody but its sender sees.
+#[derive(Debug, Clone)]
+pub(super) enum Parcel {
+    Frame(Bytes),
+    Probe(Probe),
+}
+
+impl Parcel {
+    fn len(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.len(),
+            Self::Probe(probe) => probe.bytes,
+        }
+    }
+}
+
 /// The switch's shared part: every port's task forwards through it.
 #[derive(Debug)]
 pub(super) struct Switch {
     pub(super) rules: RwLock<RuleTable>,
     pub(super) counters: Counters,
+    pub(super) taps: Taps,
     receivers: Vec<Mutex<Option<mpsc::Sender<Bytes>>>>,
     delayed: mpsc::Sender<Delayed>,
 }
@@ -42,7 +61,7 @@ impl Switch {
         let ports = nodes + 1;
         let mut receivers: Vec<_> = (0..ports).map(|_| Mutex::new(None)).collect();
         receivers[HOST] = Mutex::new(Some(host));
-        let switch = Self { rules: RwLock::default(), counters: Counters::new(ports), receivers, delayed };
+        let switch = Self { rules: RwLock::default(), counters: Counters::new(ports), taps: Taps::default(), receivers, delayed };
         (Arc::new(switch), host_frames, delay_line)
     }
 
@@ -68,34 +87,64 @@ impl Switch {
         if frame.len() < HEADER_BYTES || frame[6..12] != mac_of(from) {
             return;
         }
+        self.taps.sent(from, frame);
         if frame[0] & 1 == 1 {
             for to in (0..self.receivers.len()).filter(|&to| to != from) {
-                self.pass((from, to), frame.clone());
+                self.pass((from, to), Parcel::Frame(frame.clone()));
             }
         } else if let Some(to) = port_of(&frame[..6], self.receivers.len()).filter(|&to| to != from) {
-            self.pass((from, to), frame.clone());
+            self.pass((from, to), Parcel::Frame(frame.clone()));
         }
     }
 
-    fn pass(&self, link: Link, frame: Bytes) {
-        let fate = self.rules.read().expect("no holder of the rules panics").fate(link, rand::random::<f64>);
+    /// Puts something on a link, whose rules decide about it.
+    pub(super) fn pass(&self, link: Link, parcel: Parcel) {
+        let fate = self.rules.read().expect("no holder of the rules panics").fate(link, parcel.len(), Instant::now);
+        let count = |what| {
+            // Probes are no traffic.
+            if let Parcel::Frame(_) = parcel {
+                self.counters.add(link, what);
+            }
+        };
         match fate {
-            Fate::Pass => self.deliver(link, frame),
-            Fate::Drop => self.counters.add(link, Count::DroppedByRule),
-            Fate::Later(delay) => {
-                let late = Delayed { due: Instant::now() + delay, link, frame };
-                if self.delayed.try_send(late).is_err() {
-                    self.counters.add(link, Count::DroppedUndeliverable);
+            Fate::Pass => self.deliver(link, parcel),
+            Fate::Lose => count(Count::DroppedByRule),
+            Fate::Overflow => count(Count::DroppedByRate),
+            Fate::Later { due, twice, reordered } => {
+                if twice {
+                    count(Count::Duplicated);
+                    self.delay(Delayed { due, link, parcel: parcel.clone() });
                 }
+                if reordered {
+                    count(Count::Reordered);
+                }
+                self.delay(Delayed { due, link, parcel });
             }
         }
     }
 
-    /// Hands a frame to the receiver of `link` without regard to rules.
-    pub(super) fn deliver(&self, link: Link, frame: Bytes) {
+    fn delay(&self, delayed: Delayed) {
+        let link = delayed.link;
+        if self.delayed.try_send(delayed).is_err() {
+            self.counters.add(link, Count::DroppedUndeliverable);
+        }
+    }
+
+    /// Hands over at the end of `link` without regard to rules.
+    pub(super) fn deliver(&self, link: Link, parcel: Parcel) {
+        let frame = match parcel {
+            Parcel::Frame(frame) => frame,
+            Parcel::Probe(probe) => return probe.arrived(),
+        };
+        self.taps.arrived(link, &frame);
+        let bytes = frame.len() as u64;
         let receiver = self.receivers[link.1].lock().expect("no holder of a port panics");
-        let delivered = receiver.as_ref().is_some_and(|sender| sender.try_send(frame).is_ok());
-        self.counters.add(link, if delivered { Count::Passed } else { Count::DroppedUndeliverable });
+        if receiver.as_ref().is_some_and(|sender| sender.try_send(frame).is_ok()) {
+            self.counters.add(link, Count::Passed);
+            self.counters.add_many(link, Count::PassedBytes, bytes);
+        } else {
+            self.counters.add(link, Count::DroppedUndeliverable);
+        }
     }
 }
 
@@ -113,7 +162,7 @@ fn port_of(mac: &[u8], ports: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machines::fabric::rules::LinkRule;
+    use crate::machines::fabric::{Layer, LinkRule};
 
     fn frame(to: [u8; 6], from: usize) -> Bytes {
         let mut frame = vec![0; 60];
@@ -149,7 +198,7 @@ mod tests {
         }
         let counters = switch.counters.read((2, 1));
         assert_eq!((counters.passed, counters.dropped_undeliverable), (QUEUE_FRAMES as u64, 1));
-        switch.rules.write().unwrap().set((2, 1), LinkRule::cut());
+        switch.rules.write().unwrap().set((2, 1), LinkRule::cut(), &Layer::tagged("test"), Instant::now()).unwrap();
         switch.forward(2, &frame(mac_of(1), 2));
         assert_eq!(switch.counters.read((2, 1)).dropped_by_rule, 1);
     }

@@ -153,7 +153,7 @@ async fn a_cut_link_leaves_a_dial_pending_and_healing_lets_it_through() {
     let (fabric, _dir) = fabric().await;
     let machine = boot(&fabric, 1).await;
     echo(&machine, 80);
-    fabric.set_rule(&Port::Host, &node("w1"), LinkRule::cut()).unwrap();
+    fabric.set_rule(&Port::Host, &node("w1"), LinkRule::cut(), &Layer::tagged("test")).unwrap();
     let gateway = fabric.gateway();
     let mut dial = gateway.dial(at(1, 80));
     let dropped = || fabric.counters(&Port::Host, &node("w1")).unwrap().dropped_by_rule;
@@ -161,11 +161,11 @@ async fn a_cut_link_leaves_a_dial_pending_and_healing_lets_it_through() {
         assert!(futures::poll!(&mut dial).is_pending());
         tokio::task::yield_now().await;
     }
-    assert_eq!(fabric.rules(), [(Port::Host, node("w1"), LinkRule::cut())]);
-    fabric.clear_rules();
+    assert_eq!(fabric.rules(), [(Port::Host, node("w1"), "test".to_owned(), LinkRule::cut())]);
+    fabric.heal(None, None).unwrap();
     round_trip(soon(dial).await.unwrap()).await;
     assert!(fabric.counters(&Port::Host, &node("w1")).unwrap().passed > 0);
-    let unknown = fabric.set_rule(&node("w9"), &Port::Host, LinkRule::cut());
+    let unknown = fabric.set_rule(&node("w9"), &Port::Host, LinkRule::cut(), &Layer::tagged("test"));
     assert_eq!(unknown, Err(FabricError::UnknownPort(node("w9"))));
 }
 
@@ -175,7 +175,7 @@ async fn delay_and_loss_let_tcp_through() {
     let machine = boot(&fabric, 1).await;
     echo(&machine, 80);
     let rule = LinkRule { delay: Duration::from_millis(20), loss: 0.02, ..LinkRule::default() };
-    fabric.set_rule(&node("w1"), &Port::Host, rule).unwrap();
+    fabric.set_rule(&node("w1"), &Port::Host, rule, &Layer::tagged("test")).unwrap();
     let before = tokio::time::Instant::now();
     round_trip(soon(fabric.gateway().dial(at(1, 80))).await.unwrap()).await;
     assert!(before.elapsed() >= Duration::from_millis(40), "a handshake and an answer are both delayed");

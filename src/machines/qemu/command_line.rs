@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::directory::MachineDirectory;
+use super::disk::{BACKEND, DEVICE, IMAGE};
 use crate::machines::provider::{Acceleration, MachineRequest};
 use crate::model::addresses::{node_mac, ssh_mac};
 
@@ -55,8 +56,9 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     option("drive", format!("file={root},format=raw,if=none,id=root,readonly=on,file.locking=off"));
     option("device", "virtio-blk-pci,drive=root".to_owned());
     let disk = value(&directory.disk());
-    option("drive", format!("file={disk},format=raw,if=none,id=disk,discard=unmap,cache=unsafe"));
-    option("device", "virtio-blk-pci,drive=disk".to_owned());
+    // The names are those by which disk faults find it.
+    option("drive", format!("file={disk},format=raw,if=none,id={BACKEND},node-name={IMAGE},discard=unmap,cache=unsafe"));
+    option("device", format!("virtio-blk-pci,drive={BACKEND},id={DEVICE}"));
 
     let fabric = value(&request.fabric_socket);
     option("netdev", format!("stream,id=cluster,server=off,addr.type=unix,addr.path={fabric}"));

@@ -13,6 +13,7 @@
 mod command_line;
 mod console;
 mod directory;
+mod disk;
 mod preflight;
 mod process;
 mod qmp;
@@ -30,7 +31,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::provider::{Acceleration, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError};
+use super::provider::{
+    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError,
+};
 use crate::model::cluster::MachineSpec;
 use crate::model::names::{ClusterName, NodeName};
 use crate::shell;
@@ -313,6 +316,24 @@ impl QemuProvider {
         qmp.event("RESET").await
     }
 
+    async fn change_disk(&self, node: &NodeName, fault: Option<DiskFault>) -> Result<DiskEffect, ProviderError> {
+        let slot = self.slot(node);
+        let _slot = slot.lock().await;
+        let machine = self.find(node).ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
+        match (machine.power, fault) {
+            // A machine that is started again has a disk that works.
+            (Power::Off, None) => Ok(DiskEffect { verified: true, measured: "the machine is off".into() }),
+            (Power::On, _) => {
+                let apply = async { disk::apply(&mut Qmp::connect(&self.qmp_socket(node)).await?, fault).await };
+                apply.await.map_err(|error| failed(format!("change the disk of node `{node}`"), error))
+            }
+            (Power::Off | Power::Frozen, _) => {
+                let cause = std::io::Error::other("it does not run; power it on or thaw it first");
+                Err(failed(format!("change the disk of node `{node}`"), cause))
+            }
+        }
+    }
+
     async fn destroy_machine(&self, node: &NodeName) -> Result<(), ProviderError> {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
@@ -357,6 +378,11 @@ impl Provider for QemuProvider {
     fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>> {
         let node = node.clone();
         Box::pin(async move { self.change_power(&node, action).await })
+    }
+
+    fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> BoxFuture<'_, Result<DiskEffect, ProviderError>> {
+        let node = node.clone();
+        Box::pin(async move { self.change_disk(&node, fault).await })
     }
 
     fn destroy(&self, node: &NodeName) -> BoxFuture<'_, Result<(), ProviderError>> {

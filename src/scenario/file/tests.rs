@@ -105,3 +105,65 @@ fn the_shipped_scenarios_are_right() {
         assert!(scenario.loads["web"].url.tls);
     }
 }
+
+fn fault_problems(fault: &str) -> Vec<String> {
+    let text = format!("flightcage = 1\n[[step]]\nid = \"a\"\nfault = {fault}");
+    check(&text)
+}
+
+#[test]
+fn every_kind_of_fault_can_be_written() {
+    for fault in [
+        r#"{ kind = "node.freeze", target = { node = "w1" }, for = "1s" }"#,
+        r#"{ kind = "net.cut", target = { from = "w1", to = "host" }, for = "1s" }"#,
+        r#"{ kind = "net.cut", target = { between = ["w1", "w2"] }, for = "1s" }"#,
+        r#"{ kind = "net.partition", target = { groups = [["c1", "w1"], ["w2"]] }, for = "1s" }"#,
+        r#"{ kind = "net.delay", target = { node = "w1" }, delay = "50ms", jitter = "5ms", for = "1s" }"#,
+        r#"{ kind = "net.shape", target = { node = "w1" }, loss = "1%", duplicate = "1%", reorder = "2%", rate = "1mbit/s", for = "1s" }"#,
+        r#"{ kind = "disk.throttle", target = { node = "w1" }, rate = "1MiB/s", operations = "50/s", for = "1s" }"#,
+        r#"{ kind = "disk.error", target = { node = "w1" }, operations = "reads", for = "1s" }"#,
+        r#"{ kind = "disk.full", target = { node_running_most_of = "web" }, for = "1s" }"#,
+        r#"{ kind = "clock.step", target = { node = "w1" }, by = "-2m", for = "1s" }"#,
+    ] {
+        assert_eq!(fault_problems(fault), [""; 0], "{fault}");
+    }
+}
+
+#[test]
+fn wrong_faults_are_refused_with_what_would_be_right() {
+    let table: &[(&str, &[&str])] = &[
+        (
+            r#"{ kind = "net.shape", target = { node = "w1" }, loss = "1", rate = "1", for = "1s" }"#,
+            &["`1` is not a share [write a percentage, such as \"100%\"]", "`1` has no unit [write a rate such as \"1mbit/s\"]"],
+        ),
+        (
+            r#"{ kind = "net.shape", target = { node = "w1" }, for = "1s" }"#,
+            &["the fault does nothing to its links [`delay = \"50ms\"`, `loss = \"1%\"` and others]"],
+        ),
+        (
+            r#"{ kind = "net.delay", target = { node = "w1" }, delay = "5ms", jitter = "50ms", for = "1s" }"#,
+            &["jitter must not be larger than delay"],
+        ),
+        (r#"{ kind = "net.partition", target = { groups = [["w1"], ["w1"]] }, for = "1s" }"#, &["a machine is in two groups"]),
+        (
+            r#"{ kind = "disk.throttle", target = { from = "w1", to = "w2" }, for = "1s" }"#,
+            &[
+                "say how slow [`rate = \"1MiB/s\"`, `operations = \"50/s\"` or both]",
+                "name one target [`node` or `node_running_most_of`]",
+                "unknown key `from` [known: `node`, `node_running_most_of`]",
+                "unknown key `to` [did you mean `node`?]",
+            ],
+        ),
+        (
+            r#"{ kind = "clock.step", target = { node = "w1" }, by = "30s", for = "1s" }"#,
+            &[
+                "`30s` is not a step with its sign and unit, such as `+30s` or `-2m`, at most a year [write a signed duration such as \"+30s\" or \"-2m\"]",
+            ],
+        ),
+    ];
+    for (fault, expected) in table {
+        let found: Vec<String> =
+            fault_problems(fault).iter().filter_map(|problem| Some(problem.split_once(' ')?.1.to_owned())).collect();
+        assert_eq!(found, *expected, "{fault}");
+    }
+}

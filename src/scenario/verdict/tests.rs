@@ -48,6 +48,7 @@ fn measured() -> Measured {
         });
     }
     let fault = FaultReport {
+        measured: None,
         id: "kill".into(),
         kind: "node.power_off".into(),
         target: "w1".into(),
