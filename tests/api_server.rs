@@ -66,6 +66,7 @@ impl Running {
                 key: directory.join("server.key"),
             },
             secrets_key: directory.join("secrets.key"),
+            eviction_brake_percent: 55,
         };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(api::serve(config, listener, cancel.clone()));

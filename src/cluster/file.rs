@@ -8,6 +8,7 @@
 //! cpus = 1
 //! box = "flightcage-os"
 //! upstream_registries = ["quay.io"]
+//! eviction_brake_percent = 55    # with more than two workers silent, and so many per cent of all, nothing is evicted
 //! [[cluster.node]]               # what one machine has instead
 //! name = "w2"
 //! memory = "1GiB"
@@ -81,7 +82,19 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
 /// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
 #[must_use]
 pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
-    table.allow(&["provider", "workers", "memory", "disk", "cpus", "box", "upstream_registries", "node", "login", "host"]);
+    table.allow(&[
+        "provider",
+        "workers",
+        "memory",
+        "disk",
+        "cpus",
+        "box",
+        "upstream_registries",
+        "eviction_brake_percent",
+        "node",
+        "login",
+        "host",
+    ]);
     let provider = table.get("provider").and_then(|value| provider(&value)).unwrap_or_default();
     let workers = table.get("workers").and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
     let workers = workers.map_or(DEFAULT_WORKERS, |count| usize::try_from(count).expect("at most 199"));
@@ -98,6 +111,9 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
         made(table, &mut spec);
     }
     registries(table, &mut spec);
+    if let Some(percent) = table.get("eviction_brake_percent").and_then(|value| value.integer(1..=100)) {
+        spec.eviction_brake_percent = u8::try_from(percent).expect("at most 100");
+    }
     spec
 }
 

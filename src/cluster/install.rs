@@ -257,6 +257,7 @@ fn roles(
             data_dir: format!("{DATA_DIR}/server").into(),
             identity: identity("server"),
             secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),
+            eviction_brake_percent: spec.eviction_brake_percent,
         };
         roles.push(("server", toml::to_string(&server)?, include_str!("units/server.service.tera")));
     }

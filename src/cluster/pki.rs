@@ -6,7 +6,7 @@
 //! | `registry` | `flightcage-registry` | the registry mirror |
 //! | `admin` | `flightcage-admin`, `system:masters` | kubeconfig |
 //! | `daemon` | `system:flightcage:load-balancer`, `system:masters` | the host's load balancer |
-//! | `node-<n>` | `system:node:<n>`, `system:nodes` | the agent of node n |
+//! | `node-<n>` | `system:node:<n>`, `system:nodes` | the agent of node n: a client of the API server, and answers other agents |
 //! | `proxy-<n>` | `system:kube-proxy:<n>`, `system:kube-proxies` | the service proxy of node n |
 
 use std::fs;
@@ -69,9 +69,9 @@ pub fn ensure(directory: &Path, spec: &ClusterSpec) -> Result<(), PkiError> {
     authority.server("registry", "flightcage-registry", &[addresses::GATEWAY, Ipv4Addr::LOCALHOST], &[])?;
     authority.client("admin", "flightcage-admin", "system:masters")?;
     authority.client("daemon", "system:flightcage:load-balancer", "system:masters")?;
-    for machine in &spec.machines {
+    for (index, machine) in spec.machines.iter().enumerate() {
         let node = &machine.name;
-        authority.client(&format!("node-{node}"), &format!("system:node:{node}"), "system:nodes")?;
+        authority.node(&format!("node-{node}"), &format!("system:node:{node}"), spec.address(index))?;
         authority.client(&format!("proxy-{node}"), &format!("system:kube-proxy:{node}"), "system:kube-proxies")?;
     }
     let secrets_key = directory.join("secrets.key");
@@ -143,6 +143,14 @@ impl<'a> Authority<'a> {
     fn client(&self, file: &str, common_name: &str, organisation: &str) -> Result<(), PkiError> {
         let mut params = parameters(common_name, Some(organisation));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(file, params)
+    }
+
+    /// An agent is a client of the API server and answers other agents.
+    fn node(&self, file: &str, common_name: &str, address: Ipv4Addr) -> Result<(), PkiError> {
+        let mut params = parameters(common_name, Some("system:nodes"));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(address))];
         self.sign(file, params)
     }
 

@@ -97,6 +97,14 @@ pub struct ClusterSpec {
     pub machines: Vec<MachineSpec>,
     /// Registries that the mirror may ask for images it does not hold, for instance `quay.io`. Empty: none.
     pub upstream_registries: Vec<String>,
+    /// With more than two workers silent, and so many per cent of all workers, nothing is evicted.
+    #[serde(default = "eviction_brake_percent")]
+    pub eviction_brake_percent: u8,
+}
+
+/// Kubernetes' `--unhealthy-zone-threshold`, 0.55.
+fn eviction_brake_percent() -> u8 {
+    55
 }
 
 /// One machine.
@@ -144,6 +152,7 @@ impl ClusterSpec {
             box_name: "flightcage-os".into(),
             machines,
             upstream_registries: Vec::new(),
+            eviction_brake_percent: eviction_brake_percent(),
         }
     }
 

@@ -2,12 +2,30 @@
 //!
 //! The agent dials `wss://…/flightcage/v1/nodes/{name}/tunnel` with its node certificate; the server never dials a node. Each
 //! message is one JSON text frame. Requests carry a number chosen by the server; every request is ended by exactly one
-//! [`FromNode::Done`], after which the number is free.
+//! [`FromNode::Done`] (a probe by [`FromNode::Probed`]), after which the number is free.
 
 use serde::{Deserialize, Serialize};
 
 /// How often an agent beats. Beats live in the server's memory only.
-pub const HEARTBEAT_INTERVAL_MS: u64 = 300;
+pub const HEARTBEAT_INTERVAL_MS: u64 = 150;
+/// Where agents answer each other (the kubelet's port), on their node's address.
+pub const PEER_PORT: u16 = 10250;
+
+/// What a node found when it asked another whether it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PeerAnswer {
+    /// Its agent answered: it lives, and its pods may be serving.
+    Serving,
+    /// Its agent answered: it lives, and keeps service traffic away from its pods, since its lease has lapsed.
+    Fenced,
+    /// The machine refused: it lives, its agent does not run.
+    Refused,
+    /// Nothing came back in time.
+    Silent,
+    /// The one that asked was itself late: its finding counts for nothing.
+    Late,
+}
 
 /// Agent to server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +35,16 @@ pub enum FromNode {
     Heartbeat {
         /// Number of the beat since the tunnel was opened.
         sequence: u64,
+        /// By how much later than it was due this beat was sent, by the node's own clock: what its processor was kept from it.
+        #[serde(default)]
+        late_ms: u64,
+    },
+    /// What came of [`ToNode::Probe`]; ends that request.
+    Probed {
+        /// Which request.
+        request: u64,
+        /// The finding.
+        answer: PeerAnswer,
     },
     /// Output of a request, base64 (standard alphabet).
     Output {
@@ -69,6 +97,13 @@ pub enum ToNode {
         container: String,
         /// Program and arguments.
         command: Vec<String>,
+    },
+    /// Ask another node's agent whether it lives (an indirect probe, as in SWIM). Ended by [`FromNode::Probed`].
+    Probe {
+        /// Number of this request.
+        request: u64,
+        /// Where the other agent answers.
+        address: std::net::SocketAddr,
     },
     /// Nobody waits for this request any more.
     Cancel {

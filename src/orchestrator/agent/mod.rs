@@ -14,13 +14,16 @@
 
 mod ask;
 mod backoff;
+mod contact;
 pub mod containers;
 mod decide;
 mod environment;
 mod events;
+mod fence;
 mod launch;
 mod node;
 mod objects;
+mod peers;
 mod pod_files;
 mod pods;
 mod probe;
@@ -46,9 +49,11 @@ use tokio::task::JoinSet;
 
 use crate::kubernetes::client::{Client, ClientError, ListParams, Object, ObjectMap, Reflector};
 use crate::orchestrator::config::AgentConfig;
+use contact::Contact;
 use containers::{RealRuntime, RuntimeConfig};
 use events::Recorder;
 use node::Machine;
+use peers::Peers;
 use pods::{Checkpoint, Wanted};
 use runtime::Runtime;
 pub use tunnel::TunnelError;
@@ -108,6 +113,8 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let identity = &config.identity;
     let client = Client::from_identity_files(&config.server, &identity.ca, &identity.certificate, &identity.key)?;
     let endpoint = tunnel::Endpoint::new(&config)?;
+    let contact = Arc::new(Contact::new(tokio::time::Instant::now()));
+    let peers = Arc::new(Peers::new(&config, contact.clone())?);
     let machine = Machine::inspect();
     let roots = Roots { durable: config.data_dir.join("volumes"), volatile: volatile.join("volumes") };
     let directory = config.data_dir.join("manifests");
@@ -131,7 +138,9 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     };
     let look = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
-    tasks.spawn(tunnel::keep(endpoint, runtime, look.clone()));
+    tasks.spawn(peers.clone().answer_all());
+    tasks.spawn(fence::keep(client.clone(), config.node.clone(), runtime.clone(), peers.clone(), contact.clone()));
+    tasks.spawn(tunnel::keep(endpoint, tunnel::Served { runtime, peers, contact, opened: look.clone() }));
     tasks.spawn(node::keep_lease(client.clone(), config.node.clone()));
     tasks.spawn(node::keep_node(client.clone(), config.clone(), machine, look));
     tasks.spawn(events::send_all(client, config.node.clone(), queue));

@@ -210,6 +210,9 @@ pub trait Runtime: Send + Sync + 'static {
     fn remove(&self, pod_uid: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// All sandboxes, rediscovered from disk and processes.
     fn list(&self) -> impl Future<Output = Result<Vec<SandboxStatus>, RuntimeError>> + Send;
+    /// Keeps traffic from other machines away from all pods of this node, or lets it through again. Idempotent; survives the agent, not a
+    /// reboot. The node itself still reaches its pods, so that probes go on.
+    fn fence(&self, up: bool) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// Resolves when some container's state may have changed since the last call. Cancel-safe.
     fn changed(&self) -> impl Future<Output = ()> + Send;
     /// Log bytes, in chunks, until the end (or for ever with `follow`).

@@ -83,6 +83,7 @@ async fn an_agent_serves_a_real_server() {
         data_dir: path.join("store"),
         identity: identity(path, "server"),
         secrets_key: path.join("secrets.key"),
+        eviction_brake_percent: 55,
     };
     let _server = AbortOnDropHandle::new(tokio::spawn(api::serve(server, listener, CancellationToken::new())));
     let config = AgentConfig {

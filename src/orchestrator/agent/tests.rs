@@ -113,6 +113,11 @@ impl Runtime for FakeRuntime {
         Ok(self.sandboxes.lock().unwrap().values().cloned().collect())
     }
 
+    async fn fence(&self, up: bool) -> Result<(), RuntimeError> {
+        self.say(format!("fence {up}"));
+        Ok(())
+    }
+
     async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -22,6 +22,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::contact::Contact;
+use super::peers::Peers;
 use super::runtime::{LogQuery, Runtime};
 use super::work::chain;
 use crate::orchestrator::config::{AgentConfig, IdentityFiles};
@@ -32,8 +34,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(2);
 /// For TCP, TLS and the WebSocket's handshake together.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
-/// A ping is sent with every so many beats, so that a living server is never silent for long.
-const BEATS_PER_PING: u64 = 3;
+/// A ping is sent with every so many beats: its answer proves that the server has heard this node, and renews the lease.
+const BEATS_PER_PING: u64 = 2;
 /// A server that is silent for so long is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 /// A message that cannot be written for so long: the connection is gone.
@@ -97,7 +99,7 @@ impl Endpoint {
     }
 }
 
-fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientConfig, TunnelError> {
+pub(crate) fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientConfig, TunnelError> {
     fn pem<T: PemObject>(path: &Path) -> Result<Vec<T>, TunnelError> {
         let refuse = |what: String| TunnelError::Identity { path: path.to_owned(), what };
         let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
@@ -114,21 +116,33 @@ fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientConfig, Tunne
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(pem(&identity.certificate)?, key)?;
-    // A WebSocket is an upgrade of HTTP/1.1.
+    // A WebSocket is an upgrade of HTTP/1.1; peers do not care.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Keeps the tunnel open, for ever. `opened` is told each time it opens.
-pub(crate) async fn keep<R: Runtime>(endpoint: Endpoint, runtime: Arc<R>, opened: Arc<Notify>) {
+/// What the tunnel serves.
+pub(crate) struct Served<R> {
+    /// Containers.
+    pub(crate) runtime: Arc<R>,
+    /// Other nodes.
+    pub(crate) peers: Arc<Peers>,
+    /// What proves that the server hears this node.
+    pub(crate) contact: Arc<Contact>,
+    /// Told each time the tunnel opens.
+    pub(crate) opened: Arc<Notify>,
+}
+
+/// Keeps the tunnel open, for ever.
+pub(crate) async fn keep<R: Runtime>(endpoint: Endpoint, served: Served<R>) {
     let mut backoff = BACKOFF_FIRST;
     loop {
         match timeout(DIAL_LIMIT, endpoint.dial()).await.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(socket) => {
                 tracing::info!(server = %endpoint.address, "the tunnel is open");
-                opened.notify_one();
+                served.opened.notify_one();
                 let begun = Instant::now();
-                let why = serve(socket, &runtime).await;
+                let why = serve(socket, &served).await;
                 tracing::warn!(server = %endpoint.address, why, "the tunnel broke, dialling again");
                 if begun.elapsed() > BACKOFF_LAST {
                     backoff = BACKOFF_FIRST;
@@ -142,16 +156,16 @@ pub(crate) async fn keep<R: Runtime>(endpoint: Endpoint, runtime: Arc<R>, opened
 }
 
 /// Serves one connection; returns why it ended.
-async fn serve<R: Runtime>(socket: Socket, runtime: &Arc<R>) -> String {
+async fn serve<R: Runtime>(socket: Socket, served: &Served<R>) -> String {
     let (sink, stream) = socket.split();
     let (output, answers) = mpsc::channel(OUTPUT_LIMIT);
     tokio::select! {
-        why = write(sink, answers) => why,
-        why = read(stream, runtime, output) => why,
+        why = write(sink, answers, &served.contact) => why,
+        why = read(stream, served, output) => why,
     }
 }
 
-async fn write(mut sink: SplitSink<Socket, Message>, mut answers: mpsc::Receiver<FromNode>) -> String {
+async fn write(mut sink: SplitSink<Socket, Message>, mut answers: mpsc::Receiver<FromNode>, contact: &Contact) -> String {
     let mut beats = interval(Duration::from_millis(HEARTBEAT_INTERVAL_MS));
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sequence = 0;
@@ -159,17 +173,18 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut answers: mpsc::Receiver
         // A beat goes before answers, however many wait.
         let message = tokio::select! {
             biased;
-            _ = beats.tick() => {
+            due = beats.tick() => {
                 sequence += 1;
-                FromNode::Heartbeat { sequence }
+                let late_ms = u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX);
+                FromNode::Heartbeat { sequence, late_ms }
             }
             Some(answer) = answers.recv() => answer,
         };
-        let ping = matches!(message, FromNode::Heartbeat { sequence } if sequence % BEATS_PER_PING == 0);
+        let ping = matches!(message, FromNode::Heartbeat { sequence, .. } if sequence % BEATS_PER_PING == 1);
         let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");
         let sent = async {
             sink.send(Message::text(text)).await?;
-            if ping { sink.send(Message::Ping(bytes::Bytes::new())).await } else { Ok(()) }
+            if ping { sink.send(Message::Ping(contact.ping(Instant::now()))).await } else { Ok(()) }
         };
         match timeout(WRITE_LIMIT, sent).await {
             Ok(Ok(())) => {}
@@ -179,7 +194,7 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut answers: mpsc::Receiver
     }
 }
 
-async fn read<R: Runtime>(mut stream: SplitStream<Socket>, runtime: &Arc<R>, output: mpsc::Sender<FromNode>) -> String {
+async fn read<R: Runtime>(mut stream: SplitStream<Socket>, served: &Served<R>, output: mpsc::Sender<FromNode>) -> String {
     let mut requests: HashMap<u64, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         let message = match timeout(SILENCE_LIMIT, stream.next()).await {
@@ -188,6 +203,9 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, runtime: &Arc<R>, out
             Ok(Some(Err(error))) => return error.to_string(),
             Ok(Some(Ok(message))) => message,
         };
+        if let Message::Pong(ping) = &message {
+            served.contact.answered(ping);
+        }
         let Message::Text(text) = message else { continue };
         requests.retain(|_, task| !task.is_finished());
         match serde_json::from_str::<ToNode>(&text) {
@@ -199,7 +217,7 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, runtime: &Arc<R>, out
                     drop(output.try_send(FromNode::Done { request, error, exit_code: None }));
                     continue;
                 }
-                let task = tokio::spawn(answer(asked, runtime.clone(), output.clone()));
+                let task = tokio::spawn(answer(asked, served.runtime.clone(), served.peers.clone(), output.clone()));
                 requests.insert(request, AbortOnDropHandle::new(task));
             }
             Err(error) => tracing::warn!(%error, "the server said what this agent does not understand"),
@@ -209,12 +227,15 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, runtime: &Arc<R>, out
 
 fn number(asked: &ToNode) -> u64 {
     match asked {
-        ToNode::Logs { request, .. } | ToNode::Exec { request, .. } | ToNode::Cancel { request } => *request,
+        ToNode::Logs { request, .. }
+        | ToNode::Exec { request, .. }
+        | ToNode::Probe { request, .. }
+        | ToNode::Cancel { request } => *request,
     }
 }
 
-/// Answers one request; whatever happens, [`FromNode::Done`] comes last.
-async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, output: mpsc::Sender<FromNode>) {
+/// Answers one request; whatever happens, [`FromNode::Done`] comes last (of a probe, [`FromNode::Probed`]).
+async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, peers: Arc<Peers>, output: mpsc::Sender<FromNode>) {
     let request = number(&asked);
     let answered = match asked {
         ToNode::Logs { pod_uid, container, follow, tail_lines, previous, timestamps, .. } => {
@@ -223,6 +244,11 @@ async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, output: mpsc::Sender
         }
         ToNode::Exec { pod_uid, container, command, .. } => {
             exec(&*runtime, request, &pod_uid, &container, &command, &output).await.map(Some)
+        }
+        ToNode::Probe { address, .. } => {
+            let answer = peers.look(address).await;
+            drop(output.send(FromNode::Probed { request, answer }).await);
+            return;
         }
         ToNode::Cancel { .. } => return,
     };

@@ -1,37 +1,57 @@
-//! Who beats: in memory only, several times a second per node.
+//! Who beats, and what nodes say of each other: in memory only, several times a second per node.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::orchestrator::tunnel::PeerAnswer;
 
 /// What is known of one node's tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beat {
     /// When it last beat, or opened its tunnel.
     pub last: Instant,
+    /// By how much that beat was late by the node's own clock.
+    pub late: Duration,
     /// Whether its tunnel is open.
     pub connected: bool,
 }
 
-/// The beats of all nodes since the server started.
+/// What one node found of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement {
+    /// When it was asked to look.
+    pub asked: Instant,
+    /// What it found.
+    pub answer: PeerAnswer,
+}
+
+/// The last statement of every observer, by suspect and observer.
+pub type Statements = BTreeMap<String, BTreeMap<String, Statement>>;
+
+/// The beats of all nodes since the server started, and the last statement of each about each.
 #[derive(Debug)]
 pub struct Heartbeats {
     beats: Mutex<BTreeMap<String, Beat>>,
+    statements: Mutex<Statements>,
     changes: watch::Sender<u64>,
 }
 
 impl Default for Heartbeats {
     fn default() -> Self {
-        Self { beats: Mutex::default(), changes: watch::Sender::new(0) }
+        Self { beats: Mutex::default(), statements: Mutex::default(), changes: watch::Sender::new(0) }
     }
 }
 
 impl Heartbeats {
-    /// The node lives; its tunnel is open.
-    pub fn beat(&self, node: &str) {
-        self.set(node, true);
+    /// The node lives; its tunnel is open. `late` is by how much the beat was late by the node's own clock.
+    pub fn beat(&self, node: &str, late: Duration) {
+        let beat = Beat { last: Instant::now(), late, connected: true };
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), beat);
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// The node's tunnel was closed. The time of the last beat stays.
@@ -42,16 +62,27 @@ impl Heartbeats {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    fn set(&self, node: &str, connected: bool) {
-        let beat = Beat { last: Instant::now(), connected };
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), beat);
-        self.changes.send_modify(|count| *count += 1);
+    /// `observer` has looked for `suspect`.
+    pub fn testify(&self, suspect: &str, observer: &str, statement: Statement) {
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        statements.entry(suspect.to_owned()).or_default().insert(observer.to_owned(), statement);
     }
 
     /// Every node that ever beat.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, Beat> {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What nodes last said of each other.
+    #[must_use]
+    pub fn statements(&self) -> Statements {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what was said of nodes that do not exist any more.
+    pub fn forget_all_but(&self, known: impl Fn(&str) -> bool) {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner).retain(|node, _| known(node));
     }
 
     /// Tells of every beat and every closed tunnel; the number only grows.
@@ -69,10 +100,10 @@ mod tests {
     async fn a_closed_tunnel_keeps_the_time_of_the_last_beat() {
         let heartbeats = Heartbeats::default();
         let mut changes = heartbeats.subscribe();
-        heartbeats.beat("w1");
+        heartbeats.beat("w1", Duration::ZERO);
         let at = heartbeats.snapshot()["w1"].last;
         heartbeats.disconnected("w1");
-        assert_eq!(heartbeats.snapshot()["w1"], Beat { last: at, connected: false });
+        assert_eq!(heartbeats.snapshot()["w1"], Beat { last: at, late: Duration::ZERO, connected: false });
         assert!(changes.has_changed().expect("open"));
         assert_eq!(*changes.borrow_and_update(), 2);
     }

@@ -24,6 +24,7 @@ use super::tls::{self, TlsError};
 use super::tunnels::Tunnels;
 use super::{bootstrap, kinds};
 use crate::orchestrator::config::ServerConfig;
+use crate::orchestrator::control::Brake;
 use crate::orchestrator::store::embedded::{EmbeddedStore, OpenError, Sealing};
 use crate::orchestrator::store::seal::{SealError, Sealer};
 
@@ -108,13 +109,15 @@ pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: Cancella
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Arc::new(Registry::new(Arc::new(store), heartbeats.clone()));
     bootstrap::ensure(&registry, config.address).await?;
-    let controllers = tokio::spawn(crate::orchestrator::control::run(registry.clone(), heartbeats.clone(), cancel.clone()));
-    let server = Server {
-        registry,
-        tunnels: Arc::new(Tunnels::new(heartbeats)),
-        cancel: cancel.clone(),
-        address: config.listen.to_string(),
+    let tunnels = Arc::new(Tunnels::new(heartbeats.clone()));
+    let control = crate::orchestrator::control::Control {
+        registry: registry.clone(),
+        heartbeats,
+        tunnels: tunnels.clone(),
+        brake: Brake { stop_at_percent: config.eviction_brake_percent },
     };
+    let controllers = tokio::spawn(control.run(cancel.clone()));
+    let server = Server { registry, tunnels, cancel: cancel.clone(), address: config.listen.to_string() };
     tracing::info!(listen = %config.listen, "serving");
     accept(&listener, &acceptor, &router(server), &cancel).await;
     controllers.await.map_err(ServerError::Controllers)?;

@@ -10,9 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::heartbeats::Heartbeats;
+use super::heartbeats::{Heartbeats, Statement};
 use super::status::Status;
 use crate::orchestrator::tunnel::{FromNode, ToNode};
 
@@ -24,6 +25,8 @@ const OUTBOUND: usize = 64;
 const OUTPUT: usize = 512;
 /// Requests of a tunnel that run at once.
 const REQUESTS: usize = 256;
+/// Probes of a tunnel that run at once; the oldest is given up for another.
+const PROBES: usize = 32;
 
 /// A piece of a request's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +48,14 @@ pub enum Piece {
 }
 
 type Requests = Arc<Mutex<BTreeMap<u64, mpsc::Sender<Piece>>>>;
+/// Probes under way on a tunnel: whom for, and since when.
+type Probes = Arc<Mutex<BTreeMap<u64, (String, Instant)>>>;
 
 struct Tunnel {
     id: u64,
     outbound: mpsc::Sender<ToNode>,
     requests: Requests,
+    probes: Probes,
     replaced: CancellationToken,
 }
 
@@ -118,19 +124,34 @@ impl Tunnels {
         Ok(answer)
     }
 
+    /// Has `observer` look for the agent of `suspect`; what it finds goes to the heartbeats. Nothing is said if it cannot be asked.
+    pub fn probe(&self, observer: &str, suspect: &str, address: std::net::SocketAddr) {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tunnel) = nodes.get(observer) else { return };
+        let request = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let mut probes = tunnel.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        if probes.len() >= PROBES {
+            probes.pop_first();
+        }
+        if tunnel.outbound.try_send(ToNode::Probe { request, address }).is_ok() {
+            probes.insert(request, (suspect.to_owned(), Instant::now()));
+        }
+    }
+
     /// Serves a node's tunnel until it closes, falls silent, or the node opens another.
     pub async fn serve(&self, node: &str, mut socket: WebSocket, cancel: CancellationToken) {
         let (outbound, mut to_send) = mpsc::channel(OUTBOUND);
         let requests = Requests::default();
         let replaced = CancellationToken::new();
         let id = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let tunnel = Tunnel { id, outbound, requests: requests.clone(), replaced: replaced.clone() };
+        let probes = Probes::default();
+        let tunnel = Tunnel { id, outbound, requests: requests.clone(), probes: probes.clone(), replaced: replaced.clone() };
         let old = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), tunnel);
         if let Some(old) = old {
             old.replaced.cancel();
         }
         tracing::info!(node, "tunnel opened");
-        self.heartbeats.beat(node);
+        self.heartbeats.beat(node, Duration::ZERO);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -146,7 +167,7 @@ impl Tunnels {
                 message = tokio::time::timeout(SILENCE, socket.recv()) => {
                     match message {
                         Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
-                            Ok(message) => self.received(node, &requests, message),
+                            Ok(message) => self.received(node, &requests, &probes, message),
                             Err(error) => {
                                 tracing::warn!(node, %error, "a message on the tunnel cannot be read");
                                 break;
@@ -167,9 +188,17 @@ impl Tunnels {
         }
     }
 
-    fn received(&self, node: &str, requests: &Requests, message: FromNode) {
+    fn received(&self, node: &str, requests: &Requests, probes: &Probes, message: FromNode) {
         let (number, piece) = match message {
-            FromNode::Heartbeat { .. } => return self.heartbeats.beat(node),
+            FromNode::Heartbeat { late_ms, .. } => return self.heartbeats.beat(node, Duration::from_millis(late_ms)),
+            FromNode::Probed { request, answer } => {
+                let probe = probes.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+                if let Some((suspect, asked)) = probe {
+                    tracing::info!(suspect, observer = node, ?answer, "a node looked for another");
+                    self.heartbeats.testify(&suspect, node, Statement { asked, answer });
+                }
+                return;
+            }
             FromNode::Output { request, stream, data } => match STANDARD.decode(data) {
                 Ok(data) => (request, Piece::Output { stream, data: Bytes::from(data) }),
                 Err(_) => return tracing::warn!(node, request, "output on the tunnel is not base64"),

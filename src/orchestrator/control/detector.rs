@@ -1,138 +1,404 @@
-//! Which nodes are silent, from their beats.
+//! Which nodes are silent, and which of those are lost: a pure function of beats and of what other nodes say.
 //!
-//! Silence counts from the last beat, from the moment a node was first known, or from the end of the server's own last stall,
-//! whichever is latest: a server that was itself stopped or starved (its clock jumps over several rounds) suspects nobody for what it did not hear.
+//! # A pause is not a death
+//! A machine that is stopped for a second (a frozen VM, a host that gives its processor to somebody else) and one that lost its power
+//! look the same from outside until the first comes back. So time decides, and only time that was really spent listening counts:
+//!
+//! - Nothing is evicted before a node was silent for [`PAUSE`], a beat, and the *patience*: by how much any node's beats were late of late
+//!   by its own clock. A cluster whose processors are starved, which its nodes notice themselves, waits longer ([`PATIENCE_MAX`] at most),
+//!   an idle one 1.3 s.
+//! - When the server itself was late (its round came after it was due), everybody's silence is shortened by that time: what it could not hear
+//!   it does not hold against anybody. After its start it judges only nodes it has heard, for [`START_GRACE`].
+//! - Silence here may be the fault of the path to the server. Other nodes are asked to look for the silent one, again and again (the
+//!   indirect probe of SWIM, Das et al. 2002); a node is lost only when one that was not itself late (Lifeguard, Dadgar et al. 2017) found
+//!   silence too, and none of those asked found it alive. An observer on the server's own machine shares the server's path: alone it counts
+//!   only after [`EVICT_ALONE`].
+//! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm.
+//!
+//! ```text
+//!  Alive ──silent for 3 beats + patience──► Suspect ──NOT_READY_AFTER──► Silent
+//!    ▲                                        │ pause + patience, corroborated   │
+//!    └──────────── the next beat ─────────────┴──────────────► Lost ◄────────────┘
+//! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::world::Liveness;
+use crate::orchestrator::api::heartbeats::{Beat, Statements};
+use crate::orchestrator::tunnel::{HEARTBEAT_INTERVAL_MS, PeerAnswer};
 
-/// Silent for so long, a node is avoided by traffic; five beats and a scheduling delay. Reversible at once.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(2500);
-/// Silent for so long, a node's pods are replaced.
-pub const EVICT_AFTER: Duration = Duration::from_secs(8);
-/// After a start, agents have so long to come back before anything is evicted.
+const BEAT: Duration = Duration::from_millis(HEARTBEAT_INTERVAL_MS);
+/// A machine may be stopped for so long without anything being evicted.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Patience with an idle cluster, and with one whose processors are starved.
+const PATIENCE_MIN: Duration = Duration::from_millis(150);
+const PATIENCE_MAX: Duration = Duration::from_secs(3);
+/// Lateness is remembered so long.
+const PATIENCE_WINDOW: Duration = Duration::from_secs(10);
+/// Silent for so long, a node is said to be not ready, whatever others find.
+const NOT_READY_AFTER: Duration = Duration::from_millis(2500);
+/// Without an observer on another machine than the server's, a node's pods are replaced after so long.
+const EVICT_ALONE: Duration = Duration::from_secs(8);
+/// After a start, agents have so long to come back before their silence is judged.
 const START_GRACE: Duration = Duration::from_secs(10);
-/// The detector looks at least so often while nodes exist.
-const ROUND: Duration = Duration::from_millis(500);
-/// A round that comes so late means that the server itself was stalled.
-const STALL: Duration = Duration::from_millis(1000);
+/// The detector looks so often.
+const ROUND: Duration = Duration::from_millis(100);
+/// A round may be so late before silence is shortened.
+const TOLERATED: Duration = Duration::from_millis(20);
+/// An observer is asked so often, and an answer counts for so long.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+const ANSWER_COUNTS: Duration = Duration::from_secs(2);
+/// So many nodes at most are asked about one.
+const OBSERVERS: usize = 3;
+
+/// A node, as the detector needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Watched {
+    /// Its name.
+    pub(super) name: String,
+    /// It runs the control plane: it shares the server's path.
+    pub(super) beside_server: bool,
+}
+
+/// What a round came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Round {
+    /// How every node fares.
+    pub(super) liveness: BTreeMap<String, Liveness>,
+    /// Who is to be asked (first) about whom (second).
+    pub(super) ask: Vec<(String, String)>,
+}
 
 /// Follows the beats of all nodes.
 #[derive(Debug)]
 pub(super) struct Detector {
     started: Instant,
-    /// Silence before this moment is not held against anybody.
-    amnesty: Instant,
-    last_round: Instant,
-    first_seen: BTreeMap<String, Instant>,
+    due: Instant,
+    nodes: BTreeMap<String, Known>,
+    lateness: Worst,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The last beat that was seen.
+    beat: Option<Instant>,
+    /// Silence counts from here: the last beat, later by what the server missed.
+    heard: Instant,
+    liveness: Liveness,
+    asked: Option<Instant>,
 }
 
 impl Detector {
+    /// A detector of a server that starts now.
     pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, amnesty: now, last_round: now, first_seen: BTreeMap::new() }
+        Self { started: now, due: now, nodes: BTreeMap::new(), lateness: Worst::default() }
     }
 
-    /// How each of these nodes fares now.
-    pub(super) fn observe<'a>(
-        &mut self,
-        now: Instant,
-        nodes: impl Iterator<Item = &'a str>,
-        beats: &BTreeMap<String, Instant>,
-    ) -> BTreeMap<String, Liveness> {
-        let late = now.saturating_duration_since(self.last_round).saturating_sub(ROUND);
-        if late > STALL {
-            tracing::warn!(late_ms = late.as_millis(), "the server was stalled: no node is suspected for that time");
-            self.amnesty = now;
+    /// Judges all nodes; to be called every [`ROUND`].
+    pub(super) fn round(&mut self, now: Instant, watched: &[Watched], beats: &BTreeMap<String, Beat>, statements: &Statements) -> Round {
+        let missed = now.saturating_duration_since(self.due);
+        self.due = now + ROUND;
+        self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
+        for node in watched {
+            let known = self.nodes.entry(node.name.clone()).or_insert(Known {
+                beat: None,
+                heard: now,
+                liveness: Liveness::Alive,
+                asked: None,
+            });
+            if missed > TOLERATED {
+                known.heard = (known.heard + missed).min(now);
+            }
+            if let Some(beat) = beats.get(&node.name).filter(|beat| known.beat != Some(beat.last)) {
+                known.beat = Some(beat.last);
+                known.heard = known.heard.max(beat.last);
+                self.lateness.note(now, beat.late);
+            }
         }
-        self.last_round = now;
-        let seen = std::mem::take(&mut self.first_seen);
-        let mut liveness = BTreeMap::new();
-        for node in nodes {
-            let first = seen.get(node).copied().unwrap_or(now);
-            self.first_seen.insert(node.to_owned(), first);
-            let last = beats.get(node).copied().unwrap_or(first).max(self.amnesty);
-            let silence = now.saturating_duration_since(last);
-            let state = if silence < SUSPECT_AFTER {
-                Liveness::Alive
-            } else if silence < EVICT_AFTER || now.saturating_duration_since(self.started) < START_GRACE {
-                Liveness::Suspect
+        let patience = self.patience(now);
+        // First who is silent, then who may speak about them.
+        let mut silences: Vec<(&Watched, Duration)> = Vec::new();
+        for node in watched {
+            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
+            let silence = now.saturating_duration_since(known.heard);
+            let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
+            if unknown || silence < BEAT * 3 + patience.saturating_sub(PATIENCE_MIN / 2) {
+                known.liveness = Liveness::Alive;
+                known.asked = None;
             } else {
-                Liveness::Lost
-            };
-            liveness.insert(node.to_owned(), state);
+                silences.push((node, silence));
+                known.liveness = known.liveness.max(Liveness::Suspect);
+            }
         }
-        liveness
+        let mut ask = Vec::new();
+        for (node, silence) in silences {
+            let observers = self.observers(watched, &node.name, beats);
+            let (liveness, asked) = self.judge(now, node, silence, patience, &observers, statements);
+            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
+            known.liveness = liveness;
+            if asked {
+                known.asked = Some(now);
+                ask.extend(observers.into_iter().map(|observer| (observer.name.clone(), node.name.clone())));
+            }
+        }
+        Round { liveness: self.nodes.iter().map(|(name, known)| (name.clone(), known.liveness)).collect(), ask }
     }
 
-    /// When to observe again at the latest.
-    pub(super) fn next_round(&self) -> Instant {
-        self.last_round + ROUND
+    /// How long silence is borne beyond [`PAUSE`] and a beat.
+    fn patience(&mut self, now: Instant) -> Duration {
+        self.lateness.at(now).clamp(PATIENCE_MIN, PATIENCE_MAX)
+    }
+
+    /// Who may be asked about a node: those that beat, in an order that differs from node to node; those on other machines than the
+    /// server's, if there are any.
+    fn observers<'a>(&self, watched: &'a [Watched], about: &str, beats: &BTreeMap<String, Beat>) -> Vec<&'a Watched> {
+        let speaks = |node: &&Watched| {
+            node.name != about
+                && self.nodes.get(&node.name).is_some_and(|known| known.liveness == Liveness::Alive && known.beat.is_some())
+                && beats.get(&node.name).is_some_and(|beat| beat.connected)
+        };
+        let after = watched.iter().position(|node| node.name == about).unwrap_or(0);
+        let around: Vec<&Watched> = watched[after..].iter().chain(&watched[..after]).filter(speaks).collect();
+        let elsewhere: Vec<&Watched> = around.iter().copied().filter(|node| !node.beside_server).take(OBSERVERS).collect();
+        if elsewhere.is_empty() { around.into_iter().take(OBSERVERS).collect() } else { elsewhere }
+    }
+
+    /// What a silent node is, and whether to ask about it now.
+    fn judge(
+        &self,
+        now: Instant,
+        node: &Watched,
+        silence: Duration,
+        patience: Duration,
+        observers: &[&Watched],
+        statements: &Statements,
+    ) -> (Liveness, bool) {
+        let Some(known) = self.nodes.get(&node.name) else { return (Liveness::Suspect, false) };
+        if known.liveness == Liveness::Lost {
+            return (Liveness::Lost, false);
+        }
+        let asked = known.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY);
+        let said = |observer: &&&Watched| {
+            let statement = statements.get(&node.name)?.get(&observer.name)?;
+            let fresh = statement.asked > known.heard && now.saturating_duration_since(statement.asked) < ANSWER_COUNTS;
+            fresh.then_some(statement.answer)
+        };
+        let answers: Vec<PeerAnswer> = observers.iter().filter_map(|observer| said(&observer)).collect();
+        let missing = answers.iter().any(|answer| matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced));
+        let alive = answers.iter().any(|answer| matches!(answer, PeerAnswer::Serving | PeerAnswer::Refused));
+        let alone = observers.iter().all(|observer| observer.beside_server);
+        let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
+        if silence >= limit && missing && !alive {
+            (Liveness::Lost, false)
+        } else if silence >= NOT_READY_AFTER {
+            (Liveness::Silent, asked)
+        } else {
+            (Liveness::Suspect, asked)
+        }
+    }
+
+    /// When the next round is due.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+}
+
+/// The worst value of the last [`PATIENCE_WINDOW`].
+#[derive(Debug, Default)]
+struct Worst(VecDeque<(Instant, Duration)>);
+
+impl Worst {
+    fn note(&mut self, now: Instant, value: Duration) {
+        while self.0.back().is_some_and(|(_, known)| *known <= value) {
+            self.0.pop_back();
+        }
+        self.0.push_back((now, value));
+    }
+
+    fn at(&mut self, now: Instant) -> Duration {
+        while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > PATIENCE_WINDOW) {
+            self.0.pop_front();
+        }
+        self.0.front().map_or(Duration::ZERO, |(_, value)| *value)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::api::heartbeats::Statement;
 
+    /// A cluster of c1, w1 and w2 that beats, and a detector whose rounds come when they are due.
     struct Case {
         detector: Detector,
         start: Instant,
-        beats: BTreeMap<String, Instant>,
+        now_ms: u64,
+        beats: BTreeMap<String, Beat>,
+        statements: Statements,
+        workers: usize,
+        late: Duration,
     }
 
     impl Case {
         fn new() -> Self {
             let start = Instant::now();
-            Self { detector: Detector::new(start), start, beats: BTreeMap::new() }
+            let mut case = Self {
+                detector: Detector::new(start),
+                start,
+                now_ms: 0,
+                beats: BTreeMap::new(),
+                statements: Statements::new(),
+                workers: 2,
+                late: Duration::ZERO,
+            };
+            case.beat_until(20_000, &["c1", "w1", "w2"]);
+            case
         }
 
-        /// Rounds of half a second until then, with w1 beating in between or not.
-        fn until(&mut self, from_ms: u64, to_ms: u64, beating: bool) -> Liveness {
-            let mut last = Liveness::Alive;
-            for at in (from_ms..=to_ms).step_by(500) {
-                last = self.at(at, beating);
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        /// Rounds until then, with these nodes beating.
+        fn beat_until(&mut self, to_ms: u64, beating: &[&str]) -> Round {
+            let mut round = Round::default();
+            while self.now_ms < to_ms {
+                self.now_ms += 50;
+                if self.now_ms % HEARTBEAT_INTERVAL_MS == 0 {
+                    for node in beating {
+                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: true };
+                        self.beats.insert((*node).to_owned(), beat);
+                    }
+                }
+                if self.at(self.now_ms) >= self.detector.due() {
+                    round = self.round();
+                }
             }
-            last
+            round
         }
 
-        fn at(&mut self, at_ms: u64, beating: bool) -> Liveness {
-            let now = self.start + Duration::from_millis(at_ms);
-            if beating {
-                self.beats.insert("w1".to_owned(), now);
+        fn round(&mut self) -> Round {
+            let mut watched = vec![Watched { name: "c1".to_owned(), beside_server: true }];
+            watched.extend((1..=self.workers).map(|n| Watched { name: format!("w{n}"), beside_server: false }));
+            self.detector.round(self.at(self.now_ms), &watched, &self.beats, &self.statements)
+        }
+
+        /// `observer` was asked about w1 at that time.
+        fn says(&mut self, observer: &str, at_ms: u64, answer: PeerAnswer) {
+            let statement = Statement { asked: self.at(at_ms), answer };
+            self.statements.entry("w1".to_owned()).or_default().insert(observer.to_owned(), statement);
+        }
+    }
+
+    #[test]
+    fn silence_is_suspected_corroborated_lost_and_forgiven() {
+        let mut case = Case::new();
+        let round = case.beat_until(20_300, &["c1", "w2"]);
+        assert_eq!(round.liveness["w1"], Liveness::Alive);
+        let round = case.beat_until(20_600, &["c1", "w2"]);
+        assert_eq!(round.liveness["w1"], Liveness::Suspect);
+        let mut asked = case.detector.nodes["w1"].asked;
+        assert!(asked.is_some(), "another worker is asked");
+        case.says("w2", 20_700, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(21_200, &["c1", "w2"]).liveness["w1"], Liveness::Suspect, "a pause of a second is borne");
+        assert_ne!(std::mem::replace(&mut asked, None), case.detector.nodes["w1"].asked, "and asked again");
+        assert_eq!(case.beat_until(21_400, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(case.beat_until(22_000, &["c1", "w1", "w2"]).liveness["w1"], Liveness::Alive);
+    }
+
+    #[test]
+    fn nothing_is_lost_without_corroboration() {
+        for answer in [None, Some(PeerAnswer::Serving), Some(PeerAnswer::Refused), Some(PeerAnswer::Late)] {
+            let mut case = Case::new();
+            for at in (20_500..40_000).step_by(500) {
+                if let Some(answer) = answer {
+                    case.says("w2", at, answer);
+                }
+                let round = case.beat_until(at + 500, &["c1", "w2"]);
+                assert!(round.liveness["w1"] < Liveness::Lost, "{answer:?} at {at}");
             }
-            self.detector.observe(now, ["w1"].into_iter(), &self.beats)["w1"]
+            assert_eq!(case.round().liveness["w1"], Liveness::Silent, "it is not ready all the same");
         }
     }
 
     #[test]
-    fn silence_is_suspected_then_held_lost_then_forgiven() {
+    fn one_that_finds_it_alive_outweighs_one_that_does_not() {
         let mut case = Case::new();
-        assert_eq!(case.until(0, 20_000, true), Liveness::Alive);
-        assert_eq!(case.until(20_500, 22_000, false), Liveness::Alive);
-        assert_eq!(case.at(22_500, false), Liveness::Suspect);
-        assert_eq!(case.until(23_000, 27_500, false), Liveness::Suspect);
-        assert_eq!(case.at(28_000, false), Liveness::Lost);
-        assert_eq!(case.at(28_100, true), Liveness::Alive);
+        case.workers = 3;
+        case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
+        case.beat_until(30_700, &["c1", "w2", "w3"]);
+        case.says("w2", 30_700, PeerAnswer::Silent);
+        case.says("w3", 30_700, PeerAnswer::Serving);
+        assert_eq!(case.beat_until(31_600, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Suspect);
+        case.says("w3", 31_600, PeerAnswer::Fenced);
+        assert_eq!(case.beat_until(31_700, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost, "a fenced node may be replaced");
     }
 
     #[test]
-    fn a_server_that_was_stalled_suspects_nobody() {
+    fn an_old_answer_counts_for_nothing() {
         let mut case = Case::new();
-        assert_eq!(case.until(0, 20_000, true), Liveness::Alive);
-        assert_eq!(case.at(60_000, false), Liveness::Alive);
-        assert_eq!(case.until(60_500, 62_000, false), Liveness::Alive);
-        assert_eq!(case.until(62_500, 67_500, false), Liveness::Suspect);
-        assert_eq!(case.at(68_000, false), Liveness::Lost);
+        case.says("w2", 19_000, PeerAnswer::Silent);
+        assert!(case.beat_until(22_000, &["c1", "w2"]).liveness["w1"] < Liveness::Lost, "from before the silence");
+        case.says("w2", 22_000, PeerAnswer::Silent);
+        case.statements.clear();
+        assert!(case.beat_until(25_000, &["c1", "w2"]).liveness["w1"] < Liveness::Lost);
     }
 
     #[test]
-    fn nothing_is_lost_just_after_a_start() {
+    fn a_server_that_was_starved_holds_nothing_against_anybody() {
         let mut case = Case::new();
-        assert_eq!(case.until(0, 9_500, false), Liveness::Suspect);
-        assert_eq!(case.at(10_000, false), Liveness::Lost);
+        // Stopped for 40 s: everybody's beats wait in its sockets.
+        case.now_ms += 40_000;
+        let round = case.round();
+        assert!(round.liveness.values().all(|liveness| *liveness == Liveness::Alive) && round.ask.is_empty());
+        // Starved: every round comes 300 ms late; silence runs at a quarter of the speed.
+        for _ in 0..5 {
+            case.now_ms += 400;
+            let round = case.round();
+            assert!(round.liveness.values().all(|liveness| *liveness == Liveness::Alive));
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_late_themselves_make_it_patient() {
+        let mut case = Case::new();
+        case.late = Duration::from_millis(700);
+        case.beat_until(21_000, &["c1", "w1", "w2"]);
+        case.beat_until(21_800, &["c1", "w2"]);
+        assert_eq!(case.round().liveness["w1"], Liveness::Alive);
+        for at in [22_000, 22_600] {
+            case.says("w2", at, PeerAnswer::Silent);
+            assert_eq!(case.beat_until(at + 100, &["c1", "w2"]).liveness["w1"], Liveness::Suspect);
+        }
+        assert_eq!(case.beat_until(22_900, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn the_servers_own_machine_alone_is_a_weak_witness() {
+        let mut case = Case::new();
+        case.beat_until(20_600, &["c1"]);
+        for at in (20_700..28_000).step_by(500) {
+            case.says("c1", at, PeerAnswer::Silent);
+            assert!(case.beat_until(at + 100, &["c1"]).liveness["w1"] < Liveness::Lost);
+        }
+        case.says("c1", 28_000, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(28_200, &["c1"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn a_restarted_server_waits_for_its_agents() {
+        let start = Instant::now();
+        let mut detector = Detector::new(start);
+        let watched = [Watched { name: "w1".to_owned(), beside_server: false }];
+        let mut last = Liveness::Alive;
+        for ms in (0..=15_000).step_by(100) {
+            let round = detector.round(start + Duration::from_millis(ms), &watched, &BTreeMap::new(), &Statements::new());
+            last = round.liveness["w1"];
+            assert_eq!(last == Liveness::Alive, ms < 10_000, "{ms}");
+        }
+        assert_eq!(last, Liveness::Silent, "nobody corroborates");
     }
 }

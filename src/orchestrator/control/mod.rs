@@ -9,6 +9,7 @@
 //! idempotent, so that the same snapshot never asks for more than was missing; there is one task, so that a snapshot always
 //! holds everything that was decided before it.
 
+mod detection;
 mod detector;
 mod endpoints;
 mod garbage;
@@ -21,8 +22,8 @@ mod scheduler;
 mod simulation;
 mod world;
 
-pub use detector::{EVICT_AFTER, SUSPECT_AFTER};
-pub use runner::run;
+pub use nodes::Brake;
+pub use runner::Control;
 pub use world::{Action, Decision, Key, Liveness, Objects, Target, World};
 
 /// Everything there is to do, by all controllers, in a fixed order.

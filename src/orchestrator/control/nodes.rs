@@ -1,12 +1,14 @@
 //! Node lifecycle: what a node's silence means.
 //!
 //! ```text
-//!  beats ──► Ready is the agent's own
-//!  silent for SUSPECT_AFTER ──► Ready=Unknown; endpoints and the scheduler avoid it       (undone by the next beat)
-//!  silent for EVICT_AFTER ────► taint unreachable:NoExecute; its controlled pods are removed at once, by UID
+//!  Alive ───► Ready is the agent's own
+//!  Suspect ─► endpoints and the scheduler avoid it                                            (undone by the next beat)
+//!  Silent ──► Ready=Unknown; proxies reset its connections                                    (undone by the next beat)
+//!  Lost ────► taint unreachable:NoExecute; its controlled pods are removed at once, by UID
 //! ```
-//! The agent that returns removes every pod whose UID is no longer in the API. The zone brake: while no worker at all beats,
-//! it is rather the server that is cut off, and nothing is evicted.
+//! What is silent and what is lost is [`detector`](super::detector)'s to say. The agent that returns removes every pod whose UID is no
+//! longer in the API. The zone brake ([`Brake`]) stops evictions when too many workers are silent at once: then it is rather the server
+//! that is cut off, or the host that stands still.
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::{Value, json};
@@ -21,7 +23,32 @@ const SILENT: &str = "NodeStatusUnknown";
 /// Ends in the agent's last own status, which is restored when it beats again.
 const SILENT_MESSAGE: &str = "The agent stopped beating; it last said Ready=";
 /// Labels of nodes that are no workers.
-const CONTROL_PLANE_LABELS: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/controller"];
+pub(super) const CONTROL_PLANE_LABELS: [&str; 2] =
+    ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/controller"];
+
+/// When evictions stop: as soon as no worker beats, and when more than [`Brake::FREELY`] workers and `stop_at_percent` of all are silent.
+/// The rule and its default are Kubernetes' (`ComputeZoneState` of `pkg/controller/nodelifecycle`). A cluster of two or three workers may lose
+/// two; set by `eviction_brake_percent` in the cluster file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brake {
+    /// So many per cent of the workers.
+    pub stop_at_percent: u8,
+}
+
+impl Brake {
+    /// So many silent workers never brake, while another beats.
+    const FREELY: usize = 2;
+
+    fn holds(self, silent: usize, workers: usize) -> bool {
+        silent == workers || silent > Self::FREELY && silent * 100 >= workers * usize::from(self.stop_at_percent)
+    }
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self { stop_at_percent: crate::orchestrator::config::eviction_brake_percent() }
+    }
+}
 
 pub(super) fn reconcile(world: &World) -> Decision {
     let mut decision = Decision::default();
@@ -45,15 +72,16 @@ pub(super) fn reconcile(world: &World) -> Decision {
     decision
 }
 
-/// No worker beats.
+/// Too many workers are silent.
 fn is_braked(world: &World) -> bool {
     let is_worker = |node: &&Node| {
         let labels = node.metadata.labels.as_ref();
         !CONTROL_PLANE_LABELS.iter().any(|label| labels.is_some_and(|labels| labels.contains_key(*label)))
             && !taints(node).iter().any(|taint| taint.effect == "NoSchedule" && taint.key.starts_with("node-role.kubernetes.io/"))
     };
-    let mut workers = world.nodes.values().map(|node| &**node).filter(is_worker);
-    !workers.any(|node| world.liveness_of(node.metadata.name.as_deref().unwrap_or_default()) == Liveness::Alive)
+    let workers: Vec<&Node> = world.nodes.values().map(|node| &**node).filter(is_worker).collect();
+    let silent = |node: &&&Node| world.liveness_of(node.metadata.name.as_deref().unwrap_or_default()) != Liveness::Alive;
+    world.brake.holds(workers.iter().filter(silent).count(), workers.len())
 }
 
 fn condition(world: &World, node: &Node, target: &Target, liveness: Liveness, decision: &mut Decision) {
@@ -71,7 +99,7 @@ fn condition(world: &World, node: &Node, target: &Target, liveness: Liveness, de
             }
             ("True", "KubeletReady", "The agent beats again".to_owned(), "NodeReady")
         }
-        Liveness::Suspect | Liveness::Lost if ready.status != "Unknown" => {
+        Liveness::Silent | Liveness::Lost if ready.status != "Unknown" => {
             ("Unknown", SILENT, format!("{SILENT_MESSAGE}{}", ready.status), "NodeNotReady")
         }
         _ => return,
@@ -111,10 +139,33 @@ fn stays(pod: &Pod) -> bool {
     tolerations.iter().any(|toleration| toleration.toleration_seconds.is_none() && tolerates(toleration, &taint))
 }
 
-fn taints(node: &Node) -> &[Taint] {
+pub(super) fn taints(node: &Node) -> &[Taint] {
     node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
 }
 
 fn is_unreachable(taint: &Taint) -> bool {
     taint.key == UNREACHABLE && taint.effect == "NoExecute"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brake() {
+        let brake = Brake::default();
+        for (silent, workers, held) in [
+            (1, 1, true),
+            (1, 2, false),
+            (2, 2, true),
+            (2, 3, false),
+            (2, 100, false),
+            (3, 6, false),
+            (3, 5, true),
+            (55, 100, true),
+        ] {
+            assert_eq!(brake.holds(silent, workers), held, "{silent} of {workers}");
+        }
+        assert!(Brake { stop_at_percent: 20 }.holds(3, 10) && !Brake { stop_at_percent: 100 }.holds(9, 10));
+    }
 }

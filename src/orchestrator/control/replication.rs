@@ -113,7 +113,7 @@ fn status(world: &World, controller: &ReplicationController, target: &Target, ac
 }
 
 fn on_silent_node(world: &World, pod: &Pod) -> bool {
-    node_of(pod).is_some_and(|node| world.liveness_of(node) != Liveness::Alive)
+    node_of(pod).is_some_and(|node| world.liveness_of(node) >= Liveness::Silent)
 }
 
 /// The pods in the order in which they are deleted.

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::detector::Detector;
+use super::detection::detect;
+use super::nodes::Brake;
 use super::reconcile;
 use super::world::{Action, Key, Liveness, Objects, Target, World};
 use crate::model::json;
@@ -25,6 +26,7 @@ use crate::orchestrator::api::kinds::{self, Kind, Subresource};
 use crate::orchestrator::api::patch::Patch;
 use crate::orchestrator::api::registry::{DeleteOptions, Propagation, Registry};
 use crate::orchestrator::api::status::Status;
+use crate::orchestrator::api::tunnels::Tunnels;
 
 /// So many writes are under way at once; the store commits them together.
 const WRITES_AT_ONCE: usize = 32;
@@ -40,50 +42,36 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
 const EVENT_SWEEP: Duration = Duration::from_secs(60);
 
-/// Runs all controllers until cancelled.
-pub async fn run(registry: Arc<Registry>, heartbeats: Arc<Heartbeats>, cancel: CancellationToken) {
-    let (liveness_out, liveness) = watch::channel(BTreeMap::new());
-    let detecting = detect(registry.clone(), heartbeats, liveness_out);
-    let controlling = control(&registry, liveness);
-    let sweeping = sweep_events(&registry);
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        () = detecting => {}
-        () = controlling => {}
-        () = sweeping => {}
-    }
+/// What the controllers need to run.
+pub struct Control {
+    /// Objects.
+    pub registry: Arc<Registry>,
+    /// Who beats.
+    pub heartbeats: Arc<Heartbeats>,
+    /// Through which nodes are asked about each other.
+    pub tunnels: Arc<Tunnels>,
+    /// When evictions stop.
+    pub brake: Brake,
 }
 
-/// Follows the beats, apart from the controllers, so that a slow disk is not taken for a stall of the server.
-async fn detect(registry: Arc<Registry>, heartbeats: Arc<Heartbeats>, out: watch::Sender<BTreeMap<String, Liveness>>) {
-    let mut beats = heartbeats.subscribe();
-    let mut detector = Detector::new(Instant::now());
-    loop {
-        beats.borrow_and_update();
-        let (nodes, _) = registry.list(&kinds::NODE, None);
-        let names = nodes.iter().filter_map(|node| node.pointer("/metadata/name")?.as_str());
-        let last: BTreeMap<String, Instant> = heartbeats.snapshot().into_iter().map(|(node, beat)| (node, beat.last)).collect();
-        let liveness = detector.observe(Instant::now(), names, &last);
-        out.send_if_modified(|known| {
-            for (node, now) in &liveness {
-                let before = known.get(node).copied().unwrap_or(Liveness::Alive);
-                if before != *now {
-                    tracing::info!(node, ?before, ?now, "node liveness changed");
-                }
-            }
-            let changed = *known != liveness;
-            *known = liveness;
-            changed
-        });
+impl Control {
+    /// Runs all controllers until cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let (liveness_out, liveness) = watch::channel(BTreeMap::new());
+        let detecting = detect(&self.registry, &self.heartbeats, &self.tunnels, liveness_out);
+        let controlling = control(&self.registry, self.brake, liveness);
+        let sweeping = sweep_events(&self.registry);
         tokio::select! {
-            () = tokio::time::sleep_until(detector.next_round()) => {}
-            changed = beats.changed() => if changed.is_err() { return },
+            () = cancel.cancelled() => {}
+            () = detecting => {}
+            () = controlling => {}
+            () = sweeping => {}
         }
     }
 }
 
 /// Decides and writes whenever anything has changed.
-async fn control(registry: &Registry, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
+async fn control(registry: &Registry, brake: Brake, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
     let mut revisions = registry.subscribe();
     let mut cache = Cache::default();
     let mut retry = RETRY_FIRST;
@@ -91,7 +79,8 @@ async fn control(registry: &Registry, mut liveness: watch::Receiver<BTreeMap<Str
     loop {
         revisions.borrow_and_update();
         let beating = liveness.borrow_and_update().clone();
-        let world = cache.world(registry, beating);
+        let mut world = cache.world(registry, beating);
+        world.brake = brake;
         let decision = reconcile(&world);
         let mut wake = decision.recheck.map(|at| Instant::now() + until(world.now, at));
         if !decision.actions.is_empty() {

@@ -9,6 +9,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 
+use super::nodes::Brake;
+
 /// Namespace (empty for kinds without one) and name.
 pub type Key = (String, String);
 /// All objects of a kind.
@@ -21,7 +23,9 @@ pub enum Liveness {
     Alive,
     /// It is silent: traffic avoids it.
     Suspect,
-    /// It is silent for so long that its pods are replaced.
+    /// It is silent for so long that it is not ready; nobody corroborates that it is lost.
+    Silent,
+    /// It is lost, which others corroborate: its pods are replaced.
     Lost,
 }
 
@@ -48,6 +52,8 @@ pub struct World {
     pub others: Vec<(&'static str, Arc<ObjectMeta>)>,
     /// Nodes that do not beat; a node that is missing here is alive.
     pub liveness: BTreeMap<String, Liveness>,
+    /// When evictions stop.
+    pub brake: Brake,
 }
 
 /// Something to do through the API.

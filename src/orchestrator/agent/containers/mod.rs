@@ -465,6 +465,10 @@ impl Runtime for RealRuntime {
         Ok(self.sandboxes().into_iter().map(with_containers).collect())
     }
 
+    async fn fence(&self, up: bool) -> Result<(), RuntimeError> {
+        self.node.fence(self.pods, self.node_address, up).await.map_err(failed)
+    }
+
     async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use futures::TryStreamExt;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::rule::RuleAction;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::helper::chain;
 
 const BRIDGE: &str = "fc0";
+/// Before the main table, which routes to pods.
+const FENCE_PRIORITY: u32 = 100;
 
 /// The pods' addresses of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +122,43 @@ impl NodeNetwork {
             let _ = self.handle.link().del(link).execute().await;
         }
         Ok(())
+    }
+
+    /// Refuses, or lets through again, what comes from other machines for this node's pods. A routing rule does it at once for open
+    /// connections too, and says so to the sender (ICMP), who can turn to another endpoint. The node's own traffic to its pods has no
+    /// incoming interface and is not affected.
+    pub(crate) async fn fence(&self, pods: PodNetwork, node: Ipv4Addr, up: bool) -> Result<(), String> {
+        let nic = self.nic_of(node).await?;
+        let mut add = self
+            .handle
+            .rule()
+            .add()
+            .v4()
+            .input_interface(nic)
+            .destination_prefix(Ipv4Addr::from_bits(pods.base), pods.prefix)
+            .priority(FENCE_PRIORITY)
+            .action(RuleAction::Prohibit);
+        let rule = add.message_mut().clone();
+        let done = if up { add.execute().await } else { self.handle.rule().del(rule).execute().await };
+        let settled = if up { rustix::io::Errno::EXIST } else { rustix::io::Errno::NOENT };
+        match done {
+            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -settled.raw_os_error() => Ok(()),
+            other => other.map_err(|error| format!("set the rule that fences pods: {}", chain(&error))),
+        }
+    }
+
+    /// Name of the interface that has the node's address.
+    async fn nic_of(&self, node: Ipv4Addr) -> Result<String, String> {
+        let addresses = self.handle.address().get().set_address_filter(IpAddr::V4(node)).execute();
+        let found: Vec<_> = addresses.try_collect().await.map_err(|error| format!("look for {node}: {}", chain(&error)))?;
+        let number = found.first().map(|found| found.header.index).ok_or_else(|| format!("no interface has {node}"))?;
+        let link = self.handle.link().get().match_index(number).execute().try_next().await;
+        let link = link.map_err(|error| format!("look for the interface of {node}: {}", chain(&error)))?;
+        let name = link.into_iter().flat_map(|link| link.attributes).find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+        name.ok_or_else(|| format!("the interface of {node} has no name"))
     }
 }
 

@@ -1,0 +1,187 @@
+//! Agents ask each other whether they live: the indirect probe of failure detection, and how a node without contact tells a dead server
+//! from a cut cable (see [`contact`](super::contact)).
+//!
+//! One question is one TLS connection, mutually authenticated, to [`PEER_PORT`]: the answer is one line of JSON, and it is over. A node asks
+//! only while somebody is silent, so that a quiet cluster has none of these.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::contact::Contact;
+use super::tunnel::TunnelError;
+use super::tunnel::client_config;
+use crate::orchestrator::api::tls;
+use crate::orchestrator::config::AgentConfig;
+use crate::orchestrator::tunnel::{PEER_PORT, PeerAnswer};
+
+/// A node that has not answered for so long is silent.
+const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+/// When the limit itself comes so late, this node was starved, and its finding counts for nothing.
+const LATE: Duration = Duration::from_millis(150);
+/// Longest answer.
+const LINE_BYTES: u64 = 256;
+/// Questions that are answered at once; more wait in the kernel's queue.
+const QUESTIONS: usize = 16;
+/// Between attempts to listen.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Hello {
+    /// How long ago the server is known to have heard it.
+    pub(crate) contact_ms: u64,
+    /// It keeps service traffic from its pods.
+    pub(crate) fenced: bool,
+}
+
+/// The other agents.
+pub(crate) struct Peers {
+    connector: tokio_rustls::TlsConnector,
+    acceptor: tokio_rustls::TlsAcceptor,
+    own: Ipv4Addr,
+    /// Addresses of the other workers.
+    workers: Vec<SocketAddr>,
+    contact: Arc<Contact>,
+    fenced: AtomicBool,
+}
+
+impl Peers {
+    /// Reads the identity.
+    pub(crate) fn new(config: &AgentConfig, contact: Arc<Contact>) -> Result<Self, TunnelError> {
+        let server = config.server.strip_prefix("https://").and_then(|rest| rest.parse::<SocketAddr>().ok());
+        let is_worker = |address: &&Ipv4Addr| server.is_none_or(|server| server.ip() != IpAddr::V4(**address));
+        let workers = config.routes.values().filter(is_worker).map(|address| (*address, PEER_PORT).into()).collect();
+        let acceptor = tls::acceptor(&config.identity)
+            .map_err(|error| TunnelError::Identity { path: config.identity.certificate.clone(), what: error.to_string() })?;
+        Ok(Self {
+            connector: Arc::new(client_config(&config.identity)?).into(),
+            acceptor,
+            own: config.address,
+            workers,
+            contact,
+            fenced: AtomicBool::new(false),
+        })
+    }
+
+    /// The other workers.
+    pub(crate) fn workers(&self) -> &[SocketAddr] {
+        &self.workers
+    }
+
+    /// What this node says of itself from now on.
+    pub(crate) fn set_fenced(&self, fenced: bool) {
+        self.fenced.store(fenced, Ordering::Relaxed);
+    }
+
+    /// Answers other agents, for ever.
+    pub(crate) async fn answer_all(self: Arc<Self>) {
+        let places = Arc::new(Semaphore::new(QUESTIONS));
+        loop {
+            let listener = match TcpListener::bind((self.own, PEER_PORT)).await {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::warn!(%error, port = PEER_PORT, "other agents cannot be answered, trying again");
+                    tokio::time::sleep(LISTEN_AGAIN).await;
+                    continue;
+                }
+            };
+            while let (Ok(place), Ok((stream, _))) = (places.clone().acquire_owned().await, listener.accept().await) {
+                let peers = self.clone();
+                tokio::spawn(async move {
+                    // Who asks and goes away is nobody's problem.
+                    drop(timeout(ANSWER_WITHIN * 4, peers.answer(stream)).await);
+                    drop(place);
+                });
+            }
+        }
+    }
+
+    async fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
+        let mut stream = self.acceptor.accept(stream).await?;
+        let contact = Instant::now().saturating_duration_since(self.contact.heard());
+        let hello = Hello {
+            contact_ms: u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
+            fenced: self.fenced.load(Ordering::Relaxed),
+        };
+        let mut line = serde_json::to_vec(&hello)?;
+        line.push(b'\n');
+        stream.write_all(&line).await?;
+        stream.shutdown().await
+    }
+
+    /// Asks another agent; `Err(Refused)` when its machine refuses.
+    pub(crate) async fn ask(&self, address: SocketAddr) -> Result<Hello, std::io::ErrorKind> {
+        let asked = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let stream = self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
+            let mut line = Vec::new();
+            stream.take(LINE_BYTES).read_to_end(&mut line).await?;
+            serde_json::from_slice(&line).map_err(std::io::Error::other)
+        };
+        match timeout(ANSWER_WITHIN, asked).await {
+            Ok(Ok(hello)) => Ok(hello),
+            Ok(Err(error)) => Err(error.kind()),
+            Err(_) => Err(std::io::ErrorKind::TimedOut),
+        }
+    }
+
+    /// Looks for another agent, for the server.
+    pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
+        let begun = Instant::now();
+        let found = self.ask(address).await;
+        let late = begun.elapsed() > ANSWER_WITHIN + LATE;
+        finding(&found, late)
+    }
+}
+
+/// What to tell the server. Whoever answers lives, however late; silence counts only when this node itself was in time. A connection that
+/// breaks after it was made (an agent that is just starting, a certificate that is refused) is a sign of life too.
+fn finding(found: &Result<Hello, std::io::ErrorKind>, late: bool) -> PeerAnswer {
+    use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    match found {
+        Ok(hello) if hello.fenced => PeerAnswer::Fenced,
+        Ok(_) => PeerAnswer::Serving,
+        Err(TimedOut | HostUnreachable | NetworkUnreachable) if late => PeerAnswer::Late,
+        // Unreachable: nobody answers ARP, which is what a machine without power looks like to its neighbours.
+        Err(TimedOut | HostUnreachable) => PeerAnswer::Silent,
+        // No route: this node itself is not connected.
+        Err(NetworkUnreachable) => PeerAnswer::Late,
+        Err(_) => PeerAnswer::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn findings() {
+        let hello = |fenced| Ok(Hello { contact_ms: 5, fenced });
+        for (found, late, wanted) in [
+            (hello(false), false, PeerAnswer::Serving),
+            (hello(false), true, PeerAnswer::Serving),
+            (hello(true), false, PeerAnswer::Fenced),
+            (Err(ErrorKind::TimedOut), false, PeerAnswer::Silent),
+            (Err(ErrorKind::TimedOut), true, PeerAnswer::Late),
+            (Err(ErrorKind::HostUnreachable), false, PeerAnswer::Silent),
+            (Err(ErrorKind::NetworkUnreachable), false, PeerAnswer::Late),
+            (Err(ErrorKind::ConnectionRefused), true, PeerAnswer::Refused),
+            (Err(ErrorKind::ConnectionReset), false, PeerAnswer::Refused),
+        ] {
+            assert_eq!(finding(&found, late), wanted, "{found:?} {late}");
+        }
+    }
+}
