@@ -142,7 +142,7 @@ mod tests {
         contact.answered(&pings[1]);
         assert_eq!(contact.heard(), start + MS(600));
         contact.answered(&pings[0]);
-        contact.answered(b"nonsense");
+        contact.answered(b"nonsens");
         assert_eq!(contact.heard(), start + MS(600), "an old answer takes nothing back");
         contact.answered(&pings[2]);
         assert_eq!(contact.heard(), start + MS(900));

@@ -355,7 +355,7 @@ mod tests {
         let round = case.round();
         assert!(round.liveness.values().all(|liveness| *liveness == Liveness::Alive) && round.ask.is_empty());
         // Starved: every round comes 300 ms late; silence runs at a quarter of the speed.
-        for _ in 0..5 {
+        for _ in 0..4 {
             case.now_ms += 400;
             let round = case.round();
             assert!(round.liveness.values().all(|liveness| *liveness == Liveness::Alive));
