@@ -98,7 +98,13 @@ impl Detector {
     }
 
     /// Judges all nodes; to be called every [`ROUND`].
-    pub(super) fn round(&mut self, now: Instant, watched: &[Watched], beats: &BTreeMap<String, Beat>, statements: &Statements) -> Round {
+    pub(super) fn round(
+        &mut self,
+        now: Instant,
+        watched: &[Watched],
+        beats: &BTreeMap<String, Beat>,
+        statements: &Statements,
+    ) -> Round {
         let missed = now.saturating_duration_since(self.due);
         self.due = now + ROUND;
         self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
