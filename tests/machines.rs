@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use flightcage::machines::boxes::FirstBootChannel;
 use flightcage::machines::boxes::ignition::{FirstBoot, NetworkCard, render};
-use flightcage::machines::provider::{Acceleration, BoxFiles, MachineRequest, Power, PowerAction, Provider};
+use flightcage::machines::provider::{Acceleration, BoxBoot, BoxFiles, KernelBoot, MachineRequest, Power, PowerAction, Provider};
 use flightcage::machines::qemu::{QemuConfig, QemuProvider, sweep};
 use flightcage::model::addresses::{node_address, node_mac, ssh_mac};
 use flightcage::model::cluster::ClusterSpec;
@@ -25,13 +26,13 @@ fn box_files() -> Option<BoxFiles> {
         eprintln!("skipped: FLIGHTCAGE_TEST_BOX names no box");
         return None;
     };
-    Some(BoxFiles {
-        hash: "test".into(),
+    let boot = KernelBoot {
         kernel: directory.join("kernel"),
         initramfs: directory.join("initramfs"),
         root: directory.join("root"),
-        kernel_arguments: std::fs::read_to_string(directory.join("append")).expect("the box has `append`").trim().to_owned(),
-    })
+        arguments: std::fs::read_to_string(directory.join("append")).expect("the box has `append`").trim().to_owned(),
+    };
+    Some(BoxFiles { hash: "test".into(), fw_cfg: "opt/com.coreos/config".into(), boot: BoxBoot::Kernel(boot) })
 }
 
 /// A switch that swallows every frame: these tests need no cluster network.
@@ -58,14 +59,17 @@ fn provider(directory: &Path) -> QemuProvider {
 async fn request(directory: &Path, box_files: BoxFiles, user: &SshKeyPair, host: &SshKeyPair) -> MachineRequest {
     let cluster = ClusterSpec::with_workers("test".parse().expect("a name"), 1);
     let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
-    let ignition = render(&FirstBoot {
+    let first_boot = FirstBoot {
         hostname: "w1".into(),
         authorized_keys: vec![user.public_openssh.clone()],
         host_key_private: host.private_openssh_pem.clone(),
         host_key_public: host.public_openssh.clone(),
         network: vec![NetworkCard::cluster(&mac(node_mac(1)), node_address(1)), NetworkCard::ssh(&mac(ssh_mac(1)))],
         hosts: vec![(node_address(1), "w1".into())],
-    });
+        kernel_arguments: Vec::new(),
+        fragments: Vec::new(),
+    };
+    let ignition = render(&first_boot, &FirstBootChannel::flightcage()).expect("there is no fragment");
     let fabric_socket = directory.join("fabric.sock");
     serve_fabric(fabric_socket.clone()).await;
     MachineRequest { spec: cluster.machines[1].clone(), index: 1, box_files, ignition, fabric_socket }

@@ -8,8 +8,10 @@ use clap::{Args, Subcommand};
 use super::cluster::open_home;
 use super::failure::Failure;
 use super::terminal::{Live, say};
+use crate::cluster::home::Home;
 use crate::images::{self, ImageStore};
-use crate::machines::boxes::{self, BoxDefinition};
+use crate::machines::boxes::{self, BoxDefinition, Origin};
+use crate::machines::provider::BoxBoot;
 
 /// Arguments of `box`.
 #[derive(Debug, Args)]
@@ -20,9 +22,22 @@ pub(super) struct BoxCommand {
 
 #[derive(Debug, Subcommand)]
 enum BoxVerb {
-    /// List the boxes that can be built, and which are in the cache.
-    List,
-    /// Build a box, unless the cache has it.
+    /// List the boxes that can be built or fetched, and which are in the cache.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a published box, prove it by its digest and signature, and unpack it, unless the cache has it.
+    Fetch {
+        /// Name of a built-in box, or a definition file.
+        #[arg(value_name = "BOX")]
+        definition: String,
+        /// Look for a newer image, also when the cache has one.
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// Build a box (or fetch a published one), unless the cache has it.
     Build {
         /// Name of a built-in box, or a definition file.
         #[arg(default_value = "flightcage-os", value_name = "BOX")]
@@ -34,24 +49,71 @@ impl BoxCommand {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let home = open_home()?;
         match self.verb {
-            BoxVerb::List => {
-                for name in BoxDefinition::builtin_names() {
-                    let definition = BoxDefinition::load(name)?;
-                    let cached = if boxes::cached(&definition, &home.boxes()).is_some() { "built" } else { "not built" };
-                    say(&format!("{name:<16} {cached}"));
+            BoxVerb::List { json } => list_boxes(&home, json)?,
+            BoxVerb::Build { definition } => make_box(&home, &load_box(&definition)?, "building the box").await?,
+            BoxVerb::Fetch { definition, refresh } => {
+                let definition = load_box(&definition)?;
+                if matches!(definition.origin, Origin::Debian(_)) {
+                    let hint = format!("flightcage box build {}", definition.name);
+                    return Err(Failure::new(format!("box `{}` is built, not fetched", definition.name)).hint(hint).invalid());
                 }
-            }
-            BoxVerb::Build { definition } => {
-                let definition = BoxDefinition::load(&definition).map_err(|error| Failure::from(error).invalid())?;
-                let live = Live::new();
-                live.step("building the box");
-                let files = boxes::build(&definition, &home.boxes(), &detail(&live)).await?;
-                live.finish();
-                say(&format!("{} {}", &files.hash[..12], files.root.display()));
+                if refresh {
+                    boxes::expire(&definition, &home.boxes());
+                }
+                make_box(&home, &definition, "fetching the box").await?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn load_box(name_or_path: &str) -> Result<BoxDefinition, Failure> {
+    BoxDefinition::load(name_or_path).map_err(|error| Failure::from(error).invalid())
+}
+
+async fn make_box(home: &Home, definition: &BoxDefinition, step: &str) -> Result<(), Failure> {
+    let live = Live::new();
+    live.step(step);
+    let made = boxes::build(definition, &home.boxes(), &detail(&live)).await;
+    live.finish();
+    let files = made?;
+    let path = match &files.boot {
+        BoxBoot::Kernel(boot) => &boot.root,
+        BoxBoot::Disk(image) => &image.path,
+        BoxBoot::Existing => return Ok(()),
+    };
+    say(&format!("{} {}", &files.hash[..12], path.display()));
+    if let Some(fetched) = boxes::fetched(definition, &home.boxes()) {
+        let signed = fetched.signed_by.map(|signer| format!(", signed by {signer}")).unwrap_or_default();
+        say(&format!("from {}{signed}", fetched.url));
+    }
+    Ok(())
+}
+
+fn list_boxes(home: &Home, json: bool) -> Result<(), Failure> {
+    let mut listed = Vec::new();
+    for name in BoxDefinition::builtin_names() {
+        let definition = BoxDefinition::load(name)?;
+        let made = match definition.origin {
+            Origin::Debian(_) => "built",
+            Origin::Image(_) => "fetched",
+        };
+        let cached = boxes::cached(&definition, &home.boxes());
+        let fetched = boxes::fetched(&definition, &home.boxes());
+        if json {
+            listed.push(serde_json::json!({
+                "name": name, "description": definition.description, "architecture": definition.architecture, "origin": made,
+                "cached": cached.is_some(), "hash": cached.map(|files| files.hash), "fetched": fetched,
+            }));
+        } else {
+            let state = if cached.is_some() { made.to_owned() } else { format!("not {made}") };
+            say(&format!("{name:<16} {state:<12} {}", definition.description));
+        }
+    }
+    if json {
+        say(&serde_json::Value::Array(listed).to_string());
+    }
+    Ok(())
 }
 
 /// Arguments of `image`.

@@ -17,23 +17,20 @@
 //! With `provider = "hosts"` the machines are an inventory instead: see [`hosts`].
 
 mod hosts;
+mod made;
 
 use std::path::Path;
 
 use crate::model::addresses::MAX_NODES;
-use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
+use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
-use crate::model::names::{ClusterName, is_name};
+use crate::model::names::ClusterName;
 use crate::model::reader::{Problems, Table, Value, suggestion};
 
 /// The name of the file that `up` reads in the current folder when it is there.
 pub const FILE_NAME: &str = "flightcage.toml";
 /// Workers of a cluster that says nothing else.
 pub const DEFAULT_WORKERS: usize = 2;
-/// Less guest memory than this does not boot the box.
-const MEMORY_BYTES_MIN: u64 = 256 << 20;
-/// Less disk than this does not hold the images.
-const DISK_BYTES_MIN: u64 = 1 << 30;
 
 /// Why a cluster file gave no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -82,26 +79,34 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
 /// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
 #[must_use]
 pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
-    table.allow(&[
+    let own = [
         "provider",
+        "controllers",
         "workers",
-        "memory",
-        "disk",
-        "cpus",
         "box",
         "upstream_registries",
         "eviction_brake_percent",
         "node",
         "login",
         "host",
-    ]);
+    ];
+    let known: Vec<&str> = own.into_iter().chain(made::SHARED).collect();
+    table.allow(&known);
     let provider = table.get("provider").and_then(|value| provider(&value)).unwrap_or_default();
+    if let Some(value) = table.get("controllers")
+        && value.integer(0..=MAX_NODES as u64).is_some_and(|count| count != 1)
+    {
+        value.problem(
+            "a cluster has one controller",
+            Some("its store is on one machine: more of them are not supported yet".into()),
+        );
+    }
     let workers = table.get("workers").and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
     let workers = workers.map_or(DEFAULT_WORKERS, |count| usize::try_from(count).expect("at most 199"));
     let mut spec = ClusterSpec::with_workers(name.clone(), workers);
     spec.provider = provider;
     if provider == ProviderKind::Hosts {
-        for key in ["workers", "memory", "disk", "cpus", "box", "node"] {
+        for key in ["controllers", "workers", "box", "node"].into_iter().chain(made::SHARED) {
             if let Some((_, span, _)) = table.entries().into_iter().find(|(name, ..)| *name == key) {
                 table.problem_with(span, format!("`{key}` is not for machines that exist"));
             }
@@ -134,26 +139,7 @@ fn made(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
             table.problem_with_help(span, format!("`{key}` is for machines that exist"), Some("provider = \"hosts\"".into()));
         }
     }
-    // Read once for all machines: a wrong size is one problem.
-    let mut sized = spec.machines[0].clone();
-    size(table, &mut sized);
-    for machine in &mut spec.machines {
-        machine.memory_bytes = sized.memory_bytes;
-        machine.disk_bytes = sized.disk_bytes;
-        machine.cpus = sized.cpus;
-    }
-    if let Some(value) = table.get("box")
-        && let Some(text) = value.string()
-    {
-        if is_name(text) {
-            text.clone_into(&mut spec.box_name);
-        } else {
-            value.problem(format!("`{text}` is not a box's name"), Some("a name such as `flightcage-os`".into()));
-        }
-    }
-    for value in table.get("node").and_then(|value| value.array()).unwrap_or_default() {
-        node(&value, spec);
-    }
+    made::read(table, spec);
 }
 
 fn registries(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
@@ -163,47 +149,6 @@ fn registries(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
             value.problem(format!("`{registry}` is not a registry"), Some("a host, such as `quay.io`".into()));
         } else {
             spec.upstream_registries.push(registry.to_owned());
-        }
-    }
-}
-
-fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {
-    let at_least = |key: &str, least: u64, text: &str| {
-        let value = table.get(key)?;
-        let bytes = value.size()?;
-        if bytes < least {
-            value.problem(format!("`{key}` is too small"), Some(format!("at least \"{text}\"")));
-            return None;
-        }
-        Some(bytes)
-    };
-    if let Some(bytes) = at_least("memory", MEMORY_BYTES_MIN, "256MiB") {
-        machine.memory_bytes = bytes;
-    }
-    if let Some(bytes) = at_least("disk", DISK_BYTES_MIN, "1GiB") {
-        machine.disk_bytes = bytes;
-    }
-    if let Some(cpus) = table.get("cpus").and_then(|value| value.integer(1..=64)) {
-        machine.cpus = Some(u32::try_from(cpus).expect("at most 64"));
-    }
-}
-
-fn node(value: &Value<'_, '_>, spec: &mut ClusterSpec) {
-    let Some(table) = value.table() else { return };
-    table.allow(&["name", "memory", "disk", "cpus", "labels"]);
-    let Some(name_value) = table.require("name") else { return };
-    let Some(name) = name_value.string() else { return };
-    let names: Vec<String> = spec.machines.iter().map(|machine| machine.name.to_string()).collect();
-    let Some(machine) = spec.machines.iter_mut().find(|machine| machine.name.as_str() == name) else {
-        let known: Vec<&str> = names.iter().map(String::as_str).collect();
-        name_value.problem(format!("unknown node `{name}`"), suggestion(name, &known));
-        return;
-    };
-    size(&table, machine);
-    let Some(labels) = table.get("labels").and_then(|value| value.table()) else { return };
-    for (key, _, value) in labels.entries() {
-        if let Some(text) = value.string() {
-            machine.labels.insert(key.to_owned(), text.to_owned());
         }
     }
 }

@@ -243,7 +243,10 @@ fn roles(
             .collect::<BTreeMap<_, _>>(),
         data_dir: DATA_DIR.into(),
         labels,
-        taints: if controller { vec!["node-role.kubernetes.io/control-plane=:NoSchedule".into()] } else { Vec::new() },
+        taints: {
+            let automatic = controller.then(|| "node-role.kubernetes.io/control-plane=:NoSchedule".to_owned());
+            automatic.into_iter().chain(machine.taints.clone()).collect()
+        },
     };
     let proxy = ProxyConfig { node: machine.name.to_string(), server, identity: identity("proxy") };
     let mut roles = vec![

@@ -443,12 +443,16 @@ async fn create_machine(
             NetworkCard::ssh(&addresses::mac_text(addresses::ssh_mac(index))),
         ],
         hosts: spec.machines.iter().enumerate().map(|(index, machine)| (spec.address(index), machine.name.to_string())).collect(),
+        kernel_arguments: machine.kernel_arguments.clone(),
+        fragments: machine.ignition.clone(),
     };
+    let channel =
+        BoxDefinition::load(&spec.box_name).map_err(part(format!("read the definition of box `{}`", spec.box_name)))?.first_boot;
     let request = MachineRequest {
         spec: machine.clone(),
         index,
         box_files: box_files.clone(),
-        ignition: ignition::render(&first_boot),
+        ignition: ignition::render(&first_boot, &channel).map_err(part(format!("configure node `{node}`")))?,
         fabric_socket: std::path::PathBuf::new(),
     };
     report(Progress::Node(node.clone(), "booting".into()));

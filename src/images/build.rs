@@ -10,8 +10,8 @@ use oci_spec::image as oci;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::store::hexadecimal;
 use super::{ImageDefinition, ImageError, ImageStore, Resolved, Stored};
+use crate::model::definition::hexadecimal;
 use crate::shell::debian::{self, Bootstrap, DirectoryLock, Progress};
 
 /// Compression level: higher ones save little and want a larger window in the node's memory.

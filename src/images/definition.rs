@@ -6,8 +6,10 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
-use super::store::hexadecimal;
-use crate::model::table::{Document, Table};
+use crate::model::definition::{
+    self, DefinitionFile, RootFile, Source, checked, hexadecimal, optional, packages, patterns, required, words,
+};
+use crate::model::reader::Table;
 
 macro_rules! embedded {
     ($($path:literal),* $(,)?) => { &[$(($path, include_str!(concat!("../../boxes/images/", $path)))),*] };
@@ -38,7 +40,7 @@ pub struct ImageDefinition {
     /// Shell patterns, relative to the root, of what is removed from the packages' layer.
     pub remove: Vec<String>,
     /// Files of the application's layer.
-    pub files: Vec<ImageFile>,
+    pub files: Vec<RootFile>,
     /// Environment.
     pub env: BTreeMap<String, String>,
     /// What runs.
@@ -53,17 +55,6 @@ pub struct ImageDefinition {
     pub expose: Vec<String>,
     /// The signal that stops it; none: SIGTERM.
     pub stop_signal: Option<String>,
-}
-
-/// A file of the application's layer, owned by root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageFile {
-    /// Absolute path.
-    pub path: String,
-    /// Permission bits.
-    pub mode: u32,
-    /// What it holds.
-    pub content: String,
 }
 
 /// The images that the binary carries: those of the flappy stack.
@@ -86,41 +77,52 @@ const LAYER_FORMAT: u32 = 2;
 impl ImageDefinition {
     /// Loads a definition from a file; its `source`s are looked for beside it.
     pub fn load(path: &Path) -> Result<Self, ImageError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ImageError::File { action: "read", path: path.to_owned(), source })?;
-        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Self::parse(name, &text, &|source| std::fs::read_to_string(folder.join(source)).ok())
+        let file =
+            DefinitionFile::read(path).map_err(|source| ImageError::File { action: "read", path: path.to_owned(), source })?;
+        Self::parse(&file.name, &file.text, &|source| file.beside(source))
     }
 
     /// Reads a definition; `source` hands over the files that it names. Every problem is told at once.
-    pub fn parse(name: &str, text: &str, source: &dyn Fn(&str) -> Option<String>) -> Result<Self, ImageError> {
-        let (mut document, mut root) = Document::parse(text);
-        let doc = &mut document;
-        let words = |list: Vec<(String, _)>| list.into_iter().map(|(word, _)| word).collect::<Vec<_>>();
-        let definition = Self {
-            name: name.to_owned(),
-            tags: checked(doc, &mut root, "tags", "a name with a registry and a tag, such as `quay.io/a/b:v1`", is_tag),
-            suite: root.required_string(doc, "suite").0,
-            packages: checked(doc, &mut root, "packages", "a Debian package's name", is_package),
-            remove: checked(doc, &mut root, "remove", "a path below the root, without a leading `/`", is_pattern),
-            files: root.tables(doc, "file").into_iter().map(|table| file(doc, table, source)).collect(),
-            env: root.string_table(doc, "env").into_iter().map(|(key, (value, _))| (key, value)).collect(),
-            entrypoint: words(root.strings(doc, "entrypoint")),
-            cmd: words(root.strings(doc, "cmd")),
-            user: root.string(doc, "user").map(|(user, _)| user),
-            working_dir: root.string(doc, "working_dir").map(|(path, _)| path),
-            expose: checked(doc, &mut root, "expose", "a port such as `80/tcp`", is_port),
-            stop_signal: root.string(doc, "stop_signal").map(|(signal, _)| signal),
-        };
-        if definition.tags.is_empty() {
-            doc.refuse(0, "`tags` names nothing: the image could not be found".into());
+    pub fn parse(name: &str, text: &str, source: Source<'_>) -> Result<Self, ImageError> {
+        definition::parse(&format!("{name}.toml"), text, |table| Self::read(name, table, source))
+            .map_err(|refusal| ImageError::Invalid { name: name.to_owned(), problems: refusal.listing() })
+    }
+
+    fn read(name: &str, table: &Table<'_, '_>, source: Source<'_>) -> Self {
+        table.allow(&[
+            "tags",
+            "suite",
+            "packages",
+            "remove",
+            "file",
+            "env",
+            "entrypoint",
+            "cmd",
+            "user",
+            "working_dir",
+            "expose",
+            "stop_signal",
+        ]);
+        let tags = checked(table, "tags", "a name with a registry and a tag, such as `quay.io/a/b:v1`", is_tag);
+        if tags.is_empty() {
+            table.problem_at_start("`tags` names nothing: the image could not be found", None);
         }
-        root.finish(doc);
-        document.finish(definition).map_err(|problems| ImageError::Invalid {
+        let env = table.get("env").and_then(|value| value.table()).map(|env| env.entries()).unwrap_or_default();
+        Self {
             name: name.to_owned(),
-            problems: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
-        })
+            tags,
+            suite: required(table, "suite"),
+            packages: packages(table, "packages"),
+            remove: patterns(table, "remove"),
+            files: definition::files(table, source),
+            env: env.into_iter().filter_map(|(key, _, value)| Some((key.to_owned(), value.string()?.to_owned()))).collect(),
+            entrypoint: words(table, "entrypoint"),
+            cmd: words(table, "cmd"),
+            user: optional(table, "user"),
+            working_dir: optional(table, "working_dir"),
+            expose: checked(table, "expose", "a port such as `80/tcp`", is_port),
+            stop_signal: optional(table, "stop_signal"),
+        }
     }
 
     /// Hash of everything that the image is made of.
@@ -134,66 +136,15 @@ impl ImageDefinition {
     }
 }
 
-fn checked(
-    document: &mut Document<'_>,
-    root: &mut Table<'_>,
-    key: &'static str,
-    wanted: &str,
-    is_right: fn(&str) -> bool,
-) -> Vec<String> {
-    let named = root.strings(document, key);
-    for (word, span) in &named {
-        if !is_right(word) {
-            document.refuse(span.start, format!("`{word}` is not {wanted}"));
-        }
-    }
-    named.into_iter().map(|(word, _)| word).collect()
-}
-
 fn is_tag(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
     let Some((repository, tag)) = name.rsplit_once(':') else { return false };
     repository.chars().all(plain) && repository.contains('/') && !tag.is_empty() && !tag.contains('/')
 }
 
-fn is_package(name: &str) -> bool {
-    name.len() >= 2 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
-}
-
-fn is_pattern(pattern: &str) -> bool {
-    let whole = !pattern.is_empty() && !pattern.starts_with('/') && !pattern.contains(char::is_whitespace);
-    whole && pattern.split('/').all(|part| part != "..")
-}
-
 fn is_port(port: &str) -> bool {
     let number = port.strip_suffix("/tcp").or_else(|| port.strip_suffix("/udp"));
     number.and_then(|number| number.parse::<u16>().ok()).is_some_and(|number| number > 0)
-}
-
-fn file(document: &mut Document<'_>, mut table: Table<'_>, source: &dyn Fn(&str) -> Option<String>) -> ImageFile {
-    let (path, path_span) = table.required_string(document, "path");
-    if !path.is_empty() && (!path.starts_with('/') || path.ends_with('/') || path.split('/').any(|part| part == "..")) {
-        document.refuse(path_span.start, format!("`{path}` is not an absolute path of a file"));
-    }
-    let mode = table.string(document, "mode").map_or(0o644, |(text, span)| {
-        u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777).unwrap_or_else(|| {
-            document.refuse(span.start, format!("`{text}` is not a file mode such as `0644`"));
-            0
-        })
-    });
-    let content = match (table.string(document, "content"), table.string(document, "source")) {
-        (Some((content, _)), None) => content,
-        (None, Some((from, span))) => source(&from).unwrap_or_else(|| {
-            document.refuse(span.start, format!("`{from}` is not there: it is looked for beside the definition"));
-            String::new()
-        }),
-        _ => {
-            document.refuse(table.start(), format!("file `{path}` needs either `content` or `source`"));
-            String::new()
-        }
-    };
-    table.finish(document);
-    ImageFile { path, mode, content }
 }
 
 #[cfg(test)]

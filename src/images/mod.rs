@@ -11,7 +11,7 @@ mod store;
 use std::path::PathBuf;
 
 pub use build::{Built, build};
-pub use definition::{ImageDefinition, ImageFile, builtin};
+pub use definition::{ImageDefinition, builtin};
 pub use store::{BlobWriter, ImageStore, Resolved, StoreError, Stored};
 
 use crate::shell::debian::BootstrapError;

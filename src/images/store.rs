@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::mirror::{MirrorStore, StoredManifest};
+use crate::model::definition::hexadecimal;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -255,11 +256,6 @@ impl MirrorStore for ImageStore {
         let resolved = Resolved { digest: manifest.digest.clone(), media_type: manifest.media_type.clone() };
         self.tag(&format!("{registry}/{repository}:{reference}"), &resolved).map_err(std::io::Error::other)
     }
-}
-
-/// Lower-case hexadecimal digits of these bytes.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {

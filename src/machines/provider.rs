@@ -125,7 +125,7 @@ pub struct MachineRequest {
     pub spec: MachineSpec,
     /// Its position in the cluster: addresses and MAC follow from it.
     pub index: usize,
-    /// Kernel, initramfs and read-only root of the box.
+    /// The files of its box.
     pub box_files: BoxFiles,
     /// The Ignition configuration of its first boot, a JSON text.
     pub ignition: String,
@@ -138,6 +138,28 @@ pub struct MachineRequest {
 pub struct BoxFiles {
     /// Content hash, in hexadecimal.
     pub hash: String,
+    /// The fw_cfg file in which its Ignition looks for its configuration.
+    pub fw_cfg: String,
+    /// What a machine starts from.
+    pub boot: BoxBoot,
+}
+
+/// What a machine of a box starts from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxBoot {
+    /// Nothing of ours: it is there and runs.
+    #[default]
+    Existing,
+    /// The hypervisor loads the kernel; the root is shared, the machine's own disk begins blank.
+    Kernel(KernelBoot),
+    /// The firmware boots a disk: the machine's own is a layer over the box's image.
+    Disk(DiskImage),
+}
+
+/// A kernel and what it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelBoot {
     /// The kernel.
     pub kernel: PathBuf,
     /// The initramfs.
@@ -145,7 +167,39 @@ pub struct BoxFiles {
     /// The read-only root file system.
     pub root: PathBuf,
     /// Kernel command line, without the console.
-    pub kernel_arguments: String,
+    pub arguments: String,
+}
+
+/// A disk that boots itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskImage {
+    /// The file, which is never written.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+    /// Bytes that a machine sees.
+    pub virtual_size: u64,
+}
+
+/// A disk image's format, as QEMU calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// QEMU's own.
+    Qcow2,
+    /// The disk's bytes.
+    Raw,
+}
+
+impl DiskFormat {
+    /// QEMU's name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
 }
 
 /// Why a provider could not do what it was asked.

@@ -128,6 +128,15 @@ pub struct MachineSpec {
     /// How it is reached, for [`ProviderKind::Hosts`].
     #[serde(default)]
     pub host: Option<HostSpec>,
+    /// Node taints beyond a controller's, each as `key=value:Effect`.
+    #[serde(default)]
+    pub taints: Vec<String>,
+    /// Words for its kernel's command line, after the box's.
+    #[serde(default)]
+    pub kernel_arguments: Vec<String>,
+    /// Ignition configurations merged into its own, each a JSON text.
+    #[serde(default)]
+    pub ignition: Vec<String>,
 }
 
 impl ClusterSpec {
@@ -143,6 +152,9 @@ impl ClusterSpec {
             labels: BTreeMap::new(),
             address: None,
             host: None,
+            taints: Vec::new(),
+            kernel_arguments: Vec::new(),
+            ignition: Vec::new(),
         };
         let mut machines = vec![machine("c1".into(), Role::Controller)];
         machines.extend((1..=workers).map(|n| machine(format!("w{n}"), Role::Worker)));

@@ -70,6 +70,13 @@ impl Refusal {
     pub fn problems(&self) -> &[Diagnostic] {
         &self.problems
     }
+
+    /// Every problem, one a line, each with what would be right.
+    #[must_use]
+    pub fn listing(&self) -> String {
+        let help = |problem: &Diagnostic| problem.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+        self.problems.iter().map(|problem| format!("{problem}{}", help(problem))).collect::<Vec<_>>().join("\n")
+    }
 }
 
 impl fmt::Display for Refusal {

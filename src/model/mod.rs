@@ -2,10 +2,10 @@
 
 pub mod addresses;
 pub mod cluster;
+pub mod definition;
 pub mod diagnostic;
 pub mod json;
 pub mod link;
 pub mod names;
 pub mod reader;
-pub mod table;
 pub mod units;

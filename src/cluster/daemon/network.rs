@@ -47,7 +47,8 @@ pub(super) async fn open(
         return Ok(Opened { network: Network::Relays(relays), dial, registry: Box::new(registry) });
     }
     let nodes = spec.machines.iter().map(|machine| machine.name.clone()).collect();
-    let config = FabricConfig { socket_dir: paths.runtime().to_owned(), nodes };
+    let addresses = (0..spec.machines.len()).map(|index| spec.address(index)).collect();
+    let config = FabricConfig { socket_dir: paths.runtime().to_owned(), nodes, addresses };
     let fabric = Fabric::start(config).await.map_err(starting("start the fabric"))?;
     let gateway = fabric.gateway();
     let route = |index| {

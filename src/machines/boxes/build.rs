@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::definition::ASSEMBLE;
-use super::{BoxDefinition, BoxError};
-use crate::machines::provider::BoxFiles;
-use crate::shell::debian::{self, Bootstrap, DirectoryLock, Progress};
+use super::{BoxDefinition, BoxError, DebianRoot};
+use crate::machines::provider::{BoxBoot, BoxFiles, KernelBoot};
+use crate::shell::debian::{self, Bootstrap, Progress};
 
 /// Where `assemble.sh` and its inputs lie in the root while it is made.
 const WORK: &str = ".flightcage";
@@ -15,21 +15,27 @@ const WORK: &str = ".flightcage";
 const FILES: [&str; 3] = ["kernel", "initramfs", "root"];
 
 /// The box's files if the cache holds it, which costs nothing.
-pub fn cached(definition: &BoxDefinition, cache: &Path) -> Option<BoxFiles> {
-    let files = box_files(definition, cache);
-    [&files.kernel, &files.initramfs, &files.root].iter().all(|path| path.is_file()).then_some(files)
+pub(super) fn cached(definition: &BoxDefinition, root: &DebianRoot, cache: &Path) -> Option<BoxFiles> {
+    let place = place(definition, cache);
+    let boot = KernelBoot {
+        kernel: place.join("kernel"),
+        initramfs: place.join("initramfs"),
+        root: place.join("root"),
+        arguments: root.kernel_arguments.clone(),
+    };
+    let whole = [&boot.kernel, &boot.initramfs, &boot.root].iter().all(|path| path.is_file());
+    let fw_cfg = definition.first_boot.fw_cfg.clone();
+    whole.then_some(BoxFiles { hash: definition.hash(), fw_cfg, boot: BoxBoot::Kernel(boot) })
 }
 
-/// Builds the box unless the cache holds it. Takes a minute or two, needs Debian's mirror, `mmdebstrap` and `mkfs.erofs`.
+/// Builds the box. Takes a minute or two, needs Debian's mirror, `mmdebstrap` and `mkfs.erofs`. The cache's lock is held by the caller.
 /// A cancelled build leaves nothing that a later one would take for a box.
-pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<'_>) -> Result<BoxFiles, BoxError> {
-    if let Some(files) = cached(definition, cache) {
-        return Ok(files);
-    }
-    let _lock = DirectoryLock::take(cache, progress).await?;
-    if let Some(files) = cached(definition, cache) {
-        return Ok(files);
-    }
+pub(super) async fn build(
+    definition: &BoxDefinition,
+    root: &DebianRoot,
+    cache: &Path,
+    progress: Progress<'_>,
+) -> Result<BoxFiles, BoxError> {
     progress(&format!("building box {}", definition.name));
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
@@ -38,14 +44,14 @@ pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<
     let scratch =
         tempfile::Builder::new().prefix(debian::UNFINISHED).tempdir_in(cache).map_err(failed("make directory in", cache))?;
     let input = scratch.path().join("input.tar");
-    std::fs::write(&input, input_tar(definition).map_err(failed("write", &input))?).map_err(failed("write", &input))?;
+    std::fs::write(&input, input_tar(root).map_err(failed("write", &input))?).map_err(failed("write", &input))?;
 
     let mut hooks = vec!["tar-in input.tar /".to_owned(), format!("sh \"$1/{WORK}/assemble.sh\" \"$1\"")];
     hooks.extend(FILES.iter().map(|file| format!("download /{WORK}/out/{file} {file}")));
-    let mut packages = definition.packages.clone();
-    packages.push(definition.kernel_package.clone());
+    let mut packages = root.packages.clone();
+    packages.push(root.kernel_package.clone());
     let bootstrap = Bootstrap {
-        suite: &definition.suite,
+        suite: &root.suite,
         packages,
         hooks,
         format: "null",
@@ -62,7 +68,7 @@ pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<
     }
     let place = place(definition, cache);
     std::fs::rename(&made, &place).map_err(failed("move box to", &place))?;
-    cached(definition, cache)
+    cached(definition, root, cache)
         .ok_or_else(|| BoxError::Unknown { name: definition.name.clone(), known: place.display().to_string() })
 }
 
@@ -70,19 +76,8 @@ fn place(definition: &BoxDefinition, cache: &Path) -> PathBuf {
     cache.join(format!("{}-{}", definition.name, definition.hash()))
 }
 
-fn box_files(definition: &BoxDefinition, cache: &Path) -> BoxFiles {
-    let place = place(definition, cache);
-    BoxFiles {
-        hash: definition.hash(),
-        kernel: place.join("kernel"),
-        initramfs: place.join("initramfs"),
-        root: place.join("root"),
-        kernel_arguments: definition.kernel_arguments.clone(),
-    }
-}
-
 /// The definition's files, and what `assemble.sh` reads, as a tar archive that is unpacked over the packages.
-fn input_tar(definition: &BoxDefinition) -> std::io::Result<Vec<u8>> {
+fn input_tar(definition: &DebianRoot) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let lines = |list: &[String]| list.iter().fold(String::new(), |text, line| text + line + "\n");
     let mut entries = vec![
@@ -116,25 +111,32 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, content: &
 
 #[cfg(test)]
 mod tests {
+    use super::super::Origin;
     use super::*;
+
+    fn own() -> (BoxDefinition, DebianRoot) {
+        let definition = BoxDefinition::load("flightcage-os").unwrap();
+        let Origin::Debian(root) = definition.origin.clone() else { panic!("it is built") };
+        (definition, *root)
+    }
 
     #[test]
     fn a_half_made_box_is_not_in_the_cache() {
         let cache = tempfile::tempdir().unwrap();
-        let definition = BoxDefinition::load("flightcage-os").unwrap();
+        let (definition, root) = own();
         let place = place(&definition, cache.path());
         std::fs::create_dir(&place).unwrap();
         std::fs::write(place.join("kernel"), "").unwrap();
         std::fs::write(place.join("initramfs"), "").unwrap();
-        assert_eq!(cached(&definition, cache.path()), None);
+        assert_eq!(cached(&definition, &root, cache.path()), None);
         std::fs::write(place.join("root"), "").unwrap();
-        assert_eq!(cached(&definition, cache.path()).unwrap().hash, definition.hash());
+        assert_eq!(cached(&definition, &root, cache.path()).unwrap().hash, definition.hash());
     }
 
     #[test]
     fn the_definitions_files_reach_the_root() {
-        let definition = BoxDefinition::load("flightcage-os").unwrap();
-        let bytes = input_tar(&definition).unwrap();
+        let (_, root) = own();
+        let bytes = input_tar(&root).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
         let mut modes = std::collections::BTreeMap::new();
         for entry in archive.entries().unwrap() {
@@ -144,17 +146,5 @@ mod tests {
         assert_eq!(modes["etc/sudoers.d/core"], 0o440);
         assert_eq!(modes["etc/ssh/sshd_config"], 0o644);
         assert!(modes.contains_key(".flightcage/init"));
-    }
-
-    /// Builds the real box into `$FLIGHTCAGE_TEST_DIR` (kept) or a temporary directory.
-    #[tokio::test]
-    #[ignore = "takes minutes, needs mmdebstrap, mkfs.erofs and a Debian mirror"]
-    async fn builds_the_real_box() {
-        let temporary = tempfile::tempdir().unwrap();
-        let directory = std::env::var("FLIGHTCAGE_TEST_DIR").map_or(temporary.path().to_owned(), PathBuf::from);
-        let definition = BoxDefinition::load("flightcage-os").unwrap();
-        let files = build(&definition, &directory.join("boxes"), &|_| {}).await.unwrap();
-        assert!(std::fs::metadata(&files.root).unwrap().len() < 200 << 20);
-        assert_eq!(cached(&definition, &directory.join("boxes")), Some(files));
     }
 }

@@ -5,7 +5,11 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::BoxError;
-use crate::model::table::{Document, Problem, Table};
+use super::image::{self, ImageOrigin};
+use crate::model::definition::{
+    self, DefinitionFile, RootFile, Source, checked, hexadecimal, packages, patterns, required, source_of, words,
+};
+use crate::model::reader::{Table, suggestion};
 
 /// The definitions and their files that the binary carries, by path below `boxes/`.
 const EMBEDDED: &[(&str, &str)] = &[
@@ -13,10 +17,16 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("flightcage-os/init", include_str!("../../../boxes/flightcage-os/init")),
     ("flightcage-os/sshd_config", include_str!("../../../boxes/flightcage-os/sshd_config")),
     ("flightcage-os/flightcage-sshd.service", include_str!("../../../boxes/flightcage-os/flightcage-sshd.service")),
+    ("flatcar.toml", include_str!("../../../boxes/flatcar.toml")),
+    ("fedora-coreos.toml", include_str!("../../../boxes/fedora-coreos.toml")),
 ];
 
 /// Turns the unpacked packages into a box; part of the box's hash.
 pub(super) const ASSEMBLE: &str = include_str!("../../../boxes/assemble.sh");
+/// Architectures that a box may be of, as QEMU calls them.
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+/// Where CoreOS looks for its configuration, and our own box with it.
+const COREOS_CONFIG: &str = "opt/com.coreos/config";
 
 /// A box, read and checked. Its text is what it is: two definitions of the same content have the same [`BoxDefinition::hash`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +35,61 @@ pub struct BoxDefinition {
     pub name: String,
     /// One line for people.
     pub description: String,
+    /// What its machines' processors are, `x86_64` or `aarch64`.
+    pub architecture: String,
+    /// How a first boot is configured.
+    pub first_boot: FirstBootChannel,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a box comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built here from Debian packages: a kernel, an initramfs and a read-only root.
+    Debian(Box<DebianRoot>),
+    /// A disk image that somebody publishes, which boots itself.
+    Image(Box<ImageOrigin>),
+}
+
+/// How Ignition gets its configuration, and what that has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstBootChannel {
+    /// The fw_cfg file that it looks for.
+    pub fw_cfg: String,
+    /// The specification that its configuration is written in, such as `3.3.0`.
+    pub version: String,
+    /// Who applies the network's configuration.
+    pub network: NetworkStyle,
+    /// systemd units that would disturb a test: automatic updates and reboots.
+    pub mask: Vec<String>,
+    /// Files beyond the machine's identity.
+    pub files: Vec<RootFile>,
+}
+
+impl FirstBootChannel {
+    /// What our own box takes.
+    #[must_use]
+    pub fn flightcage() -> Self {
+        let (fw_cfg, version) = (COREOS_CONFIG.to_owned(), "3.3.0".to_owned());
+        Self { fw_cfg, version, network: NetworkStyle::Flightcage, mask: Vec::new(), files: Vec::new() }
+    }
+}
+
+/// Who applies the network's configuration in a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkStyle {
+    /// The initramfs of our own box.
+    Flightcage,
+    /// systemd-networkd: Flatcar.
+    Networkd,
+    /// NetworkManager: Fedora CoreOS.
+    NetworkManager,
+}
+
+/// What is built from Debian packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DebianRoot {
     /// Debian's release name.
     pub suite: String,
     /// The package that holds the kernel.
@@ -46,18 +111,7 @@ pub struct BoxDefinition {
     /// systemd units masked.
     pub mask: Vec<String>,
     /// Files put into the root.
-    pub files: Vec<BoxFile>,
-}
-
-/// A file put into a box's root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BoxFile {
-    /// Absolute path.
-    pub path: String,
-    /// Permission bits.
-    pub mode: u32,
-    /// What it holds.
-    pub content: String,
+    pub files: Vec<RootFile>,
 }
 
 impl BoxDefinition {
@@ -75,47 +129,67 @@ impl BoxDefinition {
         if path.extension().is_none_or(|extension| extension != "toml") {
             return Err(BoxError::Unknown { name: name_or_path.to_owned(), known: Self::builtin_names().join(", ") });
         }
-        let text = std::fs::read_to_string(path).map_err(|source| BoxError::Read { path: path.to_owned(), source })?;
-        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Self::parse(name, &text, &|source| std::fs::read_to_string(folder.join(source)).ok())
+        let file = DefinitionFile::read(path).map_err(|source| BoxError::Read { path: path.to_owned(), source })?;
+        Self::parse(&file.name, &file.text, &|source| file.beside(source))
     }
 
     /// Reads a definition; `source` hands over the files that it names. Every problem is told at once.
-    pub fn parse(name: &str, text: &str, source: &dyn Fn(&str) -> Option<String>) -> Result<Self, BoxError> {
-        let (mut document, mut root) = Document::parse(text);
-        let doc = &mut document;
-        let words = |list: Vec<(String, _)>| list.into_iter().map(|(word, _)| word).collect::<Vec<_>>();
-        let definition = Self {
-            name: name.to_owned(),
-            description: root.required_string(doc, "description").0,
-            suite: root.required_string(doc, "suite").0,
-            kernel_package: root.required_string(doc, "kernel_package").0,
-            kernel_arguments: {
-                let written = root.required_string(doc, "kernel_arguments");
-                arguments(doc, written)
-            },
-            packages: packages(doc, &mut root),
-            modules: words(root.strings(doc, "modules")),
-            initramfs_modules: words(root.strings(doc, "initramfs_modules")),
-            init: {
-                let (path, span) = root.required_string(doc, "init");
-                read(doc, &path, span.start, source)
-            },
-            remove: relative(doc, &mut root, "remove"),
-            enable: words(root.strings(doc, "enable")),
-            mask: words(root.strings(doc, "mask")),
-            files: root.tables(doc, "file").into_iter().map(|table| file(doc, table, source)).collect(),
+    pub fn parse(name: &str, text: &str, source: Source<'_>) -> Result<Self, BoxError> {
+        definition::parse(&format!("{name}.toml"), text, |table| Self::read(name, table, source))
+            .map_err(|problems| BoxError::Invalid { name: name.to_owned(), problems: Box::new(problems) })
+    }
+
+    fn read(name: &str, table: &Table<'_, '_>, source: Source<'_>) -> Self {
+        let is_image = table.get("image").is_some();
+        let (origin, first_boot) = if is_image {
+            table.allow(&["description", "architecture", "image", "ignition", "file"]);
+            (Origin::Image(Box::new(image::read(table, source))), first_boot(table, source))
+        } else {
+            let root = DebianRoot::read(table, source);
+            (Origin::Debian(Box::new(root)), FirstBootChannel::flightcage())
         };
-        root.finish(doc);
-        document.finish(definition).map_err(|problems| BoxError::Invalid { name: name.to_owned(), problems: Problems(problems) })
+        let description = required(table, "description");
+        Self { name: name.to_owned(), description, architecture: architecture(table), first_boot, origin }
     }
 
     /// The content's hash, in hexadecimal: it names the built box in the cache.
     pub fn hash(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("{self:?}\n{ASSEMBLE}"));
-        hash.finalize()[..16].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+        hexadecimal(&hash.finalize()[..16])
+    }
+}
+
+impl DebianRoot {
+    fn read(table: &Table<'_, '_>, source: Source<'_>) -> Self {
+        table.allow(&[
+            "description",
+            "architecture",
+            "suite",
+            "kernel_package",
+            "kernel_arguments",
+            "packages",
+            "modules",
+            "initramfs_modules",
+            "init",
+            "remove",
+            "enable",
+            "mask",
+            "file",
+        ]);
+        Self {
+            suite: required(table, "suite"),
+            kernel_package: required(table, "kernel_package"),
+            kernel_arguments: kernel_arguments(table),
+            packages: packages(table, "packages"),
+            modules: words(table, "modules"),
+            initramfs_modules: words(table, "initramfs_modules"),
+            init: table.require("init").map(|value| source_of(value, source)).unwrap_or_default(),
+            remove: patterns(table, "remove"),
+            enable: words(table, "enable"),
+            mask: words(table, "mask"),
+            files: definition::files(table, source),
+        }
     }
 }
 
@@ -123,82 +197,63 @@ fn embedded(path: &str) -> Option<&'static str> {
     EMBEDDED.iter().find(|(name, _)| *name == path).map(|(_, text)| *text)
 }
 
-fn arguments(document: &mut Document<'_>, (text, span): (String, std::ops::Range<usize>)) -> String {
-    if text.split_whitespace().any(|word| word.starts_with("console=")) {
-        document.refuse(span.start, "`kernel_arguments` names a console: the provider adds its own".into());
+fn architecture(table: &Table<'_, '_>) -> String {
+    let Some(value) = table.require("architecture") else { return String::new() };
+    let text = value.string().unwrap_or_default();
+    if !ARCHITECTURES.contains(&text) {
+        value.problem(format!("`{text}` is not an architecture"), Some(format!("one of {}", ARCHITECTURES.join(", "))));
+    }
+    text.to_owned()
+}
+
+fn kernel_arguments(table: &Table<'_, '_>) -> String {
+    let text = required(table, "kernel_arguments");
+    if let Some(value) = table.get("kernel_arguments")
+        && text.split_whitespace().any(|word| word.starts_with("console="))
+    {
+        value.problem("`kernel_arguments` names a console: the provider adds its own", None);
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn packages(document: &mut Document<'_>, root: &mut Table<'_>) -> Vec<String> {
-    let named = root.strings(document, "packages");
-    for (package, span) in &named {
-        let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-        if package.len() < 2 || !package.chars().all(fine) {
-            document.refuse(span.start, format!("`{package}` is not a Debian package's name"));
-        }
+/// The `[ignition]` table of a published image.
+fn first_boot(table: &Table<'_, '_>, source: Source<'_>) -> FirstBootChannel {
+    let files = definition::files(table, source);
+    let fallback = FirstBootChannel { files: files.clone(), ..FirstBootChannel::flightcage() };
+    let Some(ignition) = table.require("ignition").and_then(|value| value.table()) else { return fallback };
+    ignition.allow(&["fw_cfg", "version", "network", "mask"]);
+    let fw_cfg = required(&ignition, "fw_cfg");
+    if let Some(value) = ignition.get("fw_cfg")
+        && !fw_cfg.starts_with("opt/")
+    {
+        value.problem(
+            format!("`{fw_cfg}` is not a fw_cfg file of users"),
+            Some("one below `opt/`, for instance `opt/com.coreos/config`".into()),
+        );
     }
-    named.into_iter().map(|(package, _)| package).collect()
-}
-
-fn relative(document: &mut Document<'_>, root: &mut Table<'_>, key: &'static str) -> Vec<String> {
-    let named = root.strings(document, key);
-    for (pattern, span) in &named {
-        if pattern.starts_with('/')
-            || pattern.is_empty()
-            || pattern.split('/').any(|part| part == "..")
-            || pattern.contains(char::is_whitespace)
-        {
-            document.refuse(
-                span.start,
-                format!("`{pattern}` is not a path below the root: write it without the leading `/`, `..` or spaces"),
-            );
-        }
+    let version = required(&ignition, "version");
+    if let Some(value) = ignition.get("version")
+        && !is_supported(&version)
+    {
+        value.problem(format!("`{version}` is not a specification that is written here"), Some("3.0.0 to 3.5.0".into()));
     }
-    named.into_iter().map(|(pattern, _)| pattern).collect()
-}
-
-fn read(document: &mut Document<'_>, path: &str, offset: usize, source: &dyn Fn(&str) -> Option<String>) -> String {
-    source(path).unwrap_or_else(|| {
-        if !path.is_empty() {
-            document.refuse(offset, format!("`{path}` is not there: it is looked for beside the definition"));
+    let styles = [("networkd", NetworkStyle::Networkd), ("network-manager", NetworkStyle::NetworkManager)];
+    let network = ignition.require("network").and_then(|value| {
+        let text = value.string()?;
+        let style = styles.iter().find(|(name, _)| *name == text).map(|(_, style)| *style);
+        if style.is_none() {
+            let names = styles.map(|(name, _)| name);
+            value.problem(format!("`{text}` applies no network configuration"), suggestion(text, &names));
         }
-        String::new()
-    })
-}
-
-fn file(document: &mut Document<'_>, mut table: Table<'_>, source: &dyn Fn(&str) -> Option<String>) -> BoxFile {
-    let (path, path_span) = table.required_string(document, "path");
-    if !path.is_empty() && (!path.starts_with('/') || path.ends_with('/') || path.split('/').any(|part| part == "..")) {
-        document.refuse(path_span.start, format!("`{path}` is not an absolute path of a file"));
-    }
-    let mode = table.string(document, "mode").map_or(0o644, |(text, span)| {
-        u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777).unwrap_or_else(|| {
-            document.refuse(span.start, format!("`{text}` is not a file mode such as `0644`"));
-            0
-        })
+        style
     });
-    let content = match (table.string(document, "content"), table.string(document, "source")) {
-        (Some((content, _)), None) => content,
-        (None, Some((from, span))) => read(document, &from, span.start, source),
-        _ => {
-            document.refuse(table.start(), format!("file `{path}` needs either `content` or `source`"));
-            String::new()
-        }
-    };
-    table.finish(document);
-    BoxFile { path, mode, content }
+    let mask = checked(&ignition, "mask", "a systemd unit", |unit| unit.contains('.') && !unit.contains('/'));
+    FirstBootChannel { fw_cfg, version, network: network.unwrap_or(NetworkStyle::Networkd), mask, files }
 }
 
-/// Every problem of a definition, one a line when shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl std::fmt::Display for Problems {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&lines.join("\n"))
-    }
+/// What is rendered uses nothing that 3.0.0 does not have, but for kernel arguments (3.3.0).
+fn is_supported(version: &str) -> bool {
+    ["3.0.0", "3.1.0", "3.2.0", "3.3.0", "3.4.0", "3.5.0"].contains(&version)
 }
 
 #[cfg(test)]
@@ -209,8 +264,10 @@ mod tests {
     fn the_carried_boxes_are_right() {
         for name in BoxDefinition::builtin_names() {
             let definition = BoxDefinition::load(name).unwrap();
-            assert!(definition.init.starts_with("#!/bin/busybox sh\n"), "{name}");
-            assert!(!definition.kernel_arguments.contains('\n'));
+            if let Origin::Debian(root) = definition.origin {
+                assert!(root.init.starts_with("#!/bin/busybox sh\n"), "{name}");
+                assert!(!root.kernel_arguments.contains('\n'));
+            }
         }
     }
 
@@ -219,28 +276,25 @@ mod tests {
         let one = BoxDefinition::load("flightcage-os").unwrap();
         let mut other = one.clone();
         assert_eq!(one.hash(), other.hash());
-        other.files[0].content.push('x');
+        let Origin::Debian(root) = &mut other.origin else { panic!("it is built") };
+        root.files[0].content.push('x');
         assert_ne!(one.hash(), other.hash());
     }
 
     #[test]
     fn problems_are_told_together_with_their_places() {
-        let text = "description = \"x\"\nsuite = \"bookworm\"\npackages = [\"systemd\", \"Bad Name\"]\nkernel_arguments = \"console=tty0\"\n\
-                    init = \"nowhere\"\nremove = [\"/etc\"]\n\n[[file]]\npath = \"etc/x\"\nmode = \"rw\"\n";
+        let text = "description = \"x\"\nsuite = \"bookworm\"\narchitecture = \"vax\"\nkernel_arguments = \"console=tty0\"\ninit = \"nowhere\"\n";
         let error = BoxDefinition::parse("b", text, &|_| None).unwrap_err();
         let BoxError::Invalid { problems, .. } = error else { panic!("{error}") };
-        let said: Vec<(usize, &str)> = problems.0.iter().map(|problem| (problem.line, problem.what.as_str())).collect();
+        let said: Vec<(usize, &str)> =
+            problems.problems().iter().map(|problem| (problem.line, problem.message.as_str())).collect();
         assert_eq!(
             said,
             [
                 (1, "`kernel_package` is missing"),
-                (3, "`Bad Name` is not a Debian package's name"),
+                (3, "`vax` is not an architecture"),
                 (4, "`kernel_arguments` names a console: the provider adds its own"),
                 (5, "`nowhere` is not there: it is looked for beside the definition"),
-                (6, "`/etc` is not a path below the root: write it without the leading `/`, `..` or spaces"),
-                (8, "file `etc/x` needs either `content` or `source`"),
-                (9, "`etc/x` is not an absolute path of a file"),
-                (10, "`rw` is not a file mode such as `0644`"),
             ]
         );
     }

@@ -19,14 +19,65 @@
 
 mod build;
 mod definition;
+mod download;
+mod fetch;
+pub mod fragment;
 pub mod ignition;
+mod image;
+mod signature;
+mod unpack;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub use build::{build, cached};
-pub use definition::{BoxDefinition, BoxFile, Problems};
+pub use definition::{BoxDefinition, DebianRoot, FirstBootChannel, NetworkStyle, Origin};
+pub use download::DownloadError;
+pub use fetch::{FetchError, Fetched};
+pub use image::{Compression, ImageOrigin, KeyOrigin, Location, SignatureOrigin};
+pub use signature::SignatureError;
+pub use unpack::UnpackError;
 
-use crate::shell::debian::BootstrapError;
+use crate::machines::provider::BoxFiles;
+use crate::model::diagnostic::Refusal;
+use crate::shell::debian::{BootstrapError, DirectoryLock, Progress};
+
+/// The box's files if the cache holds it, which costs nothing.
+#[must_use]
+pub fn cached(definition: &BoxDefinition, cache: &Path) -> Option<BoxFiles> {
+    match &definition.origin {
+        Origin::Debian(root) => build::cached(definition, root, cache),
+        Origin::Image(image) => fetch::cached(definition, image, cache),
+    }
+}
+
+/// From where a published image came, if the cache holds it.
+#[must_use]
+pub fn fetched(definition: &BoxDefinition, cache: &Path) -> Option<Fetched> {
+    fetch::record(definition, cache)
+}
+
+/// Lets the next [`build`] look for a newer image of a published box. Machines that run keep theirs.
+pub fn expire(definition: &BoxDefinition, cache: &Path) {
+    fetch::expire(definition, cache);
+}
+
+/// Builds or fetches the box unless the cache holds it.
+pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<'_>) -> Result<BoxFiles, BoxError> {
+    if let Some(files) = cached(definition, cache) {
+        return Ok(files);
+    }
+    let _lock = DirectoryLock::take(cache, progress).await?;
+    if let Some(files) = cached(definition, cache) {
+        return Ok(files);
+    }
+    match &definition.origin {
+        Origin::Debian(root) => build::build(definition, root, cache, progress).await,
+        Origin::Image(image) => {
+            fetch::fetch(definition, image, cache, progress).await?;
+            let files = fetch::cached(definition, image, cache);
+            files.ok_or_else(|| BoxError::Unknown { name: definition.name.clone(), known: cache.display().to_string() })
+        }
+    }
+}
 
 /// Why there is no box.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +91,12 @@ pub enum BoxError {
         known: String,
     },
     /// The definition is wrong.
-    #[error("box `{name}` is not right:\n{problems}")]
+    #[error("box `{name}` is not right:\n{}", problems.listing())]
     Invalid {
         /// Its name.
         name: String,
         /// What is wrong, and where.
-        problems: Problems,
+        problems: Box<Refusal>,
     },
     /// The definition cannot be read.
     #[error("read box definition {}", path.display())]
@@ -67,6 +118,9 @@ pub enum BoxError {
         #[source]
         source: std::io::Error,
     },
+    /// It could not be fetched.
+    #[error("fetch box")]
+    Fetch(#[from] FetchError),
     /// The packages could not be made a root.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),

@@ -107,7 +107,8 @@ pub async fn bench(directory: &std::path::Path) -> Result<FabricFigures, BenchEr
 
 async fn connect(directory: &std::path::Path) -> Result<Pair, BenchError> {
     let names = ["b1", "b2"].map(|name| name.parse::<NodeName>().expect("they are names"));
-    let fabric = Fabric::start(FabricConfig { socket_dir: directory.to_owned(), nodes: names.to_vec() }).await?;
+    let addresses = (0..names.len()).map(crate::model::addresses::node_address).collect();
+    let fabric = Fabric::start(FabricConfig { socket_dir: directory.to_owned(), nodes: names.to_vec(), addresses }).await?;
     let first = UnixStream::connect(fabric.socket(&names[0])).await?;
     let second = UnixStream::connect(fabric.socket(&names[1])).await?;
     while !names.iter().all(|name| fabric.connected(name)) {

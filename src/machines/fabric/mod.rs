@@ -25,6 +25,7 @@ mod switch;
 mod tests;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +53,10 @@ use crate::model::names::NodeName;
 pub struct FabricConfig {
     /// Directory of the socket files; it must exist.
     pub socket_dir: PathBuf,
-    /// The cluster's nodes in the order of their index, from which their MACs and addresses follow.
+    /// The cluster's nodes in the order of their index, from which their MACs follow.
     pub nodes: Vec<NodeName>,
+    /// Their addresses, in the same order.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// Why a rule could not be set or a counter not be read.
@@ -103,7 +106,7 @@ impl Fabric {
         }
         let outward = Arc::clone(&switch);
         let emit = Box::new(move |frame: &Bytes| outward.forward(HOST, frame));
-        let (gateway, driver) = gateway::new(Identity::gateway(config.nodes.len()), host_frames, emit);
+        let (gateway, driver) = gateway::new(Identity::gateway(&config.addresses), host_frames, emit);
         tasks.spawn(driver.run(cancel.clone()));
         let ports = config.nodes.iter().cloned().map(Port::Node).chain([Port::Host]).collect();
         let shared = Shared {

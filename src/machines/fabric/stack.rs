@@ -57,9 +57,9 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The gateway of a fabric of `nodes` nodes.
-    pub(super) fn gateway(nodes: usize) -> Self {
-        let neighbours = (0..nodes).map(|index| (addresses::node_address(index), addresses::node_mac(index))).collect();
+    /// The gateway of a fabric whose nodes have these addresses.
+    pub(super) fn gateway(nodes: &[Ipv4Addr]) -> Self {
+        let neighbours = nodes.iter().enumerate().map(|(index, address)| (*address, addresses::node_mac(index))).collect();
         Self { mac: addresses::GATEWAY_MAC, address: addresses::GATEWAY, neighbours }
     }
 }

@@ -33,7 +33,11 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 async fn fabric() -> (Fabric, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let config = FabricConfig { socket_dir: dir.path().to_owned(), nodes: vec![name("c1"), name("w1")] };
+    let config = FabricConfig {
+        socket_dir: dir.path().to_owned(),
+        nodes: vec![name("c1"), name("w1")],
+        addresses: (0..2).map(addresses::node_address).collect(),
+    };
     (Fabric::start(config).await.unwrap(), dir)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::directory::MachineDirectory;
 use super::disk::{BACKEND, DEVICE, IMAGE};
-use crate::machines::provider::{Acceleration, MachineRequest};
+use crate::machines::provider::{Acceleration, BoxBoot, MachineRequest};
 use crate::model::addresses::{node_mac, ssh_mac};
 
 /// A versioned machine type, so that a saved state loads into a later QEMU; 7.2 is the oldest QEMU we take.
@@ -14,8 +14,6 @@ const TRANSLATION_CACHE_MIB: u32 = 256;
 /// What an emulated CPU is told not to have: a fifth level of page tables, access checks of the kernel's on each copy, byte-wise
 /// string instructions that TCG runs byte by byte, and vectors that it runs through helpers. All cost time, none is needed.
 const TCG_CPU: &str = "max,-la57,-smap,-smep,-pku,-erms,-avx,-avx2,-f16c,-fma";
-/// Where Ignition looks for its configuration.
-const IGNITION_KEY: &str = "opt/com.coreos/config";
 
 /// What a start of a machine depends on.
 pub(super) struct Start<'a> {
@@ -47,18 +45,29 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     option("vga", "none".to_owned());
     option("msg", "timestamp=on".to_owned());
 
-    option("kernel", request.box_files.kernel.display().to_string());
-    option("initrd", request.box_files.initramfs.display().to_string());
-    option("append", format!("console=ttyS0 {}", request.box_files.kernel_arguments));
-    option("fw_cfg", format!("name={IGNITION_KEY},file={}", value(&directory.ignition())));
-
-    let root = value(&request.box_files.root);
-    option("drive", format!("file={root},format=raw,if=none,id=root,readonly=on,file.locking=off"));
-    option("device", "virtio-blk-pci,drive=root".to_owned());
-    let disk = value(&directory.disk());
-    // The names are those by which disk faults find it.
-    option("drive", format!("file={disk},format=raw,if=none,id={BACKEND},node-name={IMAGE},discard=unmap,cache=unsafe"));
-    option("device", format!("virtio-blk-pci,drive={BACKEND},id={DEVICE}"));
+    option("fw_cfg", format!("name={},file={}", request.box_files.fw_cfg, value(&directory.ignition())));
+    let disk = value(&directory.disk(&request.box_files.boot));
+    match &request.box_files.boot {
+        BoxBoot::Kernel(boot) => {
+            option("kernel", boot.kernel.display().to_string());
+            option("initrd", boot.initramfs.display().to_string());
+            let own = spec.kernel_arguments.iter().fold(String::new(), |line, argument| line + " " + argument);
+            option("append", format!("console=ttyS0 {}{own}", boot.arguments));
+            let root = value(&boot.root);
+            option("drive", format!("file={root},format=raw,if=none,id=root,readonly=on,file.locking=off"));
+            option("device", "virtio-blk-pci,drive=root".to_owned());
+            let (drive, device) = own_disk(&disk, "raw");
+            option("drive", drive);
+            option("device", device);
+        }
+        // Refused when the machine's directory was made.
+        BoxBoot::Existing => {}
+        BoxBoot::Disk(_) => {
+            let (drive, device) = own_disk(&disk, "qcow2");
+            option("drive", drive);
+            option("device", device + ",bootindex=0");
+        }
+    }
 
     let fabric = value(&request.fabric_socket);
     option("netdev", format!("stream,id=cluster,server=off,addr.type=unix,addr.path={fabric}"));
@@ -77,6 +86,12 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     words
 }
 
+/// The machine's own disk: its drive and its device, whose names are those by which disk faults find it.
+fn own_disk(path: &str, format: &str) -> (String, String) {
+    let drive = format!("file={path},format={format},if=none,id={BACKEND},node-name={IMAGE},discard=unmap,cache=unsafe");
+    (drive, format!("virtio-blk-pci,drive={BACKEND},id={DEVICE}"))
+}
+
 /// `romfile=`: without a boot ROM the firmware does not spend seconds on network boot.
 fn network_card(netdev: &str, mac: [u8; 6]) -> String {
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -91,21 +106,26 @@ fn value(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machines::provider::BoxFiles;
+    use crate::machines::provider::{BoxFiles, DiskFormat, DiskImage, KernelBoot};
     use crate::model::cluster::ClusterSpec;
 
-    fn words(acceleration: Acceleration) -> Vec<String> {
+    fn kernel() -> BoxBoot {
+        BoxBoot::Kernel(KernelBoot {
+            kernel: "/box/kernel".into(),
+            initramfs: "/box/initramfs".into(),
+            root: "/a,b/root".into(),
+            arguments: "quiet".into(),
+        })
+    }
+
+    fn words(acceleration: Acceleration, boot: BoxBoot) -> Vec<String> {
         let cluster = ClusterSpec::with_workers("test".parse().expect("a name"), 1);
+        let mut spec = cluster.machines[1].clone();
+        spec.kernel_arguments = vec!["loglevel=7".into()];
         let request = MachineRequest {
-            spec: cluster.machines[1].clone(),
+            spec,
             index: 1,
-            box_files: BoxFiles {
-                hash: "00".into(),
-                kernel: "/box/kernel".into(),
-                initramfs: "/box/initramfs".into(),
-                root: "/a,b/root".into(),
-                kernel_arguments: "quiet".into(),
-            },
+            box_files: BoxFiles { hash: "00".into(), fw_cfg: "opt/x/config".into(), boot },
             ignition: "{}".into(),
             fabric_socket: "/run/f.sock".into(),
         };
@@ -116,15 +136,33 @@ mod tests {
 
     #[test]
     fn the_root_is_the_first_disk_and_shared_read_only() {
-        let words = words(Acceleration::Tcg);
+        let words = words(Acceleration::Tcg, kernel());
         let drives: Vec<&String> = words.iter().filter(|word| word.starts_with("file=")).collect();
         assert!(drives[0].starts_with("file=/a,,b/root,") && drives[0].contains("readonly=on,file.locking=off"), "{drives:?}");
         assert!(drives[1].starts_with("file=/state/machines/w1/disk.raw,"), "{drives:?}");
     }
 
     #[test]
+    fn a_clusters_own_kernel_arguments_come_last() {
+        assert!(words(Acceleration::Tcg, kernel()).contains(&"console=ttyS0 quiet loglevel=7".to_owned()));
+    }
+
+    #[test]
+    fn a_disk_boots_itself_from_its_overlay() {
+        let image = DiskImage { path: "/box/image".into(), format: DiskFormat::Raw, virtual_size: 1 << 30 };
+        let words = words(Acceleration::Tcg, BoxBoot::Disk(image));
+        assert!(!words.iter().any(|word| word == "-kernel" || word == "-append"), "{words:?}");
+        let drives: Vec<&String> = words.iter().filter(|word| word.starts_with("file=")).collect();
+        assert!(
+            matches!(drives[..], [only] if only.starts_with("file=/state/machines/w1/disk.qcow2,format=qcow2,")),
+            "{drives:?}"
+        );
+        assert!(words.iter().any(|word| word.starts_with("name=opt/x/config,file=")), "{words:?}");
+    }
+
+    #[test]
     fn ssh_is_on_loopback_only_and_the_guest_is_kept_off_the_host() {
-        let words = words(Acceleration::Kvm);
+        let words = words(Acceleration::Kvm, kernel());
         assert!(words.contains(&"user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:0-:22".to_owned()), "{words:?}");
         assert!(words.contains(&"virtio-net-pci,netdev=cluster,mac=52:54:00:77:00:0c,romfile=".to_owned()), "{words:?}");
         assert!(words.contains(&"kvm".to_owned()) && words.contains(&"2".to_owned()), "{words:?}");

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::machines::provider::MachineRequest;
+use super::qcow2;
+use crate::machines::provider::{BoxBoot, MachineRequest};
 use crate::model::names::NodeName;
 
 /// `STATE/machines/NODE`.
@@ -37,8 +38,12 @@ impl MachineDirectory {
         &self.0
     }
 
-    pub(super) fn disk(&self) -> PathBuf {
-        self.0.join("disk.raw")
+    /// The machine's own disk: blank at first, or a layer over the box's image.
+    pub(super) fn disk(&self, boot: &BoxBoot) -> PathBuf {
+        self.0.join(match boot {
+            BoxBoot::Existing | BoxBoot::Kernel(_) => "disk.raw",
+            BoxBoot::Disk(_) => "disk.qcow2",
+        })
     }
 
     pub(super) fn console(&self) -> PathBuf {
@@ -62,14 +67,22 @@ impl MachineDirectory {
         self.0.join("machine.json")
     }
 
-    /// Makes the directory, a blank sparse disk unless there is one, and the files.
+    /// Makes the directory, the disk unless there is one, and the files.
     pub(super) fn prepare(&self, request: &MachineRequest) -> io::Result<Record> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         let ssh_port = self.record().ok().and_then(|record| record.ssh_port);
-        if !self.disk().exists() {
+        let disk = self.disk(&request.box_files.boot);
+        if !disk.exists() {
             let part = self.0.join("disk.part");
-            create(&part)?.set_len(request.spec.disk_bytes)?;
-            fs::rename(part, self.disk())?;
+            let mut file = create(&part)?;
+            match &request.box_files.boot {
+                BoxBoot::Existing => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "a machine that exists needs no QEMU"));
+                }
+                BoxBoot::Kernel(_) => file.set_len(request.spec.disk_bytes)?,
+                BoxBoot::Disk(image) => qcow2::write_overlay(&mut file, image, request.spec.disk_bytes)?,
+            }
+            fs::rename(part, disk)?;
         }
         self.write(&self.ignition(), request.ignition.as_bytes())?;
         let record = Record { request: request.clone(), ssh_port };

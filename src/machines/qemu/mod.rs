@@ -16,6 +16,7 @@ mod directory;
 mod disk;
 mod preflight;
 mod process;
+pub(super) mod qcow2;
 mod qmp;
 
 use std::collections::BTreeMap;
