@@ -1,8 +1,25 @@
 //! Which endpoint is tried first, and which next. Pure: time comes in as an argument.
+//!
+//! ```text
+//!            connect succeeded            refused, or silent beside another
+//!  new ───────────────────────► good ────────────────────────────────────────► penalised
+//!                                 ▲                                                 │
+//!                                 └──────────── a probe's connect succeeded ────────┘
+//! ```
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::Endpoint;
+
+/// Pause before the first probe of a penalised endpoint; each penalty soon after the last doubles it.
+pub(super) const PENALTY_FIRST: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const PENALTY_LAST: Duration = Duration::from_secs(2);
+/// Good for so long, an endpoint's earlier penalties are forgotten.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
 /// The endpoints of one Service port and what is known about each.
 #[derive(Debug, Default)]
@@ -14,52 +31,76 @@ pub(super) struct Choice {
 #[derive(Debug)]
 struct Member {
     addr: SocketAddr,
+    node: Option<String>,
     confirmed: bool,
-    penalised_until: Option<Instant>,
+    penalised: bool,
+    last_penalty: Option<(Instant, Duration)>,
 }
 
 impl Choice {
     /// Replaces the set and returns the members that are new and have to be confirmed.
-    pub(super) fn replace(&mut self, addrs: &[SocketAddr]) -> Vec<SocketAddr> {
-        self.members.retain(|member| addrs.contains(&member.addr));
+    pub(super) fn replace(&mut self, endpoints: &[Endpoint]) -> Vec<SocketAddr> {
+        self.members.retain(|member| endpoints.iter().any(|endpoint| endpoint.addr == member.addr));
         let mut new = Vec::new();
-        for &addr in addrs {
-            if self.members.iter().all(|member| member.addr != addr) {
-                self.members.push(Member { addr, confirmed: false, penalised_until: None });
-                new.push(addr);
+        for Endpoint { addr, node } in endpoints {
+            if let Some(member) = self.member(*addr) {
+                member.node.clone_from(node);
+            } else {
+                let node = node.clone();
+                self.members.push(Member { addr: *addr, node, confirmed: false, penalised: false, last_penalty: None });
+                new.push(*addr);
             }
         }
         new
+    }
+
+    /// Whether the endpoint is in the set.
+    pub(super) fn contains(&self, addr: SocketAddr) -> bool {
+        self.members.iter().any(|member| member.addr == addr)
     }
 
     /// A connect to the endpoint has succeeded.
     pub(super) fn confirm(&mut self, addr: SocketAddr) {
         if let Some(member) = self.member(addr) {
             member.confirmed = true;
-            member.penalised_until = None;
+            member.penalised = false;
         }
     }
 
-    /// A connect to the endpoint was refused, or silent while another's succeeded.
-    pub(super) fn penalise(&mut self, addr: SocketAddr, until: Instant) {
-        if let Some(member) = self.member(addr) {
-            member.penalised_until = Some(until);
-        }
+    /// A connect to the endpoint was refused, or silent while another's succeeded. Returns the pause before it is probed, if nobody
+    /// probes it yet.
+    pub(super) fn penalise(&mut self, addr: SocketAddr, now: Instant) -> Option<Duration> {
+        let member = self.member(addr).filter(|member| member.confirmed && !member.penalised)?;
+        let recent = member.last_penalty.filter(|(at, _)| now.saturating_duration_since(*at) < FORGIVEN_AFTER);
+        let pause = recent.map_or(PENALTY_FIRST, |(_, pause)| (pause * 2).min(PENALTY_LAST));
+        member.penalised = true;
+        member.last_penalty = Some((now, pause));
+        Some(pause)
+    }
+
+    /// The node of an endpoint.
+    pub(super) fn node(&self, addr: SocketAddr) -> Option<&str> {
+        self.members.iter().find(|member| member.addr == addr)?.node.as_deref()
+    }
+
+    /// The endpoints on a node.
+    pub(super) fn on_node(&self, node: &str) -> Vec<SocketAddr> {
+        self.members.iter().filter(|member| member.node.as_deref() == Some(node)).map(|member| member.addr).collect()
     }
 
     pub(super) fn confirmed(&self, addr: SocketAddr) -> bool {
         self.members.iter().any(|member| member.addr == addr && member.confirmed)
     }
 
-    /// The endpoints in the order in which a new connection should try them: good ones by turns, then penalised ones, then those
-    /// that never accepted a connection.
-    pub(super) fn order(&mut self, now: Instant) -> Vec<SocketAddr> {
+    /// The endpoints in the order in which a new connection should try them: good ones by turns, then those that are penalised or
+    /// `unanswering`, then those that never accepted a connection.
+    pub(super) fn order(&mut self, unanswering: impl Fn(SocketAddr) -> bool) -> Vec<SocketAddr> {
         let turn = self.next;
         self.next = self.next.wrapping_add(1);
         let mut ranked: [Vec<SocketAddr>; 3] = Default::default();
         for member in &self.members {
-            let penalised = member.penalised_until.is_some_and(|until| now < until);
-            ranked[if member.confirmed { usize::from(penalised) } else { 2 }].push(member.addr);
+            let doubtful = member.penalised || unanswering(member.addr);
+            ranked[if member.confirmed { usize::from(doubtful) } else { 2 }].push(member.addr);
         }
         for rank in &mut ranked {
             let members = rank.len().max(1);
@@ -75,54 +116,79 @@ impl Choice {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn addr(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 78, 0, last], 80))
     }
 
+    fn endpoints(lasts: &[u8]) -> Vec<Endpoint> {
+        lasts.iter().map(|&last| Endpoint { addr: addr(last), node: Some(format!("w{}", last % 2)) }).collect()
+    }
+
     fn confirmed(lasts: &[u8]) -> Choice {
         let mut choice = Choice::default();
-        let addrs: Vec<_> = lasts.iter().copied().map(addr).collect();
-        assert_eq!(choice.replace(&addrs), addrs);
-        addrs.iter().for_each(|&addr| choice.confirm(addr));
+        for addr in choice.replace(&endpoints(lasts)) {
+            choice.confirm(addr);
+        }
         choice
+    }
+
+    fn order(choice: &mut Choice) -> Vec<SocketAddr> {
+        choice.order(|_| false)
     }
 
     #[test]
     fn good_endpoints_take_turns() {
         let mut choice = confirmed(&[1, 2, 3]);
-        let now = Instant::now();
-        let firsts: Vec<_> = (0..6).map(|_| choice.order(now)[0]).collect();
+        let firsts: Vec<_> = (0..6).map(|_| order(&mut choice)[0]).collect();
         assert_eq!(firsts, [1, 2, 3, 1, 2, 3].map(addr));
     }
 
     #[test]
-    fn penalised_endpoints_are_a_last_resort_and_come_back() {
+    fn penalised_endpoints_are_a_last_resort_until_a_probe_succeeds() {
         let mut choice = confirmed(&[1, 2]);
         let now = Instant::now();
-        choice.penalise(addr(1), now + Duration::from_secs(2));
+        assert_eq!(choice.penalise(addr(1), now), Some(PENALTY_FIRST));
+        assert_eq!(choice.penalise(addr(1), now), None, "it is probed already");
         for _ in 0..3 {
-            assert_eq!(choice.order(now), [addr(2), addr(1)]);
+            assert_eq!(order(&mut choice), [addr(2), addr(1)]);
         }
-        choice.penalise(addr(2), now + Duration::from_secs(2));
-        assert_ne!(choice.order(now)[0], choice.order(now)[0], "all penalised: all are used");
-        let later = now + Duration::from_secs(2);
-        assert_ne!(choice.order(later)[0], choice.order(later)[0]);
+        choice.penalise(addr(2), now);
+        assert_ne!(order(&mut choice)[0], order(&mut choice)[0], "all penalised: all are used");
+        choice.confirm(addr(1));
+        assert_eq!(order(&mut choice), [addr(1), addr(2)]);
+        let pauses: Vec<_> = (1..6)
+            .map(|second| {
+                let pause = choice.penalise(addr(1), now + Duration::from_secs(second)).unwrap();
+                choice.confirm(addr(1));
+                pause.as_millis()
+            })
+            .collect();
+        assert_eq!(pauses, [400, 800, 1600, 2000, 2000]);
+        assert_eq!(choice.penalise(addr(1), now + Duration::from_secs(15)), Some(PENALTY_FIRST), "good for long");
+    }
+
+    #[test]
+    fn unanswering_endpoints_are_a_last_resort() {
+        let mut choice = confirmed(&[1, 2]);
+        for _ in 0..3 {
+            assert_eq!(choice.order(|other| other == addr(1)), [addr(2), addr(1)]);
+        }
     }
 
     #[test]
     fn unconfirmed_endpoints_wait_unless_there_is_nothing_else() {
         let mut choice = confirmed(&[1]);
-        assert_eq!(choice.replace(&[addr(1), addr(2)]), [addr(2)]);
+        assert_eq!(choice.replace(&endpoints(&[1, 2])), [addr(2)]);
+        assert_eq!(choice.penalise(addr(2), Instant::now()), None, "it is probed since it came");
         for _ in 0..3 {
-            assert_eq!(choice.order(Instant::now()), [addr(1), addr(2)]);
+            assert_eq!(order(&mut choice), [addr(1), addr(2)]);
         }
         // The only confirmed one leaves: the new one is all there is.
-        assert_eq!(choice.replace(&[addr(2)]), []);
-        assert_eq!(choice.order(Instant::now()), [addr(2)]);
-        assert!(!choice.confirmed(addr(1)));
+        assert_eq!(choice.replace(&endpoints(&[2])), []);
+        assert_eq!(order(&mut choice), [addr(2)]);
+        assert!(!choice.confirmed(addr(1)) && !choice.contains(addr(1)));
+        assert_eq!((choice.on_node("w0"), choice.on_node("w1")), (vec![addr(2)], vec![]));
     }
 }

@@ -4,19 +4,27 @@
 //! - An endpoint gets connections only after a TCP connect to it has succeeded, unless none of its Service has got that far.
 //! - A connect that is refused, or silent for [`HEDGE_AFTER`], is hedged to the next endpoint, so that no new connection is lost
 //!   while one endpoint lives.
-//! - An endpoint that leaves the set gets no new connection; its open ones go on, until they end or their node is declared dead.
+//! - An endpoint that refuses or stays silent is a last resort until a probe's connect succeeds; so are, at the first silence, all
+//!   endpoints on its node, and for some seconds an endpoint that accepts but leaves a client waiting.
+//! - An endpoint that leaves the set gets no new connection; its open ones go on, until they end, or their node is declared dead,
+//!   or their pod drains and nothing is under way on them.
+//! - A connection counts as open from before it is dialled: an endpoint that has left and has none open gets no byte any more.
 //! - It learns of faults by what its connections do and by what the API says, as on a real cluster; never from the fabric.
 
+mod activity;
 mod choice;
 mod connect;
 mod open;
 mod relay;
+pub mod report;
 pub mod services;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,15 +35,17 @@ use self::choice::Choice;
 use self::open::OpenConnections;
 pub use self::open::{Connection, OpenConnection};
 pub use self::relay::{ForwardError, forward, relay};
+pub use self::report::Report;
 pub use self::services::{ServicePort, ServicePortKey, ServiceTable};
 use crate::transport::Dial;
 
-/// A connect that has said nothing for so long gets company. Translated guests need longer than real ones for a handshake.
-pub const HEDGE_AFTER: Duration = Duration::from_millis(150);
+/// A connect that has said nothing for so long gets company.
+pub const HEDGE_AFTER: Duration = Duration::from_millis(100);
 /// A connection that no endpoint accepts for so long fails.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an endpoint that failed a connect is only a last resort.
-pub const PENALTY: Duration = Duration::from_secs(2);
+/// When every endpoint refuses, for so long it is tried again whether one has come up, and how often.
+const REFUSED_PATIENCE: Duration = Duration::from_millis(500);
+const REFUSED_RETRY: Duration = Duration::from_millis(50);
 /// Pause between two probes of an endpoint that has not accepted yet.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
 /// Patience of one probe.
@@ -80,12 +90,12 @@ struct Shared {
     dial: Arc<dyn Dial>,
     services: Mutex<BTreeMap<ServicePortKey, Service>>,
     open: Arc<OpenConnections>,
+    applied: AtomicU64,
 }
 
 #[derive(Default)]
 struct Service {
     choice: Choice,
-    nodes: HashMap<SocketAddr, Option<String>>,
     probes: HashMap<SocketAddr, AbortOnDropHandle<()>>,
 }
 
@@ -93,7 +103,7 @@ impl Balancer {
     /// A balancer without Services, whose connections are opened by `dial`.
     #[must_use]
     pub fn new(dial: Arc<dyn Dial>) -> Self {
-        let shared = Shared { dial, services: Mutex::default(), open: Arc::default() };
+        let shared = Shared { dial, services: Mutex::default(), open: Arc::default(), applied: AtomicU64::new(0) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -101,22 +111,22 @@ impl Balancer {
     pub fn set_endpoints(&self, key: &ServicePortKey, endpoints: &[Endpoint]) {
         let mut services = self.services();
         let service = services.entry(key.clone()).or_default();
-        service.nodes = endpoints.iter().map(|endpoint| (endpoint.addr, endpoint.node.clone())).collect();
-        let nodes = &service.nodes;
-        service.probes.retain(|addr, _| nodes.contains_key(addr));
-        let addrs: Vec<_> = endpoints.iter().map(|endpoint| endpoint.addr).collect();
-        for addr in service.choice.replace(&addrs) {
-            let probe = probe(Arc::downgrade(&self.shared), key.clone(), addr);
-            service.probes.insert(addr, AbortOnDropHandle::new(tokio::spawn(probe)));
+        for addr in service.choice.replace(endpoints) {
+            self.shared.probe(key, service, addr, Duration::ZERO);
         }
+        let choice = &service.choice;
+        service.probes.retain(|addr, _| choice.contains(*addr));
     }
 
-    /// Applies a whole table: what it lacks is removed.
-    pub fn apply(&self, table: &ServiceTable) {
+    /// Applies a whole table: what it lacks is removed. `revision` is that of the newest Endpoints in it.
+    pub fn apply(&self, table: &ServiceTable, revision: u64) {
         self.services().retain(|key, _| table.ports.contains_key(key));
         for (key, port) in &table.ports {
             self.set_endpoints(key, &port.endpoints);
         }
+        // After the table is in: whoever sees the revision may rely on it.
+        self.shared.applied.fetch_max(revision, Ordering::SeqCst);
+        self.shared.open.changed.notify_one();
     }
 
     /// Removes a Service port. Open connections go on.
@@ -130,11 +140,58 @@ impl Balancer {
     /// # Errors
     /// When there is no endpoint, or none accepts.
     pub async fn connect(&self, key: &ServicePortKey) -> Result<Connection, ConnectError> {
-        let candidates = self.services().get_mut(key).map(|service| service.choice.order(Instant::now())).unwrap_or_default();
-        let attempt = connect::race(&*self.shared.dial, candidates, |addr, outcome| self.note(key, addr, outcome));
-        let (addr, stream) = attempt.await?;
-        let node = self.services().get(key).and_then(|service| service.nodes.get(&addr).cloned()).flatten();
-        Ok(Connection { stream, open: OpenConnections::add(&self.shared.open, key, addr, node) })
+        let begun = Instant::now();
+        loop {
+            let raced = connect::race(
+                &*self.shared.dial,
+                self.candidates(key),
+                |addr| self.admit(key, addr),
+                |addr, outcome| self.shared.note(key, addr, outcome),
+            );
+            match raced.await {
+                Err(ConnectError::AllRefused) if begun.elapsed() < REFUSED_PATIENCE => tokio::time::sleep(REFUSED_RETRY).await,
+                ended => return ended,
+            }
+        }
+    }
+
+    fn candidates(&self, key: &ServicePortKey) -> Vec<SocketAddr> {
+        let now = Instant::now();
+        let unanswering = |addr| self.shared.open.is_unanswering(key, addr, now);
+        self.services().get_mut(key).map(|service| service.choice.order(unanswering)).unwrap_or_default()
+    }
+
+    /// Counts a connection to an endpoint that is still in the set.
+    fn admit(&self, key: &ServicePortKey, addr: SocketAddr) -> Option<OpenConnection> {
+        let services = self.services();
+        let choice = &services.get(key)?.choice;
+        choice.contains(addr).then(|| OpenConnections::add(&self.shared.open, key, addr, choice.node(addr).map(str::to_owned)))
+    }
+
+    /// What has been applied and is open, for the control plane.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        // The revision first: what is open afterwards was admitted by a table at least that new.
+        let applied = self.shared.applied.load(Ordering::SeqCst);
+        Report { applied, open: self.shared.open.by_addr() }
+    }
+
+    /// Resolves when a report has news that should not wait: another revision applied, or a connection to a draining address ended.
+    pub async fn changed(&self) {
+        self.shared.open.changed.notified().await;
+    }
+
+    /// From now on exactly these addresses drain: their connections end at the first quiet moment.
+    pub fn drain(&self, addresses: BTreeSet<IpAddr>) {
+        self.shared.open.drain(addresses);
+        self.shared.open.changed.notify_one();
+    }
+
+    /// A node has fallen silent: its connections are reset, so that their clients try again elsewhere, and its endpoints are a last
+    /// resort until probes say that they are well.
+    pub fn node_silent(&self, node: &str) {
+        self.shared.penalise_node(&mut self.services(), node);
+        self.abort_node(node);
     }
 
     /// Connections that are open to an endpoint now, whether it is in the set or draining.
@@ -165,18 +222,8 @@ impl Balancer {
         self.shared.open.abort(|_, _, other| other == Some(node));
     }
 
-    fn note(&self, key: &ServicePortKey, addr: SocketAddr, outcome: Outcome) {
-        note(&self.shared, key, addr, outcome);
-    }
-
     fn services(&self) -> MutexGuard<'_, BTreeMap<ServicePortKey, Service>> {
         self.shared.services()
-    }
-}
-
-impl Shared {
-    fn services(&self) -> MutexGuard<'_, BTreeMap<ServicePortKey, Service>> {
-        self.services.lock().expect("no holder of the services panics")
     }
 }
 
@@ -184,30 +231,65 @@ impl Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Accepted,
-    Failed,
+    Refused,
+    /// It said nothing, while another accepted or until time was up.
+    Silent,
 }
 
-fn note(shared: &Shared, key: &ServicePortKey, addr: SocketAddr, outcome: Outcome) {
-    let mut services = shared.services();
-    let Some(service) = services.get_mut(key) else { return };
-    match outcome {
-        Outcome::Accepted => {
-            service.choice.confirm(addr);
-            service.probes.remove(&addr);
-        }
-        Outcome::Failed => service.choice.penalise(addr, Instant::now() + PENALTY),
+impl Shared {
+    fn services(&self) -> MutexGuard<'_, BTreeMap<ServicePortKey, Service>> {
+        self.services.lock().expect("no holder of the services panics")
     }
-}
 
-/// Tries an endpoint until it accepts. Ends with its endpoint's place in the set, or the balancer.
-async fn probe(shared: std::sync::Weak<Shared>, key: ServicePortKey, addr: SocketAddr) {
-    loop {
-        let Some(shared) = shared.upgrade() else { return };
-        if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, shared.dial.dial(addr)).await {
-            note(&shared, &key, addr, Outcome::Accepted);
-            return;
+    fn note(self: &Arc<Self>, key: &ServicePortKey, addr: SocketAddr, outcome: Outcome) {
+        let mut services = self.services();
+        let Some(service) = services.get_mut(key) else { return };
+        match outcome {
+            Outcome::Accepted => {
+                service.choice.confirm(addr);
+                service.probes.remove(&addr);
+            }
+            Outcome::Refused => self.penalise(key, service, addr),
+            Outcome::Silent => {
+                self.penalise(key, service, addr);
+                // A pod's address refuses when only the pod is gone. Silence is the node's: its other endpoints are probed before
+                // another client waits for one of them.
+                if let Some(node) = service.choice.node(addr).map(str::to_owned) {
+                    self.penalise_node(&mut services, &node);
+                }
+            }
         }
-        drop(shared);
-        tokio::time::sleep(PROBE_EVERY).await;
+    }
+
+    fn penalise(self: &Arc<Self>, key: &ServicePortKey, service: &mut Service, addr: SocketAddr) {
+        if let Some(pause) = service.choice.penalise(addr, Instant::now()) {
+            self.probe(key, service, addr, pause);
+        }
+    }
+
+    fn penalise_node(self: &Arc<Self>, services: &mut BTreeMap<ServicePortKey, Service>, node: &str) {
+        for (key, service) in services {
+            for addr in service.choice.on_node(node) {
+                self.penalise(key, service, addr);
+            }
+        }
+    }
+
+    /// Tries an endpoint after a pause until it accepts. Ends with its endpoint's place in the set, or the balancer.
+    fn probe(self: &Arc<Self>, key: &ServicePortKey, service: &mut Service, addr: SocketAddr, pause: Duration) {
+        let (shared, key) = (Arc::downgrade(self), key.clone());
+        let probing = async move {
+            tokio::time::sleep(pause).await;
+            loop {
+                let Some(shared) = shared.upgrade() else { return };
+                if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, shared.dial.dial(addr)).await {
+                    shared.note(&key, addr, Outcome::Accepted);
+                    return;
+                }
+                drop(shared);
+                tokio::time::sleep(PROBE_EVERY.max(pause)).await;
+            }
+        };
+        service.probes.insert(addr, AbortOnDropHandle::new(tokio::spawn(probing)));
     }
 }

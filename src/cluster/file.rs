@@ -79,17 +79,8 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
 /// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
 #[must_use]
 pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
-    let own = [
-        "provider",
-        "controllers",
-        "workers",
-        "box",
-        "upstream_registries",
-        "eviction_brake_percent",
-        "node",
-        "login",
-        "host",
-    ];
+    let own =
+        ["provider", "controllers", "workers", "box", "upstream_registries", "eviction_brake_percent", "node", "login", "host"];
     let known: Vec<&str> = own.into_iter().chain(made::SHARED).collect();
     table.allow(&known);
     let provider = table.get("provider").and_then(|value| provider(&value)).unwrap_or_default();

@@ -5,7 +5,7 @@
 //! | `server` | `kube-apiserver` | the API server |
 //! | `registry` | `flightcage-registry` | the registry mirror |
 //! | `admin` | `flightcage-admin`, `system:masters` | kubeconfig |
-//! | `daemon` | `system:flightcage:load-balancer`, `system:masters` | the host's load balancer |
+//! | `daemon` | `system:flightcage:load-balancer`, `system:flightcage:load-balancers` | the host's load balancer |
 //! | `node-<n>` | `system:node:<n>`, `system:nodes` | the agent of node n: a client of the API server, and answers other agents |
 //! | `proxy-<n>` | `system:kube-proxy:<n>`, `system:kube-proxies` | the service proxy of node n |
 
@@ -68,7 +68,7 @@ pub fn ensure(directory: &Path, spec: &ClusterSpec) -> Result<(), PkiError> {
     authority.server("server", "kube-apiserver", &api_addresses, &api_names)?;
     authority.server("registry", "flightcage-registry", &[addresses::GATEWAY, Ipv4Addr::LOCALHOST], &[])?;
     authority.client("admin", "flightcage-admin", "system:masters")?;
-    authority.client("daemon", "system:flightcage:load-balancer", "system:masters")?;
+    authority.client("daemon", "system:flightcage:load-balancer", "system:flightcage:load-balancers")?;
     for (index, machine) in spec.machines.iter().enumerate() {
         let node = &machine.name;
         authority.node(&format!("node-{node}"), &format!("system:node:{node}"), spec.address(index))?;

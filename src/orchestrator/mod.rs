@@ -7,3 +7,7 @@ pub mod control;
 pub mod proxy;
 pub mod store;
 pub mod tunnel;
+
+/// A pod condition of our own, by which an agent tells the Endpoints controller of liveness probes: `False` from the first failure of
+/// one to its next success. Endpoints avoid such a pod while another is there; `Ready` is not touched by liveness, as in Kubernetes.
+const ANSWERS: &str = "flightcage.dev/Answers";

@@ -4,6 +4,8 @@
 //! message is one JSON text frame. Requests carry a number chosen by the server; every request is ended by exactly one
 //! [`FromNode::Done`] (a probe by [`FromNode::Probed`]), after which the number is free.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// How often an agent beats. Beats live in the server's memory only.
@@ -45,6 +47,18 @@ pub enum FromNode {
         request: u64,
         /// The finding.
         answer: PeerAnswer,
+    },
+    /// A pod is to stop: say [`ToNode::Drained`] when no balancer uses it any more. Said again after the tunnel broke.
+    Drain {
+        /// UID of the pod.
+        pod_uid: String,
+        /// Its address, unless it is the node's own.
+        address: Option<Ipv4Addr>,
+    },
+    /// The pod has stopped, or was stopped without waiting any longer.
+    DrainOver {
+        /// UID of the pod.
+        pod_uid: String,
     },
     /// Output of a request, base64 (standard alphabet).
     Output {
@@ -104,6 +118,20 @@ pub enum ToNode {
         request: u64,
         /// Where the other agent answers.
         address: std::net::SocketAddr,
+    },
+    /// What the drain of a pod waits for, for people.
+    DrainWaits {
+        /// UID of the pod.
+        pod_uid: String,
+        /// Such as `w2 has 1 open connection to it`.
+        reason: String,
+    },
+    /// No balancer uses the pod any more.
+    Drained {
+        /// UID of the pod.
+        pod_uid: String,
+        /// Balancers that were not waited for, because they are silent.
+        excluded: Vec<String>,
     },
     /// Nobody waits for this request any more.
     Cancel {

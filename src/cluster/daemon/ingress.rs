@@ -133,13 +133,14 @@ impl Ingress {
 async fn follow(client: Client, balancer: Balancer, mut ports: Ports, served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>) {
     let services = client.reflect::<Service>("", ListParams::default());
     let endpoints = client.reflect::<Endpoints>("", ListParams::default());
-    let (mut services_changed, mut endpoints_changed) = (services.subscribe(), endpoints.subscribe());
+    let (mut services_changed, mut endpoints_progress) = (services.subscribe(), endpoints.progress());
     loop {
         if services.synced() && endpoints.synced() {
-            let (services, endpoints) =
-                (services_changed.borrow_and_update().clone(), endpoints_changed.borrow_and_update().clone());
+            // In this order: the objects are then at least as new as the revision.
+            let revision = endpoints_progress.borrow_and_update().revision.parse().unwrap_or(0);
+            let (services, endpoints) = (services_changed.borrow_and_update().clone(), endpoints.objects());
             let table = ServiceTable::build(services.values().map(Arc::as_ref), endpoints.values().map(Arc::as_ref));
-            balancer.apply(&table);
+            balancer.apply(&table, revision);
             listen_for(&table, &balancer, &mut ports, &served).await;
             for service in services.values().filter(|service| lacks_ingress(service)) {
                 announce(&client, service).await;
@@ -147,7 +148,7 @@ async fn follow(client: Client, balancer: Balancer, mut ports: Ports, served: Ar
         }
         let changed = tokio::select! {
             changed = services_changed.changed() => changed,
-            changed = endpoints_changed.changed() => changed,
+            changed = endpoints_progress.changed() => changed,
         };
         if changed.is_err() {
             return;

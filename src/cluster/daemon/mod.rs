@@ -36,6 +36,7 @@ pub use links::{CaptureRequest, LinkChange, LinkEffect, LinkHeal, LinkState};
 use super::home::{ClusterPaths, Home, try_lock};
 use super::pki;
 use crate::balancer::Balancer;
+use crate::balancer::stream::{self, ControlPlane};
 use crate::images::ImageStore;
 use crate::images::mirror;
 use crate::kubernetes::client::Client;
@@ -137,6 +138,9 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
         .map_err(starting("listen for the API"))?;
     let server = format!("https://127.0.0.1:{api_port}");
     let config = pki::client_config(&paths.pki(), "daemon", server).map_err(starting("load the daemon's certificate"))?;
+    let control_plane = ControlPlane::new(&config.server, &config.ca_pem, &config.certificate_pem, &config.key_pem)
+        .map_err(starting("prepare the load balancer's stream to the control plane"))?;
+    tasks.spawn(stream::keep(control_plane, balancer.clone()));
     let client = Client::new(config).map_err(starting("make the Kubernetes client"))?;
     let ingress = ingress::Ingress::start(client, balancer.clone(), ports, api_port, &mut tasks);
 

@@ -3,7 +3,7 @@
 //! ```text
 //! set-up (volumes, sandbox) ─► init containers, one after another ─► containers, side by side
 //!   each container:  pull ─► start ─► running ─► exited ─► (back-off) ─► pull …
-//! deletion:  drain pause ─► preStop + stop ─► remove the sandbox ─► delete from the API
+//! deletion:  drain ─► preStop + stop ─► remove the sandbox ─► delete from the API
 //! ```
 //! [`decide`] is asked after every change and names what to begin; the worker marks it as in flight, does it, and writes the
 //! outcome back into [`Observed`]. Whatever is in flight is never asked for twice. What runs needs neither set-up nor the API:
@@ -19,9 +19,8 @@ use tokio::time::Instant;
 use super::backoff::{Backoff, RESET_AFTER};
 use super::runtime::{ContainerState, ContainerStatus, Image};
 
-/// From the moment a pod is to stop until its containers are told. Meanwhile it leaves every proxy; at most half the grace
-/// period. (That every proxy acknowledges is a later issue; this pause is the time they are given.)
-pub(crate) const DRAIN_PAUSE: Duration = Duration::from_millis(1500);
+/// The part of the grace period that a drain may take; the rest is for preStop and the stop itself.
+const DRAIN_SHARE: f64 = 2.0 / 3.0;
 /// Kubernetes' default `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
@@ -79,7 +78,7 @@ pub(crate) struct Kill {
 }
 
 /// What is known of one container.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct ContainerView {
     /// The newest instance.
     pub(crate) status: Option<ContainerStatus>,
@@ -103,8 +102,30 @@ pub(crate) struct ContainerView {
     pub(crate) started: bool,
     /// Whether its readiness probe has succeeded, or it has none.
     pub(crate) ready: bool,
+    /// Whether its last liveness probe has succeeded, if it was probed.
+    pub(crate) answers: bool,
     /// Restart count of the first instance that this agent starts.
     pub(crate) first_instance: u32,
+}
+
+impl Default for ContainerView {
+    fn default() -> Self {
+        Self {
+            status: None,
+            last: None,
+            exited_at: None,
+            pull: Pull::Idle,
+            pull_backoff: Backoff::default(),
+            start: Progress::Idle,
+            crash_backoff: Backoff::default(),
+            stopping: false,
+            kill: None,
+            started: false,
+            ready: false,
+            answers: true,
+            first_instance: 0,
+        }
+    }
 }
 
 impl ContainerView {
@@ -172,9 +193,9 @@ pub(crate) struct Deletion {
 }
 
 impl Deletion {
-    /// When containers are told to stop.
-    pub(crate) fn drained_at(&self) -> Instant {
-        self.since + DRAIN_PAUSE.min(self.grace / 2)
+    /// When containers are told to stop, drained or not.
+    pub(crate) fn drained_by(&self) -> Instant {
+        self.since + self.grace.mul_f64(DRAIN_SHARE)
     }
 
     /// When they are killed.
@@ -194,6 +215,8 @@ pub(crate) struct Observed {
     pub(crate) containers: BTreeMap<String, ContainerView>,
     /// Set once the pod is to go.
     pub(crate) deletion: Option<Deletion>,
+    /// That no balancer uses the pod any more.
+    pub(crate) drain: Progress,
     /// The API has it no longer.
     pub(crate) gone: bool,
     /// Removal of the sandbox and volumes.
@@ -233,6 +256,8 @@ pub(crate) enum Effect {
         /// Restart count of the new instance.
         instance: u32,
     },
+    /// Wait until no balancer uses the pod, at most until then.
+    Drain(Instant),
     /// Run the preStop hook and stop a container.
     Stop {
         /// Which container.
@@ -375,8 +400,11 @@ fn decide_deletion(observed: &Observed, deletion: &Deletion, now: Instant) -> Ve
     let busy = observed.containers.values().any(|view| view.stopping || view.start == Progress::InFlight);
     let running: Vec<_> = observed.containers.iter().filter(|(_, view)| view.running() && !view.stopping).collect();
     if !running.is_empty() {
-        if now < deletion.drained_at() {
-            return vec![Effect::Wake(deletion.drained_at())];
+        match observed.drain {
+            Progress::Idle if now < deletion.drained_by() => return vec![Effect::Drain(deletion.drained_by())],
+            // A second deletion may have shortened the time.
+            Progress::InFlight if now < deletion.drained_by() => return vec![Effect::Wake(deletion.drained_by())],
+            _ => {}
         }
         return running
             .into_iter()
@@ -517,8 +545,13 @@ mod tests {
         let deletion = Deletion { since: now, grace: Duration::from_secs(30) };
         let mut observed = Observed { setup: Progress::Done, deletion: Some(deletion), ..Observed::default() };
         observed.container("a").observe(&status("a", 0, None), now);
-        assert_eq!(decide(&spec, &observed, now), [Effect::Wake(now + DRAIN_PAUSE)]);
-        let stops = decide(&spec, &observed, now + DRAIN_PAUSE);
+        let by = now + Duration::from_secs(20);
+        assert_eq!(decide(&spec, &observed, now), [Effect::Drain(by)]);
+        observed.drain = Progress::InFlight;
+        assert_eq!(decide(&spec, &observed, now), [Effect::Wake(by)]);
+        assert!(matches!(&decide(&spec, &observed, by)[..], [Effect::Stop { .. }]));
+        observed.drain = Progress::Done;
+        let stops = decide(&spec, &observed, now);
         assert!(matches!(&stops[..], [Effect::Stop { deadline, .. }] if *deadline == now + Duration::from_secs(30)));
         observed.container("a").stopping = true;
         assert_eq!(decide(&spec, &observed, now), []);
@@ -530,8 +563,10 @@ mod tests {
         observed.gone = true;
         assert_eq!(decide(&spec, &observed, now), []);
         assert!(observed.finished());
-        let short = Deletion { since: now, grace: Duration::from_secs(1) };
-        assert_eq!(short.drained_at(), now + Duration::from_millis(500));
+        let forced = Deletion { since: now, grace: Duration::ZERO };
+        let mut observed = Observed { setup: Progress::Done, deletion: Some(forced), ..Observed::default() };
+        observed.container("a").observe(&status("a", 0, None), now);
+        assert!(matches!(&decide(&spec, &observed, now)[..], [Effect::Stop { .. }]), "there is no time to drain");
     }
 
     #[test]

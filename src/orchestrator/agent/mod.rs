@@ -17,6 +17,7 @@ mod backoff;
 mod contact;
 pub mod containers;
 mod decide;
+mod drain;
 mod environment;
 mod events;
 mod fence;
@@ -29,6 +30,7 @@ mod pods;
 mod probe;
 mod quantity;
 pub mod runtime;
+mod server;
 mod status;
 mod tunnel;
 mod volumes;
@@ -51,11 +53,13 @@ use crate::kubernetes::client::{Client, ClientError, ListParams, Object, ObjectM
 use crate::orchestrator::config::AgentConfig;
 use contact::Contact;
 use containers::{RealRuntime, RuntimeConfig};
+use drain::Drains;
 use events::Recorder;
 use node::Machine;
 use peers::Peers;
 use pods::{Checkpoint, Wanted};
 use runtime::Runtime;
+use server::Server;
 pub use tunnel::TunnelError;
 use volumes::Roots;
 use work::Context;
@@ -126,13 +130,15 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let (services_out, services_in) = watch::channel(None);
     let (wanted_out, wanted_in) = watch::channel::<Wanted>(None);
     let (events, queue) = Recorder::new();
+    let drains = Drains::new();
     let context = Context {
         runtime: runtime.clone(),
-        api: Arc::new(client.clone()),
+        api: Arc::new(Server::new(client.clone())),
         roots,
         host_address: config.address,
         host_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         services: services_in,
+        drains: drains.clone(),
         events,
         relist: Arc::new(Notify::new()),
     };
@@ -140,7 +146,7 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let mut tasks = JoinSet::new();
     tasks.spawn(peers.clone().answer_all());
     tasks.spawn(fence::keep(client.clone(), config.node.clone(), runtime.clone(), peers.clone(), contact.clone()));
-    tasks.spawn(tunnel::keep(endpoint, tunnel::Served { runtime, peers, contact, opened: look.clone() }));
+    tasks.spawn(tunnel::keep(endpoint, tunnel::Served { runtime, peers, contact, drains, opened: look.clone() }));
     tasks.spawn(node::keep_lease(client.clone(), config.node.clone()));
     tasks.spawn(node::keep_node(client.clone(), config.clone(), machine, look));
     tasks.spawn(events::send_all(client, config.node.clone(), queue));

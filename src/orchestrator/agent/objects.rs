@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodStatus, Secret};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::volumes::{Roots, make_private_parents};
-use crate::kubernetes::client::{Client, ClientError, DeleteParams, Patch};
 use crate::model::json;
 
 /// What a status update came to.
@@ -25,73 +26,30 @@ pub(crate) enum Patched {
     Gone,
 }
 
-/// What the pod logic asks of the API. Implemented over [`Client`], and by a fake in tests. Errors are for logs and events only:
+/// What the pod logic asks of the API. Implemented by [`super::server::Server`], and by a fake in tests. Errors are for logs and events only:
 /// every call is tried again.
 pub(crate) trait PodApi: Send + Sync + 'static {
     /// Reads a Secret; `None` if there is none.
     fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Secret>, String>> + Send;
     /// Reads a ConfigMap; `None` if there is none.
     fn config_map(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<ConfigMap>, String>> + Send;
+    /// From now on, `changed` is told whenever a Secret or ConfigMap that the pod names may have changed, until the handles are
+    /// dropped.
+    fn watch_objects(&self, pod: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>>;
     /// Writes a pod's status, of this UID only.
     fn patch_status(&self, pod: &Pod, status: &PodStatus) -> impl Future<Output = Result<Patched, String>> + Send;
     /// Deletes a pod at once, of this UID only. Absent is fine.
     fn delete(&self, pod: &Pod) -> impl Future<Output = Result<(), String>> + Send;
 }
 
-fn text(error: &ClientError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-fn key(pod: &Pod) -> (&str, &str, &str) {
+/// Namespace, name and UID.
+pub(crate) fn key(pod: &Pod) -> (&str, &str, &str) {
     let metadata = &pod.metadata;
     (
         metadata.namespace.as_deref().unwrap_or_default(),
         metadata.name.as_deref().unwrap_or_default(),
         metadata.uid.as_deref().unwrap_or_default(),
     )
-}
-
-impl PodApi for Client {
-    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
-        self.get_optional(namespace, name).await.map_err(|error| text(&error))
-    }
-
-    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, String> {
-        self.get_optional(namespace, name).await.map_err(|error| text(&error))
-    }
-
-    async fn patch_status(&self, pod: &Pod, status: &PodStatus) -> Result<Patched, String> {
-        let (namespace, name, uid) = key(pod);
-        let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
-        match self.patch::<Pod>(namespace, name, &patch, Some("status")).await {
-            Ok(pod) if pod.metadata.uid.as_deref() == Some(uid) => Ok(Patched::Done(Box::new(pod))),
-            Ok(_) => Ok(Patched::Gone),
-            Err(error) if error.is_not_found() || error.is_conflict() => {
-                // A conflict of UIDs and one of writers look the same; who is there now tells them apart.
-                match self.get_optional::<Pod>(namespace, name).await.map_err(|error| text(&error))? {
-                    Some(there) if there.metadata.uid.as_deref() == Some(uid) => Err(text(&error)),
-                    _ => Ok(Patched::Gone),
-                }
-            }
-            Err(error) => Err(text(&error)),
-        }
-    }
-
-    async fn delete(&self, pod: &Pod) -> Result<(), String> {
-        let (namespace, name, uid) = key(pod);
-        let params = DeleteParams { grace_period_seconds: Some(0), propagation: None, uid: Some(uid.to_owned()) };
-        match Client::delete::<Pod>(self, namespace, name, &params).await {
-            // Gone, or another pod of this name is there: ours is deleted.
-            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(text(&error)),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The Secrets and ConfigMaps of a pod, by name.

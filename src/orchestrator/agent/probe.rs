@@ -282,6 +282,7 @@ pub(crate) async fn watch_container<P: Prober>(
         Kind::Startup => None,
     };
     let mut tracker = Tracker::new(&plan, initial);
+    let mut failing = false;
     let mut ticks = tokio::time::interval(plan.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -291,7 +292,9 @@ pub(crate) async fn watch_container<P: Prober>(
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", plan.timeout.as_secs())));
         let verdict = tracker.record(answer.is_ok());
-        if verdict.is_none() && answer.is_ok() {
+        // A success that follows a failure is news, even where the verdict stays.
+        let recovered = std::mem::replace(&mut failing, answer.is_err()) && answer.is_ok();
+        if verdict.is_none() && answer.is_ok() && !recovered {
             continue;
         }
         let report = Report {
@@ -306,6 +309,50 @@ pub(crate) async fn watch_container<P: Prober>(
             return;
         }
     }
+}
+
+/// Between two looks whether a container listens.
+const LISTEN_LOOK: Duration = Duration::from_millis(100);
+/// Patience of one look at one port.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// A container that does not listen for so long is ready all the same: a declared port is only a remark in Kubernetes.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The TCP ports that a container declares.
+pub(crate) fn listening_ports(container: &Container) -> Vec<u16> {
+    let tcp = |protocol: &Option<String>| protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let declared = container.ports.iter().flatten().filter(|port| tcp(&port.protocol));
+    declared.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
+}
+
+/// Whether a container is ready from its first moment: it has no readiness probe, and no port that could tell.
+pub(crate) fn ready_at_once(container: &Container) -> bool {
+    container.readiness_probe.is_none() && listening_ports(container).is_empty()
+}
+
+/// Reports a container without a readiness probe as ready when every port that it declares accepts, or patience is over.
+pub(crate) async fn wait_listening<P: Prober>(prober: &P, ports: &[u16], target: Target, reports: mpsc::Sender<Report>) {
+    let patience = tokio::time::sleep(LISTEN_PATIENCE.saturating_sub(target.age));
+    let listening = async {
+        for &port in ports {
+            let action = Action::Tcp { host: None, port };
+            loop {
+                let ask = prober.ask(&action, target.address, &target.container, LISTEN_TIMEOUT);
+                if let Ok(Ok(())) = tokio::time::timeout(LISTEN_TIMEOUT, ask).await {
+                    break;
+                }
+                tokio::time::sleep(LISTEN_LOOK).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = listening => {}
+        () = patience => tracing::info!(container = target.container, "a declared port does not accept; it counts as ready"),
+    }
+    let (container, instance) = (target.container, target.instance);
+    let report = Report { container, instance, kind: Kind::Readiness, verdict: Some(true), failure: None, grace: None };
+    // Nobody to hear it: the pod is gone.
+    let _ = reports.send(report).await;
 }
 
 #[cfg(test)]
@@ -383,9 +430,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_container_without_a_readiness_probe_is_ready_when_all_its_ports_accept() {
+        let declares = container(
+            json!({"name":"c","ports":[{"containerPort":80},{"containerPort":53,"protocol":"UDP"},{"containerPort":443}]}),
+        );
+        assert_eq!(listening_ports(&declares), [80, 443]);
+        assert!(!ready_at_once(&declares) && ready_at_once(&container(json!({"name":"c"}))));
+        let refused = || Some(Err("refused".to_owned()));
+        let prober = Script(Mutex::new(vec![Some(Ok(())), refused(), Some(Ok(())), refused()]));
+        let (send, mut receive) = mpsc::channel(8);
+        let target =
+            Target { container: "c".into(), instance: 3, address: Ipv4Addr::LOCALHOST, age: Duration::ZERO, ready: false };
+        wait_listening(&prober, &[80, 443], target, send).await;
+        assert!(prober.0.lock().unwrap().is_empty(), "it was asked until both accepted");
+        let report = receive.recv().await.unwrap();
+        assert_eq!((report.kind, report.verdict, report.instance), (Kind::Readiness, Some(true), 3));
+    }
+
+    #[tokio::test]
     async fn silences_are_failures_and_three_a_verdict() {
         let got = reports(Kind::Liveness, vec![None, Some(Err("x".into())), None], 3).await;
         assert_eq!(got, [(None, true), (None, true), (Some(false), true)]);
+        let got = reports(Kind::Liveness, vec![Some(Ok(())), None, Some(Ok(())), Some(Ok(())), None], 3).await;
+        assert_eq!(got, [(None, true), (None, false), (None, true)], "recovery is told once");
         let got =
             reports(Kind::Readiness, vec![Some(Err("x".into())), Some(Ok(())), Some(Ok(())), Some(Err("y".into()))], 3).await;
         assert_eq!(got, [(None, true), (Some(true), false), (None, true)]);

@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use super::decide::{ContainerView, Observed, Progress, Pull, initialized, is_sidecar, restarts};
 use super::runtime::{ContainerState, ContainerStatus};
+use crate::orchestrator::ANSWERS;
 
 /// For so long after a failed pull its own reason is shown, then that of the back-off.
 pub(crate) const ERROR_SHOWN: Duration = Duration::from_secs(3);
 /// Conditions that this agent decides; all others are kept as they are.
-const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
+const OWN_CONDITIONS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", ANSWERS];
 
 /// The moment for which a status is made.
 #[derive(Debug, Clone)]
@@ -128,6 +129,14 @@ fn conditions(
     add("Initialized", not_initialized);
     add("ContainersReady", not_ready.clone());
     add("Ready", not_ready);
+    let probed = pod.spec.iter().flat_map(|spec| &spec.containers).filter(|container| container.liveness_probe.is_some());
+    let probed: Vec<&str> = probed.map(|container| container.name.as_str()).collect();
+    if !probed.is_empty() {
+        let silent = |name: &&&str| observed.containers.get(**name).is_some_and(|view| !view.answers);
+        let silent: Vec<&str> = probed.iter().filter(silent).copied().collect();
+        let message = || format!("containers that failed their last liveness probe: [{}]", silent.join(" "));
+        add(ANSWERS, (!silent.is_empty()).then(|| ("LivenessProbeFailed", message())));
+    }
     for condition in &mut conditions {
         condition.reason = condition.reason.take().filter(|reason| !reason.is_empty());
     }

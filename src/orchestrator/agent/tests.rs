@@ -8,7 +8,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::drain::Drains;
 use super::events::{Happening, Recorder};
 use super::objects::{Patched, PodApi};
 use super::pods::{self, Checkpoint, Wanted};
@@ -18,6 +20,7 @@ use super::runtime::{
 };
 use super::volumes::Roots;
 use super::work::Context;
+use crate::orchestrator::tunnel::FromNode;
 
 /// Far longer than any of these tests takes; only a hang gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -141,6 +144,9 @@ struct FakeApi {
     status: watch::Sender<Option<PodStatus>>,
     deleted: watch::Sender<bool>,
     secret_missing: std::sync::atomic::AtomicBool,
+    /// In base64.
+    secret_value: Mutex<Option<String>>,
+    watching: Mutex<Vec<Arc<Notify>>>,
 }
 
 impl PodApi for FakeApi {
@@ -148,11 +154,17 @@ impl PodApi for FakeApi {
         if self.secret_missing.load(std::sync::atomic::Ordering::SeqCst) {
             return Ok(None);
         }
-        Ok(Some(serde_json::from_value(json!({"metadata":{"name":name},"data":{"tls.key":"a2V5"}})).unwrap()))
+        let value = self.secret_value.lock().unwrap().clone().unwrap_or_else(|| "a2V5".to_owned());
+        Ok(Some(serde_json::from_value(json!({"metadata":{"name":name},"data":{"tls.key":value}})).unwrap()))
     }
 
     async fn config_map(&self, _: &str, _: &str) -> Result<Option<ConfigMap>, String> {
         Ok(None)
+    }
+
+    fn watch_objects(&self, _: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>> {
+        self.watching.lock().unwrap().push(changed.clone());
+        Vec::new()
     }
 
     async fn patch_status(&self, pod: &Pod, status: &PodStatus) -> Result<Patched, String> {
@@ -174,7 +186,7 @@ struct Node {
     wanted: watch::Sender<Wanted>,
     events: mpsc::Receiver<Happening>,
     directory: Arc<tempfile::TempDir>,
-    _agent: tokio_util::task::AbortOnDropHandle<()>,
+    _agent: AbortOnDropHandle<()>,
 }
 
 impl Node {
@@ -186,6 +198,7 @@ impl Node {
         let (wanted, wanted_in) = watch::channel(None);
         let (recorder, events) = Recorder::new();
         let (services, services_in) = watch::channel(Some(Arc::default()));
+        let drains = Drains::new();
         let roots = Roots { durable: directory.path().join("volumes"), volatile: directory.path().join("memory") };
         let context = Context {
             runtime: runtime.clone(),
@@ -194,15 +207,20 @@ impl Node {
             host_address: Ipv4Addr::new(10, 77, 0, 12),
             host_resolv_conf: String::new(),
             services: services_in,
+            drains: drains.clone(),
             events: recorder,
             relist: Arc::default(),
         };
         let checkpoint = Checkpoint::open(&directory.path().join("manifests"), "boot").unwrap();
+        let server = drain_everything(drains, runtime.clone());
         let agent = tokio::spawn(async move {
             let _services = services;
-            pods::run(Arc::new(context), checkpoint, wanted_in).await;
+            tokio::select! {
+                () = pods::run(Arc::new(context), checkpoint, wanted_in) => {}
+                () = server => {}
+            }
         });
-        Self { runtime, api, wanted, events, directory, _agent: tokio_util::task::AbortOnDropHandle::new(agent) }
+        Self { runtime, api, wanted, events, directory, _agent: AbortOnDropHandle::new(agent) }
     }
 
     fn want(&self, pods: &[Value]) {
@@ -242,6 +260,19 @@ impl Node {
     }
 }
 
+/// A server in whose cluster nobody balances.
+async fn drain_everything(drains: Drains, runtime: Arc<FakeRuntime>) {
+    let (mut changes, mut said) = (drains.subscribe(), BTreeMap::new());
+    while changes.changed().await.is_ok() {
+        for news in drains.news(&mut said) {
+            if let FromNode::Drain { pod_uid, .. } = news {
+                runtime.say(format!("drain {pod_uid}"));
+                drains.drained(&pod_uid, vec![]);
+            }
+        }
+    }
+}
+
 fn pod(uid: &str, revision: u32, spec: &Value) -> Value {
     json!({"metadata":{"name":"web","namespace":"default","uid":uid,"resourceVersion":revision.to_string()},"spec":spec})
 }
@@ -257,7 +288,7 @@ fn reason(status: &PodStatus) -> Option<&str> {
 #[tokio::test]
 async fn a_pod_lives_crashes_and_is_deleted() {
     let mut node = Node::new();
-    let spec = json!({"terminationGracePeriodSeconds":1,"containers":[{"name":"c","image":"image","env":[{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"s","key":"tls.key"}}}],
+    let spec = json!({"terminationGracePeriodSeconds":30,"containers":[{"name":"c","image":"image","env":[{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"s","key":"tls.key"}}}],
         "volumeMounts":[{"name":"v","mountPath":"/certs"}],"lifecycle":{"preStop":{"exec":{"command":["bye"]}}}}],"volumes":[{"name":"v","secret":{"secretName":"s"}}]});
     node.want(&[pod("u1", 1, &spec)]);
     let status = node.status("ready", is_ready).await;
@@ -270,6 +301,17 @@ async fn a_pod_lives_crashes_and_is_deleted() {
         assert!(source.starts_with(node.directory.path().join("memory")), "Secrets are kept in memory");
     }
     node.event("Started").await;
+
+    // A changed Secret reaches the running container's volume.
+    let key = node.runtime.started.lock().unwrap()[0].mounts[0].source.join("tls.key");
+    *node.api.secret_value.lock().unwrap() = Some("bmV3".into());
+    node.api.watching.lock().unwrap()[0].notify_one();
+    let rotated = async {
+        while std::fs::read_to_string(&key).unwrap() != "new" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, rotated).await.expect("the volume follows the Secret");
 
     node.runtime.exit("u1", "c", 1);
     let again = |status: &PodStatus| is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1;
@@ -295,6 +337,7 @@ async fn a_pod_lives_crashes_and_is_deleted() {
     node.gone("u2").await;
     let said = node.runtime.said();
     let at = |what: &str| said.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what} in {said:?}"));
+    assert!(at("drain u2") < at("exec bye"));
     assert!(at("exec bye") < at("stop u2 c") && at("stop u2 c") < at("remove u2"));
 }
 
@@ -354,7 +397,7 @@ async fn a_failed_liveness_probe_restarts_and_readiness_gates() {
 
 #[tokio::test]
 async fn a_restarted_agent_adopts_what_runs() {
-    let spec = json!({"terminationGracePeriodSeconds":1,"containers":[{"name":"c","image":"image"}]});
+    let spec = json!({"terminationGracePeriodSeconds":30,"containers":[{"name":"c","image":"image"}]});
     let runtime = Arc::new(FakeRuntime::default());
     let directory = Arc::new(tempfile::tempdir().unwrap());
     let first = Node::over(runtime.clone(), Arc::default(), directory.clone());

@@ -3,7 +3,7 @@
 //! Invariants: a heartbeat waits for nothing but the connection itself; a connection on which the server is silent is given up
 //! and dialled anew, for ever, with a bounded pause.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::contact::Contact;
+use super::drain::Drains;
 use super::peers::Peers;
 use super::runtime::{LogQuery, Runtime};
 use super::work::chain;
@@ -129,6 +130,8 @@ pub(crate) struct Served<R> {
     pub(crate) peers: Arc<Peers>,
     /// What proves that the server hears this node.
     pub(crate) contact: Arc<Contact>,
+    /// Pods that drain.
+    pub(crate) drains: Drains,
     /// Told each time the tunnel opens.
     pub(crate) opened: Arc<Notify>,
 }
@@ -160,30 +163,41 @@ async fn serve<R: Runtime>(socket: Socket, served: &Served<R>) -> String {
     let (sink, stream) = socket.split();
     let (output, answers) = mpsc::channel(OUTPUT_LIMIT);
     tokio::select! {
-        why = write(sink, answers, &served.contact) => why,
+        why = write(sink, answers, &served.contact, &served.drains) => why,
         why = read(stream, served, output) => why,
     }
 }
 
-async fn write(mut sink: SplitSink<Socket, Message>, mut answers: mpsc::Receiver<FromNode>, contact: &Contact) -> String {
+async fn write(
+    mut sink: SplitSink<Socket, Message>,
+    mut answers: mpsc::Receiver<FromNode>,
+    contact: &Contact,
+    drains: &Drains,
+) -> String {
     let mut beats = interval(Duration::from_millis(HEARTBEAT_INTERVAL_MS));
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sequence = 0;
+    let mut drain_changes = drains.subscribe();
+    drain_changes.mark_changed();
+    let mut said = BTreeMap::new();
     loop {
         // A beat goes before answers, however many wait.
-        let message = tokio::select! {
+        let messages = tokio::select! {
             biased;
             due = beats.tick() => {
                 sequence += 1;
                 let late_ms = u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX);
-                FromNode::Heartbeat { sequence, late_ms }
+                vec![FromNode::Heartbeat { sequence, late_ms }]
             }
-            Some(answer) = answers.recv() => answer,
+            Ok(()) = drain_changes.changed() => drains.news(&mut said),
+            Some(answer) = answers.recv() => vec![answer],
         };
-        let ping = matches!(message, FromNode::Heartbeat { sequence, .. } if sequence % BEATS_PER_PING == 1);
-        let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");
+        let ping = matches!(messages[..], [FromNode::Heartbeat { sequence, .. }] if sequence % BEATS_PER_PING == 1);
         let sent = async {
-            sink.send(Message::text(text)).await?;
+            for message in messages {
+                let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");
+                sink.send(Message::text(text)).await?;
+            }
             if ping { sink.send(Message::Ping(contact.ping(Instant::now()))).await } else { Ok(()) }
         };
         match timeout(WRITE_LIMIT, sent).await {
@@ -209,9 +223,11 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, served: &Served<R>, o
         let Message::Text(text) = message else { continue };
         requests.retain(|_, task| !task.is_finished());
         match serde_json::from_str::<ToNode>(&text) {
+            Ok(ToNode::DrainWaits { pod_uid, reason }) => served.drains.waits(&pod_uid, reason),
+            Ok(ToNode::Drained { pod_uid, excluded }) => served.drains.drained(&pod_uid, excluded),
             Ok(ToNode::Cancel { request }) => drop(requests.remove(&request)),
             Ok(asked) => {
-                let request = number(&asked);
+                let Some(request) = number(&asked) else { continue };
                 if requests.len() >= REQUEST_LIMIT {
                     let error = Some(format!("the node serves {REQUEST_LIMIT} requests already, try again later"));
                     drop(output.try_send(FromNode::Done { request, error, exit_code: None }));
@@ -225,18 +241,19 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, served: &Served<R>, o
     }
 }
 
-fn number(asked: &ToNode) -> u64 {
+fn number(asked: &ToNode) -> Option<u64> {
     match asked {
         ToNode::Logs { request, .. }
         | ToNode::Exec { request, .. }
         | ToNode::Probe { request, .. }
-        | ToNode::Cancel { request } => *request,
+        | ToNode::Cancel { request } => Some(*request),
+        ToNode::DrainWaits { .. } | ToNode::Drained { .. } => None,
     }
 }
 
 /// Answers one request; whatever happens, [`FromNode::Done`] comes last (of a probe, [`FromNode::Probed`]).
 async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, peers: Arc<Peers>, output: mpsc::Sender<FromNode>) {
-    let request = number(&asked);
+    let Some(request) = number(&asked) else { return };
     let answered = match asked {
         ToNode::Logs { pod_uid, container, follow, tail_lines, previous, timestamps, .. } => {
             let query = LogQuery { follow, tail_lines, previous, timestamps };
@@ -250,7 +267,7 @@ async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, peers: Arc<Peers>, o
             drop(output.send(FromNode::Probed { request, answer }).await);
             return;
         }
-        ToNode::Cancel { .. } => return,
+        ToNode::Cancel { .. } | ToNode::DrainWaits { .. } | ToNode::Drained { .. } => return,
     };
     let (error, exit_code) = match answered {
         Ok(exit_code) => (None, exit_code),

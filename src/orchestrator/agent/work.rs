@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::ask::PodProber;
 use super::decide::is_sidecar;
+use super::drain::Drains;
 use super::events::Recorder;
 use super::launch::{self, Launch};
 use super::objects::{self, PodApi, write_private};
@@ -39,6 +40,8 @@ pub(crate) struct Context<R, A> {
     pub(crate) host_resolv_conf: String,
     /// All Services; `None` until they have been read once.
     pub(crate) services: watch::Receiver<Option<Arc<Vec<Service>>>>,
+    /// Pods that drain.
+    pub(crate) drains: Drains,
     /// Takes events.
     pub(crate) events: Recorder,
     /// Asks the owner of all workers to list containers again.
@@ -63,7 +66,8 @@ pub(crate) struct SetUp {
     pub(crate) volumes: Sources,
 }
 
-fn uid(pod: &Pod) -> String {
+/// A pod's UID.
+pub(crate) fn uid(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap_or_default()
 }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ask::PodProber;
 use super::decide::{Deletion, Effect, Kill, Observed, Progress, Pull, decide, grace};
+use super::drain::{Drained, Draining};
 use super::events::Severity;
 use super::launch::pull_policy;
 use super::objects::{self, Patched, PodApi};
@@ -23,8 +24,8 @@ use super::runtime::{ContainerState, ContainerStatus, Image, PullError, Runtime,
 use super::status::{self, Moment};
 use super::work::{self, Context, Failure, SetUp};
 
-/// Secrets and ConfigMaps of a pod are read again this often, so that changes reach its volumes.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+/// Secrets and ConfigMaps of a pod are read again this often, besides whenever one changes; as in the kubelet.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// After a failed set-up, configuration, removal or API call.
 const RETRY: Duration = Duration::from_secs(2);
 /// Probe reports that wait, at most.
@@ -43,6 +44,7 @@ enum Outcome {
     SetUp(Result<SetUp, Failure>),
     Pulled(String, Result<Image, PullError>, Duration),
     Started(String, Result<ContainerStatus, Failure>),
+    Drained(Drained, Draining),
     Stopped(String, Option<ContainerStatus>),
     Removed(Result<(), String>),
     Deleted(Result<(), String>),
@@ -80,6 +82,11 @@ struct Worker<R, A> {
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     published: Published,
     refresh_at: Option<Instant>,
+    refreshing: bool,
+    /// Told when a Secret or ConfigMap of the pod changes, while the handles live.
+    objects_changed: (Arc<Notify>, Vec<AbortOnDropHandle<()>>),
+    /// Held while connections to the pod may be open.
+    draining: Option<Draining>,
 }
 
 /// Runs a pod until it is gone.
@@ -115,6 +122,7 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
             Some(report) = worker.reports.1.recv() => worker.take_report(report),
+            () = worker.objects_changed.0.notified() => worker.refresh_at = Some(Instant::now()),
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
         }
     }
@@ -130,6 +138,8 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let known = pod.status.clone().unwrap_or_default();
         let (secrets, config_maps) = objects::names(&pod);
         let refresh = !secrets.is_empty() || !config_maps.is_empty();
+        let changed = Arc::new(Notify::new());
+        let watches = context.api.watch_objects(&pod, &changed);
         let mut worker = Self {
             context,
             there: (revision(&pod), known.clone()),
@@ -143,6 +153,9 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             reports: mpsc::channel(REPORT_LIMIT),
             published: Published::default(),
             refresh_at: refresh.then(|| Instant::now() + REFRESH_INTERVAL),
+            refreshing: false,
+            objects_changed: (changed, watches),
+            draining: None,
         };
         worker.adopt(adopted);
         worker.take_input(input);
@@ -170,7 +183,7 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             let view = self.observed.container(&status.name);
             view.observe(status, now);
             view.started = container.startup_probe.is_none() || api.is_some_and(|api| api.started == Some(true));
-            view.ready = container.readiness_probe.is_none() || api.is_some_and(|api| api.ready);
+            view.ready = probe::ready_at_once(&container) || api.is_some_and(|api| api.ready);
         }
     }
 
@@ -196,9 +209,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         if let Some(when) = self.publish(now) {
             at(when);
         }
-        if let Some(when) = self.refresh_at.filter(|_| self.observed.deletion.is_none() && self.setup.is_some()) {
+        let live = self.observed.deletion.is_none() && self.setup.is_some() && !self.refreshing;
+        if let Some(when) = self.refresh_at.filter(|_| live) {
             if when <= now {
-                self.refresh_at = None;
+                self.refreshing = true;
+                self.refresh_at = Some(now + REFRESH_INTERVAL);
                 let (context, pod) = (self.context.clone(), self.pod.clone());
                 self.tasks.spawn(async move { Outcome::Refreshed(work::make_volumes(&context, pod).await.map(drop)) });
             } else {
@@ -222,6 +237,15 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                 self.tasks.spawn(async move {
                     let started = work::start(&context, &pod, &definition, image, instance, &setup).await;
                     Outcome::Started(container, started)
+                });
+            }
+            Effect::Drain(by) => {
+                self.observed.drain = Progress::InFlight;
+                let own = !self.spec().is_some_and(|spec| spec.host_network == Some(true));
+                let mut draining = context.drains.begin(&work::uid(&pod), self.observed.address.filter(|_| own));
+                self.tasks.spawn(async move {
+                    let drained = draining.wait(by.saturating_duration_since(Instant::now())).await;
+                    Outcome::Drained(drained, draining)
                 });
             }
             Effect::Stop { container, deadline, message } => {
@@ -306,7 +330,8 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let exited = view.observe(status, Instant::now());
         if view.status.as_ref().map(|status| status.restart_count) != before {
             view.started = definition.startup_probe.is_none();
-            view.ready = definition.readiness_probe.is_none();
+            view.ready = probe::ready_at_once(&definition);
+            view.answers = true;
             view.kill = None;
             view.pull = Pull::Idle;
             if before.is_some() {
@@ -366,6 +391,12 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                 view.start = failed(&failure, after);
                 self.event(Some(&container), Severity::Warning, "Failed", format!("Error: {}", failure.message));
             }
+            Outcome::Drained(drained, draining) => {
+                self.observed.drain = Progress::Done;
+                // What is still open ends at a quiet moment, until the containers have stopped.
+                self.draining = Some(draining);
+                self.tell_drained(drained);
+            }
             Outcome::Stopped(container, status) => {
                 let status = status.or_else(|| self.observed.container(&container).status.clone().map(lost));
                 self.observed.container(&container).stopping = false;
@@ -386,10 +417,26 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             }
             Outcome::Patched(status, patched) => self.take_patched(*status, patched),
             Outcome::Refreshed(refreshed) => {
-                self.refresh_at = Some(now + REFRESH_INTERVAL);
+                self.refreshing = false;
                 if let Err(failure) = refreshed {
                     tracing::warn!(pod = self.pod.metadata.uid, failure.message, "the pod's volumes cannot be refreshed");
                 }
+            }
+        }
+    }
+
+    fn tell_drained(&self, drained: Drained) {
+        match drained {
+            Drained::Complete { excluded } if excluded.is_empty() => {
+                tracing::info!(pod = self.pod.metadata.uid, "drained: no balancer uses the pod any more");
+            }
+            Drained::Complete { excluded } => {
+                let message = format!("Drained without {}: silent, so not waited for", excluded.join(", "));
+                self.event(None, Severity::Warning, "DrainIncomplete", message);
+            }
+            Drained::TimedOut { waiting } => {
+                let message = format!("Stopping before the drain was over: {waiting}");
+                self.event(None, Severity::Warning, "DrainTimedOut", message);
             }
         }
     }
@@ -465,6 +512,10 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             }
             (Kind::Liveness, Some(true)) | (_, None) => {}
         }
+        if report.kind == Kind::Liveness {
+            // Its restart needs several failures in a row; traffic turns away at the first, and comes back at the first success.
+            view.answers = report.failure.is_none();
+        }
         if let Some(why) = report.failure {
             let message = format!("{} probe failed: {why}", report.kind.title());
             self.event(Some(&report.container), Severity::Warning, "Unhealthy", message);
@@ -496,9 +547,25 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             let (started, watching) = watch::channel(view.started);
             let already = view.started;
             let plans = probe::plans(&container).into_iter().filter(|plan| !(already && plan.kind == Kind::Startup));
-            let tasks = plans.map(|plan| self.probe(plan, target.clone(), watching.clone())).collect();
+            let mut tasks: Vec<_> = plans.map(|plan| self.probe(plan, target.clone(), watching.clone())).collect();
+            if !target.ready {
+                tasks.extend(self.wait_listening(&container, target));
+            }
             self.probes.insert(name, Probing { instance, started, _tasks: tasks });
         }
+    }
+
+    /// Makes a container without a readiness probe ready as soon as it listens.
+    fn wait_listening(&self, container: &Container, target: Target) -> Option<AbortOnDropHandle<()>> {
+        let ports = probe::listening_ports(container);
+        let gated = container.readiness_probe.is_none() && !ports.is_empty();
+        let (runtime, reports) = (self.context.runtime.clone(), self.reports.0.clone());
+        let prober = PodProber { runtime, pod_uid: work::uid(&self.pod) };
+        gated.then(|| {
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                probe::wait_listening(&prober, &ports, target, reports).await;
+            }))
+        })
     }
 
     fn probe(&self, plan: probe::Plan, target: Target, started: watch::Receiver<bool>) -> AbortOnDropHandle<()> {

@@ -6,6 +6,11 @@ use super::kinds::{self, Kind, Subresource};
 use super::registry::Registry;
 use super::status::Status;
 
+/// The group of the nodes' service proxies; their users are `system:kube-proxy:<node>`.
+const PROXIES: &str = "system:kube-proxies";
+/// The group of load balancers outside the cluster.
+const LOAD_BALANCERS: &str = "system:flightcage:load-balancers";
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -24,6 +29,12 @@ impl Identity {
     #[must_use]
     pub fn node(&self) -> Option<&str> {
         if self.is_in("system:nodes") { self.user.strip_prefix("system:node:") } else { None }
+    }
+
+    /// Whether a service proxy or the host's load balancer asks: they balance connections, and report what is open.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.is_in(PROXIES) || self.is_in(LOAD_BALANCERS)
     }
 
     /// Whether everything is allowed.
@@ -58,8 +69,8 @@ pub fn authorize(registry: &Registry, who: &Identity, attempt: &Attempt<'_>) -> 
         true
     } else if let Some(node) = who.node() {
         node_may(registry, node, attempt)
-    } else if who.is_in("system:kube-proxies") {
-        proxy_may(attempt)
+    } else if who.balances() {
+        balancer_may(attempt) || (who.is_in(LOAD_BALANCERS) && announces(attempt))
     } else {
         false
     };
@@ -94,9 +105,14 @@ fn is_any(kind: &Kind, of: &[&Kind]) -> bool {
     of.iter().any(|other| kind.is(other))
 }
 
-fn proxy_may(attempt: &Attempt<'_>) -> bool {
-    let read = [&kinds::SERVICE, &kinds::ENDPOINTS, &kinds::ENDPOINT_SLICE, &kinds::NODE];
+fn balancer_may(attempt: &Attempt<'_>) -> bool {
+    let read = [&kinds::SERVICE, &kinds::ENDPOINTS, &kinds::ENDPOINT_SLICE];
     (reads(attempt.verb) && is_any(attempt.kind, &read)) || records_events(attempt)
+}
+
+/// A load balancer says in a Service's status where it is reached.
+fn announces(attempt: &Attempt<'_>) -> bool {
+    attempt.kind.is(&kinds::SERVICE) && attempt.subresource == Some(Subresource::Status) && attempt.verb == "patch"
 }
 
 fn records_events(attempt: &Attempt<'_>) -> bool {
@@ -263,5 +279,15 @@ mod tests {
         assert!(authorize(&registry, &stranger, &services).is_err());
         assert!(authorize(&registry, &proxy, &attempt("get", &kinds::SECRET, Some("default"), Some("s"))).is_err());
         assert!(authorize(&registry, &proxy, &attempt("delete", &kinds::SERVICE, Some("default"), Some("s"))).is_err());
+        let balancer = Identity { user: "system:flightcage:load-balancer".to_owned(), groups: vec![LOAD_BALANCERS.to_owned()] };
+        let announce = attempt("patch", &kinds::SERVICE, Some("default"), Some("s"));
+        let announce_status = Attempt { subresource: Some(Subresource::Status), ..announce };
+        assert!(authorize(&registry, &balancer, &services).is_ok());
+        assert!(authorize(&registry, &balancer, &announce_status).is_ok());
+        assert!(authorize(&registry, &balancer, &announce).is_err());
+        assert!(authorize(&registry, &proxy, &announce_status).is_err());
+        assert!(authorize(&registry, &balancer, &attempt("get", &kinds::SECRET, Some("default"), Some("s"))).is_err());
+        assert!(authorize(&registry, &balancer, &attempt("list", &kinds::POD, None, None)).is_err());
+        assert!(balancer.balances() && proxy.balances() && !stranger.balances());
     }
 }

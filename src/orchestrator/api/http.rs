@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::{self, Attempt, Identity};
+use super::barrier::Barrier;
 use super::kinds::{self, Kind, Subresource};
 use super::patch::Patch;
 use super::registry::{DeleteOptions, Registry, Run, scale};
@@ -29,7 +30,7 @@ use super::strict::{self, FieldValidation};
 use super::tables::Form;
 use super::tunnels::{Piece, Tunnels};
 use super::watch::{self, Watch};
-use super::{discovery, logs};
+use super::{balancers, discovery, logs};
 use crate::orchestrator::store::{Revision, Window};
 
 /// Kubernetes' own limit of a request's body.
@@ -44,6 +45,8 @@ pub struct Server {
     pub registry: Arc<Registry>,
     /// The nodes' tunnels.
     pub tunnels: Arc<Tunnels>,
+    /// What drains.
+    pub barrier: Arc<Barrier>,
     /// Ends watches, logs and tunnels when the server stops.
     pub cancel: CancellationToken,
     /// `host:port` as clients reach it.
@@ -54,6 +57,7 @@ pub struct Server {
 pub fn router(server: Server) -> Router {
     Router::new()
         .route("/flightcage/v1/nodes/{name}/tunnel", get(tunnel))
+        .route(crate::balancer::report::PATH, get(balancer))
         .route("/flightcage/v1/namespaces/{namespace}/pods/{name}/exec", axum::routing::post(logs::exec))
         .route("/healthz", any(|| async { "ok" }))
         .route("/readyz", any(|| async { "ok" }))
@@ -85,6 +89,15 @@ async fn tunnel(
             .into_response();
     }
     upgrade.on_upgrade(move |socket| async move { server.tunnels.serve(&name, socket, server.cancel.clone()).await })
+}
+
+async fn balancer(State(server): State<Server>, Extension(who): Extension<Identity>, upgrade: WebSocketUpgrade) -> Response {
+    if !who.balances() {
+        return Status::forbidden(format!("`{}` is neither a service proxy nor a load balancer", who.user)).into_response();
+    }
+    upgrade.on_upgrade(move |socket| async move {
+        balancers::serve(&server.barrier, &who.user, socket, server.cancel.clone()).await;
+    })
 }
 
 /// A request, taken apart.

@@ -14,15 +14,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
+use super::barrier::Barrier;
 use super::heartbeats::Heartbeats;
 use super::http::{Server, router};
 use super::registry::Registry;
 use super::status::Status;
 use super::tls::{self, TlsError};
 use super::tunnels::Tunnels;
-use super::{bootstrap, kinds};
+use super::{balancers, bootstrap, kinds};
 use crate::orchestrator::config::ServerConfig;
 use crate::orchestrator::control::Brake;
 use crate::orchestrator::store::embedded::{EmbeddedStore, OpenError, Sealing};
@@ -109,15 +111,18 @@ pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: Cancella
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Arc::new(Registry::new(Arc::new(store), heartbeats.clone()));
     bootstrap::ensure(&registry, config.address).await?;
-    let tunnels = Arc::new(Tunnels::new(heartbeats.clone()));
+    let barrier = Arc::new(Barrier::default());
+    let _following = AbortOnDropHandle::new(tokio::spawn(balancers::follow(registry.clone(), barrier.clone())));
+    let tunnels = Arc::new(Tunnels::new(heartbeats.clone(), barrier.clone()));
     let control = crate::orchestrator::control::Control {
         registry: registry.clone(),
         heartbeats,
         tunnels: tunnels.clone(),
+        barrier: barrier.clone(),
         brake: Brake { stop_at_percent: config.eviction_brake_percent },
     };
     let controllers = tokio::spawn(control.run(cancel.clone()));
-    let server = Server { registry, tunnels, cancel: cancel.clone(), address: config.listen.to_string() };
+    let server = Server { registry, tunnels, barrier, cancel: cancel.clone(), address: config.listen.to_string() };
     tracing::info!(listen = %config.listen, "serving");
     accept(&listener, &acceptor, &router(server), &cancel).await;
     controllers.await.map_err(ServerError::Controllers)?;

@@ -1,6 +1,7 @@
 //! The nodes' tunnels: beats come in, requests for logs and commands go out, many at once on one WebSocket.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::barrier::Barrier;
 use super::heartbeats::{Heartbeats, Statement};
 use super::status::Status;
 use crate::orchestrator::tunnel::{FromNode, ToNode};
@@ -64,6 +67,7 @@ pub struct Tunnels {
     nodes: Mutex<BTreeMap<String, Tunnel>>,
     numbers: AtomicU64,
     heartbeats: Arc<Heartbeats>,
+    barrier: Arc<Barrier>,
 }
 
 /// A running request. Dropping it cancels it on the node.
@@ -97,8 +101,8 @@ impl Drop for Answer {
 impl Tunnels {
     /// None open yet.
     #[must_use]
-    pub fn new(heartbeats: Arc<Heartbeats>) -> Self {
-        Self { nodes: Mutex::default(), numbers: AtomicU64::new(1), heartbeats }
+    pub fn new(heartbeats: Arc<Heartbeats>, barrier: Arc<Barrier>) -> Self {
+        Self { nodes: Mutex::default(), numbers: AtomicU64::new(1), heartbeats, barrier }
     }
 
     /// Sends a request to a node; `request` is given its number.
@@ -145,6 +149,7 @@ impl Tunnels {
         let replaced = CancellationToken::new();
         let id = self.numbers.fetch_add(1, Ordering::Relaxed);
         let probes = Probes::default();
+        let mut drains = Drains { barrier: self.barrier.clone(), outbound: outbound.clone(), waiting: BTreeMap::new() };
         let tunnel = Tunnel { id, outbound, requests: requests.clone(), probes: probes.clone(), replaced: replaced.clone() };
         let old = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), tunnel);
         if let Some(old) = old {
@@ -167,6 +172,8 @@ impl Tunnels {
                 message = tokio::time::timeout(SILENCE, socket.recv()) => {
                     match message {
                         Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
+                            Ok(FromNode::Drain { pod_uid, address }) => drains.begin(pod_uid, address),
+                            Ok(FromNode::DrainOver { pod_uid }) => drains.end(&pod_uid),
                             Ok(message) => self.received(node, &requests, &probes, message),
                             Err(error) => {
                                 tracing::warn!(node, %error, "a message on the tunnel cannot be read");
@@ -191,6 +198,7 @@ impl Tunnels {
     fn received(&self, node: &str, requests: &Requests, probes: &Probes, message: FromNode) {
         let (number, piece) = match message {
             FromNode::Heartbeat { late_ms, .. } => return self.heartbeats.beat(node, Duration::from_millis(late_ms)),
+            FromNode::Drain { .. } | FromNode::DrainOver { .. } => return,
             FromNode::Probed { request, answer } => {
                 let probe = probes.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
                 if let Some((suspect, asked)) = probe {
@@ -210,6 +218,47 @@ impl Tunnels {
         let lost = requests.get(&number).is_some_and(|sender| sender.try_send(piece).is_err());
         if over || lost {
             requests.remove(&number);
+        }
+    }
+}
+
+/// The drains that one tunnel asked for. They are over with it: an agent whose tunnel broke asks again.
+struct Drains {
+    barrier: Arc<Barrier>,
+    outbound: mpsc::Sender<ToNode>,
+    waiting: BTreeMap<String, AbortOnDropHandle<()>>,
+}
+
+impl Drains {
+    fn begin(&mut self, pod_uid: String, address: Option<Ipv4Addr>) {
+        if self.waiting.len() >= REQUESTS {
+            return tracing::warn!(pod_uid, "a node drains more pods at once than it can have");
+        }
+        self.barrier.change(|state| state.begin(&pod_uid, address));
+        let (barrier, outbound, uid) = (self.barrier.clone(), self.outbound.clone(), pod_uid.clone());
+        let waiting = tokio::spawn(async move {
+            let tell = |reason: &str| {
+                // For people only: a full queue may lose it.
+                let _ = outbound.try_send(ToNode::DrainWaits { pod_uid: uid.clone(), reason: reason.to_owned() });
+            };
+            let excluded = barrier.drained(&uid, tell).await;
+            // A tunnel that is gone needs no answer.
+            let _ = outbound.send(ToNode::Drained { pod_uid: uid, excluded }).await;
+        });
+        self.waiting.insert(pod_uid, AbortOnDropHandle::new(waiting));
+    }
+
+    fn end(&mut self, pod_uid: &str) {
+        if self.waiting.remove(pod_uid).is_some() {
+            self.barrier.change(|state| state.end(pod_uid));
+        }
+    }
+}
+
+impl Drop for Drains {
+    fn drop(&mut self) {
+        for pod_uid in self.waiting.keys() {
+            self.barrier.change(|state| state.end(pod_uid));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Endpoints and EndpointSlices of every Service with a selector.
 //!
-//! A pod is a ready address if it has an IP, is ready, is not terminating, and its node beats. If no address would remain, silence
-//! of nodes is ignored: an address that may answer is better than none. Slices hold terminating pods too (KEP-1669).
+//! A pod is a ready address if it has an IP, is ready, is not terminating, its node beats, and its last liveness probe succeeded. If
+//! no address would remain, silence of nodes and containers is ignored: an address that may answer is better than none. Slices hold terminating pods too (KEP-1669).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::world::{Action, Decision, Liveness, Target, World, is_finished, node_of, ready_since, selects};
+use crate::orchestrator::ANSWERS;
 
 /// The label that marks Endpoints as ours, as Kubernetes 1.33 and later set it.
 const ENDPOINTS_MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -78,7 +79,7 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             ip,
             node,
-            ready: serving && !terminating && beats,
+            ready: serving && !terminating && beats && answers(pod),
             serving,
             terminating,
         });
@@ -92,6 +93,12 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
         addresses.sort();
     }
     groups
+}
+
+/// Whether its agent has seen no liveness probe fail last.
+fn answers(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    !conditions.iter().any(|condition| condition.type_ == ANSWERS && condition.status == "False")
 }
 
 /// The pod's own numbers for the Service's ports; a port it does not have is left out.

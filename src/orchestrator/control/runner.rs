@@ -21,6 +21,7 @@ use super::nodes::Brake;
 use super::reconcile;
 use super::world::{Action, Key, Liveness, Objects, Target, World};
 use crate::model::json;
+use crate::orchestrator::api::barrier::Barrier;
 use crate::orchestrator::api::heartbeats::Heartbeats;
 use crate::orchestrator::api::kinds::{self, Kind, Subresource};
 use crate::orchestrator::api::patch::Patch;
@@ -50,6 +51,8 @@ pub struct Control {
     pub heartbeats: Arc<Heartbeats>,
     /// Through which nodes are asked about each other.
     pub tunnels: Arc<Tunnels>,
+    /// By which balancers learn at once which nodes are silent.
+    pub barrier: Arc<Barrier>,
     /// When evictions stop.
     pub brake: Brake,
 }
@@ -59,13 +62,27 @@ impl Control {
     pub async fn run(self, cancel: CancellationToken) {
         let (liveness_out, liveness) = watch::channel(BTreeMap::new());
         let detecting = detect(&self.registry, &self.heartbeats, &self.tunnels, liveness_out);
+        let telling = tell_balancers(&self.barrier, liveness.clone());
         let controlling = control(&self.registry, self.brake, liveness);
         let sweeping = sweep_events(&self.registry);
         tokio::select! {
             () = cancel.cancelled() => {}
             () = detecting => {}
+            () = telling => {}
             () = controlling => {}
             () = sweeping => {}
+        }
+    }
+}
+
+/// The reaction of traffic: no write, nothing that would have to be taken back.
+async fn tell_balancers(barrier: &Barrier, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
+    loop {
+        let nodes = liveness.borrow_and_update().clone();
+        let silent = nodes.into_iter().filter(|(_, liveness)| *liveness != Liveness::Alive).map(|(node, _)| node);
+        barrier.set_silent_nodes(silent.collect());
+        if liveness.changed().await.is_err() {
+            return;
         }
     }
 }

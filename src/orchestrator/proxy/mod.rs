@@ -6,7 +6,6 @@
 
 mod dns;
 mod listeners;
-mod nodes;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -17,15 +16,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::dns::Dns;
 use self::listeners::Listeners;
 use self::zone::Zone;
 use super::config::ProxyConfig;
+use crate::balancer::stream::{self, ControlPlane, StreamError};
 use crate::balancer::{Balancer, ServiceTable};
 use crate::kubernetes::client::{Client, ClientError, ListParams};
 use crate::model::addresses;
@@ -40,6 +41,9 @@ pub enum ProxyError {
     /// The API client cannot be made.
     #[error("set up the API client of the service proxy")]
     Client(#[from] ClientError),
+    /// The stream to the control plane cannot be dialled.
+    #[error("prepare to report to the control plane")]
+    Stream(#[from] StreamError),
     /// The service network cannot be routed.
     #[error("route the service network to this node: {0}; the proxy needs CAP_NET_ADMIN")]
     Route(String),
@@ -69,14 +73,18 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
     tracing::info!(node = config.node, "service proxy starts");
 
     let mut proxy = Proxy::new();
+    let read = |path: &std::path::Path| {
+        std::fs::read_to_string(path).map_err(system("read the certificate, the key or the authority of the service proxy"))
+    };
+    let control_plane =
+        ControlPlane::new(&config.server, &read(&identity.ca)?, &read(&identity.certificate)?, &read(&identity.key)?)?;
+    let _reporting = AbortOnDropHandle::new(tokio::spawn(stream::keep(control_plane, proxy.balancer.clone())));
     let _dns = Dns::start(SocketAddr::from((addresses::DNS_SERVICE, dns::PORT)), proxy.zone.subscribe())
         .await
         .map_err(system("listen for DNS on the cluster DNS address"))?;
     let services = client.reflect::<Service>("", ListParams::all());
     let endpoints = client.reflect::<Endpoints>("", ListParams::all());
-    let nodes = client.reflect::<Node>("", ListParams::all());
-    let (mut service_changes, mut endpoint_changes, mut node_changes) =
-        (services.subscribe(), endpoints.subscribe(), nodes.subscribe());
+    let (mut service_changes, mut endpoint_progress) = (services.subscribe(), endpoints.progress());
     let mut maintenance = tokio::time::interval(MAINTENANCE_EVERY);
     maintenance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -84,11 +92,8 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             Ok(()) = service_changes.changed() => {}
-            Ok(()) = endpoint_changes.changed() => {}
-            Ok(()) = node_changes.changed() => {
-                proxy.note_nodes(node_changes.borrow_and_update().values().map(AsRef::as_ref));
-                continue;
-            }
+            // Every revision is acknowledged, one that changes nothing here too.
+            Ok(()) = endpoint_progress.changed() => {}
             _ = maintenance.tick() => {
                 if let Err(error) = route::ensure().await {
                     tracing::error!(error, "keep the route of the service network");
@@ -99,8 +104,10 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
         }
         // Half a picture would reset clients of Services whose endpoints are not known yet.
         if services.synced() && endpoints.synced() {
+            // In this order: the objects are then at least as new as the revision.
+            let revision = endpoint_progress.borrow_and_update().revision.parse().unwrap_or(0);
             let (services, endpoints) = (services.objects(), endpoints.objects());
-            proxy.apply(services.values().map(AsRef::as_ref), endpoints.values().map(AsRef::as_ref));
+            proxy.apply(services.values().map(AsRef::as_ref), endpoints.values().map(AsRef::as_ref), revision);
         }
     }
 }
@@ -110,34 +117,26 @@ struct Proxy {
     balancer: Balancer,
     listeners: Listeners,
     zone: watch::Sender<Option<Arc<Zone>>>,
-    dead_nodes: nodes::DeadNodes,
 }
 
 impl Proxy {
     fn new() -> Self {
         let balancer = Balancer::new(Arc::new(HostNetwork));
         let listeners = Listeners::new(balancer.clone());
-        Self { balancer, listeners, zone: watch::channel(None).0, dead_nodes: nodes::DeadNodes::default() }
+        Self { balancer, listeners, zone: watch::channel(None).0 }
     }
 
-    /// Makes balancer, listeners and DNS follow these Services and Endpoints.
+    /// Makes balancer, listeners and DNS follow these Services, and Endpoints of this revision.
     fn apply<'a>(
         &mut self,
         services: impl IntoIterator<Item = &'a Service> + Clone,
         endpoints: impl IntoIterator<Item = &'a Endpoints> + Clone,
+        revision: u64,
     ) {
         let table = ServiceTable::build(services.clone(), endpoints.clone());
-        self.balancer.apply(&table);
+        self.balancer.apply(&table, revision);
         self.listeners.apply(&table);
         self.zone.send_replace(Some(Arc::new(Zone::build(services, endpoints))));
-    }
-
-    /// Resets the connections to nodes that have just been declared dead.
-    fn note_nodes<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>) {
-        for node in self.dead_nodes.newly_dead(nodes) {
-            tracing::warn!(node, "node declared dead: resetting its connections");
-            self.balancer.abort_node(&node);
-        }
     }
 }
 

@@ -69,7 +69,7 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
     let dns = SocketAddr::from((addresses::DNS_SERVICE, dns::PORT));
     let _dns = Dns::start(dns, proxy.zone.subscribe()).await.unwrap();
     let (first, second) = (pod().await, pod().await);
-    proxy.apply([&service()], [&endpoints(&[first, second])]);
+    proxy.apply([&service()], [&endpoints(&[first, second])], 1);
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 2 {
         seen.insert(ask_web().await.unwrap());
@@ -81,16 +81,16 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
     assert_eq!(resolve("quay.io.").await.metadata.response_code, ResponseCode::NXDomain);
 
     // One pod gone, then both, then the Service.
-    proxy.apply([&service()], [&endpoints(&[second])]);
+    proxy.apply([&service()], [&endpoints(&[second])], 2);
     for _ in 0..4 {
         assert_eq!(ask_web().await.unwrap(), second.to_string());
     }
-    proxy.apply([&service()], []);
+    proxy.apply([&service()], [], 3);
     assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    proxy.apply([], []);
+    proxy.apply([], [], 4);
     assert!(!proxy.listeners.listens_on(WEB));
     tokio::task::yield_now().await;
     assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-    proxy.apply([&service()], [&endpoints(&[first])]);
+    proxy.apply([&service()], [&endpoints(&[first])], 5);
     assert_eq!(ask_web().await.unwrap(), first.to_string());
 }
