@@ -106,13 +106,15 @@ fn show(plan: &AptPlan, live: &Arc<Live>) {
     }
 }
 
-/// Refuses to begin on a host that cannot end.
+/// Refuses to begin on a host that cannot end. Memory and disk are judged when it is known how much is needed: `up` admits the very
+/// machines it was asked for, and those that run already need no more.
 pub(super) async fn require_able_host() -> Result<(), Failure> {
     let findings = host::diagnose(&open_home()?.cache()).await;
-    if !has_problems(&findings) {
+    let stops = |finding: &Finding| finding.severity == Severity::Problem && !finding.is_amount();
+    let problems: Vec<Finding> = findings.into_iter().filter(stops).collect();
+    if problems.is_empty() {
         return Ok(());
     }
-    let problems: Vec<Finding> = findings.into_iter().filter(|finding| finding.severity == Severity::Problem).collect();
     print(&problems);
     Err(Failure::new("this host is not able yet").hint("`flightcage doctor --fix --yes` mends it"))
 }

@@ -284,6 +284,8 @@ mod tests {
 
     #[tokio::test]
     async fn dead_clusters_and_abandoned_builds_are_found_and_cleared() {
+        // Another test may have installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let home = Home::at(directory.path().to_owned()).expect("it is ours");
         for name in ["dead", "stopped", "lives"] {

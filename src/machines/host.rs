@@ -54,6 +54,13 @@ pub struct Finding {
     pub severity: Severity,
 }
 
+impl Finding {
+    /// Whether it is about how much of something is free, compared with what the default cluster needs.
+    pub fn is_amount(&self) -> bool {
+        matches!(self.id.as_str(), "memory" | "disk")
+    }
+}
+
 /// What `apt-get install` would do, by its own simulation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct AptPlan {

@@ -17,6 +17,8 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 const KEPT_LINES: usize = 25;
 /// Longest wait for another builder.
 const LOCK_WAIT: Duration = Duration::from_secs(40 * 60);
+/// What a root takes while it is made: the packages, their archives, and what is made of them.
+const BUILD_BYTES: u64 = 3 << 29;
 /// How the directory of an unfinished build begins.
 pub const UNFINISHED: &str = "building-";
 /// How often the lock is tried.
@@ -55,6 +57,14 @@ pub enum BootstrapError {
         #[source]
         source: std::io::Error,
     },
+    /// It would fill the disk and fail after minutes.
+    #[error("{} MiB are free where {} is, the build needs {}: free some space, or set FLIGHTCAGE_HOME to a larger disk", free >> 20, path.display(), BUILD_BYTES >> 20)]
+    Disk {
+        /// Where it would be made.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+    },
     /// Another process holds the lock for too long.
     #[error("another process has been building in {} for more than 40 minutes: end it", .0.display())]
     Busy(PathBuf),
@@ -80,6 +90,9 @@ pub struct Bootstrap<'a> {
 impl Bootstrap<'_> {
     /// Runs it to its end. Each step that it tells of is handed on as progress.
     pub async fn run(&self, progress: Progress<'_>) -> Result<(), BootstrapError> {
+        if let Some(free) = free_bytes(self.directory).filter(|free| *free < BUILD_BYTES) {
+            return Err(BootstrapError::Disk { path: self.directory.to_owned(), free });
+        }
         let mut arguments = vec![
             "--variant=essential".to_owned(),
             format!("--format={}", self.format),
@@ -164,6 +177,11 @@ trap '' TERM
 kill -TERM 0
 exit $status
 "#;
+
+fn free_bytes(path: &Path) -> Option<u64> {
+    let state = rustix::fs::statvfs(path).ok()?;
+    Some(state.f_bavail * state.f_frsize)
+}
 
 fn on_path(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()))
