@@ -3,6 +3,7 @@
 //! # The map
 //! ```text
 //! cli            one file per family of commands; the only place that prints; errors become exit codes here
+//!  testing       a cluster for Rust tests: drives the binary, shares one cluster, resets it between tests
 //!  scenario      a scenario file: plan, load, faults, verdict, report
 //!   cluster      composes: up, down, install over SSH, the daemon, certificates
 //!    orchestrator  a Kubernetes API, its store, controllers, the node agent, the service proxy and DNS
@@ -36,4 +37,5 @@ pub mod model;
 pub mod orchestrator;
 pub mod scenario;
 pub mod shell;
+pub mod testing;
 pub mod transport;

@@ -138,3 +138,46 @@ async fn a_cluster_sees_its_clients_certificates_and_keeps_its_objects() {
     assert_eq!((code, &found["data"]["k"]), (200, &json!("w")));
     server.stop().await;
 }
+
+/// To `run --kubeconfig` this server is a Kubernetes that is not ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scenario_that_breaks_nodes_is_skipped_on_a_foreign_kubernetes() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = authority();
+    let (certificate, key) = authority.issue("kube-apiserver", "kubernetes");
+    let (admin, admin_key) = authority.issue("admin", "system:masters");
+    let files = [
+        ("ca.pem", authority.pem.clone()),
+        ("server.pem", certificate),
+        ("server.key", key),
+        ("secrets.key", "k".repeat(32)),
+        ("admin.pem", admin),
+        ("admin.key", admin_key),
+    ];
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text).expect("written");
+    }
+    let server = Running::start(directory.path()).await;
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": server.url, "certificate-authority": at("ca.pem")}}],
+        "users": [{"name": "it", "user": {"client-certificate": at("admin.pem"), "client-key": at("admin.key")}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    });
+    std::fs::write(directory.path().join("kubeconfig"), kubeconfig.to_string()).expect("written");
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_flightcage"))
+        .env("FLIGHTCAGE_HOME", directory.path().join("home"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["run", "scenarios/failover.toml", "--kubeconfig", &at("kubeconfig"), "--report", &at("report")])
+        .output()
+        .await
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = std::fs::read(directory.path().join("report/failover/report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!((&report["verdict"], &report["target"]["provider"]), (&json!("skipped"), &json!("kubeconfig")));
+    assert_eq!(report["reasons"], json!(["the target lacks `node.power`"]));
+    server.stop().await;
+}

@@ -44,8 +44,14 @@ fn help_teaches_the_first_command() {
 
 #[test]
 fn usage_errors_exit_2() {
-    for arguments in [&["--no-such-flag"][..], &["fly"], &["run"], &["--name", "Not A Name", "down"], &["node", "explode", "w1"]]
-    {
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["fly"],
+        &["run"],
+        &["--name", "Not A Name", "down"],
+        &["node", "explode", "w1"],
+        &["run", "x.toml", "--shard", "3/2"],
+    ] {
         assert_eq!(check(arguments).code, 2, "{arguments:?}");
     }
 }
@@ -97,4 +103,76 @@ fn a_manifest_that_is_not_one_is_refused_with_its_place() {
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("bad.yml:"), "{}", ran.stderr);
     assert!(ran.stderr.contains("Podd"), "both documents are judged:\n{}", ran.stderr);
+}
+
+#[test]
+fn a_wrong_box_cluster_or_manifest_gets_every_problem_with_its_place() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    for (name, text, arguments, places) in [
+        (
+            "box.toml",
+            "description = 3\npackges = [\"a\"]\n",
+            &["box", "build"][..],
+            &[":1:15: ", ":2:1: unknown key `packges`"][..],
+        ),
+        (
+            "cluster.toml",
+            "[cluster]\nworker = 2\nmemory = \"512\"\n",
+            &["up", "-f"],
+            &[":2:1: unknown key `worker`", ":3:10: `512` has no unit"],
+        ),
+        (
+            "pod.yml",
+            "kind: Pod\n---\napiVersion: v1\nkind: Nope\n",
+            &["apply", "-f"],
+            &[":1:1: `apiVersion` is missing", ":3:1: unknown kind `Nope`"],
+        ),
+        ("broken.yml", "a: [b\n", &["apply", "-f"], &[":1:4: not YAML"]),
+    ] {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("it can be written");
+        let path = path.to_str().expect("the path is UTF-8");
+        let ran = check(&[arguments, &[path]].concat());
+        assert_eq!(ran.code, 2, "{name}: {}", ran.stderr);
+        for place in places {
+            assert!(ran.stderr.contains(&format!("{path}{place}")), "{name}: nothing at {place}:\n{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_wrong_usage() {
+    for arguments in
+        [&["up", "-f", "/nowhere"][..], &["plan", "/nowhere"], &["apply", "-f", "/nowhere"], &["box", "build", "/nowhere.toml"]]
+    {
+        let ran = check(arguments);
+        assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("/nowhere"), "{}", ran.stderr);
+    }
+    let ran = check(&["run", "--kubeconfig", "/nowhere", "scenarios/failover.toml"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+}
+
+#[test]
+fn an_empty_home_has_nothing_to_list_or_prune() {
+    let ran = check(&["ls", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
+    assert_eq!((ran.code, &listed["clusters"], &listed["abandoned"]), (0, &serde_json::json!([]), &serde_json::json!([])));
+    assert_eq!(check(&["prune", "--all", "--yes"]).stdout, "nothing is left to clear\n");
+}
+
+#[test]
+fn pruning_asks_first_and_clears_what_a_killed_command_left() {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let clusters = home.path().join("clusters");
+    std::fs::create_dir_all(clusters.join("dead/machines/w1")).expect("it can be made");
+    let unfinished = home.path().join("cache/boxes/building-x");
+    std::fs::create_dir_all(&unfinished).expect("it can be made");
+    let run = |arguments: &[&str]| flightcage(home.path()).args(arguments).output().expect("the binary runs");
+    let output = run(&["prune"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("cluster dead"));
+    assert!(unfinished.exists() && clusters.join("dead").exists(), "nothing was changed");
+    assert_eq!(run(&["prune", "--yes"]).status.code(), Some(0));
+    assert!(!unfinished.exists() && !clusters.join("dead").exists());
 }

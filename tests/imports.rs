@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Layers from the top down; modules of one layer do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["cli"],
+    &["cli", "testing"],
     &["scenario"],
     &["cluster"],
     &["orchestrator", "machines", "images"],

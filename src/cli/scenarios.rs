@@ -95,11 +95,22 @@ pub(super) struct Run {
     /// Leave the cluster up.
     #[arg(long)]
     keep: bool,
+    /// Run only every N-th scenario, beginning with the M-th: parallel jobs share the files among them.
+    #[arg(long, value_name = "M/N")]
+    shard: Option<Shard>,
 }
 
 impl Run {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let scenarios = read_all(&self.files, &name)?;
+        let scenarios = match self.shard {
+            None => scenarios,
+            Some(shard) => shard.of(scenarios),
+        };
+        if scenarios.is_empty() {
+            say("no scenario is left for this shard");
+            return Ok(ExitCode::SUCCESS);
+        }
         let live = Live::new();
         let outcomes = match &self.kubeconfig {
             Some(kubeconfig) => self.on_foreign(&scenarios, kubeconfig, &live).await?,
@@ -135,6 +146,31 @@ impl Run {
             outcomes.push(tell(judged, self.report.as_deref(), live)?);
         }
         Ok(outcomes)
+    }
+}
+
+/// A part of a list that several jobs share: the items M, M + N, M + 2N, …
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shard {
+    number: usize,
+    count: usize,
+}
+
+impl Shard {
+    fn of<T>(self, items: Vec<T>) -> Vec<T> {
+        items.into_iter().skip(self.number - 1).step_by(self.count).collect()
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
+            _ => Err("a shard is M/N with M from 1 to N, such as 2/4".into()),
+        }
     }
 }
 
@@ -353,4 +389,22 @@ pub(super) fn verdict_words(outcomes: &[Outcome]) -> Vec<&'static str> {
             Outcome::Error => "ERROR",
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Shard;
+
+    #[test]
+    fn shards_share_everything_once() {
+        let shard = |text: &str| text.parse::<Shard>();
+        let mut all: Vec<u32> =
+            ["1/3", "2/3", "3/3"].iter().flat_map(|text| shard(text).expect("it is one").of((0..8).collect())).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..8).collect::<Vec<u32>>());
+        assert_eq!(shard("4/4").expect("it is one").of(vec![1, 2]), Vec::<i32>::new());
+        for wrong in ["0/4", "5/4", "1/0", "1", "a/b", "1/2/3"] {
+            assert!(shard(wrong).is_err(), "{wrong}");
+        }
+    }
 }

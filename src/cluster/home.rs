@@ -62,6 +62,11 @@ impl Home {
         self.root.join("cache/images")
     }
 
+    /// Snapshots of all clusters; they outlive `down`.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
     /// Half-made things; may be emptied at any time.
     pub fn scratch(&self) -> PathBuf {
         self.root.join("cache/scratch")

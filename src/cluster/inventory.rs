@@ -96,6 +96,10 @@ pub fn look(home: &Home) -> Result<Inventory, LifeError> {
             caches.push(Cache { name, disk_bytes: disk_bytes(&path), path });
         }
     }
+    let snapshots = home.snapshots();
+    if snapshots.is_dir() {
+        caches.push(Cache { name: "snapshots".into(), disk_bytes: disk_bytes(&snapshots), path: snapshots });
+    }
     let abandoned = abandoned(home).map_err(fail)?;
     Ok(Inventory { clusters, caches, abandoned })
 }
