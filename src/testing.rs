@@ -12,7 +12,7 @@
 //! }
 //! ```
 //! Tests of one binary take turns: [`Cluster::pristine`] waits for the test that has the cluster, and puts everything back that it has
-//! changed. Test binaries, and the shards of a pipeline, have clusters of their own and run side by side.
+//! changed by restoring the snapshot that every cluster begins from. Test binaries, and the shards of a pipeline, have clusters of their own and run side by side.
 //!
 //! The cluster belongs to a `flightcage with` whose standard input this process holds: it goes when the test binary ends, however that
 //! happens. A test that fails leaves the cluster's objects, the pods' logs and the machines' consoles below [`logs_directory`].
@@ -43,10 +43,51 @@ const HOLD: &str = "echo \"$KUBECONFIG\"; exec cat > /dev/null";
 pub struct Cluster {
     name: String,
     kubeconfig: PathBuf,
-    /// Held by the test whose turn it is; whether that, or one before it, may have changed anything.
-    turn: Mutex<bool>,
-    /// The end of this pipe ends the cluster.
-    _owner: (ChildStdin, Child),
+    /// Held by the test whose turn it is.
+    turn: Mutex<Turn>,
+}
+
+/// What the cluster is like between two tests.
+#[derive(Debug)]
+struct Turn {
+    owner: Option<Owner>,
+    /// Whether a test may have changed anything.
+    is_used: bool,
+}
+
+/// The `flightcage with` that owns the cluster: the end of its input ends both.
+#[derive(Debug)]
+struct Owner {
+    input: ChildStdin,
+    child: Child,
+}
+
+impl Owner {
+    /// Brings the cluster up, pristine; returns its owner and its kubeconfig.
+    fn start(name: &str) -> (Self, PathBuf) {
+        let mut command = Command::new(binary());
+        command.args(["--name", name, "with", "--", "sh", "-c", HOLD]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("start `{}`: {error}", binary().display()));
+        let input = child.stdin.take().expect("it is piped");
+        let progress = BufReader::new(child.stderr.take().expect("it is piped"));
+        let said = std::thread::spawn(move || progress.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n"));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the pipe can be read");
+        let owner = Self { input, child };
+        if line.trim().is_empty() {
+            owner.end();
+            panic!("cluster `{name}` did not come up:\n{}", said.join().unwrap_or_default());
+        }
+        (owner, PathBuf::from(line.trim()))
+    }
+
+    /// Takes the cluster down.
+    fn end(mut self) {
+        drop(self.input);
+        // Whether it says 0 or not, it is gone; what it could not clear, the next start clears.
+        let _ = self.child.wait();
+    }
 }
 
 impl Cluster {
@@ -64,28 +105,8 @@ impl Cluster {
     /// # Panics
     /// When it does not come up; with what `flightcage` said.
     pub fn start(name: &str) -> Self {
-        let mut command = Command::new(binary());
-        command.args(["--name", name, "with", "--", "sh", "-c", HOLD]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("start `{}`: {error}", binary().display()));
-        let owner = child.stdin.take().expect("it is piped");
-        let progress = BufReader::new(child.stderr.take().expect("it is piped"));
-        let said = std::thread::spawn(move || {
-            let mut said = String::new();
-            for line in progress.lines().map_while(Result::ok) {
-                said += &line;
-                said.push('\n');
-            }
-            said
-        });
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the pipe can be read");
-        let kubeconfig = PathBuf::from(line.trim());
-        if line.trim().is_empty() {
-            drop(owner);
-            panic!("cluster `{name}` did not come up:\n{}", said.join().unwrap_or_default());
-        }
-        Self { name: name.to_owned(), kubeconfig, turn: Mutex::new(false), _owner: (owner, child) }
+        let (owner, kubeconfig) = Owner::start(name);
+        Self { name: name.to_owned(), kubeconfig, turn: Mutex::new(Turn { owner: Some(owner), is_used: false }) }
     }
 
     /// Waits for its turn and gets the cluster as it was after its boot.
@@ -95,22 +116,14 @@ impl Cluster {
     pub fn pristine(&self) -> Session<'_> {
         // A test that failed has poisoned it; the next one starts afresh all the same.
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if *turn {
-            self.reset();
+        if turn.is_used || turn.owner.is_none() {
+            turn.owner.take().into_iter().for_each(Owner::end);
+            let (owner, kubeconfig) = Owner::start(&self.name);
+            assert_eq!(kubeconfig, self.kubeconfig, "a cluster's kubeconfig does not move");
+            turn.owner = Some(owner);
         }
-        *turn = true;
+        turn.is_used = true;
         Session { cluster: self, _turn: turn }
-    }
-
-    fn reset(&self) {
-        let client = self.client();
-        // A test may be inside a runtime already, which must not be blocked on from within.
-        let reset = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-            runtime.block_on(crate::scenario::reset(&client))
-        });
-        let done = reset.join().expect("resetting does not panic");
-        done.unwrap_or_else(|error| panic!("put cluster `{}` back: {error}", self.name));
     }
 
     /// The cluster's name, for `flightcage --name`.
@@ -159,7 +172,7 @@ impl Cluster {
 #[derive(Debug)]
 pub struct Session<'c> {
     cluster: &'c Cluster,
-    _turn: MutexGuard<'c, bool>,
+    _turn: MutexGuard<'c, Turn>,
 }
 
 impl Deref for Session<'_> {
