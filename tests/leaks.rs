@@ -141,6 +141,10 @@ fn point(number: u64, random: &mut Random) {
             (start(&mark, &["down"]), WINDOW / 10)
         }
     };
+    // Half of the moments are counted from the first machine's start, however busy the host is until then.
+    if verb != "down" && random.below(2) == 0 {
+        wait_for("machines", || (!machines(&mark).is_empty()).then_some(()));
+    }
     let delay = Duration::from_millis(random.below(u64::try_from(window.as_millis()).expect("it is seconds")));
     park_timeout(delay);
     let found = match victim {

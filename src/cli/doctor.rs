@@ -79,6 +79,11 @@ fn print(findings: &[Finding]) {
 
 /// Shows what would be installed, asks unless `yes`, and installs it.
 pub(super) async fn mend(findings: &[Finding], yes: bool, live: &Arc<Live>) -> Result<(), Failure> {
+    if findings.iter().all(|finding| finding.severity != Severity::Problem || finding.package.is_none()) {
+        // What is wrong is nothing that can be installed: the findings say it.
+        return Ok(());
+    }
+    host::require_root(findings).await?;
     live.step("reading the package lists");
     host::refresh(|line| live.detail(line)).await?;
     let plan = host::plan(findings).await?;

@@ -78,6 +78,9 @@ pub enum HostError {
     /// apt failed.
     #[error("mend the host")]
     Apt(#[from] CommandError),
+    /// We are not root, and cannot become it without a question.
+    #[error("installing packages needs root, and `sudo` {0}; run as root: apt-get install --no-install-recommends {1}")]
+    NotRoot(&'static str, String),
     /// The simulation would do what we never do.
     #[error("apt would remove or downgrade {0}; install the packages by hand")]
     Harmful(String),
@@ -118,21 +121,43 @@ pub async fn plan(findings: &[Finding]) -> Result<AptPlan, HostError> {
             .args(["-s", "install", "-y", "--no-install-recommends", "--allow-downgrades"])
             .args(packages)
     };
-    let first = simulate(&packages);
-    let output = match first.run().await {
-        Ok(output) => output,
-        // Blocked: by a newer qemu-utils, which has to become the version that belongs to the QEMU on offer.
-        Err(blocked) => {
-            let Some(version) =
-                candidate_of("qemu-system-x86").await.filter(|_| packages.iter().any(|name| name == "qemu-system-x86"))
-            else {
-                return Err(blocked.into());
-            };
-            packages.push(format!("qemu-utils={version}"));
-            simulate(&packages).run().await?
-        }
+    let blocked = match simulate(&packages).run().await {
+        Ok(output) => match read_simulation(packages.clone(), &output.text()) {
+            Ok(plan) => return Ok(plan),
+            Err(harmful) => harmful,
+        },
+        Err(blocked) => blocked.into(),
     };
-    read_simulation(packages, &output.text())
+    // A newer qemu-utils blocks it, or would be removed: it has to become the version that belongs to the QEMU on offer.
+    let wants_qemu = packages.iter().any(|name| name == "qemu-system-x86");
+    let Some(version) = candidate_of("qemu-system-x86").await.filter(|_| wants_qemu) else {
+        return Err(blocked);
+    };
+    packages.push(format!("qemu-utils={version}"));
+    match simulate(&packages).run().await {
+        Ok(output) => read_simulation(packages, &output.text()),
+        // What stood in the way at first is what is to be told.
+        Err(_) => Err(blocked),
+    }
+}
+
+/// Whether packages can be installed without a question; before anything is begun.
+///
+/// # Errors
+/// When we are not root, and `sudo` is absent or wants a password.
+pub async fn require_root(findings: &[Finding]) -> Result<(), HostError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> =
+        findings.iter().filter(|f| f.severity == Severity::Problem).filter_map(|f| f.package.as_deref()).collect();
+    packages.dedup();
+    let why = match Command::new("sudo").args(["-n", "true"]).output().await {
+        Ok(output) if output.status == 0 => return Ok(()),
+        Ok(_) => "wants a password",
+        Err(_) => "is not installed",
+    };
+    Err(HostError::NotRoot(why, packages.join(" ")))
 }
 
 /// Reads the package lists anew: a fresh machine has none, and nothing can be planned without them.
