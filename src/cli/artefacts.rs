@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::cluster::open_home;
 use super::failure::Failure;
-use super::terminal::{Live, complain, say};
+use super::terminal::{Live, say};
 use crate::cluster::home::Home;
 use crate::images::{self, ImageStore};
 use crate::machines::boxes::{self, BoxDefinition, BoxError, Origin};
@@ -68,14 +68,10 @@ impl BoxCommand {
 }
 
 fn load_box(name_or_path: &str) -> Result<BoxDefinition, Failure> {
-    BoxDefinition::load(name_or_path).map_err(|error| refused(name_or_path, &error))
-}
-
-/// Prints every problem of a definition as `file:line:column: what`, as for every other file.
-fn refused(file: &str, error: &BoxError) -> Failure {
-    let BoxError::Invalid { problems, .. } = error else { return Failure::from(error).invalid() };
-    problems.0.iter().for_each(|problem| complain(&format!("{file}:{problem}")));
-    Failure::new(format!("`{file}` has {} problems", problems.0.len())).invalid()
+    BoxDefinition::load(name_or_path).map_err(|error| match error {
+        BoxError::Invalid { problems, .. } => super::scenarios::refused(&problems),
+        error => Failure::from(error).invalid(),
+    })
 }
 
 async fn make_box(home: &Home, definition: &BoxDefinition, step: &str) -> Result<(), Failure> {

@@ -39,7 +39,7 @@ pub(super) fn read_cluster_file(path: &Path, name: &ClusterName) -> Result<Clust
 }
 
 /// Prints every problem of a file as `file:line:column: what`, and its hint.
-fn refused(refusal: &Refusal) -> Failure {
+pub(super) fn refused(refusal: &Refusal) -> Failure {
     for problem in refusal.problems() {
         complain(&problem.to_string());
         if let Some(help) = &problem.help {
