@@ -1,5 +1,6 @@
 //! The caches: `box` and `image`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use super::terminal::{Live, say};
 use crate::cluster::home::Home;
 use crate::images::{self, ImageStore};
 use crate::machines::boxes::{self, BoxDefinition, BoxError, Origin};
-use crate::machines::provider::BoxBoot;
+use crate::machines::provider::{BoxBoot, BoxFiles};
+use crate::machines::vagrant;
 
 /// Arguments of `box`.
 #[derive(Debug, Args)]
@@ -43,6 +45,20 @@ enum BoxVerb {
         #[arg(default_value = "flightcage-os", value_name = "BOX")]
         definition: String,
     },
+    /// Write a box as a `.box` file for Vagrant's libvirt provider, building it if need be.
+    Package {
+        /// Name of a built-in box, or a definition file.
+        #[arg(default_value = "flightcage-os", value_name = "BOX")]
+        definition: String,
+        /// Where to; without it: `flightcage-os-HASH.box` in the current folder.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// What a package is called unless another name is given.
+fn package_name(files: &BoxFiles) -> PathBuf {
+    format!("{}.box", vagrant::own_box_name(&files.hash)).into()
 }
 
 impl BoxCommand {
@@ -61,6 +77,16 @@ impl BoxCommand {
                     boxes::expire(&definition, &home.boxes());
                 }
                 make_box(&home, &definition, "fetching the box").await?;
+            }
+            BoxVerb::Package { definition, output } => {
+                let live = Live::new();
+                live.step("building the box");
+                let files = boxes::build(&load_box(&definition)?, &home.boxes(), &detail(&live)).await?;
+                live.step("packaging it for Vagrant");
+                let output = output.unwrap_or_else(|| package_name(&files));
+                vagrant::package::package(&files, &output).await?;
+                live.finish();
+                say(&output.display().to_string());
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ mod net;
 mod roles;
 mod scenarios;
 mod terminal;
+mod vagrant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -89,6 +90,8 @@ enum Command {
     Bench(bench::Bench),
     /// Boxes: machine images.
     Box(artefacts::BoxCommand),
+    /// What Vagrant is given.
+    Vagrant(vagrant::VagrantCommand),
     /// OCI images of the cluster's registry mirror.
     Image(artefacts::ImageCommand),
     /// Is this host able? With --fix, make it so.
@@ -160,6 +163,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Net(command) => command.run(name).await,
         Command::Bench(command) => command.run().await,
         Command::Box(command) => command.run().await,
+        Command::Vagrant(command) => command.run(&name),
         Command::Image(command) => command.run().await,
         Command::Doctor(command) => command.run().await,
         Command::Daemon(command) => command.run(name).await,

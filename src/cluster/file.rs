@@ -14,10 +14,12 @@
 //! memory = "1GiB"
 //! labels = { disk = "fast" }
 //! ```
-//! With `provider = "hosts"` the machines are an inventory instead: see [`hosts`].
+//! With `provider = "hosts"` the machines are an inventory instead: see [`hosts`]. With `provider = "vagrant"` a table more says how
+//! Vagrant makes them: see [`vagrant`].
 
 mod hosts;
 mod made;
+mod vagrant;
 
 use std::path::Path;
 
@@ -79,8 +81,18 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
 /// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
 #[must_use]
 pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
-    let own =
-        ["provider", "controllers", "workers", "box", "upstream_registries", "eviction_brake_percent", "node", "login", "host"];
+    let own = [
+        "provider",
+        "controllers",
+        "workers",
+        "box",
+        "upstream_registries",
+        "eviction_brake_percent",
+        "node",
+        "login",
+        "host",
+        "vagrant",
+    ];
     let known: Vec<&str> = own.into_iter().chain(made::SHARED).collect();
     table.allow(&known);
     let provider = table.get("provider").and_then(|value| provider(&value)).unwrap_or_default();
@@ -105,6 +117,13 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
         spec.machines = hosts::machines(table, &spec.machines[0]);
     } else {
         made(table, &mut spec);
+    }
+    match table.get("vagrant") {
+        Some(value) if provider != ProviderKind::Vagrant => {
+            value.problem("`vagrant` is for machines that Vagrant makes", Some("provider = \"vagrant\"".into()));
+        }
+        _ if provider == ProviderKind::Vagrant => vagrant::vagrant(table, &mut spec),
+        _ => {}
     }
     registries(table, &mut spec);
     if let Some(percent) = table.get("eviction_brake_percent").and_then(|value| value.integer(1..=100)) {

@@ -23,8 +23,9 @@ use crate::machines::boxes::ignition::{self, NetworkCard};
 use crate::machines::boxes::{self, BoxDefinition};
 use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Power, PowerAction, Problem};
 use crate::machines::qemu;
+use crate::machines::vagrant;
 use crate::model::addresses;
-use crate::model::cluster::{ClusterSpec, ProviderKind};
+use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
@@ -37,6 +38,8 @@ const SSH_DEADLINE: Duration = Duration::from_secs(180);
 const READY_DEADLINE: Duration = Duration::from_secs(180);
 /// Longest that a daemon may take to end its machines.
 const DOWN_DEADLINE: Duration = Duration::from_secs(30);
+/// The same where Vagrant has to be asked, which takes seconds for each machine.
+const VAGRANT_DOWN_DEADLINE: Duration = Duration::from_mins(3);
 /// Longest that a killed daemon may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest that other clusters may take to start their machines.
@@ -289,13 +292,18 @@ async fn bring_up(
     lifetime: Lifetime,
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
-    let (acceleration, box_files) = if spec.provider == ProviderKind::Qemu {
+    let acceleration = if spec.uses_qemu() {
         let proof = acceleration::prove(&home.cache()).await.map_err(part("prove the acceleration"))?;
         report(Progress::Step(format!("acceleration: {}", proof.reason)));
-        (Some(proof.acceleration), build_artefacts(home, &spec.box_name, report).await?)
+        Some(proof.acceleration)
+    } else {
+        None
+    };
+    let box_files = if spec.uses_own_box() {
+        build_artefacts(home, &spec.box_name, report).await?
     } else {
         build_images(home, report).await?;
-        (None, BoxFiles::default())
+        BoxFiles::default()
     };
 
     paths.make().map_err(io_error("make the cluster's directories"))?;
@@ -632,12 +640,13 @@ fn kill_daemon(paths: &ClusterPaths) {
 async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
     // A daemon that does not answer is dead or about to be: the lock tells.
     let _ = daemon.down(remains == Remains::Nothing).await;
-    if timeout(DOWN_DEADLINE, lock_is_free(paths)).await.is_err() {
+    let deadline = if vagrant::is_used(paths.root()) { VAGRANT_DOWN_DEADLINE } else { DOWN_DEADLINE };
+    if timeout(deadline, lock_is_free(paths)).await.is_err() {
         tracing::warn!(cluster = %paths.name(), "its daemon does not end: killing it");
         kill_daemon(paths);
         if timeout(KILL_DEADLINE, lock_is_free(paths)).await.is_err() {
             return Err(LifeError::TimedOut {
-                seconds: (DOWN_DEADLINE + KILL_DEADLINE).as_secs(),
+                seconds: (deadline + KILL_DEADLINE).as_secs(),
                 what: format!("the daemon of cluster `{}` to end", paths.name()),
                 seen: end_of(&paths.daemon_log()),
             });
@@ -647,6 +656,7 @@ async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) ->
         tracing::info!(swept.pid, swept.node, "left by a daemon that died");
     }
     if remains == Remains::Nothing {
+        vagrant::sweep(paths.root()).await.map_err(part("destroy the machines that Vagrant made"))?;
         paths.remove().map_err(io_error("remove the cluster's directories"))?;
     }
     Ok(())

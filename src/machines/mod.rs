@@ -7,3 +7,4 @@ pub mod host;
 pub mod hosts;
 pub mod provider;
 pub mod qemu;
+pub mod vagrant;

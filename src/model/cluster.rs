@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::addresses;
 use super::names::{ClusterName, NodeName};
+use super::vagrant::{Hypervisor, VagrantSpec};
 
 /// What a machine is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,9 @@ pub struct ClusterSpec {
     pub box_name: String,
     /// The machines, controllers first. A machine's position is its index, from which its addresses follow.
     pub machines: Vec<MachineSpec>,
+    /// How Vagrant is to make them, for [`ProviderKind::Vagrant`].
+    #[serde(default)]
+    pub vagrant: Option<VagrantSpec>,
     /// Registries that the mirror may ask for images it does not hold, for instance `quay.io`. Empty: none.
     pub upstream_registries: Vec<String>,
     /// With more than two workers silent, and so many per cent of all workers, nothing is evicted.
@@ -163,8 +167,29 @@ impl ClusterSpec {
             provider: ProviderKind::default(),
             box_name: "flightcage-os".into(),
             machines,
+            vagrant: None,
             upstream_registries: Vec::new(),
             eviction_brake_percent: eviction_brake_percent(),
+        }
+    }
+
+    /// Whether the machines are QEMU's, started here: then the host's acceleration matters.
+    #[must_use]
+    pub fn uses_qemu(&self) -> bool {
+        match self.provider {
+            ProviderKind::Qemu => true,
+            ProviderKind::Vagrant => self.vagrant.as_ref().is_none_or(|vagrant| vagrant.hypervisor == Hypervisor::Libvirt),
+            ProviderKind::Hosts => false,
+        }
+    }
+
+    /// Whether the machines boot a box of ours, and not a system that somebody else made.
+    #[must_use]
+    pub fn uses_own_box(&self) -> bool {
+        match self.provider {
+            ProviderKind::Qemu => true,
+            ProviderKind::Vagrant => self.vagrant.as_ref().is_none_or(|vagrant| vagrant.vagrant_box.is_none()),
+            ProviderKind::Hosts => false,
         }
     }
 

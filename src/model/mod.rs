@@ -9,3 +9,4 @@ pub mod link;
 pub mod names;
 pub mod reader;
 pub mod units;
+pub mod vagrant;

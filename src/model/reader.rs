@@ -206,6 +206,22 @@ impl<'r, 't> Value<'r, 't> {
         }
     }
 
+    /// The boolean, or nothing and no problem if it is something else.
+    #[must_use]
+    pub fn if_boolean(&self) -> Option<bool> {
+        match self.value.get_ref() {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// The integer, or nothing and no problem if it is something else.
+    #[must_use]
+    pub fn if_integer(&self) -> Option<i64> {
+        let DeValue::Integer(integer) = self.value.get_ref() else { return None };
+        i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok()
+    }
+
     /// A whole number within `range`.
     #[must_use]
     pub fn integer(&self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {

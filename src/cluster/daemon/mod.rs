@@ -43,7 +43,8 @@ use crate::kubernetes::client::Client;
 use crate::machines::hosts::HostsProvider;
 use crate::machines::provider::{Acceleration, Provider};
 use crate::machines::qemu::{QemuConfig, QemuProvider};
-use crate::model::cluster::{ClusterSpec, ProviderKind};
+use crate::machines::vagrant::{VagrantConfig, VagrantProvider};
+use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
 use network::{Network, Opened};
 
 /// Why a daemon could not live.
@@ -180,8 +181,24 @@ fn provider(paths: &ClusterPaths, record: &ClusterRecord) -> Result<Arc<dyn Prov
             Ok(Arc::new(QemuProvider::new(config).map_err(starting("start the qemu provider"))?))
         }
         ProviderKind::Hosts => Ok(Arc::new(HostsProvider::new(&record.spec.machines))),
-        ProviderKind::Vagrant => Err(starting("start the vagrant provider")(io::Error::other("it is not built in"))),
+        ProviderKind::Vagrant => Ok(Arc::new(VagrantProvider::new(vagrant_config(paths, record)?))),
     }
+}
+
+fn vagrant_config(paths: &ClusterPaths, record: &ClusterRecord) -> Result<VagrantConfig, DaemonError> {
+    let host_key = |machine: &MachineSpec| {
+        let file = paths.ssh_host_key(&machine.name).with_extension("pub");
+        let key = std::fs::read_to_string(&file).map_err(starting(format!("read `{}`", file.display())))?;
+        Ok((machine.name.clone(), key))
+    };
+    Ok(VagrantConfig {
+        vagrant: record.spec.vagrant.clone().unwrap_or_default(),
+        state_dir: paths.root().to_owned(),
+        private_key: paths.ssh_key(),
+        host_keys: record.spec.machines.iter().map(host_key).collect::<Result<_, _>>()?,
+        kvm: record.acceleration == Some(Acceleration::Kvm),
+        spec: record.spec.clone(),
+    })
 }
 
 /// The host's own certificate authorities, by which upstream registries are trusted.
@@ -245,6 +262,14 @@ async fn take_down(daemon: &Daemon) {
     if remove && let Err(error) = daemon.paths.mark_incomplete() {
         tracing::error!(%error, "the cluster could not be marked as half-made");
     }
+    if remove && let Some(ended) = daemon.provider.destroy_all().await {
+        match ended {
+            Ok(()) => remove_directories(daemon),
+            // What would find the machines again has to stay.
+            Err(error) => tracing::error!(error = %super::chain(&error), "the machines could not be removed"),
+        }
+        return;
+    }
     for machine in &daemon.record.spec.machines {
         let ended = if remove {
             daemon.provider.destroy(&machine.name).await
@@ -257,7 +282,13 @@ async fn take_down(daemon: &Daemon) {
             tracing::error!(node = %machine.name, %error, "the machine could not be ended");
         }
     }
-    if remove && let Err(error) = daemon.paths.remove() {
+    if remove {
+        remove_directories(daemon);
+    }
+}
+
+fn remove_directories(daemon: &Daemon) {
+    if let Err(error) = daemon.paths.remove() {
         tracing::error!(%error, "the cluster's directories could not be removed");
     }
 }

@@ -1,0 +1,59 @@
+//! What a machine of our own box needs beyond its Ignition configuration when Vagrant makes it: an address on the management
+//! network by DHCP, since Vagrant finds a machine by its lease.
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::machines::boxes::ignition::SSH_LINK;
+
+const UNIT: &str = "flightcage-dhcp.service";
+const SCRIPT: &str = "/etc/flightcage/dhcp";
+
+/// The configuration with a DHCP client on the management network's card. It stays a secret.
+///
+/// # Errors
+/// When the configuration is not JSON.
+pub(super) fn with_dhcp(ignition: &str) -> serde_json::Result<String> {
+    let mut config: Value = serde_json::from_str(ignition)?;
+    let unit = format!(
+        "[Unit]\nDescription=DHCP client of the management network\n\n[Service]\n\
+         ExecStart=/bin/busybox udhcpc -f -i {SSH_LINK} -t 20 -T 1 -A 1 -s {SCRIPT}\nRestart=always\nRestartSec=1\n"
+    );
+    // Only the address: the cluster has no route out, and no name server.
+    let script = "#!/bin/sh\ncase \"$1\" in\n\
+        deconfig) ip address flush dev \"$interface\"; ip link set \"$interface\" up ;;\n\
+        bound | renew) ip address replace \"$ip/$mask\" dev \"$interface\" ;;\nesac\n";
+    push(&mut config, "files", file(&format!("/etc/systemd/system/{UNIT}"), 0o644, &unit));
+    push(&mut config, "files", file(SCRIPT, 0o755, script));
+    let wanted = format!("/etc/systemd/system/multi-user.target.wants/{UNIT}");
+    push(&mut config, "links", json!({ "path": wanted, "target": format!("/etc/systemd/system/{UNIT}"), "overwrite": true }));
+    serde_json::to_string_pretty(&config)
+}
+
+fn push(config: &mut Value, list: &str, entry: Value) {
+    match &mut config["storage"][list] {
+        Value::Array(entries) => entries.push(entry),
+        absent => *absent = json!([entry]),
+    }
+}
+
+fn file(path: &str, mode: u32, text: &str) -> Value {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    json!({ "path": path, "mode": mode, "overwrite": true, "contents": { "source": format!("data:;base64,{encoded}") } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_stays() {
+        let given = r#"{"ignition":{"version":"3.3.0"},"storage":{"files":[{"path":"/etc/hostname","mode":420}]}}"#;
+        let config: Value = serde_json::from_str(&with_dhcp(given).expect("it is JSON")).expect("so is this");
+        let paths: Vec<&str> =
+            config["storage"]["files"].as_array().expect("a list").iter().filter_map(|file| file["path"].as_str()).collect();
+        assert_eq!(paths, ["/etc/hostname", "/etc/systemd/system/flightcage-dhcp.service", "/etc/flightcage/dhcp"]);
+        assert_eq!(config["storage"]["links"][0]["path"], "/etc/systemd/system/multi-user.target.wants/flightcage-dhcp.service");
+        assert_eq!(config["ignition"]["version"], "3.3.0");
+    }
+}
