@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 const NAME: &str = "tests";
+/// The default cluster, but for what one worker has besides.
+const UP: [&str; 3] = ["up", "-f", "tests/fixtures/cluster.toml"];
 
 /// Bounds a wait for progress; not an expectation of speed.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -36,7 +38,7 @@ fn ok(arguments: &[&str]) -> String {
 fn cluster() -> &'static Path {
     static KUBECONFIG: OnceLock<tempfile::TempPath> = OnceLock::new();
     KUBECONFIG.get_or_init(|| {
-        ok(&["up"]);
+        ok(&UP);
         let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         std::fs::write(file.path(), ok(&["kubeconfig"])).expect("a temporary file can be written");
         file.into_temp_path()
@@ -123,6 +125,26 @@ fn ask(path: &str) -> Result<String, String> {
 
 fn on(node: &str, command: &[&str]) -> String {
     ok(&[&["ssh", node, "--"], command].concat())
+}
+
+/// `tests/fixtures/cluster.toml` gives w2 an address, a label, a taint, kernel arguments and an Ignition fragment.
+#[test]
+fn what_the_cluster_file_says_reaches_the_machine() {
+    let node = get(&["node", "w2"]);
+    assert_eq!(node["metadata"]["labels"]["example.org/disk"], "fast");
+    let taint = serde_json::json!([{ "key": "example.org/slow", "value": "yes", "effect": "PreferNoSchedule" }]);
+    assert_eq!(node["spec"]["taints"], taint, "{node}");
+    assert_eq!(node["status"]["addresses"][0]["address"], "10.77.0.50");
+    assert_eq!(get(&["node", "w1"])["spec"]["taints"], Value::Null);
+    let machine = status()["nodes"].as_array().cloned().unwrap_or_default();
+    assert!(machine.iter().any(|node| node["name"] == "w2" && node["address"] == "10.77.0.50"), "{machine:?}");
+    let ask = "grep -ow flightcage.test=1 /proc/cmdline; cat /etc/fragment /etc/fragment-link; echo; systemctl is-active fragment; \
+               ip -4 -o address show cluster0";
+    let said = ok(&["ssh", "w2", "--", ask]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..3], ["flightcage.test=1", "mergedmerged", "active"], "{said}");
+    assert!(lines[3].contains("10.77.0.50/24"), "{said}");
+    assert!(!ok(&["ssh", "w1", "--", "cat /proc/cmdline"]).contains("flightcage.test"));
 }
 
 #[test]
@@ -275,7 +297,7 @@ fn z_killing_the_daemon_leaves_nothing_and_up_brings_the_cluster_back() {
         if left.stdout.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&left.stdout).into_owned()) }
     });
     assert_eq!(flightcage(&["status"]).status.code(), Some(1), "a dead daemon's cluster is not up");
-    ok(&["up"]);
+    ok(&UP);
     for node in status()["nodes"].as_array().expect("nodes is a list") {
         assert_eq!(node["ready"], true, "{node}");
     }

@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod environment;
 mod failure;
+mod init;
 mod inventory;
 mod kubernetes;
 mod machines;
@@ -94,6 +95,8 @@ enum Command {
     Vagrant(vagrant::VagrantCommand),
     /// OCI images of the cluster's registry mirror.
     Image(artefacts::ImageCommand),
+    /// Write a commented cluster file or scenario to begin with.
+    Init(init::Init),
     /// Is this host able? With --fix, make it so.
     Doctor(doctor::Doctor),
     /// Hold a cluster's machines, fabric and registry (started by `up`).
@@ -165,6 +168,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Box(command) => command.run().await,
         Command::Vagrant(command) => command.run(&name),
         Command::Image(command) => command.run().await,
+        Command::Init(command) => command.run(),
         Command::Doctor(command) => command.run().await,
         Command::Daemon(command) => command.run(name).await,
         Command::Server(role) => role.server().await,

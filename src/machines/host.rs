@@ -93,6 +93,10 @@ pub async fn diagnose(state_dir: &Path) -> Vec<Finding> {
     if !rustix::process::geteuid().is_root() {
         findings.push(judge_program("newuidmap", "uidmap", "to build the box without root", on_path("newuidmap")));
     }
+    let fetched = judge_program("gpgv", "gpgv", "to verify the signatures of fetched boxes", on_path("gpgv"));
+    // The default box is built: without it everything but `box fetch` works.
+    let severity = if fetched.severity == Severity::Problem { Severity::Note } else { fetched.severity };
+    findings.push(Finding { severity, ..fetched });
     if let Some(free) = qemu::available_memory() {
         findings.push(judge_amount("memory", free, MEMORY_BYTES, "end other programs"));
     }

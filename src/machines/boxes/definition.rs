@@ -237,7 +237,12 @@ fn first_boot(table: &Table<'_, '_>, source: Source<'_>) -> FirstBootChannel {
     {
         value.problem(format!("`{version}` is not a specification that is written here"), Some("3.0.0 to 3.5.0".into()));
     }
-    let styles = [("networkd", NetworkStyle::Networkd), ("network-manager", NetworkStyle::NetworkManager)];
+    let styles = [
+        ("networkd", NetworkStyle::Networkd),
+        ("network-manager", NetworkStyle::NetworkManager),
+        // A disk image made from our own box.
+        ("flightcage", NetworkStyle::Flightcage),
+    ];
     let network = ignition.require("network").and_then(|value| {
         let text = value.string()?;
         let style = styles.iter().find(|(name, _)| *name == text).map(|(_, style)| *style);
