@@ -122,26 +122,29 @@ pub async fn install(
 ) -> Result<(), InstallError> {
     let machine = &spec.machines[index];
     let remote = Remote { node: machine.name.to_string(), ssh };
-    let present = ssh
-        .run(&format!("sudo test -x {}", payload.target.display()), None)
-        .await
-        .map_err(|source| InstallError::Ssh { node: remote.node.clone(), source })?;
-    if present.status != 0 {
-        step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
-        remote.extract(&payload.archive, "--zstd").await?;
-    }
+    // Each command costs an emulated machine a second: two for a new machine, one for one that has the binary.
+    let start = format!("systemctl daemon-reload && systemctl restart --no-block {}", units(machine).join(" "));
+    let target = payload.target.display();
     step("writing configuration");
     let files = configuration(paths, spec, index, &payload.target)?;
-    remote.extract(&files, "").await?;
-    step("starting services");
-    let mut units = vec!["flightcage-proxy", "flightcage-agent"];
-    if machine.role == Role::Controller {
-        units.insert(0, "flightcage-server");
+    let configure = format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
+    if remote.run(&configure, files, &[0, NO_BINARY]).await? == NO_BINARY {
+        step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
+        remote.run(&format!("{EXTRACT} --zstd && {start}"), payload.archive.to_vec(), &[0]).await?;
     }
-    let units = units.join(" ");
-    remote
-        .run(&format!("sudo systemctl daemon-reload && sudo systemctl enable -q {units} && sudo systemctl restart {units}"), None)
-        .await
+    step("starting services");
+    Ok(())
+}
+
+/// Unpacks what comes on standard input.
+const EXTRACT: &str = "tar --extract --no-same-owner --directory / --file -";
+/// Exit code that says that the machine has no such binary yet.
+const NO_BINARY: i32 = 100;
+
+/// The machine's units, in the order in which they are started.
+fn units(machine: &MachineSpec) -> Vec<&'static str> {
+    let server = (machine.role == Role::Controller).then_some("flightcage-server.service");
+    server.into_iter().chain(["flightcage-proxy.service", "flightcage-agent.service"]).collect()
 }
 
 struct Remote<'a> {
@@ -150,20 +153,16 @@ struct Remote<'a> {
 }
 
 impl Remote<'_> {
-    async fn run(&self, command: &str, stdin: Option<Vec<u8>>) -> Result<(), InstallError> {
-        let output =
-            self.ssh.run(command, stdin).await.map_err(|source| InstallError::Ssh { node: self.node.clone(), source })?;
-        if output.status == 0 {
-            return Ok(());
+    /// Runs `commands` as root and returns their exit code, which must be one of `expected`.
+    async fn run(&self, commands: &str, stdin: Vec<u8>, expected: &[i32]) -> Result<i32, InstallError> {
+        let output = self.ssh.run(&format!("sudo sh -c '{commands}'"), Some(stdin)).await;
+        let output = output.map_err(|source| InstallError::Ssh { node: self.node.clone(), source })?;
+        if expected.contains(&output.status) {
+            return Ok(output.status);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
         let stderr = stderr.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ");
-        Err(InstallError::Command { node: self.node.clone(), command: command.to_owned(), stderr })
-    }
-
-    async fn extract(&self, archive: &[u8], compression: &str) -> Result<(), InstallError> {
-        self.run(&format!("sudo tar --extract {compression} --no-same-owner --directory / --file -"), Some(archive.to_vec()))
-            .await
+        Err(InstallError::Command { node: self.node.clone(), command: commands.to_owned(), stderr })
     }
 }
 
@@ -201,6 +200,9 @@ fn configuration(paths: &ClusterPaths, spec: &ClusterSpec, index: usize, binary:
         let mut archive = tar::Builder::new(Vec::new());
         for (path, mode, contents) in &files {
             append(&mut archive, Path::new(path), *mode, contents)?;
+        }
+        for unit in units(machine) {
+            enable(&mut archive, unit)?;
         }
         archive.into_inner()
     };
@@ -277,4 +279,20 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, mode: u32, conte
     header.set_gid(0);
     header.set_mtime(0);
     archive.append_data(&mut header, path, contents)
+}
+
+/// Appends the link with which `systemctl enable` would enable a unit.
+fn enable<W: Write>(archive: &mut tar::Builder<W>, unit: &str) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    archive.append_link(
+        &mut header,
+        format!("etc/systemd/system/multi-user.target.wants/{unit}"),
+        format!("/etc/systemd/system/{unit}"),
+    )
 }

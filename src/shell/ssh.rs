@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use super::{CommandError, Output, keys, quote, tail};
 
-/// Time limit of a command unless its caller gives another.
-pub const COMMAND_LIMIT: Duration = Duration::from_mins(1);
+/// Time limit of a command unless its caller gives another; a machine that shares its processors needs long for a short one.
+pub const COMMAND_LIMIT: Duration = Duration::from_mins(2);
 /// How long the peer may take to show its banner, at first. QEMU's user network accepts before the guest listens.
 const FIRST_BANNER_WAIT: Duration = Duration::from_secs(2);
 /// How long at most: under TCG, with all guests booting at once, sshd needs seconds to start its process for a connection.
@@ -135,8 +135,8 @@ impl Ssh {
         &self.target
     }
 
-    /// Runs `command` in the remote user's shell with `stdin` as its input, for at most [`COMMAND_LIMIT`]. Any exit status is an
-    /// `Ok`; see [`Output::check`].
+    /// Runs `command` in the remote user's shell with `stdin` as its input, for at most [`COMMAND_LIMIT`] after the last of its
+    /// input was taken. Any exit status is an `Ok`; see [`Output::check`].
     ///
     /// # Errors
     /// When the session breaks, cannot be opened, or the command takes too long.
@@ -174,10 +174,8 @@ impl Ssh {
     /// # Errors
     /// When the session breaks or the machine cannot write it.
     pub async fn upload(&self, bytes: Vec<u8>, remote_path: &str, mode: u32) -> Result<(), SshError> {
-        // 1 MB/s is a tenth of what a guest under TCG takes.
-        let limit = COMMAND_LIMIT + Duration::from_secs(bytes.len() as u64 >> 20);
         let command = upload_command(&self.target.user, bytes.len(), remote_path, mode);
-        self.run_within(&command, Some(bytes), limit).await?.check(&command)?;
+        self.run(&command, Some(bytes)).await?.check(&command)?;
         Ok(())
     }
 
@@ -229,7 +227,7 @@ impl Ssh {
             return Err(Refusal { begun: false, error: broken("another command has just broken it; try again".to_owned()) });
         };
         let output = Output { status: -1, stdout: Vec::new(), stderr: Vec::new() };
-        let mut exchange = Exchange { live: &live, deadline, unwanted, begun: false, output };
+        let mut exchange = Exchange { live: &live, limit, deadline, unwanted, begun: false, output };
         let error = match exchange.run(command, stdin) {
             Ok(status) => {
                 exchange.output.status = status;
@@ -435,6 +433,8 @@ struct Refusal {
 /// One command's life on a session.
 struct Exchange<'a> {
     live: &'a Live,
+    /// How long it may go on after its last input was taken.
+    limit: Duration,
     deadline: Instant,
     unwanted: &'a AtomicBool,
     begun: bool,
@@ -455,7 +455,11 @@ impl Exchange<'_> {
                 match channel.write(&unsent[..unsent.len().min(CHUNK_BYTES)]) {
                     Ok(count) => {
                         unsent = &unsent[count..];
-                        moved |= count > 0;
+                        if count > 0 {
+                            // Input that moves is no reason to give up, however slowly.
+                            self.deadline = self.deadline.max(Instant::now() + self.limit);
+                            moved = true;
+                        }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => (),
                     // It ended without reading everything: its exit status tells whether that was wrong.
