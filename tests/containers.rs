@@ -156,6 +156,7 @@ fn container(image: &Image, name: &str, restart_count: u32, script: &str) -> Con
         cpu_limit_millis: Some(500),
         cpu_request_millis: Some(100),
         memory_limit_bytes: Some(32 * 1024 * 1024),
+        oom_score_adjust: 500,
         run_as: None,
         read_only_root: false,
         privileged: false,

@@ -5,6 +5,7 @@ pub mod api;
 pub mod config;
 pub mod control;
 pub mod proxy;
+pub mod quality;
 pub mod store;
 pub mod tunnel;
 

@@ -10,6 +10,7 @@ use super::objects::PodObjects;
 use super::quantity;
 use super::runtime::{ContainerSpec, Image, Mount, PullPolicy};
 use super::volumes::{self, Sources, VolumeError};
+use crate::orchestrator::quality::Quality;
 
 /// Why a container cannot be configured.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) address: Ipv4Addr,
     /// The node's address.
     pub(crate) host_address: Ipv4Addr,
+    /// The node's memory.
+    pub(crate) node_memory_bytes: u64,
     /// Secrets and ConfigMaps.
     pub(crate) objects: &'a PodObjects,
     /// Services of the pod's namespace, and `default/kubernetes`.
@@ -79,6 +82,9 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
         cpu_limit_millis: limit("cpu").and_then(quantity::cpu_millis).filter(|&millis| millis > 0),
         cpu_request_millis: request("cpu").and_then(quantity::cpu_millis).filter(|&millis| millis > 0),
         memory_limit_bytes: limit("memory").and_then(quantity::bytes).filter(|&bytes| bytes > 0),
+        oom_score_adjust: launch.pod.spec.as_ref().map_or(0, |spec| {
+            Quality::of(spec).oom_score_adjust(request("memory").and_then(quantity::bytes).unwrap_or(0), launch.node_memory_bytes)
+        }),
         run_as: run_as(launch.pod.spec.as_ref(), container),
         read_only_root: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
         privileged: security.and_then(|security| security.privileged).unwrap_or(false),
@@ -152,6 +158,7 @@ mod tests {
             image: Image { digest: "sha256:0".into(), reference: "i:latest".into() },
             address: Ipv4Addr::LOCALHOST,
             host_address: Ipv4Addr::LOCALHOST,
+            node_memory_bytes: 512 << 20,
             objects: &PodObjects::default(),
             services: &[],
             volumes: &Sources::from([("v".to_owned(), PathBuf::from("/v"))]),
@@ -163,6 +170,7 @@ mod tests {
             (spec.cpu_limit_millis, spec.cpu_request_millis, spec.memory_limit_bytes),
             (Some(500), Some(500), Some(64 << 20))
         );
+        assert_eq!(spec.oom_score_adjust, -997, "its limits are its requests");
         assert_eq!((spec.run_as, spec.read_only_root, spec.privileged), (Some((33, 7)), true, false));
         // The manifest's own mount wins over the pod's file.
         let targets: Vec<_> =

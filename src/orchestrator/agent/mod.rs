@@ -136,6 +136,7 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
         api: Arc::new(Server::new(client.clone())),
         roots,
         host_address: config.address,
+        node_memory_bytes: machine.memory_bytes,
         host_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         services: services_in,
         drains: drains.clone(),

@@ -46,7 +46,7 @@ const KUBERNETES_VERSION: &str = "v1.37.0";
 pub(crate) struct Machine {
     /// `nodeInfo`.
     info: NodeSystemInfo,
-    memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     cpus: usize,
     /// Identifier of this boot.
     pub(crate) boot_id: String,

@@ -72,6 +72,8 @@ pub struct ContainerSpec {
     pub cpu_request_millis: Option<u64>,
     /// Memory limit in bytes.
     pub memory_limit_bytes: Option<u64>,
+    /// How readily the kernel kills it when memory runs out, -1000 to 1000.
+    pub oom_score_adjust: i32,
     /// User and group to run as; `None`: the image's.
     pub run_as: Option<(u32, u32)>,
     /// Drop to a read-only root file system.

@@ -205,6 +205,7 @@ impl Node {
             api: api.clone(),
             roots,
             host_address: Ipv4Addr::new(10, 77, 0, 12),
+            node_memory_bytes: 512 << 20,
             host_resolv_conf: String::new(),
             services: services_in,
             drains: drains.clone(),

@@ -36,6 +36,8 @@ pub(crate) struct Context<R, A> {
     pub(crate) roots: Roots,
     /// The node's address.
     pub(crate) host_address: Ipv4Addr,
+    /// The node's memory.
+    pub(crate) node_memory_bytes: u64,
     /// The node's own resolv.conf.
     pub(crate) host_resolv_conf: String,
     /// All Services; `None` until they have been read once.
@@ -156,6 +158,7 @@ pub(crate) async fn start<R: Runtime, A: PodApi>(
         image,
         address: setup.address,
         host_address: context.host_address,
+        node_memory_bytes: context.node_memory_bytes,
         objects: &objects,
         services: &services,
         volumes: &setup.volumes,

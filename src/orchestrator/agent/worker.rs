@@ -341,6 +341,13 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let (code, delay) = (view.exit_code(), view.crash_backoff.delay());
         let Some(code) = code.filter(|_| exited && !leaving) else { return };
         tracing::info!(pod = %status.id, container = status.name, code, "the container exited");
+        if matches!(status.state, ContainerState::Exited { oom_killed: true, .. }) {
+            let resources = definition.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+            let limit = resources.and_then(|limits| limits.get("memory"));
+            let limit = limit.map_or_else(String::new, |limit| format!(" of {}", limit.0));
+            let message = format!("Container {} was killed for its memory limit{limit}", status.name);
+            self.event(Some(&status.name), Severity::Warning, "OOMKilled", message);
+        }
         let init = self
             .spec()
             .and_then(|spec| spec.init_containers.as_ref())

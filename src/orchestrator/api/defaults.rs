@@ -2,9 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Map, Value, json};
 
 use super::kinds::{self, Kind};
+use crate::model::json;
+use crate::orchestrator::quality::Quality;
 
 type Object = Map<String, Value>;
 
@@ -15,8 +18,12 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         if let Some(spec) = child(map, "spec") {
             pod_spec(spec);
         }
+        let class = map.get("spec").and_then(|spec| json::from_value::<PodSpec>(spec).ok()).map(|spec| Quality::of(&spec));
         let status = map.entry("status").or_insert_with(|| json!({}));
         set(status.as_object_mut(), "phase", json!("Pending"));
+        if let Some(class) = class {
+            set(status.as_object_mut(), "qosClass", json!(class.as_str()));
+        }
     } else if kind.is(&kinds::REPLICATION_CONTROLLER) {
         replication_controller(map);
     } else if kind.is(&kinds::SERVICE) {

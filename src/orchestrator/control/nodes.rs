@@ -10,11 +10,12 @@
 //! longer in the API. The zone brake ([`Brake`]) stops evictions when too many workers are silent at once: then it is rather the server
 //! that is cut off, or the host that stands still.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::{Value, json};
 
 use super::scheduler::tolerates;
-use super::world::{Action, Decision, Liveness, Target, World, controller_of, event, node_of};
+use super::world::{Action, Decision, Liveness, Target, World, controller_of, event, is_active, node_of};
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const COMPONENT: &str = "node-controller";
@@ -68,8 +69,59 @@ pub(super) fn reconcile(world: &World) -> Decision {
             }
             _ => {}
         }
+        if liveness == Liveness::Alive {
+            obey_taints(world, node, &target, &mut decision);
+        }
     }
     decision
+}
+
+/// Pods leave a living node whose `NoExecute` taints they do not tolerate, or no longer. As everywhere in Kubernetes the time counts from
+/// `timeAdded`, which is set here when the one who tainted the node did not.
+fn obey_taints(world: &World, node: &Node, target: &Target, decision: &mut Decision) {
+    let harsh: Vec<&Taint> = taints(node).iter().filter(|taint| taint.effect == "NoExecute" && !is_unreachable(taint)).collect();
+    if harsh.is_empty() {
+        return;
+    }
+    if harsh.iter().any(|taint| taint.time_added.is_none()) {
+        let now = world.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let dated = taints(node).iter().map(|taint| {
+            let mut value = json!(taint);
+            if taint.effect == "NoExecute" && taint.time_added.is_none() {
+                value["timeAdded"] = json!(now);
+            }
+            value
+        });
+        let patch = json!({"spec": {"taints": dated.collect::<Vec<_>>()}});
+        decision.actions.push(Action::Patch { target: target.clone(), status: false, patch });
+        return;
+    }
+    let here = |pod: &&Pod| node_of(pod) == Some(target.name.as_str()) && is_active(pod);
+    for pod in world.pods.values().map(|pod| &**pod).filter(here) {
+        match harsh.iter().filter_map(|taint| leaves_at(pod, taint)).min() {
+            Some(at) if at <= world.now => {
+                let target = Target::of("Pod", &pod.metadata);
+                let message = format!("Pod {} does not tolerate a taint of its node", target.name);
+                decision.actions.push(event(world.now, &target, COMPONENT, "TaintManagerEviction", &message));
+                decision.actions.push(Action::Delete { target, force: false });
+            }
+            Some(at) => decision.recheck_at(at),
+            None => {}
+        }
+    }
+}
+
+/// When a pod has to leave on account of a taint; `None`: never.
+fn leaves_at(pod: &Pod, taint: &Taint) -> Option<Timestamp> {
+    let added = taint.time_added.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let matching: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+    if matching.is_empty() {
+        return Some(added);
+    }
+    // The shortest limit counts; a toleration without one limits nothing.
+    let least = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min()?;
+    added.checked_add(SignedDuration::from_secs(least.max(0))).ok()
 }
 
 /// Too many workers are silent.

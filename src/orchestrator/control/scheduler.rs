@@ -1,7 +1,13 @@
 //! The scheduler: which node an unbound pod gets.
 //!
-//! A node fits if it is ready and beats, matches the node selector, its taints are tolerated, and the pod's requests, host ports
-//! and the pod itself fit. Of those, the one with the fewest pods of the same controller is taken, then the least requested.
+//! A node fits if it is ready and beats, matches the node selector and required affinity, its taints are tolerated, the pods on it and in
+//! its domain have nothing against the pod, nor the pod against them, and requests, host ports and the pod itself fit.
+//!
+//! Of those the one with the highest score is taken. As in Kubernetes, each wish is brought to 0 to 100 over the nodes that fit, and weighs:
+//! taints to be avoided (`PreferNoSchedule`) 3, preferred affinity to nodes 2 and to pods 2, wished spreading 2, other pods of the same
+//! controller 2 (replicas are physically separate even when nobody asks for it), how much is requested 1.
+
+mod affinity;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +29,8 @@ struct Room<'a> {
     requested: [i128; 3],
     by_controller: BTreeMap<String, usize>,
     host_ports: Vec<(i32, String)>,
+    /// The pods that are bound to it.
+    pods: Vec<&'a Pod>,
 }
 
 pub(super) fn reconcile(world: &World) -> Decision {
@@ -41,19 +49,14 @@ pub(super) fn reconcile(world: &World) -> Decision {
     for pod in unbound {
         let target = Target::of("Pod", &pod.metadata);
         let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
-        let mut best: Option<(usize, (usize, i128, i128))> = None;
+        let mut fitting = Vec::new();
         for (index, room) in rooms.iter().enumerate() {
-            match refusal(world, room, pod) {
+            match refusal(world, &rooms, room, pod) {
                 Some(reason) => *refusals.entry(reason).or_default() += 1,
-                None => {
-                    let score = score(room, pod);
-                    if best.is_none_or(|(_, other)| score < other) {
-                        best = Some((index, score));
-                    }
-                }
+                None => fitting.push(index),
             }
         }
-        if let Some((index, _)) = best {
+        if let Some(index) = best(&rooms, &fitting, pod) {
             rooms[index].take(pod);
             let node = rooms[index].name.clone();
             let message = format!("Successfully assigned {}/{} to {node}", target.namespace, target.name);
@@ -116,6 +119,7 @@ fn rooms(world: &World) -> Vec<Room<'_>> {
                 requested: [0; 3],
                 by_controller: BTreeMap::new(),
                 host_ports: Vec::new(),
+                pods: Vec::new(),
             }
         })
         .collect();
@@ -127,8 +131,8 @@ fn rooms(world: &World) -> Vec<Room<'_>> {
     rooms
 }
 
-impl Room<'_> {
-    fn take(&mut self, pod: &Pod) {
+impl<'a> Room<'a> {
+    fn take(&mut self, pod: &'a Pod) {
         for (sum, more) in self.requested.iter_mut().zip(requests(pod)) {
             *sum += more;
         }
@@ -137,6 +141,7 @@ impl Room<'_> {
             *self.by_controller.entry(group(pod)).or_default() += 1;
         }
         self.host_ports.extend(host_ports(pod));
+        self.pods.push(pod);
     }
 }
 
@@ -145,18 +150,53 @@ fn group(pod: &Pod) -> String {
     controller_of(&pod.metadata).map_or_else(|| pod.metadata.namespace.clone().unwrap_or_default(), |owner| owner.uid.clone())
 }
 
-fn score(room: &Room<'_>, pod: &Pod) -> (usize, i128, i128) {
-    let same = room.by_controller.get(&group(pod)).copied().unwrap_or(0);
-    let after: Vec<i128> = room.requested.iter().zip(requests(pod)).map(|(sum, more)| sum + more).collect();
-    let share = |index: usize| after[index] * 100_000 / room.allocatable[index].max(1);
-    (same, share(0).max(share(1)), after[2])
+/// What is wished for, of one node; more is worse. Weights as in the module's head.
+const WEIGHTS: [i64; 5] = [3, 2, 2, 2, 2];
+
+fn costs(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> [i64; 5] {
+    let spec = pod.spec.as_ref();
+    let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let taints = room.node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let avoided = taints
+        .iter()
+        .filter(|taint| taint.effect == "PreferNoSchedule" && !tolerations.iter().any(|toleration| tolerates(toleration, taint)));
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    [
+        count(avoided.count()),
+        -spec.map_or(0, |spec| affinity::node_preference(spec, room.node)),
+        -affinity::pod_preference(rooms, room, pod),
+        affinity::spread_excess(rooms, room, pod),
+        count(room.by_controller.get(&group(pod)).copied().unwrap_or(0)),
+    ]
+}
+
+/// The best of the nodes that fit; the first of equals.
+fn best(rooms: &[Room<'_>], fitting: &[usize], pod: &Pod) -> Option<usize> {
+    let costs: Vec<[i64; 5]> = fitting.iter().map(|&index| costs(rooms, &rooms[index], pod)).collect();
+    let score = |number: usize| {
+        let wishes: i64 = (0..WEIGHTS.len())
+            .map(|wish| {
+                let all = costs.iter().map(|costs| costs[wish]);
+                let (least, most) = (all.clone().min().unwrap_or(0), all.max().unwrap_or(0));
+                if least == most { 0 } else { WEIGHTS[wish] * (most - costs[number][wish]) * 100 / (most - least) }
+            })
+            .sum();
+        let room = &rooms[fitting[number]];
+        let requests = requests(pod);
+        let free = |index: usize| {
+            let after = room.requested[index] + requests[index];
+            100 - i64::try_from(after * 100 / room.allocatable[index].max(1)).unwrap_or(100).min(100)
+        };
+        // Then the fewest pods, then the first name.
+        (wishes + free(0).min(free(1)), std::cmp::Reverse((room.requested[2], number)))
+    };
+    (0..fitting.len()).max_by_key(|&number| score(number)).map(|number| fitting[number])
 }
 
 /// Why the node does not take the pod, in the scheduler's own words.
-fn refusal(world: &World, room: &Room<'_>, pod: &Pod) -> Option<String> {
+fn refusal(world: &World, rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let node_spec = room.node.spec.as_ref();
-    let labels = room.node.metadata.labels.as_ref();
     if node_spec.and_then(|spec| spec.unschedulable) == Some(true) {
         return Some("node(s) were unschedulable".to_owned());
     }
@@ -173,9 +213,11 @@ fn refusal(world: &World, room: &Room<'_>, pod: &Pod) -> Option<String> {
         let value = taint.value.as_deref().unwrap_or_default();
         return Some(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key));
     }
-    let selected = |(key, value): (&String, &String)| labels.and_then(|labels| labels.get(key)) == Some(value);
-    if !spec.node_selector.iter().flatten().all(selected) {
+    if !affinity::node_matches(spec, room.node) {
         return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
+    }
+    if let Some(reason) = affinity::pods_refuse(rooms, room, pod).or_else(|| affinity::spread_refuses(rooms, room, pod)) {
+        return Some(reason.to_owned());
     }
     let wanted = host_ports(pod);
     if wanted.iter().any(|port| room.host_ports.contains(port)) {

@@ -151,6 +151,7 @@ pub(crate) fn config(
             "capabilities": {"bounding": capabilities, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": open_files.min(SOFT_OPEN_FILES), "hard": open_files}],
             "noNewPrivileges": false,
+            "oomScoreAdj": spec.oom_score_adjust,
         },
         "root": {"path": places.root, "readonly": spec.read_only_root},
         "mounts": mounts(spec, places),
@@ -204,7 +205,9 @@ fn resources(spec: &ContainerSpec, controllers: &[String]) -> Value {
         resources["pids"] = json!({"limit": MAX_PIDS});
     }
     if let Some(limit) = spec.memory_limit_bytes.filter(|_| has("memory")) {
+        // Without swap, so that the limit is one; whole groups die, so that no container lives on without a part of itself (the kubelet's way).
         resources["memory"] = json!({"limit": limit});
+        resources["unified"] = json!({"memory.oom.group": "1"});
     }
     if has("cpu") {
         let mut cpu = json!({});

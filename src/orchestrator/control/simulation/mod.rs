@@ -1,0 +1,6 @@
+//! The controllers against a cluster in memory: tables for each, placement, random faults by property, and whole clusters under turmoil.
+
+mod cluster;
+mod faults;
+mod placement;
+mod tables;
