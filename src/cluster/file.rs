@@ -8,7 +8,7 @@
 //! cpus = 1
 //! box = "flightcage-os"
 //! upstream_registries = ["quay.io"]
-//! eviction_brake_percent = 55    # with more than two workers silent, and so many per cent of all, nothing is evicted
+//! eviction_brake_percent = 50    # with more than so many per cent of the workers silent, nothing is evicted
 //! [[cluster.node]]               # what one machine has instead
 //! name = "w2"
 //! memory = "1GiB"

@@ -33,15 +33,15 @@ pub struct ServerConfig {
     pub identity: IdentityFiles,
     /// File of 32 random bytes that encrypts Secrets at rest.
     pub secrets_key: PathBuf,
-    /// With more than two workers silent, and so many per cent of all workers, nothing is evicted (the zone brake).
+    /// With more than so many per cent of the workers silent, nothing is evicted (the zone brake, `control::Brake`).
     #[serde(default = "eviction_brake_percent")]
     pub eviction_brake_percent: u8,
 }
 
-/// Kubernetes' `--unhealthy-zone-threshold`, 0.55.
+/// Half of the workers: the larger part of a parted network is never replaced.
 #[must_use]
 pub fn eviction_brake_percent() -> u8 {
-    55
+    50
 }
 
 fn first_node() -> Ipv4Addr {

@@ -9,9 +9,9 @@
 //!
 //! | the lease has lapsed, and | the node |
 //! |---|---|
-//! | another node answers that it does not reach the server either | serves on: the server is gone, nothing is being replaced |
-//! | another node answers that it does reach the server | serves on for [`CUT_OFF_AFTER`], since the server does not evict what another node reaches; then it fences itself and says so, which lets the server replace |
-//! | no other worker answers | fences its pods: it is on the losing side of a partition |
+//! | another worker answers that it does reach the server | serves on for [`CUT_OFF_AFTER`], since the server does not evict what another node reaches; then it fences itself and says so, which lets the server replace |
+//! | it and those that answer that they do not reach the server either are more than half of all workers | serves on: the server is gone, or on the smaller side, where it may not evict so many (`control::Brake`) |
+//! | they are not | fences its pods: it is on the smaller side of a partition |
 //! | there is no other worker | serves on: nothing can be replaced anywhere |
 //!
 //! A machine that stood still past its lease and finds no answer at once fences first and asks then. The fence is lifted when another node
@@ -122,7 +122,7 @@ pub(crate) fn judge(now: Instant, heard: Instant, workers: &[Option<PeerSaid>], 
     if contacts.iter().any(|contact| *contact < ASK_AFTER) {
         return if silence >= CUT_OFF_AFTER { Lease::Fence } else { Lease::ServeOn };
     }
-    if !contacts.is_empty() {
+    if (contacts.len() + 1) * 2 > workers.len() + 1 {
         return Lease::ServeOn;
     }
     if stalled || said.len() == workers.len() { Lease::Fence } else { Lease::Undecided }
@@ -165,6 +165,8 @@ mod tests {
             (vec![said(None)], Lease::Fence),
             (vec![said(None), None], Lease::Undecided),
             (vec![said(Some(1200)), said(None)], Lease::ServeOn),
+            (vec![said(Some(1200)), said(None), said(None)], Lease::Fence),
+            (vec![said(Some(1200)), said(Some(1300)), said(None), None], Lease::ServeOn),
             (vec![said(Some(100)), said(None)], Lease::ServeOn),
         ] {
             assert_eq!(judge(now, heard, &workers, false), wanted, "{workers:?}");

@@ -22,9 +22,9 @@ use crate::kubernetes::client::{Client, ListParams};
 
 /// The lease is looked at so often.
 const ROUND: Duration = Duration::from_millis(100);
-/// Other workers are asked so often while contact is missing, and so many at most.
+/// Other workers are asked so often while contact is missing, and so many at most: in a larger cluster the majority is that of this sample.
 const ASK_EVERY: Duration = Duration::from_millis(450);
-const ASKED_AT_MOST: usize = 5;
+const ASKED_AT_MOST: usize = 16;
 /// For the list of this node's pods before the fence is lifted.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
 /// A replaced pod that cannot be removed does not keep the others from serving for longer than this; nobody sends it anything any more.

@@ -14,7 +14,7 @@
 
 mod ask;
 mod backoff;
-mod contact;
+pub(crate) mod contact;
 pub mod containers;
 mod decide;
 mod drain;

@@ -119,7 +119,7 @@ pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: Cancella
         heartbeats,
         tunnels: tunnels.clone(),
         barrier: barrier.clone(),
-        brake: Brake { stop_at_percent: config.eviction_brake_percent },
+        brake: Brake { percent: config.eviction_brake_percent },
     };
     let controllers = tokio::spawn(control.run(cancel.clone()));
     let server = Server { registry, tunnels, barrier, cancel: cancel.clone(), address: config.listen.to_string() };
