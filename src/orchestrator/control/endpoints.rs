@@ -73,7 +73,7 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
         let node = node_of(pod).unwrap_or_default().to_owned();
         let serving = ready_since(pod).is_some() || tolerant;
         let terminating = pod.metadata.deletion_timestamp.is_some();
-        let beats = world.liveness_of(&node) == Liveness::Alive;
+        let beats = world.liveness_of(&node) < Liveness::Silent;
         groups.entry(target_ports(&ports, pod)).or_default().push(Address {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),

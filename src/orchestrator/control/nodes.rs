@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  Alive ───► Ready is the agent's own
-//!  Suspect ─► endpoints and the scheduler avoid it                                            (undone by the next beat)
-//!  Silent ──► Ready=Unknown; proxies reset its connections                                    (undone by the next beat)
+//!  Suspect ─► balancers (by their streams) and the scheduler avoid it; nothing is written     (undone by the next beat)
+//!  Silent ──► Ready=Unknown; its addresses are not ready                                      (undone by the next beat)
 //!  Lost ────► taint unreachable:NoExecute; its controlled pods are removed at once, by UID
 //! ```
 //! What is silent and what is lost is [`detector`](super::detector)'s to say. The agent that returns removes every pod whose UID is no
@@ -206,9 +206,16 @@ mod tests {
     #[test]
     fn the_brake() {
         let brake = Brake::default();
-        for (silent, workers, held) in
-            [(1, 1, true), (1, 2, false), (2, 2, true), (1, 3, false), (2, 3, true), (2, 4, false), (3, 5, true), (50, 100, false)]
-        {
+        for (silent, workers, held) in [
+            (1, 1, true),
+            (1, 2, false),
+            (2, 2, true),
+            (1, 3, false),
+            (2, 3, true),
+            (2, 4, false),
+            (3, 5, true),
+            (50, 100, false),
+        ] {
             assert_eq!(brake.holds(silent, workers), held, "{silent} of {workers}");
         }
         assert!(Brake { percent: 20 }.holds(3, 10) && !Brake { percent: 100 }.holds(9, 10));

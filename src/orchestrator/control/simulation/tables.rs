@@ -35,7 +35,7 @@ fn a_silent_node_is_avoided_then_replaced_then_taken_back() {
     cluster.rc("web", 2, "v1");
     cluster.service();
     cluster.settle();
-    cluster.silence("w1", Liveness::Suspect);
+    cluster.silence("w1", Liveness::Silent);
     cluster.settle();
     assert_eq!((cluster.ready_addresses(), cluster.owned_by("web").len()), (1, 2), "traffic avoids it, nothing is replaced");
     cluster.silence("w1", Liveness::Alive);
