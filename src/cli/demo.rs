@@ -49,7 +49,7 @@ impl Demo {
         written.map_err(|error| Failure::new(format!("write the demonstration to `{}`", folder.display())).because(error))?;
         let read = |file: &&str| scenario::file::read(&folder.join(file), &name);
         let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
-        let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep };
+        let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep, cluster: None };
         let outcomes = run_on_own_clusters(&home, &name, &scenarios, &settings, &live).await?;
         live.finish();
         for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {

@@ -13,6 +13,7 @@ use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal};
 use crate::cluster::guest::{Guest, GuestError};
 use crate::machines::fabric::Links;
 use crate::machines::provider::{DiskFault, Power, PowerAction};
+use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
 use crate::scenario::fault::{DialService, Effect, FaultError, Faults};
 use crate::scenario::injection::{FaultKind, Injection, Place, Settings};
 use crate::scenario::spec::Capability;
@@ -28,7 +29,8 @@ const HEAL_SLACK: Duration = Duration::from_secs(5);
 /// The faults and the prober's path of a cluster of ours.
 #[derive(Clone)]
 pub(super) struct OwnCluster {
-    pub(super) daemon: DaemonClient,
+    daemon: DaemonClient,
+    spec: ClusterSpec,
 }
 
 fn effect(verified: bool, measured: impl Into<String>) -> Effect {
@@ -47,7 +49,7 @@ fn power_actions(kind: FaultKind) -> Option<(PowerAction, PowerAction)> {
 
 impl Faults for OwnCluster {
     fn capabilities(&self) -> BTreeSet<Capability> {
-        Capability::ALL.into_iter().map(|(_, capability)| capability).collect()
+        capabilities(&self.spec)
     }
 
     fn begin(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
@@ -67,6 +69,7 @@ impl Faults for OwnCluster {
             let status = self.daemon.status().await.map_err(failed("list the machines".into()))?;
             for machine in status.machines {
                 let action = match machine.power {
+                    Power::On if self.spec.provider != ProviderKind::Qemu => continue,
                     Power::On => {
                         self.daemon
                             .disk(&machine.name, None)
@@ -85,6 +88,10 @@ impl Faults for OwnCluster {
 }
 
 impl OwnCluster {
+    pub(super) fn new(daemon: DaemonClient, spec: &ClusterSpec) -> Self {
+        Self { daemon, spec: spec.clone() }
+    }
+
     async fn begin_one(&self, injection: &Injection) -> Result<Effect, GuestError> {
         let Injection { step, fault, place, duration } = injection;
         match (fault.settings, place) {
@@ -158,6 +165,18 @@ impl OwnCluster {
             },
         }
     }
+}
+
+/// What can be broken in a cluster. Machines that we did not make share no disk with us, and may share this host's kernel: what would
+/// reach beyond them (clock, a full disk) is never offered there. Their power is switched by the commands of the cluster file only.
+fn capabilities(spec: &ClusterSpec) -> BTreeSet<Capability> {
+    let switched = |machine: &MachineSpec| machine.host.as_ref().is_none_or(|host| !host.power_off.is_empty());
+    let can = |capability: &Capability| match capability {
+        Capability::NodePower => spec.machines.iter().all(switched),
+        Capability::NetCut | Capability::NetShape => true,
+        Capability::DiskFault | Capability::DiskFull | Capability::ClockStep => spec.provider == ProviderKind::Qemu,
+    };
+    Capability::ALL.into_iter().map(|(_, capability)| capability).filter(can).collect()
 }
 
 fn power_words(action: PowerAction) -> &'static str {

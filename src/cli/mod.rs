@@ -114,6 +114,9 @@ enum Command {
     /// Dial or listen for the host, on standard input and output (runs in a machine without a fabric).
     #[command(hide = true)]
     Relay(roles::Relay),
+    /// Note how this machine is, put it back, or break it for a while (runs in a machine that is not ours).
+    #[command(hide = true)]
+    Machine(roles::Machine),
 }
 
 /// A manifest, cluster or scenario file named on the command line.
@@ -175,5 +178,6 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent(role) => role.agent().await,
         Command::Proxy(role) => role.proxy().await,
         Command::Relay(command) => command.run().await,
+        Command::Machine(command) => command.run().await,
     }
 }

@@ -209,12 +209,14 @@ fn show(links: &[LinkState], json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     for link in links {
-        let counters = link.counters;
         let rules: Vec<String> = link.rules.iter().map(|(tag, rule)| format!("{rule} [{tag}]")).collect();
-        let dropped = counters.dropped_by_rule + counters.dropped_by_rate;
+        let counted = link.counters.map_or_else(String::new, |counters| {
+            let dropped = counters.dropped_by_rule + counters.dropped_by_rate;
+            format!(" {:>9} frames passed, {dropped:>6} dropped by rules ", counters.passed)
+        });
         let (from, to) = (link.from.to_string(), link.to.to_string());
         let acting = if rules.is_empty() { "perfect".to_owned() } else { rules.join(" + ") };
-        say(&format!("{from:>10} -> {to:<10} {:>9} frames passed, {dropped:>6} dropped by rules  {acting}", counters.passed));
+        say(&format!("{from:>10} -> {to:<10}{counted} {acting}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,11 @@
 //! The binary's other roles: daemon, server, agent, proxy, and the hidden verbs that run before any thread exists.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
@@ -12,6 +13,7 @@ use super::cluster::open_home;
 use super::failure::{self, Failure};
 use super::{Command, File};
 use crate::cluster::daemon::{self, Ownership};
+use crate::cluster::machine::{before, fault, leave};
 use crate::machines::qemu;
 use crate::model::names::ClusterName;
 use crate::orchestrator::agent::containers;
@@ -42,7 +44,7 @@ pub(super) fn start_logging(command: &Command) {
 /// Guests have one virtual CPU and little memory: their roles run on one thread.
 pub(super) fn runtime(command: &Command) -> io::Result<Runtime> {
     match command {
-        Command::Agent(_) | Command::Proxy(_) | Command::Server(_) | Command::Relay(_) => {
+        Command::Agent(_) | Command::Proxy(_) | Command::Server(_) | Command::Relay(_) | Command::Machine(_) => {
             Builder::new_current_thread().enable_all().build()
         }
         _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
@@ -127,6 +129,57 @@ impl Relay {
                     () = relay::pass_on(listener, opener, address) => {}
                 }
             }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `machine`.
+#[derive(Debug, Args)]
+pub(super) struct Machine {
+    #[command(subcommand)]
+    verb: MachineVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum MachineVerb {
+    /// Note how the machine is, and that it belongs to a cluster now.
+    Arrive { cluster: String },
+    /// Put the machine back as it was.
+    Leave {
+        /// Only if it belongs to this cluster.
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+    /// Let the machine's links do what standard input orders.
+    Links {
+        /// From where we are spoken to.
+        #[arg(long)]
+        client: Option<IpAddr>,
+    },
+    /// Let everything pass again.
+    HealLinks,
+    /// Measure round trips to a peer.
+    Probe { peer: Ipv4Addr, count: u32, limit_ms: u64 },
+    /// Freeze our units and pods.
+    Freeze { seconds: u64 },
+    /// Let them go on.
+    Thaw,
+}
+
+impl Machine {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        match self.verb {
+            MachineVerb::Arrive { cluster } => before::arrive(&cluster)?,
+            MachineVerb::Leave { cluster } => leave::leave(cluster.as_deref()).await?,
+            MachineVerb::Links { client } => fault::set_links(&serde_json::from_reader(io::stdin())?, client)?,
+            MachineVerb::HealLinks => fault::heal_links()?,
+            MachineVerb::Probe { peer, count, limit_ms } => {
+                let measured = fault::probe(peer, count, Duration::from_millis(limit_ms)).await;
+                super::terminal::say(&serde_json::to_string(&measured)?);
+            }
+            MachineVerb::Freeze { seconds } => fault::freeze(seconds).await?,
+            MachineVerb::Thaw => fault::thaw().await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -19,7 +19,7 @@ use crate::cluster::home::Home;
 use crate::cluster::life::{self, Cluster, Lifetime};
 use crate::kubernetes::client::Client;
 use crate::machines::provider::Acceleration;
-use crate::model::cluster::ClusterSpec;
+use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
 use crate::scenario::fault::{DialService, Faults};
@@ -89,6 +89,9 @@ pub(super) struct Run {
     /// Decides what a scenario leaves to chance, such as a tie between nodes.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Run on the cluster of this file instead of the one that each scenario asks for.
+    #[arg(long, value_name = "FILE", conflicts_with = "kubeconfig")]
+    cluster: Option<File>,
     /// Run on this Kubernetes instead of a cluster of our own.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<File>,
@@ -111,12 +114,15 @@ impl Run {
             say("no scenario is left for this shard");
             return Ok(ExitCode::SUCCESS);
         }
+        let cluster = self.cluster.as_deref().map(|file| read_cluster_file(file, &name)).transpose()?;
         let live = Live::new();
         let outcomes = match &self.kubeconfig {
             Some(kubeconfig) => self.on_foreign(&scenarios, kubeconfig, &live).await?,
             None => {
-                doctor::require_able_host().await?;
-                let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep };
+                if cluster.as_ref().is_none_or(|spec| spec.provider == ProviderKind::Qemu) {
+                    doctor::require_able_host().await?;
+                }
+                let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep, cluster };
                 run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await?
             }
         };
@@ -179,6 +185,8 @@ pub(super) struct Settings<'a> {
     pub(super) seed: u64,
     pub(super) report: Option<&'a Path>,
     pub(super) keep: bool,
+    /// In place of what the scenarios ask for.
+    pub(super) cluster: Option<ClusterSpec>,
 }
 
 /// Runs scenarios one after another; those that ask for the same cluster share one boot. A cluster made here goes down at the end,
@@ -190,7 +198,13 @@ pub(super) async fn run_on_own_clusters(
     settings: &Settings<'_>,
     live: &Arc<Live>,
 ) -> Result<Vec<Outcome>, Failure> {
-    let wanted = |scenario: &Scenario| scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name.clone(), 2));
+    let wanted = |scenario: &Scenario| {
+        settings
+            .cluster
+            .clone()
+            .or_else(|| scenario.cluster.clone())
+            .unwrap_or_else(|| ClusterSpec::with_workers(name.clone(), 2))
+    };
     let mut outcomes = Vec::new();
     let mut current: Option<(ClusterSpec, Cluster)> = None;
     for scenario in scenarios {
@@ -241,7 +255,7 @@ async fn run_on(
     let outcome = async {
         let status = cluster.daemon.status().await?;
         scenario::reset(&cluster.client).await?;
-        let own = Arc::new(OwnCluster { daemon: cluster.daemon.clone() });
+        let own = Arc::new(OwnCluster::new(cluster.daemon.clone(), &status.spec));
         let (progress, updates) = mpsc::channel(UPDATES);
         let environment = Environment {
             client: cluster.client.clone(),
@@ -338,7 +352,8 @@ impl Plan {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let scenario = read(&self.file, &name)?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
-        let plan = scenario::plan(&scenario, &OwnCluster { daemon });
+        let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
+        let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
         say(&format!("scenario {}", plan.scenario));
         plan.lines.iter().for_each(|line| say(&format!("  {line}")));
         plan.missing.iter().for_each(|missing| say(&format!("  SKIPPED: the target lacks `{missing}`")));
@@ -368,7 +383,7 @@ impl Lint {
 
 pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
     let cluster = connect(name).await?;
-    let own = OwnCluster { daemon: cluster.daemon.clone() };
+    let own = OwnCluster::new(cluster.daemon.clone(), &cluster.daemon.status().await?.spec);
     let healed = scenario::undo(&cluster.paths.journal(), &own).await?;
     own.heal_all().await?;
     if healed.is_empty() {

@@ -21,6 +21,8 @@ use crate::transport::BoxStream;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest that asking every machine whether it is able may take: they may be far away, or slow.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest answer line on the dial socket.
 const MAX_REPLY: u64 = 64;
 
@@ -83,7 +85,7 @@ impl DaemonClient {
 
     /// What stands in the way of the cluster's machines.
     pub async fn preflight(&self) -> Result<Vec<Problem>, DaemonClientError> {
-        self.send(self.http.get(url("preflight")), REQUEST_TIMEOUT).await
+        self.send(self.http.get(url("preflight")), PREFLIGHT_TIMEOUT).await
     }
 
     /// Makes and starts a machine.
@@ -108,7 +110,7 @@ impl DaemonClient {
 
     /// Changes a machine's power.
     pub async fn power(&self, node: &NodeName, action: PowerAction) -> Result<(), DaemonClientError> {
-        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), REQUEST_TIMEOUT).await
+        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), BOOT_TIMEOUT).await
     }
 
     /// Makes a machine's disk fail, or work.

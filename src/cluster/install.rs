@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::home::ClusterPaths;
 use super::pki::{self, PkiError};
+use super::uninstall;
 use crate::model::addresses;
-use crate::model::cluster::{ClusterSpec, MachineSpec, Role};
+use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind, Role};
 use crate::orchestrator::config::{AgentConfig, IdentityFiles, ProxyConfig, ServerConfig};
 use crate::shell::ssh::{Ssh, SshError};
 
@@ -84,6 +85,8 @@ pub struct Payload {
     /// Path in the machine; its name holds the content's hash.
     target: PathBuf,
     archive: Arc<Vec<u8>>,
+    /// Of the unpacked binary: one whose upload was cut off is smaller.
+    size: usize,
 }
 
 impl Payload {
@@ -97,7 +100,7 @@ impl Payload {
             let target = path_of(&binary);
             let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), UPLOAD_LEVEL)?);
             append(&mut archive, &target, 0o755, &binary)?;
-            Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?) })
+            Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?), size: binary.len() })
         };
         pack().map_err(InstallError::Binary)
     }
@@ -125,6 +128,10 @@ pub async fn install(
     // Each command costs an emulated machine a second: two for a new machine, one for one that has the binary.
     let start = format!("systemctl daemon-reload && systemctl restart --no-block {}", units(machine).join(" "));
     let target = payload.target.display();
+    if spec.provider == ProviderKind::Hosts {
+        let identity = uninstall::identity(&spec.name, &paths.pki()).expect("certificates are made before machines are installed");
+        remote.arrive(payload, &identity, &step).await?;
+    }
     step("writing configuration");
     let files = configuration(paths, spec, index, &payload.target)?;
     let configure = format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
@@ -153,6 +160,18 @@ struct Remote<'a> {
 }
 
 impl Remote<'_> {
+    /// Brings the binary to a machine that is not ours, and notes how the machine was before anything else of it is changed.
+    async fn arrive(&self, payload: &Payload, identity: &str, step: &impl Fn(&str)) -> Result<(), InstallError> {
+        let target = payload.target.display();
+        // An upload that was cut off has left a smaller one.
+        let arrive = format!("[ \"$(stat -c %s {target} 2>/dev/null)\" = {} ] || exit {NO_BINARY}; {target} machine arrive {identity}", payload.size);
+        if self.run(&arrive, Vec::new(), &[0, NO_BINARY]).await? == NO_BINARY {
+            step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
+            self.run(&format!("{EXTRACT} --zstd && {target} machine arrive {identity}"), payload.archive.to_vec(), &[0]).await?;
+        }
+        Ok(())
+    }
+
     /// Runs `commands` as root and returns their exit code, which must be one of `expected`.
     async fn run(&self, commands: &str, stdin: Vec<u8>, expected: &[i32]) -> Result<i32, InstallError> {
         let output = self.ssh.run(&format!("sudo sh -c '{commands}'"), Some(stdin)).await;

@@ -16,6 +16,7 @@ use super::daemon::{ClusterRecord, Status, read_json};
 use super::home::{ClusterPaths, Home, private_directory, try_lock, write_private};
 use super::install::{self, InstallError, Payload};
 use super::pki::{self, PkiError};
+use super::uninstall;
 use crate::images::{self, ImageStore};
 use crate::kubernetes::client::{Client, ClientError, ListParams};
 use crate::machines::acceleration;
@@ -44,6 +45,8 @@ const VAGRANT_DOWN_DEADLINE: Duration = Duration::from_mins(3);
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest that other clusters may take to start their machines.
 const ADMISSION_DEADLINE: Duration = Duration::from_mins(2);
+/// As above, where it has to leave machines that are not ours.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Why a cluster did not come up or go down.
 #[derive(Debug, thiserror::Error)]
@@ -640,7 +643,12 @@ fn kill_daemon(paths: &ClusterPaths) {
 async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
     // A daemon that does not answer is dead or about to be: the lock tells.
     let _ = daemon.down(remains == Remains::Nothing).await;
-    let deadline = if vagrant::is_used(paths.root()) { VAGRANT_DOWN_DEADLINE } else { DOWN_DEADLINE };
+    let leaves = read_json::<ClusterRecord>(&paths.spec()).is_ok_and(|record| record.spec.provider == ProviderKind::Hosts);
+    let deadline = match () {
+        () if leaves => LEAVE_DEADLINE,
+        () if vagrant::is_used(paths.root()) => VAGRANT_DOWN_DEADLINE,
+        () => DOWN_DEADLINE,
+    };
     if timeout(deadline, lock_is_free(paths)).await.is_err() {
         tracing::warn!(cluster = %paths.name(), "its daemon does not end: killing it");
         kill_daemon(paths);
@@ -657,6 +665,10 @@ async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) ->
     }
     if remains == Remains::Nothing {
         vagrant::sweep(paths.root()).await.map_err(part("destroy the machines that Vagrant made"))?;
+        // Nothing to read: the daemon has done it, or nothing was begun.
+        if let Ok(record) = read_json::<ClusterRecord>(&paths.spec()) {
+            uninstall::uninstall_all(&record.spec, paths).await?;
+        }
         paths.remove().map_err(io_error("remove the cluster's directories"))?;
     }
     Ok(())

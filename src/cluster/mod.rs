@@ -15,8 +15,10 @@ pub mod home;
 pub mod install;
 pub mod inventory;
 pub mod life;
+pub mod machine;
 pub mod pki;
 mod relay;
+pub mod uninstall;
 
 /// An error and its causes as one line, for a peer that can only take text.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -78,6 +78,8 @@ pub(super) struct RelayConfig {
     pub(super) directory: PathBuf,
     /// Our binary on the machines.
     pub(super) binary: PathBuf,
+    /// Whether it is there already; if not, [`RelayNetwork::installed`] tells when it has come.
+    pub(super) is_installed: bool,
 }
 
 impl RelayNetwork {
@@ -149,6 +151,7 @@ impl Dial for RelayNetwork {
 
 /// Keeps the relay that dials for us.
 async fn keep_dialling(config: Arc<RelayConfig>, node: NodeName, reached: watch::Sender<Option<Opener>>, installed: Arc<Notify>) {
+    config.wait_until_installed(&installed).await;
     let mut pause = BACKOFF_FIRST;
     loop {
         let dialling = async {
@@ -183,6 +186,7 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 async fn keep_listening(config: Arc<RelayConfig>, node: NodeName, mirror: Mirror, installed: Arc<Notify>) {
     let mirror: Arc<dyn Dial> = Arc::new(mirror);
     let arguments = format!("--listen {}", SocketAddr::from((Ipv4Addr::LOCALHOST, addresses::REGISTRY_PORT)));
+    config.wait_until_installed(&installed).await;
     let mut pause = BACKOFF_FIRST;
     loop {
         let began = tokio::time::Instant::now();
@@ -211,6 +215,13 @@ async fn wait(pause: Duration, installed: &Notify) {
 }
 
 impl RelayConfig {
+    /// Logging in costs a small machine a second: not before there is something to start.
+    async fn wait_until_installed(&self, installed: &Notify) {
+        if !self.is_installed {
+            installed.notified().await;
+        }
+    }
+
     /// Starts our binary on a machine; the stream is its input and output. It ends when the returned child is dropped.
     async fn connect(&self, node: &NodeName, what: &str, arguments: &str) -> io::Result<(Child, BoxStream)> {
         let target = self.provider.login(node).await.map_err(io::Error::other)?;

@@ -152,7 +152,7 @@ async fn login(State(daemon): Shared, Path(node): Path<NodeName>) -> Result<Json
 }
 
 async fn installed(State(daemon): Shared, Path(node): Path<NodeName>) -> Json<()> {
-    if let Network::Relays(relays) = &daemon.network {
+    if let Network::Relays(relays, _) = &daemon.network {
         relays.installed(&node);
     }
     Json(())

@@ -66,8 +66,8 @@ pub struct LinkState {
     pub to: Port,
     /// The rules that act, each with its tag.
     pub rules: Vec<(String, LinkRule)>,
-    /// What has passed since the daemon started.
-    pub counters: LinkCounters,
+    /// What has passed since the daemon started, where the network is ours.
+    pub counters: Option<LinkCounters>,
 }
 
 /// What to capture: `port`, or `from` and `to`.
@@ -94,15 +94,19 @@ impl Daemon {
     fn fabric(&self) -> Result<&Fabric, Failure> {
         match &self.network {
             Network::Fabric(fabric) => Ok(fabric),
-            Network::Relays(_) => {
-                Err(Failure(StatusCode::BAD_REQUEST, "links of machines without a fabric cannot be changed".into()))
-            }
+            Network::Relays(..) => Err(Failure(
+                StatusCode::BAD_REQUEST,
+                "the machines' network is not ours, so that its frames are not seen here".into(),
+            )),
         }
     }
 
     /// The directed links meant; an unknown port is an error.
     fn links(&self, links: &Links) -> Result<Vec<(Port, Port)>, Failure> {
-        let ports = self.fabric()?.ports();
+        let ports = match &self.network {
+            Network::Fabric(fabric) => fabric.ports().to_vec(),
+            Network::Relays(_, machines) => machines.ports(),
+        };
         if let Some(unknown) = links.named().find(|port| !ports.contains(port)) {
             let known: Vec<String> = ports.iter().map(Port::to_string).collect();
             return Err(Failure(
@@ -110,12 +114,15 @@ impl Daemon {
                 format!("node `{unknown}` does not exist; there are {}", known.join(", ")),
             ));
         }
-        Ok(links.among(ports))
+        Ok(links.among(&ports))
     }
 }
 
 pub(super) async fn change(State(daemon): Shared, Json(change): Json<LinkChange>) -> Result<Json<Vec<LinkEffect>>, Failure> {
     let links = daemon.links(&change.links)?;
+    if let Network::Relays(_, machines) = &daemon.network {
+        return Ok(Json(machines.change(&change).await.map_err(unable)?));
+    }
     let layer = Layer { tag: change.tag, lasts: change.lasts, seed: change.seed };
     for (from, to) in &links {
         daemon.fabric()?.set_rule(from, to, change.rule, &layer)?;
@@ -133,25 +140,33 @@ pub(super) async fn change(State(daemon): Shared, Json(change): Json<LinkChange>
 }
 
 pub(super) async fn heal(State(daemon): Shared, Json(heal): Json<LinkHeal>) -> Result<Json<()>, Failure> {
-    if let Network::Relays(_) = daemon.network {
-        // Nothing can act there.
-        return Ok(Json(()));
+    let links = daemon.links(&heal.links)?;
+    if let Network::Relays(_, machines) = &daemon.network {
+        return Ok(Json(machines.heal(&heal).await.map_err(unable)?));
     }
-    for (from, to) in daemon.links(&heal.links)? {
+    for (from, to) in links {
         daemon.fabric()?.heal(Some((&from, &to)), heal.tag.as_deref())?;
     }
     Ok(Json(()))
 }
 
 pub(super) async fn states(State(daemon): Shared) -> Result<Json<Vec<LinkState>>, Failure> {
+    if let Network::Relays(_, machines) = &daemon.network {
+        return Ok(Json(machines.states().await));
+    }
     let fabric = daemon.fabric()?;
     let acting = fabric.rules();
     let state = |(from, to): (Port, Port)| {
         let of_link = acting.iter().filter(|(sender, receiver, ..)| *sender == from && *receiver == to);
         let rules = of_link.map(|(_, _, tag, rule)| (tag.clone(), *rule)).collect();
-        Ok::<_, Failure>(LinkState { rules, counters: fabric.counters(&from, &to)?, from, to })
+        Ok::<_, Failure>(LinkState { rules, counters: Some(fabric.counters(&from, &to)?), from, to })
     };
     Ok(Json(daemon.links(&Links::all())?.into_iter().map(state).collect::<Result<_, _>>()?))
+}
+
+/// What a machine said when it could not.
+fn unable(what: String) -> Failure {
+    Failure(StatusCode::BAD_GATEWAY, what)
 }
 
 pub(super) async fn capture(State(daemon): Shared, Query(request): Query<CaptureRequest>) -> Result<Response, Failure> {

@@ -18,6 +18,7 @@ mod control;
 mod dial;
 mod ingress;
 mod links;
+mod machine_links;
 mod network;
 
 use std::io;
@@ -34,7 +35,7 @@ pub use dial::{DialReply, DialRequest, DialTarget};
 pub use links::{CaptureRequest, LinkChange, LinkEffect, LinkHeal, LinkState};
 
 use super::home::{ClusterPaths, Home, try_lock};
-use super::pki;
+use super::{pki, uninstall};
 use crate::balancer::Balancer;
 use crate::balancer::stream::{self, ControlPlane};
 use crate::images::ImageStore;
@@ -268,6 +269,11 @@ async fn take_down(daemon: &Daemon) {
             // What would find the machines again has to stay.
             Err(error) => tracing::error!(error = %super::chain(&error), "the machines could not be removed"),
         }
+        return;
+    }
+    // Machines that are not ours are left as they were; while one of them is not, what is needed to try again stays.
+    if remove && let Err(error) = uninstall::uninstall_all(&daemon.record.spec, &daemon.paths).await {
+        tracing::error!(error = crate::cluster::chain(&error), "not every machine could be left as it was");
         return;
     }
     for machine in &daemon.record.spec.machines {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use super::machine_links::MachineLinks;
 use super::{DaemonError, starting};
 use crate::cluster::home::ClusterPaths;
 use crate::cluster::install;
@@ -19,7 +20,7 @@ pub(super) enum Network {
     /// Our own switch: every link is ours to change.
     Fabric(Fabric),
     /// The machines' own network.
-    Relays(RelayNetwork),
+    Relays(RelayNetwork, Arc<MachineLinks>),
 }
 
 /// An open network: how the host dials, and where the registry mirror hears the agents.
@@ -41,10 +42,12 @@ pub(super) async fn open(
 ) -> Result<Opened, DaemonError> {
     if !spec.provider.has_fabric() {
         let binary = install::binary_path().map_err(starting("read the running binary"))?;
-        let config = RelayConfig { provider, directory: paths.ssh(), binary };
+        let links = Arc::new(MachineLinks::new(spec, provider.clone()));
+        tasks.spawn(links.clone().renew());
+        let config = RelayConfig { provider, directory: paths.ssh(), binary, is_installed: paths.complete().exists() };
         let (relays, registry) = RelayNetwork::start(spec, config, tasks);
         let dial = Arc::new(relays.clone());
-        return Ok(Opened { network: Network::Relays(relays), dial, registry: Box::new(registry) });
+        return Ok(Opened { network: Network::Relays(relays, links), dial, registry: Box::new(registry) });
     }
     let nodes = spec.machines.iter().map(|machine| machine.name.clone()).collect();
     let addresses = (0..spec.machines.len()).map(|index| spec.address(index)).collect();

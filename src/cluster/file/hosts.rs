@@ -259,7 +259,7 @@ mod tests {
                 "4:1: `key` is missing",
                 "6:11: `10.0.0` is not an IPv4 address",
                 "7:12: not an ed25519 host key",
-                "9:1: missing key `host_key`",
+                "9:1: `host_key` is missing",
                 "10:8: two hosts are named `a`",
                 "11:11: `127.0.0.1` is not an address that other machines can reach",
                 "12:7: `rack.example` is not an address",

@@ -1,7 +1,8 @@
 //! Machines that somebody else made: anything with Linux, systemd, SSH and `sudo`, such as cloud VMs or a rack.
 //!
 //! Nothing here makes or removes a machine; the cluster installs itself on them and uninstalls again. Their power is switched by the
-//! commands that the cluster file gives, and the change is believed when the machine's SSH server is seen to come or go.
+//! commands that the cluster file gives, and the change is believed when the machine's SSH server is seen to come or go. A freeze stops
+//! our units and the pods, not the kernel: connections are still accepted, and nobody answers.
 
 mod preflight;
 
@@ -29,6 +30,10 @@ const OFF_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
 /// Time limit of a power command.
 const POWER_COMMAND_LIMIT: Duration = Duration::from_mins(2);
+/// A freeze that nobody ends ends itself on the machine after this.
+const FREEZE_SECONDS_MAX: u64 = 600;
+/// Our binary on a machine.
+const NEWEST_BINARY: &str = "sudo -n $(ls -t /var/lib/flightcage/bin/flightcage-* | head -n 1)";
 /// Pause between two looks at a host.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -59,9 +64,8 @@ impl HostsProvider {
                 self.power_off(node, host).await?;
                 self.power_on(node, host).await
             }
-            PowerAction::Freeze | PowerAction::Thaw => {
-                Err(failed(format!("freeze or thaw node `{node}`"), std::io::Error::other("its kernel is not ours to stop")))
-            }
+            PowerAction::Freeze => on_machine(node, host, &format!("freeze {FREEZE_SECONDS_MAX}")).await,
+            PowerAction::Thaw => on_machine(node, host, "thaw").await,
         }
     }
 
@@ -99,9 +103,25 @@ async fn run(node: &NodeName, command: &[String], key: &str) -> Result<(), Provi
     ran.map(drop).map_err(|error| failed(what, error))
 }
 
-/// Whether somebody who has the host's key lets us in.
+/// Has our binary on the machine do something.
+async fn on_machine(node: &NodeName, host: &HostSpec, verb: &str) -> Result<(), ProviderError> {
+    let what = || format!("{} node `{node}`", verb.split(' ').next().unwrap_or(verb));
+    let ssh = Ssh::connect(&target(host), REACH_LIMIT).await.map_err(|error| failed(what(), error))?;
+    let command = format!("{NEWEST_BINARY} machine {verb}");
+    let output = ssh.run(&command, None).await.map_err(|error| failed(what(), error))?;
+    output.check(&command).map(drop).map_err(|error| failed(what(), error))
+}
+
+/// Whether a machine that has the host's key lets us in.
 async fn answers(host: &HostSpec) -> bool {
     Ssh::connect(&target(host), LOOK_LIMIT).await.is_ok()
+}
+
+/// Whether it is there, and whether our units and pods on it are frozen.
+async fn look(host: &HostSpec) -> Power {
+    let Ok(ssh) = Ssh::connect(&target(host), LOOK_LIMIT).await else { return Power::Off };
+    let frozen = ssh.run_within("cat /sys/fs/cgroup/flightcage/cgroup.freeze 2>/dev/null", None, LOOK_LIMIT).await;
+    if frozen.is_ok_and(|output| output.text() == "1") { Power::Frozen } else { Power::On }
 }
 
 /// How a host is logged in to.
@@ -152,7 +172,7 @@ impl Provider for HostsProvider {
         Box::pin(async move {
             let look = async |(node, host): (&NodeName, &HostSpec)| Machine {
                 name: node.clone(),
-                power: if answers(host).await { Power::On } else { Power::Off },
+                power: look(host).await,
                 ssh: Some(host.login.ssh),
                 pid: None,
             };
