@@ -129,7 +129,8 @@ pub async fn install(
     let start = format!("systemctl daemon-reload && systemctl restart --no-block {}", units(machine).join(" "));
     let target = payload.target.display();
     if spec.provider == ProviderKind::Hosts {
-        let identity = uninstall::identity(&spec.name, &paths.pki()).expect("certificates are made before machines are installed");
+        let identity =
+            uninstall::identity(&spec.name, &paths.pki()).expect("certificates are made before machines are installed");
         remote.arrive(payload, &identity, &step).await?;
     }
     step("writing configuration");
@@ -164,7 +165,10 @@ impl Remote<'_> {
     async fn arrive(&self, payload: &Payload, identity: &str, step: &impl Fn(&str)) -> Result<(), InstallError> {
         let target = payload.target.display();
         // An upload that was cut off has left a smaller one.
-        let arrive = format!("[ \"$(stat -c %s {target} 2>/dev/null)\" = {} ] || exit {NO_BINARY}; {target} machine arrive {identity}", payload.size);
+        let arrive = format!(
+            "[ \"$(stat -c %s {target} 2>/dev/null)\" = {} ] || exit {NO_BINARY}; {target} machine arrive {identity}",
+            payload.size
+        );
         if self.run(&arrive, Vec::new(), &[0, NO_BINARY]).await? == NO_BINARY {
             step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
             self.run(&format!("{EXTRACT} --zstd && {target} machine arrive {identity}"), payload.archive.to_vec(), &[0]).await?;

@@ -26,7 +26,7 @@ use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Power, P
 use crate::machines::qemu;
 use crate::machines::vagrant;
 use crate::model::addresses;
-use crate::model::cluster::ClusterSpec;
+use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};

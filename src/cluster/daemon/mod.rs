@@ -181,7 +181,9 @@ fn provider(paths: &ClusterPaths, record: &ClusterRecord) -> Result<Arc<dyn Prov
             };
             Ok(Arc::new(QemuProvider::new(config).map_err(starting("start the qemu provider"))?))
         }
-        ProviderKind::Hosts => Ok(Arc::new(HostsProvider::new(&record.spec.machines))),
+        ProviderKind::Hosts => {
+            Ok(Arc::new(HostsProvider::new(&record.spec.machines, uninstall::identity(paths.name(), &paths.pki()))))
+        }
         ProviderKind::Vagrant => Ok(Arc::new(VagrantProvider::new(vagrant_config(paths, record)?))),
     }
 }

@@ -41,14 +41,15 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct HostsProvider {
     hosts: BTreeMap<NodeName, HostSpec>,
+    identity: Option<String>,
 }
 
 impl HostsProvider {
-    /// Of the machines of one cluster.
+    /// Of the machines of one cluster. `identity`: what a machine that it is installed on says of itself.
     #[must_use]
-    pub fn new(machines: &[MachineSpec]) -> Self {
+    pub fn new(machines: &[MachineSpec], identity: Option<String>) -> Self {
         let host = |machine: &MachineSpec| Some((machine.name.clone(), machine.host.clone()?));
-        Self { hosts: machines.iter().filter_map(host).collect() }
+        Self { hosts: machines.iter().filter_map(host).collect(), identity }
     }
 
     fn host(&self, node: &NodeName) -> Result<&HostSpec, ProviderError> {
@@ -148,7 +149,7 @@ impl Provider for HostsProvider {
 
     fn preflight(&self, machines: &[MachineSpec]) -> BoxFuture<'_, Vec<Problem>> {
         let machines = machines.to_vec();
-        Box::pin(async move { preflight::problems(&machines).await })
+        Box::pin(async move { preflight::problems(&machines, self.identity.as_deref()).await })
     }
 
     fn create(&self, request: MachineRequest) -> BoxFuture<'_, Result<Machine, ProviderError>> {

@@ -47,11 +47,15 @@ true
 "#;
 
 /// Everything that stands in the way, of every machine.
-pub(super) async fn problems(machines: &[MachineSpec]) -> Vec<Problem> {
+pub(super) async fn problems(machines: &[MachineSpec], identity: Option<&str>) -> Vec<Problem> {
     let asked = machines.iter().filter_map(|machine| Some((machine, machine.host.as_ref()?))).map(|(machine, host)| async move {
         let target = target(host);
         match ask(&target).await {
-            Ok(facts) => judge(machine, &facts, machines),
+            Ok(facts) => {
+                let mut problems = judge(machine, &facts, machines);
+                problems.extend(foreign(machine, &facts, identity));
+                problems
+            }
             Err(what) => vec![Problem {
                 what: format!("node `{}`: {what}", machine.name),
                 mend: format!("ssh -p {} {}@{} true", target.address.port(), target.user, target.address.ip()),
@@ -139,6 +143,17 @@ fn judge(machine: &MachineSpec, facts: &BTreeMap<String, String>, machines: &[Ma
     }
     unreachable(machine, facts, machines, &mut problem);
     problems
+}
+
+/// Another cluster that the machine belongs to.
+fn foreign(machine: &MachineSpec, facts: &BTreeMap<String, String>, identity: Option<&str>) -> Option<Problem> {
+    let owner = facts.get("cluster").filter(|owner| identity != Some(owner.as_str()))?;
+    Some(Problem {
+        what: format!("node `{}`: it belongs to another cluster, `{owner}`", machine.name),
+        mend: "`flightcage down` of that cluster; if its state is lost: sudo $(ls -t /var/lib/flightcage/bin/flightcage-* | head -n 1) \
+               machine leave, on the machine"
+            .into(),
+    })
 }
 
 /// What of ours is somebody else's there.
