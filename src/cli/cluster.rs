@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
 use super::failure::Failure;
+use super::journal;
 use super::terminal::{Live, say};
 use super::{File, doctor};
 use crate::cluster::client::DaemonClient;
@@ -57,7 +58,9 @@ pub(super) async fn bring_up(
     live: &std::sync::Arc<Live>,
 ) -> Result<Cluster, Failure> {
     let paths = home.cluster(&spec.name);
+    let watched = DaemonClient::new(paths.clone())?;
     let brought = tokio::select! {
+        () = journal::tell_sightings(&watched, live) => unreachable!("telling never ends by itself"),
         brought = life::up(home, spec, lifetime, live.reporter()) => brought,
         () = interrupted() => {
             live.finish();
@@ -144,6 +147,7 @@ async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure
         Some(Acceleration::Tcg) => "tcg",
         None => "none",
     };
+    let troubles = DaemonClient::new(paths.clone())?.sightings(0).await.unwrap_or_default();
     if as_json {
         let nodes: Vec<_> = rows
             .iter()
@@ -153,7 +157,7 @@ async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure
             .collect();
         let status = json!({
             "name": paths.name(), "provider": status.spec.provider, "accel": accel, "nodes": nodes,
-            "services": status.services, "restored_from": null,
+            "services": status.services, "restored_from": null, "troubles": troubles,
         });
         say(&serde_json::to_string_pretty(&status)?);
         return Ok(());
@@ -173,5 +177,6 @@ async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure
             say(&format!("  {}/{} {} {} on {}", service.namespace, service.name, port.name, port.port, port.host));
         }
     }
+    journal::print_recent(&troubles);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
@@ -12,6 +12,7 @@ use crate::cluster::client::DaemonClient;
 use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal};
 use crate::cluster::guest::{Guest, GuestError};
 use crate::machines::fabric::Links;
+use crate::machines::journal::Sighting;
 use crate::machines::provider::{DiskFault, Power, PowerAction};
 use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
 use crate::scenario::fault::{DialService, Effect, FaultError, Faults};
@@ -83,6 +84,14 @@ impl Faults for OwnCluster {
                 self.daemon.power(&machine.name, action).await.map_err(failed(format!("bring node `{}` back", machine.name)))?;
             }
             Ok(())
+        })
+    }
+
+    fn troubles(&self, since: SystemTime) -> BoxFuture<'_, Vec<Sighting>> {
+        Box::pin(async move {
+            let since_ms = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+            let seen = self.daemon.sightings(0).await.unwrap_or_default();
+            seen.into_iter().filter(|sighting| u128::from(sighting.at_ms) >= since_ms).collect()
         })
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::File;
 use super::cluster::{connect, open_home};
 use super::failure::Failure;
+use super::journal::JournalOptions;
 use super::terminal::{self, say};
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::manifest::{self, ManifestError};
@@ -198,7 +199,9 @@ fn print_table(kind: &str, items: &[Value]) {
 #[derive(Debug, Args)]
 pub(super) struct Logs {
     /// Name of the pod.
-    pod: String,
+    pod: Option<String>,
+    #[command(flatten)]
+    journal: JournalOptions,
     #[command(flatten)]
     namespace: Namespace,
     /// Which container, when the pod has several.
@@ -220,6 +223,11 @@ pub(super) struct Logs {
 
 impl Logs {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let pod = match (&self.journal.node, self.pod) {
+            (Some(node), _) => return self.journal.run(&name, node, self.follow).await,
+            (None, Some(pod)) => pod,
+            (None, None) => unreachable!("one of the two is required"),
+        };
         let client = connect(name).await?.client;
         let params = LogParams {
             container: self.container,
@@ -228,7 +236,7 @@ impl Logs {
             timestamps: self.timestamps,
             tail_lines: self.tail,
         };
-        let mut chunks = client.logs(&self.namespace.namespace, &self.pod, &params).await?;
+        let mut chunks = client.logs(&self.namespace.namespace, &pod, &params).await?;
         while let Some(chunk) = chunks.next().await {
             terminal::write(&chunk?);
         }

@@ -9,6 +9,7 @@ mod environment;
 mod failure;
 mod init;
 mod inventory;
+mod journal;
 mod kubernetes;
 mod machines;
 mod net;
@@ -73,7 +74,7 @@ enum Command {
     Apply(kubernetes::Apply),
     /// List objects.
     Get(kubernetes::Get),
-    /// Print a pod's log.
+    /// Print a pod's log, or a machine's journal.
     Logs(kubernetes::Logs),
     /// Replace a ReplicationController's pods one by one, as kubectl's old rolling-update did.
     RollingUpdate(kubernetes::RollingUpdate),

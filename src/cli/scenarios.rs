@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::{bring_up, connect, interrupted, open_home};
 use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
+use super::journal::tell_troubles;
 use super::terminal::{Live, complain, say};
 use super::{File, doctor};
 use crate::cluster::file::{self, ClusterFileError};
@@ -307,7 +308,9 @@ async fn judge(
         cancel.cancel();
         std::future::pending::<()>().await;
     };
+    let target = Arc::clone(&environment.faults);
     tokio::select! {
+        () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
         report = scenario::run(scenario, environment, cancel.clone()) => report,
         () = show => unreachable!("showing never ends by itself"),
         () = stop => unreachable!("waiting for Ctrl-C never ends by itself"),

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 
 use super::daemon::{CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, Status};
 use super::home::ClusterPaths;
+use crate::machines::journal::Sighting;
 use crate::machines::provider::{DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem};
 use crate::model::names::NodeName;
 use crate::shell::ssh::SshTarget;
@@ -116,6 +117,11 @@ impl DaemonClient {
     /// Makes a machine's disk fail, or work.
     pub async fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> Result<DiskEffect, DaemonClientError> {
         self.post(&format!("machines/{node}/disk"), &fault, REQUEST_TIMEOUT).await
+    }
+
+    /// Troubles seen in the machines, those with a larger number than `after`.
+    pub async fn sightings(&self, after: u64) -> Result<Vec<Sighting>, DaemonClientError> {
+        self.send(self.http.get(url(&format!("sightings?after={after}"))), REQUEST_TIMEOUT).await
     }
 
     /// Sets a rule and returns what it does, as measured.

@@ -5,6 +5,7 @@ pub mod boxes;
 pub mod fabric;
 pub mod host;
 pub mod hosts;
+pub mod journal;
 pub mod provider;
 pub mod qemu;
 pub mod vagrant;

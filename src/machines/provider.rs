@@ -268,4 +268,9 @@ pub trait Provider: Send + Sync + 'static {
     }
     /// The file that the machine's console is written to.
     fn console(&self, node: &NodeName) -> PathBuf;
+    /// The file that the machine's journal is written to as it grows, if the machine has a port for it.
+    fn journal(&self, node: &NodeName) -> Option<PathBuf> {
+        let _ = node;
+        None
+    }
 }

@@ -6,12 +6,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::injection::Injection;
 use super::spec::Capability;
+use crate::machines::journal::Sighting;
 use crate::transport::BoxStream;
 
 /// Why a fault did not take effect or could not be healed.
@@ -49,6 +51,11 @@ pub trait Faults: Send + Sync + 'static {
     fn heal(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>>;
     /// Heals whatever acts, whoever began it: rules are removed, machines of the cluster run.
     fn heal_all(&self) -> BoxFuture<'_, Result<(), FaultError>>;
+    /// Troubles seen in the machines from this time of the host's clock on. A target that cannot look into its machines sees none.
+    fn troubles(&self, since: SystemTime) -> BoxFuture<'_, Vec<Sighting>> {
+        let _ = since;
+        Box::pin(async { Vec::new() })
+    }
 }
 
 /// How the prober connects to a Service: through its own path, never through the host's ingress.

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,11 +20,12 @@ use super::events::View;
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
-use super::report::{Report, StepReport, TargetFacts, Verdict};
+use super::report::{EventReport, Report, StepReport, TargetFacts, Verdict};
 use super::spec::{Action, Capability, Check, Scenario, Target};
 use super::step::Steps;
 use super::verdict::{Measured, MeasuredLoad, judge};
 use crate::kubernetes::client::Client;
+use crate::machines::journal::Sighting;
 use crate::model::link::Port;
 use crate::model::names::NodeName;
 
@@ -221,7 +222,10 @@ impl Run<'_> {
             .entries()
             .map_or(u32::MAX, |entries| u32::try_from(entries.len()).unwrap_or(u32::MAX));
         measured.faults_left = left;
-        self.report(&measured, steps, &view)
+        let mut report = self.report(&measured, steps, &view);
+        report.events.extend(self.troubles().await);
+        report.events.sort_by_key(|event| event.at_ms);
+        report
     }
 
     fn report(&self, measured: &Measured, steps: Vec<StepReport>, view: &View) -> Report {
@@ -242,6 +246,19 @@ impl Run<'_> {
                 Vec::new(),
             )
         }
+    }
+
+    /// What went wrong inside the machines meanwhile. The daemon tells by the host's clock when it saw it.
+    async fn troubles(&self) -> Vec<EventReport> {
+        let begun = SystemTime::now() - self.epoch.elapsed();
+        let begun_ms = begun.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let seen = self.environment.faults.troubles(begun).await;
+        let event = |sighting: Sighting| EventReport {
+            at_ms: sighting.at_ms.saturating_sub(begun_ms),
+            kind: format!("machine.{}", sighting.trouble),
+            object: format!("{}: {}", sighting.node, sighting.line),
+        };
+        seen.into_iter().map(event).collect()
     }
 
     /// A failure while we are being cancelled says nothing about the stack.

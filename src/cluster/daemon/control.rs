@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use super::network::Network;
 use super::{Daemon, links};
 use crate::cluster::life::own_login;
+use crate::machines::journal::Sighting;
 use crate::machines::provider::{
     Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, ProviderError,
 };
@@ -103,6 +104,7 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/machines/{node}/installed", post(installed))
         .route("/machines/{node}/power", post(power))
         .route("/machines/{node}/disk", post(disk))
+        .route("/sightings", get(sightings))
         .route("/links", get(links::states).post(links::change))
         .route("/links/heal", post(links::heal))
         .route("/capture", get(links::capture))
@@ -160,6 +162,15 @@ async fn installed(State(daemon): Shared, Path(node): Path<NodeName>) -> Json<()
 
 async fn power(State(daemon): Shared, Path(node): Path<NodeName>, Json(power): Json<Power>) -> Result<Json<()>, Failure> {
     Ok(Json(daemon.provider.power(&node, power.action).await?))
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: u64,
+}
+
+async fn sightings(State(daemon): Shared, Query(After { after }): Query<After>) -> Json<Vec<Sighting>> {
+    Json(daemon.sightings.after(after))
 }
 
 async fn disk(

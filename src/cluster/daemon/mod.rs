@@ -20,6 +20,7 @@ mod ingress;
 mod links;
 mod machine_links;
 mod network;
+mod sentry;
 
 use std::io;
 use std::sync::Arc;
@@ -97,6 +98,8 @@ struct Daemon {
     paths: ClusterPaths,
     record: ClusterRecord,
     network: Network,
+    /// Troubles in the machines.
+    sightings: Arc<sentry::Sightings>,
     provider: Arc<dyn Provider>,
     ingress: ingress::Ingress,
     /// Cancelled when the daemon is to end.
@@ -146,8 +149,13 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
     let client = Client::new(config).map_err(starting("make the Kubernetes client"))?;
     let ingress = ingress::Ingress::start(client, balancer.clone(), ports, api_port, &mut tasks);
 
+    let sightings = Arc::new(sentry::Sightings::default());
+    let nodes = record.spec.machines.iter().map(|machine| machine.name.clone()).collect();
+    tasks.spawn(sentry::watch(provider.clone(), nodes, sightings.clone()));
+
     let daemon = Arc::new(Daemon {
         network,
+        sightings,
         provider,
         ingress,
         stop: stop.clone(),

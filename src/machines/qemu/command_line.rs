@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::directory::MachineDirectory;
 use super::disk::{BACKEND, DEVICE, IMAGE};
+use crate::machines::journal::PORT_NAME;
 use crate::machines::provider::{Acceleration, BoxBoot, MachineRequest};
 use crate::model::addresses::{node_mac, ssh_mac};
 
@@ -80,6 +81,10 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     option("device", "virtio-rng-pci,rng=random".to_owned());
     option("chardev", format!("file,id=console,append=on,path={}", value(&directory.console())));
     option("serial", "chardev:console".to_owned());
+    // The journal's own way to the host: no network, nothing that a fault cuts, and a writer that never waits.
+    option("device", "virtio-serial-pci,id=ports".to_owned());
+    option("chardev", format!("file,id=journal,append=on,path={}", value(&directory.journal())));
+    option("device", format!("virtserialport,bus=ports.0,chardev=journal,name={PORT_NAME}"));
     option("chardev", format!("socket,id=qmp,server=on,wait=off,path={}", value(start.qmp_socket)));
     option("mon", "chardev=qmp,mode=control".to_owned());
     words.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);

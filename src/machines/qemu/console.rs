@@ -72,6 +72,8 @@ fn trouble(text: &str, silent: Duration, patience: Duration) -> Option<String> {
 
 fn read_from(path: &Path, offset: u64) -> std::io::Result<Vec<u8>> {
     let mut file = std::fs::File::open(path)?;
+    // A file that has become shorter was begun anew; see `machines::journal::rotate`.
+    let offset = if file.metadata()?.len() < offset { 0 } else { offset };
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
     file.take(KEPT_BYTES as u64).read_to_end(&mut bytes)?;

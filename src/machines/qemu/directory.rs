@@ -50,6 +50,11 @@ impl MachineDirectory {
         self.0.join("console.log")
     }
 
+    /// The machine's journal, one JSON object a line.
+    pub(super) fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+
     /// What QEMU itself says.
     pub(super) fn qemu_log(&self) -> PathBuf {
         self.0.join("qemu.log")

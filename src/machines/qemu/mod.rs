@@ -394,6 +394,10 @@ impl Provider for QemuProvider {
     fn console(&self, node: &NodeName) -> PathBuf {
         self.directory(node).console()
     }
+
+    fn journal(&self, node: &NodeName) -> Option<PathBuf> {
+        Some(self.directory(node).journal())
+    }
 }
 
 /// A process that is or was a machine: what [`processes`] has found or [`sweep`] has killed.
