@@ -149,9 +149,8 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             r#"{ kind = "disk.throttle", target = { from = "w1", to = "w2" }, for = "1s" }"#,
             &[
                 "say how slow [`rate = \"1MiB/s\"`, `operations = \"50/s\"` or both]",
-                "name one target [`node` or `node_running_most_of`]",
                 "unknown key `from` [known: `node`, `node_running_most_of`]",
-                "unknown key `to` [did you mean `node`?]",
+                "unknown key `to` [known: `node`, `node_running_most_of`]",
             ],
         ),
         (
