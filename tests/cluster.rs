@@ -283,6 +283,98 @@ fn h_a_rolling_update_by_hand_ends_with_v2() {
     assert!(!kubectl(&["get", "rc", "flappy-silex-v1"]).status.success(), "v1 is gone");
 }
 
+/// A report of a scenario that was run on this cluster, with its exit code and what it printed.
+fn run_scenario(file: &str) -> (Value, Option<i32>, String) {
+    cluster();
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let output = flightcage(&["run", file, "--report", &folder.path().display().to_string()]);
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let stem = Path::new(file).file_stem().expect("a file has a stem");
+    let report = std::fs::read_to_string(folder.path().join(stem).join("report.json"));
+    (json(&report.unwrap_or_else(|error| panic!("no report ({error}):\n{said}"))), output.status.code(), said)
+}
+
+#[test]
+fn i_every_kind_of_fault_is_seen_to_act_and_none_is_left() {
+    let (report, code, said) = run_scenario("tests/fixtures/scenarios/every-fault.toml");
+    let faults = report["faults"].as_array().expect("faults is a list");
+    for fault in faults {
+        assert_eq!(fault["verified"], true, "{fault}\n{said}");
+        assert!(fault["healed_ms"].is_number(), "{fault}");
+    }
+    assert_eq!((faults.len(), code), (10, Some(0)), "{said}");
+    for node in status()["nodes"].as_array().expect("nodes is a list") {
+        assert_eq!(node["power"], "on", "{node}");
+    }
+}
+
+#[test]
+fn j_links_are_shaped_captured_and_healed_by_hand() {
+    cluster();
+    let shaped = ok(&["net", "shape", "w1", "w2", "--delay", "30ms", "--loss", "10%", "--for", "60s"]);
+    assert_eq!(shaped.lines().count(), 2, "both directions:\n{shaped}");
+    let acting = |links: &Value| {
+        let links = links.as_array().expect("a list").clone();
+        links.iter().filter(|link| link["rules"].as_array().is_some_and(|rules| !rules.is_empty())).count()
+    };
+    assert_eq!(acting(&json(&ok(&["net", "show", "--json"]))), 2);
+    ok(&["net", "heal", "w1", "w2"]);
+    assert_eq!(acting(&json(&ok(&["net", "show", "--json"]))), 0);
+    let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    let said = ok(&["net", "capture", "--node", "c1", "-o", &file.path().display().to_string(), "--for", "2s"]);
+    // Nodes speak with the controller several times a second.
+    assert!(!said.starts_with("0 frames"), "{said}");
+    let bytes = std::fs::read(file.path()).expect("it was written");
+    assert_eq!(bytes[..4], [0x0a, 0x0d, 0x0d, 0x0a], "pcapng");
+    for (arguments, wanted) in [
+        (vec!["net", "shape", "w1", "--loss", "1"], "`1` is not a share"),
+        (vec!["net", "shape", "w1"], "required"),
+        (vec!["net", "shape", "w1", "--delay", "5ms", "--jitter", "6ms"], "jitter must not be larger"),
+    ] {
+        let refused = flightcage(&arguments);
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && stderr.contains(wanted), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn k_a_machines_journal_is_on_the_host_and_trouble_is_noticed() {
+    cluster();
+    on("w1", &["sudo", "systemd-run", "--unit", "doomed", "--quiet", "sh", "-c", "'echo farewell; exit 7'"]);
+    wait_for("the unit's words in the journal on the host", || {
+        let log = ok(&["logs", "--node", "w1", "--unit", "doomed", "--since", "10m"]);
+        if log.contains("farewell") && log.contains("Failed with result") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(ok(&["logs", "--node", "w1", "--unit", "doomed", "--grep", "^fare.*l$"]).lines().count(), 1);
+    wait_for("the failed unit among the troubles", || {
+        let troubles = status()["troubles"].clone();
+        let seen = |trouble: &Value| {
+            trouble["node"] == "w1"
+                && trouble["trouble"] == "unit_failed"
+                && trouble["line"].as_str().is_some_and(|line| line.contains("doomed.service"))
+        };
+        if troubles.as_array().is_some_and(|list| list.iter().any(seen)) { Ok(()) } else { Err(troubles.to_string()) }
+    });
+}
+
+#[test]
+fn l_undo_heals_what_a_killed_run_has_left() {
+    cluster();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_flightcage"))
+        .args(["--name", NAME, "run", "tests/fixtures/scenarios/left-frozen.toml"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    wait_for("w1 to be frozen", || if status()["nodes"][1]["power"] == "frozen" { Ok(()) } else { Err(status().to_string()) });
+    run.kill().expect("it runs");
+    run.wait().expect("it has ended");
+    assert_eq!(status()["nodes"][1]["power"], "frozen", "nobody is left who could thaw it");
+    assert!(ok(&["undo"]).contains("node.freeze of `w1`"));
+    assert_eq!(status()["nodes"][1]["power"], "on");
+    assert!(ok(&["undo"]).contains("nothing was left"));
+}
+
 #[test]
 fn z_killing_the_daemon_leaves_nothing_and_up_brings_the_cluster_back() {
     cluster();
