@@ -48,7 +48,10 @@ impl Bench {
         row("latency added to a bare socket, each way, p50", format!("{:.3} ms", figures.added_latency_p50_ms), "-");
         row("latency added to a bare socket, each way, p99", format!("{:.3} ms", figures.added_latency_p99_ms), "<= 0.3 ms");
         row("delay rule 50 ms ± 5 ms, mean", format!("{:.2} ms", figures.delay_50_5_mean_ms), "48 to 52 ms");
+        row("delay rule 50 ms ± 5 ms, p50", format!("{:.2} ms", figures.delay_50_5_p50_ms), "48 to 52 ms");
         row("loss rule 1 %, 100,000 frames", format!("{:.3} %", 100.0 * figures.loss_of_1_percent), "0.9 to 1.1 %");
+        let waited = 100.0 * figures.waited_for_core;
+        row("time this thread waited for its core", format!("{waited:.0} %"), "taken out above, but not of the delay rule");
         Ok(ExitCode::SUCCESS)
     }
 }
