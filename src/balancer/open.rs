@@ -15,8 +15,9 @@ use super::ServicePortKey;
 use super::activity::Activity;
 use crate::transport::BoxStream;
 
-/// For so long after a request went unanswered its endpoint is a last resort; then one connection tries it again.
-const UNANSWERED_PENALTY: Duration = Duration::from_secs(5);
+/// For so long after a request went unanswered its endpoint is a last resort; then one connection tries it again. By then a liveness
+/// probe of Kubernetes' default period has failed, too, and the endpoint is out.
+const UNANSWERED_PENALTY: Duration = Duration::from_secs(10);
 
 pub(super) type EndpointKey = (ServicePortKey, SocketAddr);
 

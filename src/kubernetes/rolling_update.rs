@@ -28,6 +28,11 @@ pub const UPDATE_SOURCE: &str = "kubectl.kubernetes.io/update-source-id";
 /// How many replicas the old controller had.
 pub const ORIGINAL_REPLICAS: &str = "kubectl.kubernetes.io/original-replicas";
 
+/// A pod condition of Flightcage's own orchestrator: `False` while a liveness probe's last answer was a failure.
+const ANSWERS: &str = "flightcage.dev/Answers";
+/// A new pod that was restarted counts as available after being ready for so long.
+const AFTER_RESTART: SignedDuration = SignedDuration::from_secs(60);
+
 /// How the update goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -141,7 +146,7 @@ pub enum RollingUpdateError {
     /// Nothing moved for too long.
     #[error(
         "rolling update of `{controller}`: no progress for {} s: `{new}` has {new_replicas} replicas of which {new_available} are \
-         available, `{controller}` has {old_replicas}; run it again to resume, or roll back",
+         available, `{controller}` has {old_replicas}{seen}; run it again to resume, or roll back",
         timeout.as_secs()
     )]
     NoProgress {
@@ -157,6 +162,8 @@ pub enum RollingUpdateError {
         old_replicas: i32,
         /// For how long nothing moved.
         timeout: Duration,
+        /// What was seen of the new pods last.
+        seen: String,
     },
 }
 
@@ -436,6 +443,7 @@ impl Roll<'_> {
                 new_available: state.new_available,
                 old_replicas: state.old,
                 timeout: self.options.timeout,
+                seen: self.trouble(watched),
             });
         }
         let (mut controllers, mut pods) = (watched.controllers.subscribe(), watched.pods.subscribe());
@@ -452,18 +460,51 @@ impl Roll<'_> {
         Ok(())
     }
 
-    /// Pods of the new controller that have been ready for long enough.
+    /// What keeps the new pods from being available, in their containers' own words.
+    fn trouble(&self, watched: &Watched) -> String {
+        let selector = selector(&self.new);
+        let pods = watched.pods.objects();
+        let statuses = pods.values().filter(|pod| self.is_ours(pod, &selector)).flat_map(|pod| {
+            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            statuses.map(|status| (pod.metadata.name.clone().unwrap_or_default(), status))
+        });
+        let troubles: Vec<String> = statuses
+            .filter_map(|(pod, status)| {
+                let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+                let waiting = waiting.map(|waiting| {
+                    let words = [waiting.reason.as_deref(), waiting.message.as_deref()];
+                    words.into_iter().flatten().collect::<Vec<_>>().join(": ")
+                });
+                let restarts = (status.restart_count > 0).then(|| format!("restarted {} times", status.restart_count));
+                Some(format!("`{pod}`: {}", waiting.or(restarts)?))
+            })
+            .collect();
+        if troubles.is_empty() { String::new() } else { format!(" ({})", troubles.join("; ")) }
+    }
+
+    fn is_ours(&self, pod: &Pod, selector: &BTreeMap<String, String>) -> bool {
+        let labels = pod.metadata.labels.as_ref();
+        pod.metadata.namespace.as_deref() == Some(self.namespace)
+            && pod.metadata.deletion_timestamp.is_none()
+            && selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    }
+
+    /// Pods of the new controller that have been ready for long enough, and that no liveness probe has found wanting: one whose
+    /// last failed is as good as gone, and one that was restarted has to be ready for [`AFTER_RESTART`] first, or the old pods would
+    /// be given up for new ones that come and go.
     fn available(&self, watched: &Watched) -> i32 {
         let selector = selector(&self.new);
         let ready_for = SignedDuration::try_from(self.options.min_ready).unwrap_or(SignedDuration::MAX);
         let now = Timestamp::now();
         let available = |pod: &Pod| {
-            let labels = pod.metadata.labels.as_ref();
-            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-            pod.metadata.namespace.as_deref() == Some(self.namespace)
-                && pod.metadata.deletion_timestamp.is_none()
-                && selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-                && conditions.into_iter().flatten().any(|condition| {
+            let status = pod.status.as_ref();
+            let conditions = || status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+            let restarted = status
+                .is_some_and(|status| status.container_statuses.iter().flatten().any(|container| container.restart_count > 0));
+            let ready_for = if restarted { ready_for.max(AFTER_RESTART) } else { ready_for };
+            self.is_ours(pod, &selector)
+                && !conditions().any(|condition| condition.type_ == ANSWERS && condition.status == "False")
+                && conditions().any(|condition| {
                     let since = condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
                     let long_enough = ready_for.is_zero() || now.duration_since(since) >= ready_for;
                     condition.type_ == "Ready" && condition.status == "True" && long_enough

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::spec::{
-    Action, Baseline, Capability, Condition, Deploy, Load, Progress, Scenario, Step, StreamKind, TlsSecret, Url, When,
+    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, TlsSecret, UpdateEnd, Url,
+    When, Which,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
@@ -283,8 +284,8 @@ fn is_service_name(text: &str) -> bool {
 }
 
 fn step(table: &Table<'_, '_>, folder: &Path, earlier: &[Step]) -> Option<Step> {
-    const ACTIONS: [&str; 4] = ["fault", "wait", "rolling_update", "http"];
-    table.allow(&["id", "when", "fault", "wait", "rolling_update", "http"]);
+    const ACTIONS: [&str; 8] = ["fault", "wait", "rolling_update", "rollback", "delete_pod", "exec", "apply", "http"];
+    table.allow(&[&["id", "when"][..], &ACTIONS].concat());
     let id = table.require("id").and_then(|value| {
         let id = value.string()?;
         if !is_name(id) {
@@ -307,6 +308,10 @@ fn step(table: &Table<'_, '_>, folder: &Path, earlier: &[Step]) -> Option<Step> 
         "fault" => fault::fault(&inner),
         "wait" => wait(&inner, earlier),
         "rolling_update" => rolling_update(&inner, folder),
+        "rollback" => rollback(&inner),
+        "delete_pod" => delete_pod(&inner),
+        "exec" => exec(&inner),
+        "apply" => apply(&inner, folder),
         _ => http_step(&inner),
     };
     Some(Step { id: id?, when, action: action? })
@@ -369,12 +374,63 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
 }
 
 fn rolling_update(table: &Table<'_, '_>, folder: &Path) -> Option<Action> {
-    table.allow(&["from", "to", "update_period", "within"]);
+    table.allow(&["from", "to", "update_period", "within", "ends"]);
     let from = table.require("from").and_then(|value| value.string()).map(str::to_owned);
     let to = table.require("to").and_then(|value| manifest_file(&value, folder));
     let update_period = table.get("update_period").map_or(Some(UPDATE_PERIOD), |value| value.duration());
     let within = table.get("within").map_or(Some(UPDATE_WITHIN), |value| positive(&value));
-    Some(Action::RollingUpdate { from: from?, to: to?, update_period: update_period?, within: within? })
+    let ends = table.get("ends").map_or(Some(UpdateEnd::Done), |value| match value.string()? {
+        "done" => Some(UpdateEnd::Done),
+        "stopped" => Some(UpdateEnd::Stopped),
+        other => {
+            value.problem(format!("`{other}` is not how an update ends"), Some("`done` or `stopped`".into()));
+            None
+        }
+    });
+    Some(Action::RollingUpdate { from: from?, to: to?, update_period: update_period?, within: within?, ends: ends? })
+}
+
+fn rollback(table: &Table<'_, '_>) -> Option<Action> {
+    table.allow(&["old", "new", "within"]);
+    let old = table.require("old").and_then(|value| value.string()).map(str::to_owned);
+    let new = table.require("new").and_then(|value| value.string()).map(str::to_owned);
+    let within = table.require("within").and_then(|value| positive(&value));
+    Some(Action::Rollback { old: old?, new: new?, within: within? })
+}
+
+fn delete_pod(table: &Table<'_, '_>) -> Option<Action> {
+    table.allow(&["rc", "grace"]);
+    let rc = table.require("rc").and_then(|value| value.string()).map(str::to_owned);
+    let grace = table.require("grace").and_then(|value| value.duration());
+    Some(Action::DeletePod { rc: rc?, grace: grace? })
+}
+
+fn exec(table: &Table<'_, '_>) -> Option<Action> {
+    table.allow(&["rc", "command", "pods", "contains", "within"]);
+    let rc = table.require("rc").and_then(|value| value.string()).map(str::to_owned);
+    let command = table.require("command").and_then(|value| {
+        let words: Option<Vec<String>> = value.array()?.iter().map(|word| word.string().map(str::to_owned)).collect();
+        if words.as_ref().is_some_and(Vec::is_empty) {
+            value.problem("a command names at least a program", None);
+        }
+        words
+    });
+    let pods = table.get("pods").map_or(Some(Which::One), |value| match value.string()? {
+        "one" => Some(Which::One),
+        "all" => Some(Which::All),
+        other => {
+            value.problem(format!("`{other}` does not say which pods"), Some("`one` or `all`".into()));
+            None
+        }
+    });
+    let contains = table.get("contains").map_or(Some(None), |value| value.string().map(|text| Some(text.to_owned())));
+    let within = table.require("within").and_then(|value| positive(&value));
+    Some(Action::Exec(Exec { rc: rc?, command: command?, pods: pods?, contains: contains?, within: within? }))
+}
+
+fn apply(table: &Table<'_, '_>, folder: &Path) -> Option<Action> {
+    table.allow(&["file"]);
+    Some(Action::Apply(table.require("file").and_then(|value| manifest_file(&value, folder))?))
 }
 
 fn http_step(table: &Table<'_, '_>) -> Option<Action> {

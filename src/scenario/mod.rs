@@ -16,6 +16,7 @@ mod file_problem;
 pub mod injection;
 pub mod load;
 pub mod plan;
+pub mod pods;
 pub mod report;
 pub mod run;
 pub mod spec;

@@ -2,7 +2,7 @@
 
 use super::fault::Faults;
 use super::run::needed;
-use super::spec::{Action, Progress, Scenario};
+use super::spec::{Action, Progress, Scenario, UpdateEnd};
 
 /// A plan, printed by `flightcage plan FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,14 @@ fn what(action: &Action) -> String {
     match action {
         Action::Fault { fault, target, duration } => format!("{fault} of {target} for {} s", duration.as_secs_f64()),
         Action::Wait { condition, within } => format!("wait at most {} s for {condition}", within.as_secs_f64()),
-        Action::RollingUpdate { from, to, .. } => format!("rolling update of `{from}` to {}", to.display()),
+        Action::RollingUpdate { from, to, ends, .. } => {
+            let stops = if *ends == UpdateEnd::Stopped { ", which has to stop" } else { "" };
+            format!("rolling update of `{from}` to {}{stops}", to.display())
+        }
+        Action::Rollback { old, new, .. } => format!("roll back from `{new}` to `{old}`"),
+        Action::DeletePod { rc, grace } => format!("delete a pod of `{rc}` with {} s of grace", grace.as_secs()),
+        Action::Exec(exec) => format!("run `{}` in pods of `{}`", exec.command.join(" "), exec.rc),
+        Action::Apply(file) => format!("apply {}", file.display()),
         Action::Http { url, status, within } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),
     }
 }

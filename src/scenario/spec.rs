@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use super::injection::{Fault, FaultKind};
+pub use super::pods::{Exec, Which};
 use crate::model::cluster::ClusterSpec;
 use crate::model::link::Links;
 use crate::model::names::NodeName;
@@ -247,7 +248,29 @@ pub enum Action {
         update_period: Duration,
         /// How long it may take altogether.
         within: Duration,
+        /// How it has to end.
+        ends: UpdateEnd,
     },
+    /// Takes back a rolling update that stopped.
+    Rollback {
+        /// The ReplicationController that was to be replaced.
+        old: String,
+        /// The one that was to replace it.
+        new: String,
+        /// How long it may take.
+        within: Duration,
+    },
+    /// Deletes one pod of a ReplicationController.
+    DeletePod {
+        /// The ReplicationController.
+        rc: String,
+        /// Its time to stop; none kills it.
+        grace: Duration,
+    },
+    /// Runs a command in pods.
+    Exec(Exec),
+    /// Applies a manifest.
+    Apply(PathBuf),
     /// Asks until the answer is right.
     Http {
         /// What is asked for.
@@ -257,6 +280,15 @@ pub enum Action {
         /// At most so long.
         within: Duration,
     },
+}
+
+/// How a rolling update has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateEnd {
+    /// Everything is replaced.
+    Done,
+    /// It stops without progress, the old pods still there.
+    Stopped,
 }
 
 /// Where a fault strikes.

@@ -17,11 +17,12 @@ use super::events::View;
 use super::fault::Journal;
 use super::injection::{Fault, Injection, Place};
 use super::load::{HttpRequest, ask_once};
+use super::pods;
 use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
-use super::spec::{Action, Condition, Progress, Step, Target, Url};
+use super::spec::{Action, Condition, Progress, Step, Target, UpdateEnd, Url};
 use crate::kubernetes::manifest;
-use crate::kubernetes::rolling_update::{Options, Progress as UpdateProgress, rolling_update};
+use crate::kubernetes::rolling_update::{Options, Progress as UpdateProgress, RollingUpdateError, rollback, rolling_update};
 use crate::model::names::NodeName;
 
 /// How long a fault may take to bite or to be healed, and how often healing is tried.
@@ -99,9 +100,19 @@ impl<'a> Steps<'a> {
         let done = match &step.action {
             Action::Fault { fault, target, duration } => self.fault(index, *fault, target, *duration).await,
             Action::Wait { condition, within } => self.stoppable(self.wait(condition, *within)).await,
-            Action::RollingUpdate { from, to, update_period, within } => {
-                self.stoppable(self.update(index, from, to, *update_period, *within)).await
+            Action::RollingUpdate { from, to, update_period, within, ends } => {
+                self.stoppable(self.update(index, from, to, (*update_period, *within, *ends))).await
             }
+            Action::Rollback { old, new, within } => self.stoppable(self.roll_back(old, new, *within)).await,
+            Action::DeletePod { rc, grace } => {
+                let deleted = pods::delete_one(&self.run.environment.client, rc, *grace, self.run.environment.seed).await;
+                deleted.map(|pod| self.run.tell(format!("pod `{pod}` is deleted"))).map_err(Problem::Failed)
+            }
+            Action::Exec(exec) => {
+                let done = pods::exec(&self.run.environment.client, exec, self.run.environment.seed);
+                self.stoppable(async { done.await.map_err(Problem::Failed) }).await
+            }
+            Action::Apply(file) => pods::apply(&self.run.environment.client, file).await.map_err(Problem::Failed),
             Action::Http { url, status, within } => self.stoppable(self.http(url, *status, *within)).await,
         };
         let ended = Instant::now();
@@ -217,15 +228,16 @@ impl<'a> Steps<'a> {
         index: usize,
         from: &str,
         to: &std::path::Path,
-        update_period: Duration,
-        within: Duration,
+        (update_period, within, ends): (Duration, Duration, UpdateEnd),
     ) -> Result<(), Problem> {
         let manifests = manifest::load(&[to.to_owned()]).map_err(|error| Problem::Failed(error.to_string()))?;
         let new = manifests.into_iter().find(|manifest| manifest.kind.kind == "ReplicationController");
         let Some(new) = new else {
             return Err(Problem::Failed(format!("`{}` holds no ReplicationController", to.display())));
         };
-        let options = Options { update_period, timeout: within, ..Options::default() };
+        // One that has to stop is given up well before the step is.
+        let patience = if ends == UpdateEnd::Stopped { within / 2 } else { within };
+        let options = Options { update_period, timeout: patience, ..Options::default() };
         let new_name = new.name().to_owned();
         let on_progress = |progress: UpdateProgress| {
             self.run.tell(progress.to_string());
@@ -238,10 +250,31 @@ impl<'a> Steps<'a> {
         };
         let client = &self.run.environment.client;
         let done = timeout(within, rolling_update(client, NAMESPACE, from, new.value, &options, on_progress)).await;
+        match (done, ends) {
+            (Ok(Ok(_)), UpdateEnd::Done) => Ok(()),
+            (Ok(Ok(_)), UpdateEnd::Stopped) => {
+                Err(Problem::Failed(format!("the rolling update of `{from}` should have stopped")))
+            }
+            (Ok(Err(error @ RollingUpdateError::NoProgress { .. })), UpdateEnd::Stopped) => {
+                self.run.tell(error.to_string());
+                Ok(())
+            }
+            (Ok(Err(error)), _) => Err(Problem::Failed(error.to_string())),
+            (Err(_), _) => {
+                Err(Problem::Failed(format!("the rolling update of `{from}` did not end within {} s", within.as_secs())))
+            }
+        }
+    }
+
+    async fn roll_back(&self, old: &str, new: &str, within: Duration) -> Result<(), Problem> {
+        let options = Options { update_period: Duration::ZERO, timeout: within, ..Options::default() };
+        let client = &self.run.environment.client;
+        let tell = |progress: UpdateProgress| self.run.tell(progress.to_string());
+        let done = timeout(within, rollback(client, NAMESPACE, old, new, &options, tell)).await;
         match done {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Problem::Failed(error.to_string())),
-            Err(_) => Err(Problem::Failed(format!("the rolling update of `{from}` did not end within {} s", within.as_secs()))),
+            Err(_) => Err(Problem::Failed(format!("the way back to `{old}` did not end within {} s", within.as_secs()))),
         }
     }
 
