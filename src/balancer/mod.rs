@@ -12,6 +12,7 @@
 //! - It learns of faults by what its connections do and by what the API says, as on a real cluster; never from the fabric.
 
 mod activity;
+pub mod bench;
 mod choice;
 mod connect;
 mod open;

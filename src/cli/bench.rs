@@ -1,11 +1,13 @@
 //! `bench`: figures of our own parts, on this host.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
 use super::terminal::say;
+use crate::balancer::bench;
 use crate::machines::fabric;
 
 /// Arguments of `bench`.
@@ -23,12 +25,79 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// The balancer of the service proxies beside haproxy in TCP mode (if installed): throughput and connect latency on loopback.
+    Proxy {
+        /// As one JSON object, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serve one endpoint through the balancer: what `proxy` measures.
+    #[command(hide = true)]
+    Relay {
+        /// Where to listen.
+        listen: SocketAddr,
+        /// Where to connect.
+        endpoint: SocketAddr,
+    },
 }
 
 impl Bench {
-    /// Runs in a runtime of its own with one thread, so that the switch and both ports share one core.
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let What::Fabric { json } = self.what;
+        match self.what {
+            What::Fabric { json } => Self::fabric(json).await,
+            What::Proxy { json } => Self::proxy(json).await,
+            What::Relay { listen, endpoint } => Self::relay(listen, endpoint).await,
+        }
+    }
+
+    async fn proxy(json: bool) -> Result<ExitCode, Failure> {
+        let measure = || -> Result<bench::Comparison, Failure> {
+            let failed = |error: std::io::Error| Failure::new("prepare the measurement").because(error);
+            let directory = tempfile::tempdir().map_err(failed)?;
+            let binary = std::env::current_exe().map_err(failed)?;
+            bench::compare(&binary, directory.path()).map_err(|error| Failure::new("measure the balancer").because(error))
+        };
+        let measured = tokio::task::spawn_blocking(measure).await;
+        let comparison = measured.map_err(|error| Failure::new("measure the balancer").because(error))??;
+        if json {
+            say(&serde_json::to_string_pretty(&comparison)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let row = |name: &str, figures: &bench::Figures| {
+            let bench::Figures { megabytes_per_second, connect_p50_ms, connect_p99_ms } = figures;
+            say(&format!(
+                "{name:<12} {megabytes_per_second:>7.0} MB/s   connect to first byte p50 {connect_p50_ms:.3} ms, p99 {connect_p99_ms:.3} ms"
+            ));
+        };
+        row("direct", &comparison.direct);
+        row("flightcage", &comparison.flightcage);
+        match &comparison.haproxy {
+            Some(haproxy) => {
+                row("haproxy", haproxy);
+                let throughput = comparison.flightcage.megabytes_per_second / haproxy.megabytes_per_second;
+                let latency = comparison.flightcage.connect_p50_ms / haproxy.connect_p50_ms;
+                say(&format!(
+                    "throughput {throughput:.2} x haproxy's (goal >= 0.9), connect latency {latency:.2} x (goal <= 1.1)"
+                ));
+            }
+            None => say("haproxy is not installed: nothing to compare with"),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// In a runtime like that of a node's proxy.
+    async fn relay(listen: SocketAddr, endpoint: SocketAddr) -> Result<ExitCode, Failure> {
+        let serve = move || -> std::io::Result<()> {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench::relay(listen, endpoint))
+        };
+        let failed = || Failure::new(format!("relay from {listen} to {endpoint}"));
+        let served = tokio::task::spawn_blocking(serve).await.map_err(|error| failed().because(error))?;
+        served.map_err(|error| failed().because(error))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Runs in a runtime of its own with one thread, so that the switch and both ports share one core.
+    async fn fabric(json: bool) -> Result<ExitCode, Failure> {
         let measure = || -> Result<fabric::FabricFigures, Failure> {
             let failed = |error: std::io::Error| Failure::new("prepare the measurement").because(error);
             let directory = tempfile::tempdir().map_err(failed)?;
