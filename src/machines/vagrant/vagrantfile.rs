@@ -15,6 +15,8 @@ use crate::model::vagrant::{Hypervisor, Setting, VagrantBox, VagrantSpec};
 const TEMPLATE: &str = include_str!("../../../Vagrantfile.tera");
 /// How long Vagrant waits for a machine's SSH server: emulated ones take minutes when many boot at once.
 const BOOT_TIMEOUT_S: u64 = 600;
+/// How long one attempt of Vagrant's to log in may take: an emulated machine that still boots is slow to shake hands.
+const CONNECT_TIMEOUT_S: u64 = 60;
 
 /// What a Vagrantfile is rendered from, beside the cluster's specification.
 #[derive(Debug, Clone)]
@@ -80,6 +82,7 @@ impl Vagrantfile<'_> {
         context.insert("box", vagrant.vagrant_box.as_ref().unwrap_or(&own));
         context.insert("own_box", &vagrant.vagrant_box.is_none());
         context.insert("boot_timeout_s", &BOOT_TIMEOUT_S);
+        context.insert("connect_timeout_s", &CONNECT_TIMEOUT_S);
         context.insert("private_key", &self.private_key);
         context.insert("hypervisor", vagrant.hypervisor.as_str());
         context.insert("network_name", &format!("flightcage-{}", spec.name));
