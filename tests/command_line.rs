@@ -176,3 +176,34 @@ fn pruning_asks_first_and_clears_what_a_killed_command_left() {
     assert_eq!(run(&["prune", "--yes"]).status.code(), Some(0));
     assert!(!unfinished.exists() && !clusters.join("dead").exists());
 }
+
+#[test]
+fn init_writes_files_that_are_right_and_never_over_others() {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let run = |arguments: &[&str]| {
+        flightcage(home.path()).current_dir(folder.path()).args(arguments).output().expect("the binary runs").status.code()
+    };
+    assert_eq!(run(&["init", "cluster"]), Some(0));
+    assert_eq!(run(&["init", "cluster"]), Some(2));
+    assert_eq!(run(&["init", "cluster", "--force"]), Some(0));
+    assert!(folder.path().join("flightcage.toml").is_file());
+    assert_eq!(run(&["init", "scenario", "-o", "mine.toml"]), Some(0));
+    assert_eq!(run(&["lint", "mine.toml"]), Some(0));
+    let printed = check(&["init", "scenario", "-o", "-"]);
+    assert_eq!((printed.code, printed.stdout.contains("[load.web]")), (0, true));
+}
+
+#[test]
+fn boxes_and_images_are_listed_and_wrong_names_are_refused() {
+    let boxes = check(&["box", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&boxes.stdout).expect("it is JSON");
+    let names: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!(names, ["flightcage-os", "flatcar", "fedora-coreos"]);
+    assert_eq!(check(&["image", "list", "--json"]).stdout.trim(), "[]");
+    let built = check(&["box", "fetch", "flightcage-os"]);
+    assert_eq!((built.code, built.stderr.contains("flightcage box build flightcage-os")), (2, true), "{}", built.stderr);
+    assert_eq!(check(&["box", "fetch", "no-such-box"]).code, 2);
+    assert_eq!(check(&["image", "pull", "Not A Name"]).code, 2);
+    assert_eq!(check(&["image", "load", "/nowhere.tar"]).code, 1);
+}

@@ -15,6 +15,13 @@ use crate::machines::boxes::{self, BoxDefinition, BoxError, Origin};
 use crate::machines::provider::{BoxBoot, BoxFiles};
 use crate::machines::vagrant;
 
+use crate::model::image_reference::Reference;
+
+/// Authorities that the host trusts.
+const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// What our boxes are, as images call it.
+const NODE_ARCHITECTURE: &str = "amd64";
+
 /// Arguments of `box`.
 #[derive(Debug, Args)]
 pub(super) struct BoxCommand {
@@ -155,9 +162,28 @@ pub(super) struct ImageCommand {
 #[derive(Debug, Subcommand)]
 enum ImageVerb {
     /// List the images that the registry mirror serves.
-    List,
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Build the flappy stack's images, unless the store has them.
     Build,
+    /// Load images from files: an OCI layout (directory or archive), or what `docker save` writes.
+    Load {
+        /// The files.
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<std::path::PathBuf>,
+        /// The name of the only image in the only file.
+        #[arg(long, value_name = "NAME")]
+        tag: Option<String>,
+    },
+    /// Pull an image from its registry, without a login.
+    Pull {
+        /// Its name, for instance quay.io/purplebooth/flappy-endpoint:v1.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
 }
 
 impl ImageCommand {
@@ -165,10 +191,27 @@ impl ImageCommand {
         let home = open_home()?;
         let store = ImageStore::open(home.images())?;
         match self.verb {
-            ImageVerb::List => {
+            ImageVerb::List { json: true } => {
+                let listed: Vec<_> = store.tags()?.into_iter().collect();
+                let listed = listed.iter().map(|(name, manifest)| serde_json::json!({ "name": name, "digest": manifest.digest }));
+                say(&serde_json::Value::Array(listed.collect()).to_string());
+            }
+            ImageVerb::List { json: false } => {
                 for (reference, manifest) in store.tags()? {
                     say(&format!("{reference} {}", manifest.digest));
                 }
+            }
+            ImageVerb::Load { files, tag } => load_images(files, tag.as_deref(), store).await?,
+            ImageVerb::Pull { name } => {
+                let reference = image_name(&name)?;
+                let roots = std::fs::read(HOST_AUTHORITIES)
+                    .map_err(|error| Failure::new(format!("read {HOST_AUTHORITIES}")).because(error))?;
+                let upstreams = images::mirror::Upstreams::only(&reference.registry, &roots)?;
+                let live = Live::new();
+                live.step(&format!("pulling {reference}"));
+                let pulled = images::pull(&reference, NODE_ARCHITECTURE, &store, upstreams, &detail(&live)).await;
+                live.finish();
+                say(&format!("{reference} {}", pulled?));
             }
             ImageVerb::Build => {
                 let live = Live::new();
@@ -181,6 +224,29 @@ impl ImageCommand {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn image_name(name: &str) -> Result<Reference, Failure> {
+    let hint = "a name such as `quay.io/purplebooth/flappy-endpoint:v1`";
+    Reference::parse(name).ok_or_else(|| Failure::new(format!("`{name}` is not an image's name")).hint(hint).invalid())
+}
+
+async fn load_images(files: Vec<std::path::PathBuf>, tag: Option<&str>, store: ImageStore) -> Result<(), Failure> {
+    let tag = tag.map(image_name).transpose()?;
+    if tag.is_some() && files.len() != 1 {
+        return Err(Failure::new("`--tag` names the image of one file").invalid());
+    }
+    let loading = tokio::task::spawn_blocking(move || -> Result<Vec<String>, images::LoadError> {
+        let mut names = Vec::new();
+        for file in &files {
+            names.extend(images::load(file, tag.as_ref(), &store)?);
+        }
+        Ok(names)
+    });
+    for name in loading.await.expect("loading does not panic")? {
+        say(&name);
+    }
+    Ok(())
 }
 
 fn detail(live: &Arc<Live>) -> impl Fn(&str) + Send + Sync + use<> {

@@ -32,9 +32,9 @@ pub struct Built {
 
 /// A layer that was built before, as `scratch/layers/<hash>.json` remembers it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Layer {
-    blob: Stored,
-    diff_id: String,
+pub(super) struct Layer {
+    pub(super) blob: Stored,
+    pub(super) diff_id: String,
 }
 
 /// Builds the image unless the store holds it, and tags it. `scratch` is for unfinished work and remembers layers.
@@ -225,7 +225,11 @@ fn manifest(definition: &ImageDefinition, store: &ImageStore, layers: &[Layer]) 
         .build()
         .expect("every required field is set");
     let configuration = store.put_blob(&serde_json::to_vec(&configuration).expect("OCI types serialise"))?;
+    put_manifest(store, &configuration, layers)
+}
 
+/// Stores the manifest of an image whose configuration and layers are stored.
+pub(super) fn put_manifest(store: &ImageStore, configuration: &Stored, layers: &[Layer]) -> Result<Resolved, ImageError> {
     let descriptor = |media_type, blob: &Stored| {
         let digest: oci::Digest = blob.digest.parse().expect("the store's digests are digests");
         oci::Descriptor::new(media_type, blob.size, digest)
@@ -233,7 +237,7 @@ fn manifest(definition: &ImageDefinition, store: &ImageStore, layers: &[Layer]) 
     let manifest = oci::ImageManifestBuilder::default()
         .schema_version(oci::SCHEMA_VERSION)
         .media_type(oci::MediaType::ImageManifest)
-        .config(descriptor(oci::MediaType::ImageConfig, &configuration))
+        .config(descriptor(oci::MediaType::ImageConfig, configuration))
         .layers(layers.iter().map(|layer| descriptor(oci::MediaType::ImageLayerZstd, &layer.blob)).collect::<Vec<_>>())
         .build()
         .expect("every required field is set");
@@ -242,21 +246,21 @@ fn manifest(definition: &ImageDefinition, store: &ImageStore, layers: &[Layer]) 
 }
 
 /// Compresses an archive into the store while hashing what it was before.
-struct LayerWriter {
+pub(super) struct LayerWriter {
     encoder: zstd::Encoder<'static, super::BlobWriter>,
     hash: Sha256,
     directory: std::path::PathBuf,
 }
 
 impl LayerWriter {
-    fn start(store: &ImageStore) -> Result<Self, ImageError> {
+    pub(super) fn start(store: &ImageStore) -> Result<Self, ImageError> {
         let directory = store.directory().to_owned();
         let failed = |source| ImageError::File { action: "compress into", path: directory.clone(), source };
         let encoder = zstd::Encoder::new(store.writer()?, ZSTD_LEVEL).map_err(failed)?;
         Ok(Self { encoder, hash: Sha256::new(), directory })
     }
 
-    fn finish(self) -> Result<Layer, ImageError> {
+    pub(super) fn finish(self) -> Result<Layer, ImageError> {
         let directory = self.directory;
         let writer =
             self.encoder.finish().map_err(|source| ImageError::File { action: "compress into", path: directory, source })?;

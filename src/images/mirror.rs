@@ -80,6 +80,23 @@ impl Upstreams {
     /// Asks the registries in `listed` anonymously over HTTPS, trusting the authorities in `roots_pem`: a bundle such as
     /// `/etc/ssl/certs/ca-certificates.crt` of the host.
     pub fn https(listed: Vec<String>, roots_pem: &[u8]) -> Result<Self, OciDistributionError> {
+        Self::with_roots(listed, roots_pem, oci_client::client::ClientProtocol::Https)
+    }
+
+    /// The one registry that a person asks for: over HTTPS, or plain HTTP on loopback, as Docker does.
+    pub fn only(registry: &str, roots_pem: &[u8]) -> Result<Self, OciDistributionError> {
+        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+        let is_local = host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+        let protocol =
+            if is_local { oci_client::client::ClientProtocol::Http } else { oci_client::client::ClientProtocol::Https };
+        Self::with_roots(vec![registry.to_owned()], roots_pem, protocol)
+    }
+
+    fn with_roots(
+        listed: Vec<String>,
+        roots_pem: &[u8],
+        protocol: oci_client::client::ClientProtocol,
+    ) -> Result<Self, OciDistributionError> {
         let mut tls_certs_only = Vec::new();
         for block in String::from_utf8_lossy(roots_pem).split_inclusive("-----END CERTIFICATE-----") {
             if let Some(start) = block.find("-----BEGIN CERTIFICATE-----") {
@@ -87,7 +104,7 @@ impl Upstreams {
                 tls_certs_only.push(oci_client::client::Certificate { encoding, data: block.as_bytes()[start..].to_vec() });
             }
         }
-        Self::with(listed, ClientConfig { tls_certs_only, ..ClientConfig::default() })
+        Self::with(listed, ClientConfig { tls_certs_only, protocol, ..ClientConfig::default() })
     }
 
     fn with(listed: Vec<String>, config: ClientConfig) -> Result<Self, OciDistributionError> {
@@ -101,7 +118,7 @@ impl Upstreams {
     }
 
     #[cfg(test)]
-    fn plain_http(listed: Vec<String>) -> Self {
+    pub(super) fn plain_http(listed: Vec<String>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         // Without roots the client would look for the machine's own, which a test may not have.
         let key = rcgen::KeyPair::generate().unwrap();
@@ -122,7 +139,7 @@ impl Upstreams {
 
 /// Why something cannot be served.
 #[derive(Debug, thiserror::Error)]
-enum MirrorError {
+pub(super) enum MirrorError {
     #[error("manifest unknown")]
     ManifestUnknown,
     #[error("blob unknown")]
@@ -149,7 +166,7 @@ impl IntoResponse for MirrorError {
     }
 }
 
-struct Mirror {
+pub(super) struct Mirror {
     store: Arc<dyn MirrorStore>,
     upstreams: Upstreams,
     /// One fetch at a time for each thing: whoever comes later finds it here.
@@ -170,7 +187,7 @@ enum Wanted<'a> {
 
 /// The mirror's HTTP API.
 pub fn router(store: Arc<dyn MirrorStore>, upstreams: Upstreams) -> Router {
-    let mirror = Arc::new(Mirror { store, upstreams, turns: Mutex::default() });
+    let mirror = Arc::new(Mirror::new(store, upstreams));
     Router::new()
         .route("/v2/", axum::routing::get(|| async { axum::Json(serde_json::json!({})) }))
         .route("/v2/{*path}", axum::routing::get(answer))
@@ -253,16 +270,49 @@ async fn answer(
 }
 
 impl Mirror {
-    async fn manifest(&self, registry: &str, repository: &str, reference: &str) -> Result<StoredManifest, MirrorError> {
+    pub(super) fn new(store: Arc<dyn MirrorStore>, upstreams: Upstreams) -> Self {
+        Self { store, upstreams, turns: Mutex::default() }
+    }
+
+    /// The manifest that the store has, else the upstream registry's, which is kept.
+    pub(super) async fn manifest(
+        &self,
+        registry: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<StoredManifest, MirrorError> {
         if let Some(manifest) = self.store.resolve(registry, repository, reference) {
             return Ok(manifest);
         }
-        let client = self.upstreams.client(registry).ok_or(MirrorError::ManifestUnknown)?;
         let turn = self.turn(&format!("{registry}/{repository}:{reference}"));
         let _turn = turn.lock().await;
         if let Some(manifest) = self.store.resolve(registry, repository, reference) {
             return Ok(manifest);
         }
+        let manifest = self.fetch_manifest(registry, repository, reference).await?;
+        self.keep_name(registry, repository, reference, &manifest)?;
+        Ok(manifest)
+    }
+
+    /// Records which manifest a reference stands for.
+    pub(super) fn keep_name(
+        &self,
+        registry: &str,
+        repository: &str,
+        reference: &str,
+        manifest: &StoredManifest,
+    ) -> Result<(), MirrorError> {
+        Ok(self.store.keep_reference(registry, repository, reference, manifest)?)
+    }
+
+    /// The manifest that the upstream registry has now; kept as a blob, its name is not recorded.
+    pub(super) async fn fetch_manifest(
+        &self,
+        registry: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<StoredManifest, MirrorError> {
+        let client = self.upstreams.client(registry).ok_or(MirrorError::ManifestUnknown)?;
         let image = image(registry, repository, reference);
         let pulled = client.pull_manifest_raw(&image, &RegistryAuth::Anonymous, &MANIFEST_TYPES).await;
         let (bytes, _) = pulled.map_err(|error| unknown(error, MirrorError::ManifestUnknown))?;
@@ -274,11 +324,10 @@ impl Mirror {
         let mut file = self.store.incoming()?;
         io::Write::write_all(&mut file, &bytes)?;
         self.store.keep_blob(&manifest.digest, file)?;
-        self.store.keep_reference(registry, repository, reference, &manifest)?;
         Ok(manifest)
     }
 
-    async fn blob(&self, registry: &str, repository: &str, digest: &str) -> Result<PathBuf, MirrorError> {
+    pub(super) async fn blob(&self, registry: &str, repository: &str, digest: &str) -> Result<PathBuf, MirrorError> {
         if let Some(file) = self.store.blob_path(digest) {
             return Ok(file);
         }

@@ -3,15 +3,19 @@
 //! A definition in `boxes/images/` becomes two layers: the distribution (packages) and the application (files). The first is shared
 //! by images that ask for the same packages, so that a node pulls it once.
 
+mod archive;
 mod build;
 mod definition;
 pub mod mirror;
+mod pull;
 mod store;
 
 use std::path::PathBuf;
 
+pub use archive::{LoadError, load};
 pub use build::{Built, build};
 pub use definition::{ImageDefinition, builtin};
+pub use pull::{PullError, pull};
 pub use store::{BlobWriter, ImageStore, Resolved, StoreError, Stored};
 
 use crate::shell::debian::BootstrapError;

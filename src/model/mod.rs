@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod cluster;
 pub mod definition;
 pub mod diagnostic;
+pub mod image_reference;
 pub mod json;
 pub mod link;
 pub mod names;

@@ -18,7 +18,6 @@ mod log;
 mod network;
 mod pull;
 mod records;
-mod reference;
 mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -20,7 +20,7 @@ use super::bundle::ImageRecord;
 use super::helper::chain;
 use super::layer;
 use super::records;
-use super::reference::{Reference, is_digest};
+use crate::model::image_reference::{Reference, is_digest};
 use crate::orchestrator::config::IdentityFiles;
 
 /// Layers of one image that are fetched and unpacked together.

@@ -4,18 +4,18 @@ use std::fmt;
 
 /// A reference with nothing left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reference {
+pub struct Reference {
     /// Registry host, with port when given.
-    pub(crate) registry: String,
+    pub registry: String,
     /// Repository in that registry.
-    pub(crate) repository: String,
+    pub repository: String,
     /// Tag or digest.
-    pub(crate) version: Version,
+    pub version: Version,
 }
 
 /// What follows the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
     /// `:tag`
     Tag(String),
     /// `@sha256:…`
@@ -24,7 +24,7 @@ pub(crate) enum Version {
 
 impl Reference {
     /// Parses and normalises; `None` when `text` is not a reference.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest)),
             None => (text, None),
@@ -57,7 +57,7 @@ impl Reference {
     }
 
     /// The last part of a manifest URL.
-    pub(crate) fn version_text(&self) -> &str {
+    pub fn version_text(&self) -> &str {
         match &self.version {
             Version::Tag(text) | Version::Digest(text) => text,
         }
@@ -75,7 +75,7 @@ impl fmt::Display for Reference {
 }
 
 /// `sha256:` and 64 lower-case hexadecimal digits; no other algorithm is in use.
-pub(crate) fn is_digest(text: &str) -> bool {
+pub fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
 }
