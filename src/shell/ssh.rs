@@ -8,6 +8,8 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use ssh2::{BlockDirections, Channel, ErrorCode, MethodType, Session};
 use tokio::time::Instant;
@@ -311,17 +315,19 @@ fn login_argv(target: &SshTarget, known_hosts: &Path) -> Vec<String> {
         argv.extend(["-o".to_owned(), option]);
     }
     if let Some(jump) = &target.jump {
-        argv.extend(["-o".to_owned(), format!("ProxyCommand={}", forward_argv(jump, known_hosts, target.address))]);
+        let through = forward_argv(jump, known_hosts, target.address);
+        let through = through.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        argv.extend(["-o".to_owned(), format!("ProxyCommand={through}")]);
     }
     argv
 }
 
-/// The command that carries a connection to `to` through `jump` on its standard input and output, as a shell takes it.
-fn forward_argv(jump: &SshTarget, known_hosts: &Path, to: SocketAddr) -> String {
+/// The command that carries a connection to `to` through `jump` on its standard input and output.
+fn forward_argv(jump: &SshTarget, known_hosts: &Path, to: SocketAddr) -> Vec<String> {
     let mut argv = login_argv(jump, known_hosts);
     argv.extend(["-o", "BatchMode=yes", "-W"].map(str::to_owned));
     argv.extend([to.to_string(), format!("{}@{}", jump.user, jump.address.ip())]);
-    argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
+    argv
 }
 
 fn upload_command(user: &str, length: usize, path: &str, mode: u32) -> String {
@@ -355,7 +361,40 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, SshError> 
 /// A session that has authenticated, and its socket to wait on.
 struct Live {
     session: Session,
-    socket: TcpStream,
+    socket: OwnedFd,
+    _jump: Option<Jump>,
+}
+
+/// The system's `ssh`, which carries a session through the machine in between.
+struct Jump {
+    child: std::process::Child,
+    _known_hosts: tempfile::NamedTempFile,
+}
+
+impl Jump {
+    /// Starts it; the socket is its standard input and output.
+    fn start(jump: &SshTarget, target: &SshTarget) -> io::Result<(Self, OwnedFd)> {
+        let known_hosts = tempfile::NamedTempFile::new()?;
+        write_known_hosts(target, known_hosts.path())?;
+        let argv = forward_argv(jump, known_hosts.path(), target.address);
+        let (program, arguments) = argv.split_first().expect("an argument vector begins with its program");
+        let (near, far) = UnixStream::pair()?;
+        let child = std::process::Command::new(program)
+            .args(arguments)
+            .stdin(OwnedFd::from(far.try_clone()?))
+            .stdout(OwnedFd::from(far))
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        Ok((Self { child, _known_hosts: known_hosts }, near.into()))
+    }
+}
+
+impl Drop for Jump {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Why an attempt to connect gave no session.
@@ -378,9 +417,19 @@ fn open(target: &SshTarget, banner_wait: Duration) -> Result<Live, Attempt> {
         Attempt::Final(SshError::Key(format!("{} of ours cannot be read: {error}", target.private_key.display())))
     })?;
 
-    let socket = TcpStream::connect_timeout(&target.address, banner_wait).map_err(|error| not_yet("connect", &error))?;
-    socket.set_nodelay(true).map_err(|error| not_yet("set TCP_NODELAY", &error))?;
-    await_banner(&socket, banner_wait)?;
+    let (jump, socket) = match &target.jump {
+        Some(jump) => {
+            let (jump, socket) = Jump::start(jump, target).map_err(|error| not_yet("start ssh for the jump host", &error))?;
+            (Some(jump), socket)
+        }
+        None => {
+            let socket = TcpStream::connect_timeout(&target.address, banner_wait).map_err(|error| not_yet("connect", &error))?;
+            socket.set_nodelay(true).map_err(|error| not_yet("set TCP_NODELAY", &error))?;
+            (None, OwnedFd::from(socket))
+        }
+    };
+    // The jump host's own login comes first.
+    await_banner(&socket, if jump.is_some() { LAST_BANNER_WAIT } else { banner_wait })?;
 
     let mut session = Session::new().map_err(|error| not_yet("make a session", &error))?;
     session.set_timeout(u32::try_from(HANDSHAKE_LIMIT.as_millis()).expect("30 s are few milliseconds"));
@@ -402,18 +451,20 @@ fn open(target: &SshTarget, banner_wait: Duration) -> Result<Live, Attempt> {
     })?;
     session.set_keepalive(true, KEEPALIVE_SECONDS);
     session.set_blocking(false);
-    Ok(Live { session, socket })
+    Ok(Live { session, socket, _jump: jump })
 }
 
 /// Waits for the first byte of the server's banner and leaves it for libssh2.
-fn await_banner(socket: &TcpStream, limit: Duration) -> Result<(), Attempt> {
-    let fail = |error: &io::Error| Attempt::NotYet(format!("read the banner: {error}"));
-    socket.set_read_timeout(Some(limit)).map_err(|error| fail(&error))?;
-    match socket.peek(&mut [0]) {
-        Ok(0) => Err(Attempt::NotYet("it accepted the connection and closed it".to_owned())),
-        Ok(_) => socket.set_read_timeout(None).map_err(|error| fail(&error)),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(Attempt::Silent),
-        Err(error) => Err(fail(&error)),
+fn await_banner(socket: &OwnedFd, limit: Duration) -> Result<(), Attempt> {
+    let fail = |error: Errno| Attempt::NotYet(format!("read the banner: {error}"));
+    let timeout = Timespec::try_from(limit).expect("a banner's limit is short");
+    if poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)).map_err(fail)? == 0 {
+        return Err(Attempt::Silent);
+    }
+    match recv(socket, &mut [0], RecvFlags::PEEK) {
+        Ok((0, _)) => Err(Attempt::NotYet("it accepted the connection and closed it".to_owned())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(fail(error)),
     }
 }
 
