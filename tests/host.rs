@@ -5,10 +5,7 @@ use flightcage::machines::{acceleration, provider::Acceleration, qemu};
 
 #[tokio::test]
 async fn acceleration_is_proven_and_remembered() {
-    if qemu::version().await.is_none() {
-        eprintln!("skipped: there is no QEMU");
-        return;
-    }
+    assert!(qemu::version().await.is_some(), "there is no QEMU: flightcage doctor --fix --yes");
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let proof = acceleration::prove(directory.path()).await.expect("TCG works everywhere");
     eprintln!("{proof:?}");

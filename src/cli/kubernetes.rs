@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::journal::JournalOptions;
 use super::terminal::{self, say};
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
+use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
 use crate::kubernetes::manifest::{self, ManifestError};
 use crate::kubernetes::rolling_update::{self, Options};
 use crate::model::names::ClusterName;
@@ -241,6 +242,35 @@ impl Logs {
             terminal::write(&chunk?);
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+pub(super) struct Exec {
+    /// Name of the pod.
+    pod: String,
+    #[command(flatten)]
+    namespace: Namespace,
+    /// Which container, when the pod has several.
+    #[arg(short, long)]
+    container: Option<String>,
+    /// The command, after `--`.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+impl Exec {
+    /// The command's exit code is ours.
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+        let client = connect(name).await?.client;
+        let target = ExecTarget { namespace: self.namespace.namespace, pod: self.pod, container: self.container };
+        let code = exec::exec(&client, &target, &self.command, |output| match output {
+            ExecOutput::Stdout(bytes) => terminal::write(&bytes),
+            ExecOutput::Stderr(bytes) => terminal::write_error(&bytes),
+        })
+        .await?;
+        Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
     }
 }
 

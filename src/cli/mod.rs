@@ -76,6 +76,8 @@ enum Command {
     Get(kubernetes::Get),
     /// Print a pod's log, or a machine's journal.
     Logs(kubernetes::Logs),
+    /// Run a command in a pod's container; its exit code is returned.
+    Exec(kubernetes::Exec),
     /// Replace a ReplicationController's pods one by one, as kubectl's old rolling-update did.
     RollingUpdate(kubernetes::RollingUpdate),
     /// Undo a rolling update that has not finished.
@@ -162,6 +164,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Apply(command) => command.run(name).await,
         Command::Get(command) => command.run(name).await,
         Command::Logs(command) => command.run(name).await,
+        Command::Exec(command) => command.run(name).await,
         Command::RollingUpdate(command) => command.run(name).await,
         Command::Rollback(command) => command.run(name).await,
         Command::Ssh(command) => command.run(name).await,

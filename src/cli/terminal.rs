@@ -22,6 +22,11 @@ pub(super) fn write(bytes: &[u8]) {
     let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
+/// Writes bytes of a command's standard error as they are.
+pub(super) fn write_error(bytes: &[u8]) {
+    let _ = std::io::stderr().write_all(bytes);
+}
+
 /// Prints a line that is not a result: an error, a hint, a note.
 pub(super) fn complain(line: &str) {
     eprintln!("{line}");

@@ -555,8 +555,13 @@ impl Client {
 
     /// Opens a streamed answer: only its head has a deadline.
     async fn open(&self, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
-        let request = || format!("GET {path}");
-        let sent = self.request(Method::GET, path, query).send();
+        self.open_as(Method::GET, path, query).await
+    }
+
+    /// Opens a streamed answer to a request of any method without a body.
+    pub(super) async fn open_as(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
+        let request = || format!("{method} {path}");
+        let sent = self.request(method.clone(), path, query).send();
         let response = tokio::time::timeout(STREAM_HEAD_TIMEOUT, sent)
             .await
             .map_err(|_| ClientError::TimedOut { request: request(), after: STREAM_HEAD_TIMEOUT })?

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod client_config;
+pub mod exec;
 pub mod manifest;
 pub mod reflector;
 pub mod resources;

@@ -197,4 +197,46 @@ mod tests {
         assert!(check("SSH-2.0-x\n").await.0.unwrap_err().contains("not HTTP"));
         assert!(check("").await.0.unwrap_err().contains("not HTTP"));
     }
+
+    /// A TLS server with a certificate that nobody vouches for; it answers every request with `answer`.
+    async fn https(answer: &'static str) -> u16 {
+        let made = rcgen::generate_simple_self_signed(vec!["somebody-else".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn an_https_probe_verifies_no_certificate_and_speaks_no_plain_http() {
+        let ask = async |port: u16, tls: bool| {
+            let stream = connect(Ipv4Addr::LOCALHOST, port).await?;
+            if !tls {
+                return get(stream, Ipv4Addr::LOCALHOST, port, "/", &[]).await;
+            }
+            let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
+            let stream = tokio_rustls::TlsConnector::from(unverified()).connect(name, stream).await.map_err(|e| e.to_string())?;
+            get(stream, Ipv4Addr::LOCALHOST, port, "/", &[]).await
+        };
+        let port = https("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(ask(port, true).await, Ok(204));
+        assert!(ask(port, false).await.unwrap_err().contains("not HTTP"));
+        assert_eq!(ask(https("HTTP/1.1 503 No\r\n\r\n").await, true).await, Ok(503));
+    }
 }

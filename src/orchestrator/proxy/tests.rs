@@ -1,5 +1,5 @@
-//! The proxy as it runs on a node, in a network namespace of its own. Needs root, so it only runs when asked to:
-//! `unshare -n sh -c 'ip link set lo up; FLIGHTCAGE_NETNS_TEST=1 cargo test --lib proxy::tests'`.
+//! The proxy as it runs on a node, in a network namespace of its own, so it only runs when asked to:
+//! `unshare -rn sh -c 'ip link set lo up; cargo test --lib proxy::tests -- --ignored'`.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -58,11 +58,26 @@ async fn resolve(name: &str) -> Message {
     Message::from_vec(&answer[..length]).unwrap()
 }
 
-#[tokio::test]
-async fn cluster_ips_and_dns_work_in_a_namespace() {
-    if std::env::var_os("FLIGHTCAGE_NETNS_TEST").is_none() {
-        return;
+/// The same question over TCP (RFC 1035, 4.2.2: two bytes of length come first), twice on one connection.
+async fn resolve_over_tcp(name: &str) -> Vec<Message> {
+    let mut stream = TcpStream::connect((addresses::DNS_SERVICE, dns::PORT)).await.unwrap();
+    let mut question = Message::new(7, MessageType::Query, hickory_server::proto::op::OpCode::Query);
+    question.add_query(Query::query(name.parse().unwrap(), RecordType::A));
+    let question = question.to_vec().unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        stream.write_u16(u16::try_from(question.len()).unwrap()).await.unwrap();
+        stream.write_all(&question).await.unwrap();
+        let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut answer).await.unwrap();
+        answers.push(Message::from_vec(&answer).unwrap());
     }
+    answers
+}
+
+#[tokio::test]
+#[ignore = "needs a network namespace of its own: tests/run makes one"]
+async fn cluster_ips_and_dns_work_in_a_namespace() {
     route::ensure().await.unwrap();
     route::ensure().await.unwrap();
     let mut proxy = Proxy::new();
@@ -78,6 +93,9 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
 
     let answer = resolve("web.default.svc.cluster.local.").await;
     assert_eq!(answer.answers[0].data.to_string(), "10.79.0.20");
+    for answer in resolve_over_tcp("web.default.svc.cluster.local.").await {
+        assert_eq!(answer.answers[0].data.to_string(), "10.79.0.20");
+    }
     assert_eq!(resolve("quay.io.").await.metadata.response_code, ResponseCode::NXDomain);
 
     // One pod gone, then both, then the Service.
