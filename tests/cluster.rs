@@ -15,6 +15,7 @@ const UP: [&str; 3] = ["up", "-f", "tests/fixtures/cluster.toml"];
 
 /// Bounds a wait for progress; not an expectation of speed.
 const PATIENCE: Duration = Duration::from_secs(240);
+const USUAL_API_PORT: u16 = 36443;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 fn flightcage(arguments: &[&str]) -> Output {
@@ -38,9 +39,13 @@ fn ok(arguments: &[&str]) -> String {
 fn cluster() -> &'static Path {
     static KUBECONFIG: OnceLock<tempfile::TempPath> = OnceLock::new();
     KUBECONFIG.get_or_init(|| {
+        // The API server's usual port is in use, by us or by another: the cluster takes another one. Held until the tests end.
+        std::mem::forget(std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, USUAL_API_PORT)));
         ok(&UP);
         let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
-        std::fs::write(file.path(), ok(&["kubeconfig"])).expect("a temporary file can be written");
+        let kubeconfig = ok(&["kubeconfig"]);
+        assert!(!kubeconfig.contains(&format!("127.0.0.1:{USUAL_API_PORT}\"")), "the port is in use: {kubeconfig}");
+        std::fs::write(file.path(), kubeconfig).expect("a temporary file can be written");
         file.into_temp_path()
     })
 }
@@ -373,6 +378,72 @@ fn l_undo_heals_what_a_killed_run_has_left() {
     assert!(ok(&["undo"]).contains("node.freeze of `w1`"));
     assert_eq!(status()["nodes"][1]["power"], "on");
     assert!(ok(&["undo"]).contains("nothing was left"));
+}
+
+#[test]
+fn i_exec_hands_on_output_and_exit_code() {
+    deploy_flappy();
+    let pods = get(&["pods", "-l", "type=nginx"]);
+    let pod = pods["items"][0]["metadata"]["name"].as_str().expect("a pod has a name");
+    let output = flightcage(&["exec", pod, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!((output.status.code(), said(&output.stdout), said(&output.stderr)), (Some(7), "out\n".into(), "err\n".into()));
+    assert_eq!(flightcage(&["exec", pod, "--", "/no/such/program"]).status.code(), Some(1));
+    let output = flightcage(&["exec", "no-such-pod", "--", "true"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output.stderr).contains("no-such-pod"), "{}", said(&output.stderr));
+}
+
+#[test]
+fn j_an_update_that_gets_nowhere_is_rolled_back() {
+    deploy_flappy();
+    let old = if kubectl(&["get", "rc", "flappy-silex-v2"]).status.success() { "flappy-silex-v2" } else { "flappy-silex-v1" };
+    let v2 = std::fs::read_to_string("scenarios/flappy/silex-v2.yml").expect("it can be read");
+    let v3 = v2.replace("silex-v2", "silex-v3").replace("version: v2", "version: v3").replace("endpoint:v2", "endpoint:none");
+    let file = tempfile::Builder::new().suffix(".yml").tempfile().expect("a temporary file can be made");
+    std::fs::write(file.path(), v3).expect("it can be written");
+    let manifest = file.path().to_str().expect("the path is UTF-8");
+    let output = flightcage(&["rolling-update", old, "-f", manifest, "--update-period", "1s", "--timeout", "15s"]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    ok(&["rollback", old, "flappy-silex-v3", "--update-period", "1s"]);
+    wait_for_replicas(old, 2);
+    assert!(!kubectl(&["get", "rc", "flappy-silex-v3"]).status.success(), "the new one is gone");
+}
+
+#[test]
+fn k_a_dead_mirror_is_said_so_and_recovered_from() {
+    cluster();
+    let home = std::env::var("FLIGHTCAGE_HOME").expect("tests/run gives the tests a home of their own");
+    let blobs = Path::new(&home).join("cache/images/blobs");
+    let away = blobs.with_extension("away");
+    std::fs::rename(&blobs, &away).expect("it is ours");
+    kubectl_ok(&["apply", "-f", "tests/fixtures/manifests/late-image.yml"]);
+    let seen = std::panic::catch_unwind(|| {
+        wait_for("ErrImagePull or its back-off", || {
+            let pod = get(&["pod", "late-image"]);
+            let reason = pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or("").to_owned();
+            if ["ErrImagePull", "ImagePullBackOff"].contains(&reason.as_str()) { Ok(()) } else { Err(pod["status"].to_string()) }
+        });
+    });
+    std::fs::rename(&away, &blobs).expect("it is ours");
+    seen.expect("the pod waits for its image");
+    wait_for("the pod to run when the mirror is back", || {
+        let pod = get(&["pod", "late-image"]);
+        if pod["status"]["phase"] == "Running" { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    kubectl_ok(&["delete", "pod", "late-image"]);
+}
+
+#[test]
+fn l_another_cluster_file_is_refused_while_this_one_is_up() {
+    cluster();
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file can be made");
+    std::fs::write(file.path(), "[cluster]\nworkers = 1\n").expect("it can be written");
+    let output = flightcage(&["up", "-f", file.path().to_str().expect("the path is UTF-8")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("another specification") && said.contains("flightcage down"), "{said}");
+    assert_eq!(status()["nodes"].as_array().map(Vec::len), Some(3), "nothing was changed");
 }
 
 #[test]
