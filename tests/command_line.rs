@@ -113,7 +113,7 @@ fn a_wrong_box_cluster_or_manifest_gets_every_problem_with_its_place() {
             "box.toml",
             "description = 3\npackges = [\"a\"]\n",
             &["box", "build"][..],
-            &[":1:15: ", ":2:1: unknown key `packges`"][..],
+            &[":1:1: `suite` is missing", ":1:15: ", ":2:1: unknown key `packges`"][..],
         ),
         (
             "cluster.toml",

@@ -236,6 +236,8 @@ pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Repo
             let remains = if complete { Remains::Cluster } else { Remains::Nothing };
             if let Err(problem) = clear(&paths, &daemon, remains).await {
                 tracing::warn!(%problem, "not everything could be taken down");
+            } else if remains == Remains::Nothing {
+                paths.remove_locks();
             }
             Err(error)
         }

@@ -130,12 +130,17 @@ impl BoxDefinition {
             return Err(BoxError::Unknown { name: name_or_path.to_owned(), known: Self::builtin_names().join(", ") });
         }
         let file = DefinitionFile::read(path).map_err(|source| BoxError::Read { path: path.to_owned(), source })?;
-        Self::parse(&file.name, &file.text, &|source| file.beside(source))
+        Self::parse_file(name_or_path, &file.name, &file.text, &|source| file.beside(source))
     }
 
     /// Reads a definition; `source` hands over the files that it names. Every problem is told at once.
     pub fn parse(name: &str, text: &str, source: Source<'_>) -> Result<Self, BoxError> {
-        definition::parse(&format!("{name}.toml"), text, |table| Self::read(name, table, source))
+        Self::parse_file(&format!("{name}.toml"), name, text, source)
+    }
+
+    /// The same; problems name `file`.
+    fn parse_file(file: &str, name: &str, text: &str, source: Source<'_>) -> Result<Self, BoxError> {
+        definition::parse(file, text, |table| Self::read(name, table, source))
             .map_err(|problems| BoxError::Invalid { name: name.to_owned(), problems: Box::new(problems) })
     }
 
