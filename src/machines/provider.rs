@@ -229,6 +229,37 @@ pub enum ProviderError {
     },
 }
 
+/// What a machine's clock was found to be, and is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockFact {
+    /// Which machine.
+    pub node: NodeName,
+    /// How far its clock was behind the host's before it was set, in milliseconds; negative when it was ahead.
+    pub behind_ms: i64,
+    /// The largest error its clock can have now, in microseconds.
+    pub bound_us: u64,
+}
+
+/// What came of a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The machines' clocks, of those that run.
+    pub clocks: Vec<ClockFact>,
+    /// From the order until every machine ran again, in milliseconds.
+    pub running_ms: u64,
+}
+
+/// Saves and restores all machines of a cluster together, memory and disks. Machines run privately on copies: nothing they do
+/// reaches a saved state. Both calls go on to their end only if they are polled to it; a cancelled `save` may leave machines stopped.
+pub trait Snapshots: Send + Sync {
+    /// Stops all machines together, writes a folder for each below `into`, and lets them run on whatever happened, their clocks
+    /// right. A machine that is off is saved as such; a frozen one is refused.
+    fn save(&self, into: PathBuf) -> BoxFuture<'_, Result<Restored, ProviderError>>;
+    /// Makes machines from the folders below `from`, which a `save` of the same machines wrote. Nothing runs before everything is loaded;
+    /// clocks are right when it returns. After an error nothing of them runs.
+    fn restore(&self, from: PathBuf, requests: Vec<MachineRequest>) -> BoxFuture<'_, Result<Restored, ProviderError>>;
+}
+
 /// Makes and breaks machines. See the module's text for who calls what and when.
 pub trait Provider: Send + Sync + 'static {
     /// The provider's name in files and reports: `qemu`, `vagrant`, `hosts`.
@@ -273,6 +304,10 @@ pub trait Provider: Send + Sync + 'static {
     /// The file that the machine's journal is written to as it grows, if the machine has a port for it.
     fn journal(&self, node: &NodeName) -> Option<PathBuf> {
         let _ = node;
+        None
+    }
+    /// Snapshots with memory, where the provider has them.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
 }

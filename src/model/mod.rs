@@ -1,6 +1,7 @@
 //! Plain data without I/O: names, sizes, specifications and the addresses of a cluster.
 
 pub mod addresses;
+pub mod clock;
 pub mod cluster;
 pub mod definition;
 pub mod diagnostic;

@@ -133,6 +133,11 @@ pub enum ToNode {
         /// Balancers that were not waited for, because they are silent.
         excluded: Vec<String>,
     },
+    /// Say at once that the node lives: an answer that cannot be older than the question.
+    Beat {
+        /// Number of this request.
+        request: u64,
+    },
     /// Nobody waits for this request any more.
     Cancel {
         /// Which request.

@@ -7,6 +7,7 @@ use super::disk::{BACKEND, DEVICE, IMAGE};
 use crate::machines::journal::PORT_NAME;
 use crate::machines::provider::{Acceleration, BoxBoot, MachineRequest};
 use crate::model::addresses::{node_mac, ssh_mac};
+use crate::model::clock;
 
 /// A versioned machine type, so that a saved state loads into a later QEMU; 7.2 is the oldest QEMU we take.
 const MACHINE_TYPE: &str = "pc-q35-7.2";
@@ -15,12 +16,16 @@ const TRANSLATION_CACHE_MIB: u32 = 256;
 /// What an emulated CPU is told not to have: a fifth level of page tables, access checks of the kernel's on each copy, byte-wise
 /// string instructions that TCG runs byte by byte, and vectors that it runs through helpers. All cost time, none is needed.
 const TCG_CPU: &str = "max,-la57,-smap,-smep,-pku,-erms,-avx,-avx2,-f16c,-fma";
+/// Added to load a saved memory from standard input and to stay stopped then.
+pub(super) const RESTORE_FROM_INPUT: [&str; 3] = ["-S", "-incoming", "fd:0"];
 
 /// What a start of a machine depends on.
 pub(super) struct Start<'a> {
     pub(super) request: &'a MachineRequest,
     pub(super) directory: &'a MachineDirectory,
     pub(super) qmp_socket: &'a Path,
+    /// A socket that somebody listens on.
+    pub(super) clock_socket: &'a Path,
     /// The loopback port that leads to the guest's SSH server; 0 lets the system choose.
     pub(super) ssh_port: u16,
     pub(super) acceleration: Acceleration,
@@ -85,6 +90,8 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     option("device", "virtio-serial-pci,id=ports".to_owned());
     option("chardev", format!("file,id=journal,append=on,path={}", value(&directory.journal())));
     option("device", format!("virtserialport,bus=ports.0,chardev=journal,name={PORT_NAME}"));
+    option("chardev", format!("socket,id=clock,path={}", value(start.clock_socket)));
+    option("device", format!("virtserialport,bus=ports.0,chardev=clock,name={}", clock::PORT));
     option("chardev", format!("socket,id=qmp,server=on,wait=off,path={}", value(start.qmp_socket)));
     option("mon", "chardev=qmp,mode=control".to_owned());
     words.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
@@ -136,7 +143,8 @@ mod tests {
         };
         let directory = MachineDirectory::new(Path::new("/state"), &request.spec.name);
         let socket = Path::new("/run/w1.qmp");
-        arguments(&Start { request: &request, directory: &directory, qmp_socket: socket, ssh_port: 0, acceleration })
+        let clock_socket = Path::new("/run/w1.clock");
+        arguments(&Start { request: &request, directory: &directory, qmp_socket: socket, clock_socket, ssh_port: 0, acceleration })
     }
 
     #[test]

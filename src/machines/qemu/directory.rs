@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::qcow2;
+use super::{qcow2, sparse};
 use crate::machines::provider::{BoxBoot, MachineRequest};
 use crate::model::names::NodeName;
 
@@ -107,6 +107,18 @@ impl MachineDirectory {
         self.write(&self.pid_file(), pid.to_string().as_bytes())
     }
 
+    /// Takes over the disk and the SSH port of a saved machine; its record is what `request` says.
+    pub(super) fn adopt(&self, saved: &Path, request: &MachineRequest) -> io::Result<Record> {
+        self.remove()?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let ssh_port = SavedMachine(saved.to_owned()).record().ok().and_then(|record| record.ssh_port);
+        self.write(&self.ignition(), request.ignition.as_bytes())?;
+        let record = Record { request: request.clone(), ssh_port };
+        self.save(&record)?;
+        sparse::copy(&SavedMachine(saved.to_owned()).disk(), &self.disk(&request.box_files.boot))?;
+        Ok(record)
+    }
+
     /// The recorded process id, which may be anyone's by now.
     pub(super) fn pid(&self) -> Option<u32> {
         fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()
@@ -129,6 +141,48 @@ impl MachineDirectory {
         let part = self.0.join("file.part");
         create(&part)?.write_all(bytes)?;
         fs::rename(part, path)
+    }
+}
+
+/// A machine's folder in a snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct SavedMachine(PathBuf);
+
+impl SavedMachine {
+    pub(super) fn new(snapshot: &Path, node: &NodeName) -> Self {
+        Self(snapshot.join(node.as_str()))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Processor, devices and memory, as QEMU's migration stream. A machine that was off has none.
+    pub(super) fn memory(&self) -> PathBuf {
+        self.0.join("memory")
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.0.join("disk")
+    }
+
+    fn record_file(&self) -> PathBuf {
+        self.0.join("machine.json")
+    }
+
+    fn record(&self) -> io::Result<Record> {
+        Ok(serde_json::from_slice(&fs::read(self.record_file())?)?)
+    }
+
+    /// Makes the folder, with what is known before the machine is stopped.
+    pub(super) fn prepare(&self, machine: &MachineDirectory) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        create(&self.record_file())?.write_all(&serde_json::to_vec_pretty(&machine.record()?)?)
+    }
+
+    /// Copies the disk of a machine that does not run.
+    pub(super) fn copy_disk(&self, machine: &MachineDirectory) -> io::Result<()> {
+        sparse::copy(&machine.disk(&machine.record()?.request.box_files.boot), &self.disk())
     }
 }
 

@@ -10,6 +10,7 @@
 //! Invariants: what a machine was made from is recorded in its directory and never moves on a restart; a machine dies with its
 //! owner, even one killed by SIGKILL ([`process`]); whether it runs is asked of `/proc`, never remembered.
 
+mod clock;
 mod command_line;
 mod console;
 mod directory;
@@ -18,6 +19,8 @@ mod preflight;
 mod process;
 pub(super) mod qcow2;
 mod qmp;
+mod snapshot;
+mod sparse;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,15 +36,16 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::provider::{
-    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError,
+    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError, Snapshots,
 };
 use crate::model::cluster::MachineSpec;
 use crate::model::names::{ClusterName, NodeName};
 use crate::shell;
+use clock::ClockPort;
 use command_line::Start;
 use console::Console;
 use directory::{MachineDirectory, Record};
-use process::{Exit, Spawner};
+use process::{Exit, Launch, Spawner};
 use qmp::Qmp;
 
 pub use preflight::{MINIMUM_VERSION, version};
@@ -92,6 +96,7 @@ struct Vm {
     /// Where this boot begins in the console's file.
     console_from: u64,
     ssh: SocketAddr,
+    clock: Arc<Mutex<ClockPort>>,
 }
 
 impl Vm {
@@ -123,6 +128,10 @@ impl QemuProvider {
         self.config.runtime_dir.join(format!("{node}.qmp"))
     }
 
+    fn clock_socket(&self, node: &NodeName) -> PathBuf {
+        self.config.runtime_dir.join(format!("{node}.clock"))
+    }
+
     async fn create_machine(&self, request: MachineRequest) -> Result<Machine, ProviderError> {
         let node = request.spec.name.clone();
         let slot = self.slot(&node);
@@ -130,21 +139,22 @@ impl QemuProvider {
         if let Some(vm) = slot.as_ref().filter(|vm| !vm.has_ended()) {
             return Ok(machine(node, vm));
         }
-        for socket in [&self.qmp_socket(&node), &request.fabric_socket] {
+        for socket in [&self.clock_socket(&node), &request.fabric_socket] {
             check_socket_path(socket)?;
         }
         let record = self
             .directory(&node)
             .prepare(&request)
             .map_err(|error| failed(format!("make the directory of node `{node}`"), error))?;
-        let vm = self.start(record).await?;
+        let vm = self.start(record, None).await?;
         let made = machine(node, &vm);
         *slot = Some(vm);
         Ok(made)
     }
 
-    /// Starts a machine with what is recorded: on its old SSH port, or on a new one if that is taken.
-    async fn start(&self, mut record: Record) -> Result<Vm, ProviderError> {
+    /// Starts a machine with what is recorded: on its old SSH port, or on a new one if that is taken. With a saved `memory` it loads
+    /// that and stays stopped.
+    async fn start(&self, mut record: Record, memory: Option<&Path>) -> Result<Vm, ProviderError> {
         let node = record.request.spec.name.clone();
         let directory = self.directory(&node);
         if let Some(pid) = directory.pid().filter(|pid| process::runs_in(*pid, directory.path())) {
@@ -153,11 +163,11 @@ impl QemuProvider {
                 .map_err(|error| failed(format!("kill the QEMU that was left over of node `{node}`"), error))?;
         }
         let vm = match record.ssh_port {
-            None => self.start_on(&record, 0).await?,
-            Some(port) => match self.start_on(&record, port).await {
+            None => self.start_on(&record, 0, memory).await?,
+            Some(port) => match self.start_on(&record, port, memory).await {
                 Err(ProviderError::Boot { what, .. }) if what.contains("host forwarding rule") => {
                     tracing::warn!(%node, port, "its SSH port is taken; it gets another");
-                    self.start_on(&record, 0).await?
+                    self.start_on(&record, 0, memory).await?
                 }
                 result => result?,
             },
@@ -169,7 +179,7 @@ impl QemuProvider {
         Ok(vm)
     }
 
-    async fn start_on(&self, record: &Record, ssh_port: u16) -> Result<Vm, ProviderError> {
+    async fn start_on(&self, record: &Record, ssh_port: u16, memory: Option<&Path>) -> Result<Vm, ProviderError> {
         let node = &record.request.spec.name;
         let (directory, socket) = (self.directory(node), self.qmp_socket(node));
         // One left by a killed QEMU would be connected to instead of the new one's.
@@ -179,20 +189,30 @@ impl QemuProvider {
             return Err(failed(format!("remove {}", socket.display()), error));
         }
         let console_from = directory.console_length();
-        let arguments = command_line::arguments(&Start {
+        let clock_socket = self.clock_socket(node);
+        let clock =
+            ClockPort::bind(&clock_socket).map_err(|error| failed(format!("listen on {}", clock_socket.display()), error))?;
+        let mut arguments = command_line::arguments(&Start {
             request: &record.request,
             directory: &directory,
             qmp_socket: &socket,
+            clock_socket: &clock_socket,
             ssh_port,
             acceleration: self.config.acceleration,
         });
+        let input = memory.map(std::fs::File::open).transpose();
+        let input = input.map_err(|error| failed(format!("open the saved memory of node `{node}`"), error))?;
+        if input.is_some() {
+            arguments.extend(command_line::RESTORE_FROM_INPUT.map(str::to_owned));
+        }
         tracing::debug!(%node, command = %arguments.iter().map(|word| shell::quote(word)).collect::<Vec<_>>().join(" "), "start QEMU");
         let (pid, exit) = self
             .spawner
-            .spawn(PathBuf::from(QEMU), arguments, directory.qemu_log())
+            .spawn(Launch { program: QEMU.into(), arguments, log: directory.qemu_log(), input })
             .await
             .map_err(|error| failed(format!("start QEMU for node `{node}`"), error))?;
-        let vm = Vm { pid, exit, console_from, ssh: SocketAddr::from((Ipv4Addr::LOCALHOST, ssh_port)) };
+        let ssh = SocketAddr::from((Ipv4Addr::LOCALHOST, ssh_port));
+        let vm = Vm { pid, exit, console_from, ssh, clock: Arc::new(Mutex::new(clock)) };
         directory.save_pid(pid).map_err(|error| failed(format!("record the process of node `{node}`"), error))?;
         match self.ask_ssh_port(node, &vm).await {
             Ok(port) => Ok(Vm { ssh: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ..vm }),
@@ -287,7 +307,7 @@ impl QemuProvider {
             (PowerAction::PowerOn, Some(_)) => Ok(()),
             (PowerAction::PowerOn, None) => {
                 let record = self.directory(node).record().map_err(|error| failed(what("power on"), error))?;
-                *slot = Some(self.start(record).await?);
+                *slot = Some(self.start(record, None).await?);
                 Ok(())
             }
             (PowerAction::Freeze | PowerAction::Thaw | PowerAction::Reset, None) => {
@@ -397,6 +417,10 @@ impl Provider for QemuProvider {
 
     fn journal(&self, node: &NodeName) -> Option<PathBuf> {
         Some(self.directory(node).journal())
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
     }
 }
 

@@ -55,10 +55,18 @@ pub fn exec_vm(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
 /// How a process ended, once it has.
 pub(super) type Exit = watch::Receiver<Option<ExitStatus>>;
 
+/// What a process is started with.
+pub(super) struct Launch {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
+    /// Where what it says goes.
+    pub(super) log: PathBuf,
+    /// What it reads; nothing by default.
+    pub(super) input: Option<std::fs::File>,
+}
+
 struct Order {
-    program: PathBuf,
-    arguments: Vec<String>,
-    log: PathBuf,
+    launch: Launch,
     reply: oneshot::Sender<io::Result<(u32, Exit)>>,
 }
 
@@ -73,31 +81,31 @@ impl Spawner {
     pub(super) fn start(wrapper: PathBuf, runtime: Handle) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
         std::thread::Builder::new().name("machines".into()).spawn(move || {
-            for order in queue {
-                let result = spawn(&wrapper, &order, &runtime);
+            for Order { launch, reply } in queue {
+                let result = spawn(&wrapper, launch, &runtime);
                 // Whoever gave up waiting drops the exit's receiver; the child is still reaped.
-                let _ = order.reply.send(result);
+                let _ = reply.send(result);
             }
         })?;
         Ok(Self { orders })
     }
 
-    /// Starts `program`, with what it says in `log`.
-    pub(super) async fn spawn(&self, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> io::Result<(u32, Exit)> {
+    /// Starts a process; returns its id and its end.
+    pub(super) async fn spawn(&self, launch: Launch) -> io::Result<(u32, Exit)> {
         let (reply, answer) = oneshot::channel();
         let gone = |()| io::Error::other("the thread that starts machines has ended");
-        self.orders.send(Order { program, arguments, log, reply }).map_err(|_| gone(()))?;
+        self.orders.send(Order { launch, reply }).map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?
     }
 }
 
-fn spawn(wrapper: &Path, order: &Order, runtime: &Handle) -> io::Result<(u32, Exit)> {
-    let log = directory::create(&order.log)?;
+fn spawn(wrapper: &Path, launch: Launch, runtime: &Handle) -> io::Result<(u32, Exit)> {
+    let log = directory::create(&launch.log)?;
     let _guard = runtime.enter();
     let mut command = tokio::process::Command::new(wrapper);
-    command.arg(VM_VERB).arg(std::process::id().to_string()).arg(&order.program).args(&order.arguments);
+    command.arg(VM_VERB).arg(std::process::id().to_string()).arg(&launch.program).args(&launch.arguments);
     // Its own process group: Ctrl-C in a terminal is for us to handle.
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
+    command.stdin(launch.input.map_or_else(Stdio::null, Stdio::from)).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
     let mut child = command.spawn()?;
     let pid = child.id().ok_or_else(|| io::Error::other("the process ended before it was looked at"))?;
     let (told, exit) = watch::channel(None);

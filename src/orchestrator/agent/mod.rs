@@ -14,6 +14,7 @@
 
 mod ask;
 mod backoff;
+mod clock;
 pub(crate) mod contact;
 pub mod containers;
 mod decide;
@@ -98,6 +99,7 @@ pub enum AgentError {
 
 /// The `flightcage agent` role: runs until SIGTERM or SIGINT. Containers go on.
 pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
+    clock::start();
     let runtime = RealRuntime::open(RuntimeConfig::from(&config)).await?;
     let run = run_with(config, Arc::new(runtime), Path::new(RUN_DIRECTORY));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())

@@ -246,6 +246,7 @@ fn number(asked: &ToNode) -> Option<u64> {
         ToNode::Logs { request, .. }
         | ToNode::Exec { request, .. }
         | ToNode::Probe { request, .. }
+        | ToNode::Beat { request }
         | ToNode::Cancel { request } => Some(*request),
         ToNode::DrainWaits { .. } | ToNode::Drained { .. } => None,
     }
@@ -267,6 +268,7 @@ async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, peers: Arc<Peers>, o
             drop(output.send(FromNode::Probed { request, answer }).await);
             return;
         }
+        ToNode::Beat { .. } => Ok(None),
         ToNode::Cancel { .. } | ToNode::DrainWaits { .. } | ToNode::Drained { .. } => return,
     };
     let (error, exit_code) = match answered {

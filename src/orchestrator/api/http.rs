@@ -32,9 +32,12 @@ use super::tunnels::{Piece, Tunnels};
 use super::watch::{self, Watch};
 use super::{balancers, discovery, logs};
 use crate::orchestrator::store::{Revision, Window};
+use crate::orchestrator::tunnel::ToNode;
 
 /// Kubernetes' own limit of a request's body.
 const MAX_BODY_BYTES: usize = 3 << 20;
+/// How long a node may take for a sign of life.
+const BEAT: Duration = Duration::from_secs(5);
 /// How long a request for a revision that is not there yet waits.
 const FUTURE_REVISION: Duration = Duration::from_secs(3);
 
@@ -58,6 +61,7 @@ pub fn router(server: Server) -> Router {
     Router::new()
         .route("/flightcage/v1/nodes/{name}/tunnel", get(tunnel))
         .route(crate::balancer::report::PATH, get(balancer))
+        .route("/flightcage/v1/nodes/{name}/beat", get(beat))
         .route("/flightcage/v1/namespaces/{namespace}/pods/{name}/exec", axum::routing::post(logs::exec))
         .route("/healthz", any(|| async { "ok" }))
         .route("/readyz", any(|| async { "ok" }))
@@ -98,6 +102,18 @@ async fn balancer(State(server): State<Server>, Extension(who): Extension<Identi
     upgrade.on_upgrade(move |socket| async move {
         balancers::serve(&server.barrier, &who.user, socket, server.cancel.clone()).await;
     })
+}
+
+/// `GET /flightcage/v1/nodes/<name>/beat`: asks the node's agent for a sign of life, and answers when it has given one after the question.
+async fn beat(State(server): State<Server>, Extension(who): Extension<Identity>, Path(name): Path<String>) -> Result<Response, Status> {
+    if !who.is_master() {
+        return Err(Status::forbidden(format!("user \"{}\" cannot ask nodes for a beat", who.user)));
+    }
+    let mut answer = server.tunnels.ask(&name, |request| ToNode::Beat { request })?;
+    match tokio::time::timeout(BEAT, answer.next()).await {
+        Ok(Some(Piece::Done { error: None, .. })) => Ok(json_response(StatusCode::OK, b"{}".to_vec())),
+        _ => Err(Status::unavailable(format!("node `{name}` gave no sign of life within {} s", BEAT.as_secs()))),
+    }
 }
 
 /// A request, taken apart.

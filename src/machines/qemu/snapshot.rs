@@ -1,0 +1,240 @@
+//! Memory and disks of all machines, saved together and restored together.
+//!
+//! ```text
+//! save      stop all ─► (each: memory by QEMU's migration to a file, then the disk) ─► let all run ─► clocks
+//! restore   (each: copy the disk, start QEMU with the memory as its standard input) ─► let all run ─► clocks
+//! ```
+//! Machines are stopped before any is saved and run only when all are loaded, so that no machine hears of a future that another one
+//! does not know. A restored machine has a disk and a memory of its own. What only the network saw in between is lost as a
+//! dropped frame is: TCP between machines repairs it.
+//! QEMU before 8.2 cannot migrate to a file by itself; `exec:` runs `cat`, and standard input is a file descriptor to read from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all, try_join_all};
+use serde_json::json;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, sleep};
+
+use super::clock::ClockPort;
+use super::directory::{self, SavedMachine};
+use super::qmp::{Qmp, QmpError};
+use super::{QemuProvider, Vm, failed};
+use crate::machines::provider::{ClockFact, MachineRequest, Power, ProviderError, Restored, Snapshots};
+use crate::model::names::NodeName;
+use crate::shell;
+
+/// Longest that saving or loading one machine's memory may take; a slow disk carries 512 MiB in less.
+const MEMORY_LIMIT: Duration = Duration::from_secs(120);
+/// Pause between two looks at a memory that is being saved or loaded.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Migration is throttled to 128 MiB/s by default.
+const UNTHROTTLED: u64 = 1 << 40;
+
+/// A machine that runs and is to be saved. Nobody else changes its power while the slot is held.
+struct Running {
+    node: NodeName,
+    qmp: Qmp,
+    clock: Arc<Mutex<ClockPort>>,
+}
+
+impl Snapshots for QemuProvider {
+    fn save(&self, into: PathBuf) -> BoxFuture<'_, Result<Restored, ProviderError>> {
+        Box::pin(async move { self.save_all(&into).await })
+    }
+
+    fn restore(&self, from: PathBuf, requests: Vec<MachineRequest>) -> BoxFuture<'_, Result<Restored, ProviderError>> {
+        Box::pin(async move { self.restore_all(&from, requests).await })
+    }
+}
+
+impl QemuProvider {
+    async fn save_all(&self, into: &Path) -> Result<Restored, ProviderError> {
+        let begun = Instant::now();
+        let nodes = directory::nodes(&self.config.state_dir).map_err(|error| failed("list machines", error))?;
+        let mut slots = Vec::new();
+        for node in &nodes {
+            slots.push(self.slot(node).lock_owned().await);
+        }
+        let mut running = Vec::new();
+        for (node, slot) in nodes.iter().zip(&slots) {
+            SavedMachine::new(into, node)
+                .prepare(&self.directory(node))
+                .map_err(|error| failed(format!("begin to save node `{node}`"), error))?;
+            if let Some(vm) = self.running(node, slot)? {
+                let qmp = Qmp::connect(&self.qmp_socket(node)).await.map_err(saving(node))?;
+                running.push(Running { node: node.clone(), qmp, clock: Arc::clone(&vm.clock) });
+            }
+        }
+        let saved = self.stop_and_save(&nodes, &mut running, into).await;
+        // Whatever happened, they run on. One that was not stopped takes no harm.
+        let resumed = join_all(running.iter_mut().map(async |machine| {
+            machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))
+        }));
+        let resumed: Result<Vec<_>, _> = resumed.await.into_iter().collect();
+        saved?;
+        resumed?;
+        let running_ms = milliseconds(begun.elapsed());
+        let clocks = correct_all(running.iter().map(|machine| (&machine.node, &machine.clock))).await?;
+        drop(slots);
+        Ok(Restored { clocks, running_ms })
+    }
+
+    /// The machine's process, unless it is off.
+    fn running<'a>(&self, node: &NodeName, slot: &'a OwnedMutexGuard<Option<Vm>>) -> Result<Option<&'a Vm>, ProviderError> {
+        match self.find(node).map(|machine| machine.power) {
+            Some(Power::Frozen) => Err(failed(format!("save node `{node}`"), std::io::Error::other("it is frozen; thaw it first"))),
+            Some(Power::On) => Ok(slot.as_ref()),
+            Some(Power::Off) | None => Ok(None),
+        }
+    }
+
+    async fn stop_and_save(&self, nodes: &[NodeName], running: &mut [Running], into: &Path) -> Result<(), ProviderError> {
+        let stopped = join_all(running.iter_mut().map(async |machine| {
+            machine.qmp.execute("stop", json!({})).await.map(drop).map_err(saving(&machine.node))
+        }));
+        stopped.await.into_iter().collect::<Result<(), _>>()?;
+        let memories = try_join_all(running.iter_mut().map(async |machine| {
+            let file = SavedMachine::new(into, &machine.node).memory();
+            save_memory(&mut machine.qmp, &file).await.map_err(saving(&machine.node))
+        }));
+        memories.await?;
+        // Only now have the machines' block devices written what they held.
+        try_join_all(nodes.iter().map(async |node| {
+            let (saved, machine) = (SavedMachine::new(into, node), self.directory(node));
+            let copied = tokio::task::spawn_blocking(move || saved.copy_disk(&machine)).await;
+            copied.unwrap_or_else(|broken| Err(broken.into())).map_err(|error| failed(format!("save the disk of node `{node}`"), error))
+        }))
+        .await
+        .map(drop)
+    }
+
+    async fn restore_all(&self, from: &Path, requests: Vec<MachineRequest>) -> Result<Restored, ProviderError> {
+        let nodes: Vec<NodeName> = requests.iter().map(|request| request.spec.name.clone()).collect();
+        let restored = self.load_and_run(from, requests).await;
+        if restored.is_err() {
+            for node in &nodes {
+                if let Err(error) = self.destroy_machine(node).await {
+                    tracing::warn!(%node, %error, "a machine that could not be restored could not be removed either");
+                }
+            }
+        }
+        restored
+    }
+
+    async fn load_and_run(&self, from: &Path, requests: Vec<MachineRequest>) -> Result<Restored, ProviderError> {
+        let begun = Instant::now();
+        let loaded = try_join_all(requests.into_iter().map(|request| self.load(from, request))).await?;
+        let mut machines: Vec<Running> = loaded.into_iter().flatten().collect();
+        let resumed = join_all(machines.iter_mut().map(async |machine| {
+            machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))
+        }));
+        resumed.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let running_ms = milliseconds(begun.elapsed());
+        let clocks = correct_all(machines.iter().map(|machine| (&machine.node, &machine.clock))).await?;
+        tracing::info!(running_ms, total_ms = milliseconds(begun.elapsed()), "the machines are restored");
+        Ok(Restored { clocks, running_ms })
+    }
+
+    /// Loads one machine and leaves it stopped; `None`: it was saved as off.
+    async fn load(&self, from: &Path, request: MachineRequest) -> Result<Option<Running>, ProviderError> {
+        let node = request.spec.name.clone();
+        let slot = self.slot(&node);
+        let mut slot = slot.lock().await;
+        let saved = SavedMachine::new(from, &node);
+        let directory = self.directory(&node);
+        let adopted = {
+            let saved = saved.path().to_owned();
+            tokio::task::spawn_blocking(move || directory.adopt(&saved, &request)).await
+        };
+        let record = adopted
+            .unwrap_or_else(|broken| Err(broken.into()))
+            .map_err(|error| failed(format!("restore the disk of node `{node}`"), error))?;
+        let memory = saved.memory();
+        if !memory.exists() {
+            return Ok(None);
+        }
+        let vm = self.start(record, Some(&memory)).await?;
+        let mut qmp = Qmp::connect(&self.qmp_socket(&node)).await.map_err(restoring(&node))?;
+        let clock = Arc::clone(&vm.clock);
+        let loaded = self.await_memory(&node, &vm, &mut qmp).await;
+        *slot = Some(vm);
+        loaded?;
+        Ok(Some(Running { node, qmp, clock }))
+    }
+
+    async fn await_memory(&self, node: &NodeName, vm: &Vm, qmp: &mut Qmp) -> Result<(), ProviderError> {
+        let deadline = Instant::now() + MEMORY_LIMIT;
+        loop {
+            match qmp.execute("query-status", json!({})).await {
+                Ok(status) if status["status"] != "inmigrate" => return Ok(()),
+                Ok(_) if Instant::now() > deadline => {
+                    let late = std::io::Error::other(format!("its memory was not loaded within {MEMORY_LIMIT:?}"));
+                    return Err(failed(format!("restore node `{node}`"), late));
+                }
+                Ok(_) => sleep(LOOK_PAUSE).await,
+                // It says why in its log, then it ends.
+                Err(QmpError::Closed(_)) => {
+                    let mut exit = vm.exit.clone();
+                    let _ = tokio::time::timeout(Duration::from_secs(2), exit.wait_for(Option::is_some)).await;
+                    return Err(self.ended(node, vm, "its saved memory was not accepted"));
+                }
+                Err(error) => return Err(restoring(node)(error)),
+            }
+        }
+    }
+}
+
+/// Writes processor, devices and memory of a stopped machine.
+async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
+    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": UNTHROTTLED })).await?;
+    let uri = format!("exec:umask 077; exec cat > {}", shell::quote(&file.display().to_string()));
+    qmp.execute("migrate", json!({ "uri": uri })).await?;
+    let deadline = Instant::now() + MEMORY_LIMIT;
+    loop {
+        let progress = qmp.execute("query-migrate", json!({})).await?;
+        let refused = |reason: &str| QmpError::Refused { command: "migrate".to_owned(), reason: reason.to_owned() };
+        match progress["status"].as_str() {
+            Some("completed") => return Ok(()),
+            Some("failed" | "cancelled") => {
+                return Err(refused(progress["error-desc"].as_str().unwrap_or("it gave no reason; is the disk full?")));
+            }
+            _ if Instant::now() > deadline => return Err(refused(&format!("it was not done within {MEMORY_LIMIT:?}"))),
+            _ => sleep(LOOK_PAUSE).await,
+        }
+    }
+}
+
+async fn correct_all<'a>(
+    machines: impl Iterator<Item = (&'a NodeName, &'a Arc<Mutex<ClockPort>>)>,
+) -> Result<Vec<ClockFact>, ProviderError> {
+    try_join_all(machines.map(async |(node, clock)| {
+        let correction = clock.lock().await.correct().await;
+        let correction = correction.map_err(|error| failed(format!("set the clock of node `{node}`"), error))?;
+        tracing::info!(%node, ?correction, "its clock is right");
+        let bound_us = u64::try_from(correction.bound.as_micros()).unwrap_or(u64::MAX);
+        Ok(ClockFact { node: node.clone(), behind_ms: -correction.before_ns / 1_000_000, bound_us })
+    }))
+    .await
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn saving(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
+    let what = format!("save node `{node}`");
+    move |error| failed(what, error)
+}
+
+fn resuming(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
+    let what = format!("let node `{node}` run on");
+    move |error| failed(what, error)
+}
+
+fn restoring(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
+    let what = format!("restore node `{node}`");
+    move |error| failed(what, error)
+}

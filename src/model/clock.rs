@@ -1,0 +1,31 @@
+//! What the host and a machine say to each other about the machine's clock, on a virtio-serial port: one JSON object a line.
+//!
+//! The host asks, the machine answers with its wall clock as it was when the answer was written; the host knows when it asked and
+//! when it was answered, so that half of the round trip bounds the error. No network is involved, so no fault reaches it.
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the virtio-serial port.
+pub const PORT: &str = "org.flightcage.clock";
+/// Longest line either side takes.
+pub const MAX_LINE_BYTES: u64 = 256;
+
+/// From the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Chosen by the host; an answer of an earlier question is told by it.
+    pub id: u64,
+    /// Steps the wall clock by so many nanoseconds before it is read.
+    pub step_ns: i64,
+}
+
+/// From the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The question's.
+    pub id: u64,
+    /// The wall clock: nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// Why the clock could not be stepped, if it could not.
+    pub error: Option<String>,
+}
