@@ -8,11 +8,12 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::journal;
+use super::snapshots::Automatic;
 use super::terminal::{Live, say};
 use super::{File, doctor};
 use crate::cluster::client::DaemonClient;
 use crate::cluster::home::{ClusterPaths, Home};
-use crate::cluster::life::{self, Cluster, Lifetime, is_ready};
+use crate::cluster::life::{self, Boot, Cluster, Lifetime, is_ready};
 use crate::kubernetes::client::ListParams;
 use crate::machines::provider::{Acceleration, Power};
 use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
@@ -24,9 +25,8 @@ pub(super) struct Up {
     /// Cluster file; without it: a controller and two workers of 512 MiB.
     #[arg(short, long, value_name = "FILE")]
     file: Option<File>,
-    /// Neither restore nor save a snapshot: boot cold.
-    #[arg(long)]
-    fresh: bool,
+    #[command(flatten)]
+    automatic: Automatic,
 }
 
 impl Up {
@@ -40,9 +40,7 @@ impl Up {
         }
         let home = open_home()?;
         let live = Live::new();
-        // Every boot is a cold one: `--fresh` asks for what happens anyway.
-        let _ = self.fresh;
-        let cluster = bring_up(&home, spec, Lifetime::UntilDown, &live).await?;
+        let cluster = bring_up(&home, spec, self.automatic.boot(Lifetime::UntilDown), &live).await?;
         live.finish();
         print_status(&cluster.paths, false).await?;
         say(&format!("\nUse it:  export KUBECONFIG={}", cluster.paths.kubeconfig().display()));
@@ -54,14 +52,14 @@ impl Up {
 pub(super) async fn bring_up(
     home: &Home,
     spec: ClusterSpec,
-    lifetime: Lifetime,
+    boot: Boot,
     live: &std::sync::Arc<Live>,
 ) -> Result<Cluster, Failure> {
     let paths = home.cluster(&spec.name);
     let watched = DaemonClient::new(paths.clone())?;
     let brought = tokio::select! {
         () = journal::tell_sightings(&watched, live) => unreachable!("telling never ends by itself"),
-        brought = life::up(home, spec, lifetime, live.reporter()) => brought,
+        brought = life::up(home, spec, boot, live.reporter()) => brought,
         () = interrupted() => {
             live.finish();
             life::down(&paths).await?;
@@ -120,7 +118,7 @@ impl Status {
     }
 }
 
-async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure> {
+pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure> {
     let status = DaemonClient::new(paths.clone())?
         .status()
         .await
@@ -157,7 +155,7 @@ async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<(), Failure
             .collect();
         let status = json!({
             "name": paths.name(), "provider": status.spec.provider, "accel": accel, "nodes": nodes,
-            "services": status.services, "restored_from": null, "troubles": troubles,
+            "services": status.services, "restored_from": status.restored_from, "troubles": troubles,
         });
         say(&serde_json::to_string_pretty(&status)?);
         return Ok(());

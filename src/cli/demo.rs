@@ -9,6 +9,7 @@ use super::cluster::open_home;
 use super::doctor;
 use super::failure::Failure;
 use super::scenarios::{Settings, run_on_own_clusters, verdict_words};
+use super::snapshots::Automatic;
 use super::terminal::{Live, say};
 use crate::cluster::home::private_directory;
 use crate::model::names::ClusterName;
@@ -37,6 +38,8 @@ pub(super) struct Demo {
     /// Leave the cluster up.
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    automatic: Automatic,
 }
 
 impl Demo {
@@ -49,7 +52,8 @@ impl Demo {
         written.map_err(|error| Failure::new(format!("write the demonstration to `{}`", folder.display())).because(error))?;
         let read = |file: &&str| scenario::file::read(&folder.join(file), &name);
         let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
-        let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep, cluster: None };
+        let snapshots = self.automatic.usage();
+        let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep, cluster: None, snapshots };
         let outcomes = run_on_own_clusters(&home, &name, &scenarios, &settings, &live).await?;
         live.finish();
         for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {

@@ -15,8 +15,10 @@ mod machines;
 mod net;
 mod roles;
 mod scenarios;
+mod snapshots;
 mod terminal;
 mod vagrant;
+mod with;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,6 +94,10 @@ enum Command {
     Net(net::Net),
     /// Measure parts of Flightcage on this host.
     Bench(bench::Bench),
+    /// Save a whole running cluster, and bring it back in seconds.
+    Snapshot(snapshots::SnapshotCommand),
+    /// Run a command against a pristine cluster of its own; its exit code is returned, 125 for our own errors.
+    With(with::With),
     /// Boxes: machine images.
     Box(artefacts::BoxCommand),
     /// What Vagrant is given.
@@ -172,6 +178,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Node(command) => command.run(name).await,
         Command::Net(command) => command.run(name).await,
         Command::Bench(command) => command.run().await,
+        Command::Snapshot(command) => command.run(name).await,
+        Command::With(command) => command.run(name).await,
         Command::Box(command) => command.run().await,
         Command::Vagrant(command) => command.run(&name),
         Command::Image(command) => command.run().await,

@@ -13,11 +13,12 @@ use super::cluster::{bring_up, connect, interrupted, open_home};
 use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
 use super::journal::tell_troubles;
+use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
 use super::{File, doctor};
 use crate::cluster::file::{self, ClusterFileError};
 use crate::cluster::home::Home;
-use crate::cluster::life::{self, Cluster, Lifetime};
+use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
 use crate::kubernetes::client::Client;
 use crate::machines::provider::Acceleration;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
@@ -102,6 +103,8 @@ pub(super) struct Run {
     /// Run only every N-th scenario, beginning with the M-th: parallel jobs share the files among them.
     #[arg(long, value_name = "M/N")]
     shard: Option<Shard>,
+    #[command(flatten)]
+    automatic: Automatic,
 }
 
 impl Run {
@@ -123,7 +126,8 @@ impl Run {
                 if cluster.as_ref().is_none_or(|spec| spec.provider == ProviderKind::Qemu) {
                     doctor::require_able_host().await?;
                 }
-                let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep, cluster };
+                let snapshots = self.automatic.usage();
+                let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep, cluster, snapshots };
                 run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await?
             }
         };
@@ -188,9 +192,11 @@ pub(super) struct Settings<'a> {
     pub(super) keep: bool,
     /// In place of what the scenarios ask for.
     pub(super) cluster: Option<ClusterSpec>,
+    pub(super) snapshots: SnapshotUse,
 }
 
-/// Runs scenarios one after another; those that ask for the same cluster share one boot. A cluster made here goes down at the end,
+/// Runs scenarios one after another; those that ask for the same cluster share one boot,
+/// and each finds the cluster pristine: restored, or without snapshots emptied. A cluster made here goes down at the end,
 /// whatever happens, unless it is to be kept.
 pub(super) async fn run_on_own_clusters(
     home: &Home,
@@ -216,8 +222,14 @@ pub(super) async fn run_on_own_clusters(
             end(cluster, false).await?;
         }
         let cluster = match current.take() {
+            Some((_, cluster)) if cluster.is_owned() && settings.snapshots != SnapshotUse::Ignore => {
+                life::reset(home, cluster, settings.snapshots, live.reporter()).await?
+            }
             Some((_, cluster)) => cluster,
-            None => bring_up(home, spec.clone(), Lifetime::Owned, live).await?,
+            None => {
+                let boot = Boot { lifetime: Lifetime::Owned, snapshots: settings.snapshots };
+                bring_up(home, spec.clone(), boot, live).await?
+            }
         };
         let (cluster, outcome) = run_on(cluster, scenario, settings, live).await;
         match outcome {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,10 +11,12 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::daemon::{CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, Status};
+use super::daemon::{
+    CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, RestoreOrder, Status,
+};
 use super::home::ClusterPaths;
 use crate::machines::journal::Sighting;
-use crate::machines::provider::{DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem};
+use crate::machines::provider::{DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Restored};
 use crate::model::names::NodeName;
 use crate::shell::ssh::SshTarget;
 use crate::transport::BoxStream;
@@ -24,6 +27,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longest that asking every machine whether it is able may take: they may be far away, or slow.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest that saving or restoring may take; the daemon gives up earlier.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longest answer line on the dial socket.
 const MAX_REPLY: u64 = 64;
 
@@ -107,6 +112,16 @@ impl DaemonClient {
     /// Tells that our binary is on a machine now.
     pub async fn installed(&self, node: &NodeName) -> Result<(), DaemonClientError> {
         self.post(&format!("machines/{node}/installed"), &(), REQUEST_TIMEOUT).await
+    }
+
+    /// Saves all machines, memory and disks, below a folder.
+    pub async fn save(&self, into: &Path) -> Result<Restored, DaemonClientError> {
+        self.post("save", &json!({ "into": into }), SNAPSHOT_TIMEOUT).await
+    }
+
+    /// Makes the machines from what was saved.
+    pub async fn restore(&self, order: &RestoreOrder) -> Result<Restored, DaemonClientError> {
+        self.post("restore", order, SNAPSHOT_TIMEOUT).await
     }
 
     /// Changes a machine's power.

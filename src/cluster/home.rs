@@ -5,6 +5,7 @@
 //!   cache/{boxes,images,scratch}/    by content; shared by all clusters
 //!   clusters/<name>/                 one cluster, mode 0700; gone after `down`
 //!     cluster.json  daemon.log  kubeconfig  pki/  ssh/  machines/<node>/  journal/  run -> <runtime>
+//!   snapshots/<name>/<snapshot>/     saved clusters, mode 0700; they outlive `down`
 //! <runtime>/                         sockets, in a directory short enough for the 104 bytes of a socket path
 //! ```
 
@@ -155,6 +156,16 @@ impl ClusterPaths {
     /// Directory of its sockets.
     pub fn runtime(&self) -> &Path {
         &self.runtime
+    }
+
+    /// Its snapshots. Outside the cluster's directory: they outlive it.
+    pub fn snapshots(&self) -> PathBuf {
+        self.home().join("snapshots").join(self.name.as_str())
+    }
+
+    /// The directory that holds everything, `$FLIGHTCAGE_HOME`.
+    pub fn home(&self) -> &Path {
+        self.root.ancestors().nth(2).expect("a cluster's directory is below the home's `clusters`")
     }
 
     /// The specification it was made from.

@@ -1,5 +1,7 @@
 //! A cluster's life: up, down, and what an interrupted one left behind.
 
+mod snapshots;
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use super::daemon::{ClusterRecord, Status, read_json};
 use super::home::{ClusterPaths, Home, private_directory, try_lock, write_private};
 use super::install::{self, InstallError, Payload};
 use super::pki::{self, PkiError};
+use super::snapshot::SnapshotError;
 use super::uninstall;
 use crate::images::{self, ImageStore};
 use crate::kubernetes::client::{Client, ClientError, ListParams};
@@ -30,6 +33,8 @@ use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
+
+pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf};
 
 /// Longest that a daemon may take to answer after its start.
 const DAEMON_START: Duration = Duration::from_secs(15);
@@ -104,6 +109,9 @@ pub enum LifeError {
     /// Certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The Kubernetes API.
     #[error("ask the cluster's API")]
     Api(#[from] ClientError),
@@ -202,39 +210,54 @@ fn admin_client(paths: &ClusterPaths, status: &Status) -> Result<Client, LifeErr
     Ok(Client::new(pki::client_config(&paths.pki(), "admin", server)?)?)
 }
 
-/// Brings a cluster up, building whatever box and image is missing. A failure removes what this call made.
+/// Brings a cluster up, building whatever box and image is missing: from its automatic snapshot, or by a cold boot.
+/// A failure removes what this call made.
 ///
 /// # Errors
 /// See [`LifeError`]. After an error nothing of a cluster that this call began is left.
-pub async fn up(home: &Home, spec: ClusterSpec, lifetime: Lifetime, report: Reporter) -> Result<Cluster, LifeError> {
+pub async fn up(home: &Home, spec: ClusterSpec, boot: impl Into<Boot>, report: Reporter) -> Result<Cluster, LifeError> {
     let paths = home.cluster(&spec.name);
-    let name = spec.name.to_string();
     private_directory(paths.root().parent().expect("clusters live in a directory"))
         .map_err(io_error("make the clusters' directory"))?;
-    let _life =
-        try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?.ok_or_else(|| LifeError::Busy(name.clone()))?;
+    let _life = lock_life(&paths)?;
+    up_locked(home, &paths, &spec, boot.into(), &report).await
+}
 
+/// Nobody else brings the cluster up or down, or changes its snapshots, while the lock is held.
+fn lock_life(paths: &ClusterPaths) -> Result<File, LifeError> {
+    try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?.ok_or_else(|| LifeError::Busy(paths.name().to_string()))
+}
+
+async fn up_locked(
+    home: &Home,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    boot: Boot,
+    report: &Reporter,
+) -> Result<Cluster, LifeError> {
     let existing: Option<ClusterRecord> = read_json(&paths.spec()).ok();
     let complete = paths.complete().exists();
     if let Some(existing) = &existing
         && complete
-        && existing.spec != spec
+        && existing.spec != *spec
     {
-        return Err(LifeError::OtherSpecification(name));
+        return Err(LifeError::OtherSpecification(paths.name().to_string()));
     }
     let daemon = DaemonClient::new(paths.clone())?;
-    if complete && let Some(cluster) = join(&paths, &daemon, &spec, &report).await? {
+    if complete && let Some(cluster) = join(paths, &daemon, spec, report).await? {
         return Ok(cluster);
     }
-    clear(&paths, &daemon, Remains::of(complete)).await?;
+    clear(paths, &daemon, Remains::of(complete)).await?;
 
-    let bringing = bring_up(home, &paths, &spec, lifetime, &report);
+    // A cluster that has disks of its own is booted from them: a snapshot would throw away what is on them.
+    let snapshots = if complete || !snapshots::possible(spec) { SnapshotUse::Ignore } else { boot.snapshots };
+    let bringing = bring_up(home, paths, spec, Boot { snapshots, ..boot }, report);
     match bringing.await {
         Ok(cluster) => Ok(cluster),
         Err(error) => {
             report(Progress::Step("taking down what was begun".into()));
             let remains = if complete { Remains::Cluster } else { Remains::Nothing };
-            if let Err(problem) = clear(&paths, &daemon, remains).await {
+            if let Err(problem) = clear(paths, &daemon, remains).await {
                 tracing::warn!(%problem, "not everything could be taken down");
             } else if remains == Remains::Nothing {
                 paths.remove_locks();
@@ -290,13 +313,14 @@ impl Remains {
     }
 }
 
-async fn bring_up(
-    home: &Home,
-    paths: &ClusterPaths,
-    spec: &ClusterSpec,
-    lifetime: Lifetime,
-    report: &Reporter,
-) -> Result<Cluster, LifeError> {
+/// What machines are made from.
+struct Parts {
+    acceleration: Option<Acceleration>,
+    box_files: BoxFiles,
+}
+
+/// Finds or builds what machines are made from.
+async fn prepare(home: &Home, spec: &ClusterSpec, report: &Reporter) -> Result<Parts, LifeError> {
     let acceleration = if spec.uses_qemu() {
         let proof = acceleration::prove(&home.cache()).await.map_err(part("prove the acceleration"))?;
         report(Progress::Step(format!("acceleration: {}", proof.reason)));
@@ -310,11 +334,44 @@ async fn bring_up(
         build_images(home, report).await?;
         BoxFiles::default()
     };
+    Ok(Parts { acceleration, box_files })
+}
 
+async fn bring_up(
+    home: &Home,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    boot: Boot,
+    report: &Reporter,
+) -> Result<Cluster, LifeError> {
+    let parts = prepare(home, spec, report).await?;
+    let SnapshotUse::Keep(keep) = boot.snapshots else {
+        return boot_cold(home, paths, spec, &parts, boot.lifetime, report).await;
+    };
+    let fingerprint = snapshots::fingerprint(home, paths, spec, &parts).await?;
+    if let Some(cluster) = snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report).await? {
+        return Ok(cluster);
+    }
+    let cluster = boot_cold(home, paths, spec, &parts, boot.lifetime, report).await?;
+    if keep > 0 {
+        snapshots::save_pristine(&cluster, spec, &parts, fingerprint, keep, report).await;
+    }
+    Ok(cluster)
+}
+
+async fn boot_cold(
+    home: &Home,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    parts: &Parts,
+    lifetime: Lifetime,
+    report: &Reporter,
+) -> Result<Cluster, LifeError> {
+    let &Parts { acceleration, ref box_files } = parts;
     paths.make().map_err(io_error("make the cluster's directories"))?;
     pki::ensure(&paths.pki(), spec)?;
     ensure_ssh_keys(paths, spec)?;
-    let record = ClusterRecord { spec: spec.clone(), acceleration };
+    let record = ClusterRecord { spec: spec.clone(), acceleration, restored_from: None };
     let record = serde_json::to_vec_pretty(&record).expect("a specification is plain data");
     write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))?;
 
@@ -331,7 +388,7 @@ async fn bring_up(
         return Err(LifeError::Host(problems));
     }
     let payload = Payload::of_running_binary()?;
-    let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon, &box_files, report));
+    let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon, box_files, report));
     futures::future::try_join_all(machines).await?;
     drop(admission);
     let machines = (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &payload, report));
@@ -341,13 +398,17 @@ async fn bring_up(
     let client = admin_client(paths, &status)?;
     wait_until_ready(&client, spec, report).await?;
     write_kubeconfig(paths, status.api_port)?;
-    let mut cluster = Cluster { paths: paths.clone(), daemon, client, owner };
+    finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
+}
+
+/// Marks a cluster as one that is up, and lets it live as long as it is to.
+async fn finish(mut cluster: Cluster, lifetime: Lifetime) -> Result<Cluster, LifeError> {
     if lifetime == Lifetime::UntilDown {
         // First the daemon, then the mark: killed in between, the next `up` or `down` finds a half-made cluster and clears it.
         cluster.daemon.disown().await?;
         cluster.owner = None;
     }
-    write_private(&paths.complete(), b"").map_err(io_error("mark the cluster as complete"))?;
+    write_private(&cluster.paths.complete(), b"").map_err(io_error("mark the cluster as complete"))?;
     Ok(cluster)
 }
 
@@ -436,14 +497,13 @@ fn read_text(path: &std::path::Path) -> Result<String, LifeError> {
     std::fs::read_to_string(path).map_err(io_error(format!("read `{}`", path.display())))
 }
 
-async fn create_machine(
+/// What the machine at `index` is made from: the same each time, since keys are recorded.
+fn machine_request(
     paths: &ClusterPaths,
     spec: &ClusterSpec,
     index: usize,
-    daemon: &DaemonClient,
     box_files: &BoxFiles,
-    report: &Reporter,
-) -> Result<(), LifeError> {
+) -> Result<MachineRequest, LifeError> {
     let machine = &spec.machines[index];
     let node = &machine.name;
     let first_boot = ignition::FirstBoot {
@@ -461,14 +521,27 @@ async fn create_machine(
     };
     let channel =
         BoxDefinition::load(&spec.box_name).map_err(part(format!("read the definition of box `{}`", spec.box_name)))?.first_boot;
-    let request = MachineRequest {
+    Ok(MachineRequest {
         spec: machine.clone(),
         index,
         box_files: box_files.clone(),
         ignition: ignition::render(&first_boot, &channel).map_err(part(format!("configure node `{node}`")))?,
         fabric_socket: std::path::PathBuf::new(),
-    };
+    })
+}
+
+async fn create_machine(
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    index: usize,
+    daemon: &DaemonClient,
+    box_files: &BoxFiles,
+    report: &Reporter,
+) -> Result<(), LifeError> {
+    let machine = &spec.machines[index];
+    let node = &machine.name;
     report(Progress::Node(node.clone(), "booting".into()));
+    let request = machine_request(paths, spec, index, box_files)?;
     daemon.create(&request).await?;
     Ok(())
 }
@@ -516,7 +589,7 @@ async fn wait_for_daemon(paths: &ClusterPaths, daemon: &DaemonClient) -> Result<
         if Instant::now() > deadline {
             return Err(LifeError::DaemonStart { name: paths.name().to_string(), log: end_of(&paths.daemon_log()) });
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }
@@ -610,9 +683,8 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
     if !clusters.exists() {
         return Ok(());
     }
-    let _life = try_lock(&paths.life_lock())
-        .map_err(io_error("lock the cluster"))?
-        .ok_or_else(|| LifeError::Busy(paths.name().to_string()))?;
+    let _life = lock_life(paths)?;
+    shelf(paths).sweep()?;
     let daemon = DaemonClient::new(paths.clone())?;
     clear(paths, &daemon, Remains::Nothing).await?;
     paths.remove_locks();

@@ -18,6 +18,7 @@ pub mod life;
 pub mod machine;
 pub mod pki;
 mod relay;
+pub mod snapshot;
 pub mod uninstall;
 
 /// An error and its causes as one line, for a peer that can only take text.

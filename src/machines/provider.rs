@@ -306,6 +306,7 @@ pub trait Provider: Send + Sync + 'static {
         let _ = node;
         None
     }
+
     /// Snapshots with memory, where the provider has them.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None

@@ -2,6 +2,7 @@
 //! directory, which is the authentication.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +19,8 @@ use super::{Daemon, links};
 use crate::cluster::life::own_login;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{
-    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, ProviderError,
+    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Provider, ProviderError, Restored,
+    Snapshots,
 };
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
@@ -39,6 +41,17 @@ pub struct Status {
     pub services: Vec<Served>,
     /// Whether a `run`, `with` or `demo` holds the cluster for itself: it goes when that ends.
     pub owned: bool,
+    /// The snapshot that the machines were restored from.
+    pub restored_from: Option<String>,
+}
+
+/// What the machines are restored from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreOrder {
+    /// The snapshot's folder of machines.
+    pub from: PathBuf,
+    /// The machines, as they were made.
+    pub requests: Vec<MachineRequest>,
 }
 
 /// A LoadBalancer Service reachable from the host.
@@ -66,6 +79,11 @@ pub struct ServedPort {
 #[derive(Deserialize)]
 struct Power {
     action: PowerAction,
+}
+
+#[derive(Deserialize)]
+struct Save {
+    into: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +126,8 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/links", get(links::states).post(links::change))
         .route("/links/heal", post(links::heal))
         .route("/capture", get(links::capture))
+        .route("/save", post(save))
+        .route("/restore", post(restore))
         .route("/disown", post(disown))
         .route("/down", post(down))
         .with_state(daemon);
@@ -124,6 +144,7 @@ async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
         api_port: daemon.ingress.api_port(),
         services: daemon.ingress.served(),
         owned: daemon.ownership == super::Ownership::Owned && !daemon.disowned.load(Ordering::SeqCst),
+        restored_from: daemon.record.restored_from.clone(),
     }))
 }
 
@@ -179,6 +200,32 @@ async fn disk(
     Json(fault): Json<Option<DiskFault>>,
 ) -> Result<Json<DiskEffect>, Failure> {
     Ok(Json(daemon.provider.disk(&node, fault).await?))
+}
+
+/// Goes on to its end even if the asker goes away: machines must not stay stopped.
+async fn save(State(daemon): Shared, Json(save): Json<Save>) -> Result<Json<Restored>, Failure> {
+    if let Network::Fabric(fabric) = &daemon.network
+        && !fabric.rules().is_empty()
+    {
+        let what = "links are cut or shaped; `flightcage undo` heals them".to_owned();
+        return Err(Failure(StatusCode::CONFLICT, what));
+    }
+    let saving = tokio::spawn(async move { snapshots(&*daemon.provider)?.save(save.into).await.map_err(Failure::from) });
+    saving.await.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
+}
+
+async fn restore(State(daemon): Shared, Json(mut order): Json<RestoreOrder>) -> Result<Json<Restored>, Failure> {
+    if let Network::Fabric(fabric) = &daemon.network {
+        for request in &mut order.requests {
+            request.fabric_socket = fabric.socket(&request.spec.name);
+        }
+    }
+    Ok(Json(snapshots(&*daemon.provider)?.restore(order.from, order.requests).await?))
+}
+
+fn snapshots(provider: &dyn Provider) -> Result<&dyn Snapshots, Failure> {
+    let refusal = || Failure(StatusCode::NOT_IMPLEMENTED, format!("the {} provider has no snapshots", provider.name()));
+    provider.snapshots().ok_or_else(refusal)
 }
 
 async fn disown(State(daemon): Shared) -> Json<()> {

@@ -31,7 +31,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use control::{Served, ServedPort, Status};
+pub use control::{RestoreOrder, Served, ServedPort, Status};
 pub use dial::{DialReply, DialRequest, DialTarget};
 pub use links::{CaptureRequest, LinkChange, LinkEffect, LinkHeal, LinkState};
 
@@ -91,6 +91,9 @@ pub struct ClusterRecord {
     pub spec: ClusterSpec,
     /// How the machines execute code; `None`: not our business.
     pub acceleration: Option<Acceleration>,
+    /// The snapshot that the machines were restored from.
+    #[serde(default)]
+    pub restored_from: Option<String>,
 }
 
 /// Everything a request handler needs.

@@ -144,7 +144,14 @@ mod tests {
         let directory = MachineDirectory::new(Path::new("/state"), &request.spec.name);
         let socket = Path::new("/run/w1.qmp");
         let clock_socket = Path::new("/run/w1.clock");
-        arguments(&Start { request: &request, directory: &directory, qmp_socket: socket, clock_socket, ssh_port: 0, acceleration })
+        arguments(&Start {
+            request: &request,
+            directory: &directory,
+            qmp_socket: socket,
+            clock_socket,
+            ssh_port: 0,
+            acceleration,
+        })
     }
 
     #[test]

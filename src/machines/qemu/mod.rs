@@ -36,7 +36,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::provider::{
-    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError, Snapshots,
+    Acceleration, BoxBoot, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError,
+    Snapshots,
 };
 use crate::model::cluster::MachineSpec;
 use crate::model::names::{ClusterName, NodeName};
@@ -48,7 +49,7 @@ use directory::{MachineDirectory, Record};
 use process::{Exit, Launch, Spawner};
 use qmp::Qmp;
 
-pub use preflight::{MINIMUM_VERSION, version};
+pub use preflight::{MINIMUM_VERSION, version, version_text};
 pub(crate) use preflight::{available_memory, free_disk};
 pub use process::{VM_VERB, exec_vm};
 
@@ -422,6 +423,29 @@ impl Provider for QemuProvider {
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
+}
+
+/// A machine as a saved memory depends on it: QEMU's arguments without the host's paths and ports.
+#[must_use]
+pub fn machine_definition(mut request: MachineRequest, acceleration: Acceleration) -> String {
+    let nowhere = || PathBuf::from("/");
+    match &mut request.box_files.boot {
+        BoxBoot::Existing => {}
+        BoxBoot::Kernel(boot) => (boot.kernel, boot.initramfs, boot.root) = (nowhere(), nowhere(), nowhere()),
+        BoxBoot::Disk(image) => image.path = nowhere(),
+    }
+    request.fabric_socket = nowhere();
+    let directory = MachineDirectory::new(Path::new("/"), &request.spec.name);
+    let (qmp_socket, clock_socket) = (&nowhere(), &nowhere());
+    command_line::arguments(&Start {
+        request: &request,
+        directory: &directory,
+        qmp_socket,
+        clock_socket,
+        ssh_port: 0,
+        acceleration,
+    })
+    .join(" ")
 }
 
 /// A process that is or was a machine: what [`processes`] has found or [`sweep`] has killed.

@@ -18,8 +18,13 @@ const DISK_USE_BYTES: u64 = 1 << 30;
 
 /// The version of QEMU on this host, or `None` without one.
 pub async fn version() -> Option<(u32, u32)> {
+    parse_version(&version_text().await?)
+}
+
+/// QEMU's own words for its version and who built it, or `None` without one.
+pub async fn version_text() -> Option<String> {
     let output = Command::new(super::QEMU).arg("--version").output().await.ok()?;
-    parse_version(&output.text())
+    Some(output.text().lines().next()?.to_owned())
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32)> {

@@ -105,7 +105,12 @@ fn spawn(wrapper: &Path, launch: Launch, runtime: &Handle) -> io::Result<(u32, E
     let mut command = tokio::process::Command::new(wrapper);
     command.arg(VM_VERB).arg(std::process::id().to_string()).arg(&launch.program).args(&launch.arguments);
     // Its own process group: Ctrl-C in a terminal is for us to handle.
-    command.stdin(launch.input.map_or_else(Stdio::null, Stdio::from)).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
+    command
+        .stdin(launch.input.map_or_else(Stdio::null, Stdio::from))
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .kill_on_drop(true);
     let mut child = command.spawn()?;
     let pid = child.id().ok_or_else(|| io::Error::other("the process ended before it was looked at"))?;
     let (told, exit) = watch::channel(None);

@@ -70,9 +70,9 @@ impl QemuProvider {
         }
         let saved = self.stop_and_save(&nodes, &mut running, into).await;
         // Whatever happened, they run on. One that was not stopped takes no harm.
-        let resumed = join_all(running.iter_mut().map(async |machine| {
-            machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))
-        }));
+        let resumed = join_all(
+            running.iter_mut().map(async |machine| machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))),
+        );
         let resumed: Result<Vec<_>, _> = resumed.await.into_iter().collect();
         saved?;
         resumed?;
@@ -85,16 +85,20 @@ impl QemuProvider {
     /// The machine's process, unless it is off.
     fn running<'a>(&self, node: &NodeName, slot: &'a OwnedMutexGuard<Option<Vm>>) -> Result<Option<&'a Vm>, ProviderError> {
         match self.find(node).map(|machine| machine.power) {
-            Some(Power::Frozen) => Err(failed(format!("save node `{node}`"), std::io::Error::other("it is frozen; thaw it first"))),
+            Some(Power::Frozen) => {
+                Err(failed(format!("save node `{node}`"), std::io::Error::other("it is frozen; thaw it first")))
+            }
             Some(Power::On) => Ok(slot.as_ref()),
             Some(Power::Off) | None => Ok(None),
         }
     }
 
     async fn stop_and_save(&self, nodes: &[NodeName], running: &mut [Running], into: &Path) -> Result<(), ProviderError> {
-        let stopped = join_all(running.iter_mut().map(async |machine| {
-            machine.qmp.execute("stop", json!({})).await.map(drop).map_err(saving(&machine.node))
-        }));
+        let stopped = join_all(
+            running
+                .iter_mut()
+                .map(async |machine| machine.qmp.execute("stop", json!({})).await.map(drop).map_err(saving(&machine.node))),
+        );
         stopped.await.into_iter().collect::<Result<(), _>>()?;
         let memories = try_join_all(running.iter_mut().map(async |machine| {
             let file = SavedMachine::new(into, &machine.node).memory();
@@ -105,7 +109,9 @@ impl QemuProvider {
         try_join_all(nodes.iter().map(async |node| {
             let (saved, machine) = (SavedMachine::new(into, node), self.directory(node));
             let copied = tokio::task::spawn_blocking(move || saved.copy_disk(&machine)).await;
-            copied.unwrap_or_else(|broken| Err(broken.into())).map_err(|error| failed(format!("save the disk of node `{node}`"), error))
+            copied
+                .unwrap_or_else(|broken| Err(broken.into()))
+                .map_err(|error| failed(format!("save the disk of node `{node}`"), error))
         }))
         .await
         .map(drop)
@@ -128,9 +134,11 @@ impl QemuProvider {
         let begun = Instant::now();
         let loaded = try_join_all(requests.into_iter().map(|request| self.load(from, request))).await?;
         let mut machines: Vec<Running> = loaded.into_iter().flatten().collect();
-        let resumed = join_all(machines.iter_mut().map(async |machine| {
-            machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))
-        }));
+        let resumed = join_all(
+            machines
+                .iter_mut()
+                .map(async |machine| machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))),
+        );
         resumed.await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let running_ms = milliseconds(begun.elapsed());
         let clocks = correct_all(machines.iter().map(|machine| (&machine.node, &machine.clock))).await?;

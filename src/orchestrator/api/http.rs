@@ -105,7 +105,11 @@ async fn balancer(State(server): State<Server>, Extension(who): Extension<Identi
 }
 
 /// `GET /flightcage/v1/nodes/<name>/beat`: asks the node's agent for a sign of life, and answers when it has given one after the question.
-async fn beat(State(server): State<Server>, Extension(who): Extension<Identity>, Path(name): Path<String>) -> Result<Response, Status> {
+async fn beat(
+    State(server): State<Server>,
+    Extension(who): Extension<Identity>,
+    Path(name): Path<String>,
+) -> Result<Response, Status> {
     if !who.is_master() {
         return Err(Status::forbidden(format!("user \"{}\" cannot ask nodes for a beat", who.user)));
     }

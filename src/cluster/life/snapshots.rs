@@ -1,0 +1,403 @@
+//! A cluster's life with snapshots: restored instead of booted, saved once it is pristine, put back between two tests.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::{
+    Cluster, ClusterRecord, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client, admission, clear, finish,
+    io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, write_kubeconfig,
+};
+use crate::cluster::client::DaemonClient;
+use crate::cluster::daemon::RestoreOrder;
+use crate::cluster::home::{ClusterPaths, Home, private_directory, write_private};
+use crate::cluster::install;
+use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kind, Manifest, Shelf, SnapshotError};
+use crate::images::ImageStore;
+use crate::kubernetes::client::Client;
+use crate::machines::provider::{MachineRequest, Power};
+use crate::machines::qemu;
+use crate::model::cluster::{ClusterSpec, ProviderKind};
+use crate::model::names::{ClusterName, NodeName};
+
+/// Automatic snapshots of a cluster that are kept unless the user says otherwise.
+pub const KEPT_SNAPSHOTS: usize = 2;
+/// Longest from the machines' running again to a sign of life of each agent.
+const BEAT_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause after a failed question for a sign of life.
+const BEAT_RETRY: Duration = Duration::from_millis(50);
+/// What a snapshot holds beside memories and disks.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+
+/// How a cluster is brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Boot {
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// What is done with automatic snapshots.
+    pub snapshots: SnapshotUse,
+}
+
+/// What is done with automatic snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotUse {
+    /// Restore the one that matches, else save one; keep so many.
+    Keep(usize),
+    /// Neither restore nor save.
+    Ignore,
+}
+
+impl From<Lifetime> for Boot {
+    fn from(lifetime: Lifetime) -> Self {
+        Self { lifetime, snapshots: SnapshotUse::Keep(KEPT_SNAPSHOTS) }
+    }
+}
+
+/// The snapshots of a cluster.
+#[must_use]
+pub fn shelf(paths: &ClusterPaths) -> Shelf {
+    Shelf::new(paths.name().clone(), paths.snapshots())
+}
+
+/// Takes down whatever is there and brings the cluster up pristine: from its automatic snapshot, else by a cold boot.
+/// Connections into the old cluster break; ports and keys stay when it is restored. It lives as long as it would have.
+///
+/// # Errors
+/// See [`LifeError`]. After an error nothing of the cluster is left.
+pub async fn reset(home: &Home, cluster: Cluster, snapshots: SnapshotUse, report: Reporter) -> Result<Cluster, LifeError> {
+    let lifetime = if cluster.is_owned() { Lifetime::Owned } else { Lifetime::UntilDown };
+    let boot = Boot { lifetime, snapshots };
+    let spec = cluster.daemon.status().await?.spec;
+    let paths = cluster.paths.clone();
+    let _life = lock_life(&paths)?;
+    clear(&paths, &cluster.daemon, Remains::Nothing).await?;
+    drop(cluster);
+    super::up_locked(home, &paths, &spec, boot, &report).await
+}
+
+/// Saves a running cluster under a user's name.
+///
+/// # Errors
+/// When the name is no name or is taken, the cluster is not up or has a fault in it, or the disk is too full.
+pub async fn save(home: &Home, name: &ClusterName, snapshot: &str, report: Reporter) -> Result<Manifest, LifeError> {
+    snapshot::check_name(snapshot)?;
+    let paths = home.cluster(name);
+    let _life = lock_life(&paths)?;
+    let daemon = DaemonClient::new(paths.clone())?;
+    let status = daemon.status().await?;
+    if !possible(&status.spec) {
+        return Err(unfit("only machines of the qemu provider have snapshots"));
+    }
+    if shelf(&paths).path(snapshot).exists() {
+        return Err(SnapshotError::Exists { cluster: name.to_string(), name: snapshot.to_owned() }.into());
+    }
+    let parts = super::prepare(home, &status.spec, &report).await?;
+    let fingerprint = fingerprint(home, &paths, &status.spec, &parts).await?;
+    save_as(&paths, &status.spec, &parts, fingerprint, (Kind::Named, snapshot), &daemon, &report).await
+}
+
+/// Replaces a cluster, if it is up, by what a user's snapshot holds.
+///
+/// # Errors
+/// When there is no such snapshot, or it is refused; nothing has changed then. After another error nothing of the cluster is left.
+pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Reporter) -> Result<Cluster, LifeError> {
+    let paths = home.cluster(name);
+    private_directory(paths.root().parent().expect("clusters live in a directory"))
+        .map_err(io_error("make the clusters' directory"))?;
+    let _life = lock_life(&paths)?;
+    let shelf = shelf(&paths);
+    let manifest = shelf.read(snapshot)?;
+    let parts = super::prepare(home, &manifest.spec, &report).await?;
+    let now = fingerprint(home, &paths, &manifest.spec, &parts).await?;
+    if let Some(parts) = manifest.fingerprint.fatal_difference(&now) {
+        let reason = format!("it was made with another {parts}, and a saved memory runs on nothing else");
+        return Err(SnapshotError::Refused { name: snapshot.to_owned(), reason }.into());
+    }
+    if let Some(parts) = manifest.fingerprint.difference(&now) {
+        report(Progress::Step(format!("snapshot `{snapshot}` was made from another {parts}: what it holds stays as it was")));
+    }
+    verify(&shelf, &manifest).await?;
+    let daemon = DaemonClient::new(paths.clone())?;
+    clear(&paths, &daemon, Remains::Nothing).await?;
+    let restored = bring_back(home, &paths, &parts, &manifest, Lifetime::UntilDown, &report).await;
+    if restored.is_err()
+        && let Err(problem) = clear(&paths, &daemon, Remains::Nothing).await
+    {
+        tracing::warn!(%problem, "not everything could be taken down");
+    }
+    restored
+}
+
+/// Removes a snapshot.
+///
+/// # Errors
+/// When there is none of that name, or another command works on the cluster.
+pub fn remove(paths: &ClusterPaths, snapshot: &str) -> Result<(), LifeError> {
+    private_directory(paths.root().parent().expect("clusters live in a directory"))
+        .map_err(io_error("make the clusters' directory"))?;
+    let _life = lock_life(paths)?;
+    Ok(shelf(paths).remove(snapshot)?)
+}
+
+/// What of the cluster's making decides whether a saved memory fits.
+pub(super) async fn fingerprint(
+    home: &Home,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    parts: &Parts,
+) -> Result<Fingerprint, LifeError> {
+    let acceleration = parts.acceleration.ok_or_else(|| unfit("only machines of the qemu provider have snapshots"))?;
+    let (binary, qemu) = tokio::join!(tokio::task::spawn_blocking(install::binary_path), qemu::version_text());
+    let binary = binary.unwrap_or_else(|broken| Err(broken.into())).map_err(io_error("read the running binary"))?;
+    let images = ImageStore::open(home.images()).and_then(|store| store.tags()).map_err(part("read the image store"))?;
+    let blank = |index: usize| MachineRequest {
+        spec: spec.machines[index].clone(),
+        index,
+        box_files: parts.box_files.clone(),
+        ignition: String::new(),
+        fabric_socket: std::path::PathBuf::new(),
+    };
+    let arguments: Vec<String> =
+        (0..spec.machines.len()).map(|index| qemu::machine_definition(blank(index), acceleration)).collect();
+    // Links of another runtime directory would lead nowhere.
+    tracing::debug!(cluster = %paths.name(), "fingerprint");
+    Ok(Fingerprint::new(&Ingredients {
+        box_hash: &parts.box_files.hash,
+        images: &serde_json::to_string(&images).expect("names and digests are JSON"),
+        binary: &binary.display().to_string(),
+        spec,
+        qemu: qemu.as_deref().unwrap_or_default(),
+        acceleration,
+        processor: &processor(),
+        arguments: &arguments.join("\n"),
+    }))
+}
+
+/// The host's processor by name, with a digest of what it can do.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':')).map(|(_, value)| value.trim());
+    let flags = field("flags").or_else(|| field("Features")).unwrap_or_default();
+    format!("{} ({:08x})", field("model name").unwrap_or(std::env::consts::ARCH), crc32fast::hash(flags.as_bytes()))
+}
+
+/// Restores the automatic snapshot that matches. `None`: there is none, or it could not be restored; nothing of it is left then.
+pub(super) async fn from_snapshot(
+    home: &Home,
+    paths: &ClusterPaths,
+    parts: &Parts,
+    fingerprint: &Fingerprint,
+    lifetime: Lifetime,
+    report: &Reporter,
+) -> Result<Option<Cluster>, LifeError> {
+    let shelf = shelf(paths);
+    shelf.sweep()?;
+    let manifest = match shelf.find(fingerprint)? {
+        Ok(manifest) => manifest,
+        Err(refused) => {
+            for error in refused {
+                report(Progress::Step(error.to_string()));
+            }
+            return Ok(None);
+        }
+    };
+    let begun = Instant::now();
+    let verified = verify(&shelf, &manifest);
+    let restored = async {
+        verified.await?;
+        bring_back(home, paths, parts, &manifest, lifetime, report).await
+    };
+    match restored.await {
+        Ok(cluster) => {
+            report(Progress::Step(format!("restored in {:.1} s", begun.elapsed().as_secs_f64())));
+            Ok(Some(cluster))
+        }
+        // A cold boot would not fit either.
+        Err(error @ LifeError::Host(_)) => Err(error),
+        Err(error) => {
+            report(Progress::Step(format!("{}; booting cold", crate::cluster::chain(&error))));
+            clear(paths, &DaemonClient::new(paths.clone())?, Remains::Nothing).await?;
+            // It will not do next time either; a cold boot makes another.
+            if let Err(error) = shelf.remove(&manifest.name) {
+                tracing::warn!(%error, "a snapshot that cannot be restored stays");
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Saves the cluster that has just become ready. That it cannot be saved is told, and no reason to fail.
+pub(super) async fn save_pristine(
+    cluster: &Cluster,
+    spec: &ClusterSpec,
+    parts: &Parts,
+    fingerprint: Fingerprint,
+    keep: usize,
+    report: &Reporter,
+) {
+    let shelf = shelf(&cluster.paths);
+    let name = fingerprint.automatic_name();
+    let saved = async {
+        // The old ones make room first.
+        shelf.prune(keep - 1)?;
+        save_as(&cluster.paths, spec, parts, fingerprint, (Kind::Automatic, &name), &cluster.daemon, report).await
+    };
+    if let Err(error) = saved.await {
+        report(Progress::Step(format!("no snapshot is kept: {}", crate::cluster::chain(&error))));
+    }
+}
+
+async fn save_as(
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    parts: &Parts,
+    fingerprint: Fingerprint,
+    (kind, name): (Kind, &str),
+    daemon: &DaemonClient,
+    report: &Reporter,
+) -> Result<Manifest, LifeError> {
+    report(Progress::Step(format!("saving snapshot `{name}`")));
+    let begun = Instant::now();
+    let acceleration = parts.acceleration.ok_or_else(|| unfit("only machines of the qemu provider have snapshots"))?;
+    let shelf = shelf(paths);
+    admit(paths, spec, &shelf)?;
+    let draft = shelf.begin()?;
+    let written = async {
+        copy_identity(paths.root(), &draft.directory().join("cluster")).map_err(io_error("save the cluster's identity"))?;
+        Ok::<_, LifeError>(daemon.save(&draft.directory().join("machines")).await?)
+    };
+    match written.await {
+        Ok(saved) => report(Progress::Detail(format!("machines stood still for {} ms", saved.running_ms))),
+        Err(error) => {
+            shelf.discard(draft);
+            return Err(error);
+        }
+    }
+    let manifest = Manifest {
+        version: snapshot::FORMAT,
+        name: name.to_owned(),
+        kind,
+        created: jiff::Timestamp::now(),
+        spec: spec.clone(),
+        acceleration,
+        fingerprint,
+        files: Vec::new(),
+    };
+    let published = tokio::task::spawn_blocking(move || shelf.publish(draft, manifest)).await;
+    let manifest = published.map_err(part("write a snapshot"))??;
+    report(Progress::Step(format!("saved {} MiB in {:.1} s", manifest.bytes() >> 20, begun.elapsed().as_secs_f64())));
+    Ok(manifest)
+}
+
+/// Refuses to fill the disk.
+fn admit(paths: &ClusterPaths, spec: &ClusterSpec, shelf: &Shelf) -> Result<(), SnapshotError> {
+    use std::os::unix::fs::MetadataExt;
+    let directories = spec.machines.iter().map(|machine| paths.root().join("machines").join(machine.name.as_str()));
+    let files = directories.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
+    let disks = files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512));
+    let needed = spec.machines.iter().map(|machine| machine.memory_bytes).sum::<u64>() + disks.sum::<u64>() + OVERHEAD_BYTES;
+    match qemu::free_disk(shelf.directory()) {
+        Some(free) if free < needed => {
+            let directory = shelf.directory().to_owned();
+            Err(SnapshotError::NoRoom { needed_mib: needed >> 20, free_mib: free >> 20, directory })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn verify(shelf: &Shelf, manifest: &Manifest) -> Result<(), LifeError> {
+    let (shelf, manifest) = (shelf.clone(), manifest.clone());
+    let verified = tokio::task::spawn_blocking(move || shelf.verify(&manifest)).await;
+    Ok(verified.map_err(part("verify a snapshot"))??)
+}
+
+/// Makes a cluster of a verified snapshot. Where an older one was, nothing may be left.
+async fn bring_back(
+    home: &Home,
+    paths: &ClusterPaths,
+    parts: &Parts,
+    manifest: &Manifest,
+    lifetime: Lifetime,
+    report: &Reporter,
+) -> Result<Cluster, LifeError> {
+    report(Progress::Step(format!("restoring snapshot `{}`", manifest.name)));
+    let spec = &manifest.spec;
+    let from = paths.snapshots().join(&manifest.name);
+    paths.make().map_err(io_error("make the cluster's directories"))?;
+    copy_identity(&from.join("cluster"), paths.root()).map_err(io_error("restore the cluster's identity"))?;
+    let record =
+        ClusterRecord { spec: spec.clone(), acceleration: parts.acceleration, restored_from: Some(manifest.name.clone()) };
+    let record = serde_json::to_vec_pretty(&record).expect("a specification is plain data");
+    write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))?;
+
+    let owner = start_daemon(paths, lifetime)?;
+    let daemon = DaemonClient::new(paths.clone())?;
+    wait_for_daemon(paths, &daemon).await?;
+    let admission = admission(home).await?;
+    let problems = daemon.preflight().await?;
+    if !problems.is_empty() {
+        return Err(LifeError::Host(problems));
+    }
+    let requests = (0..spec.machines.len()).map(|index| machine_request(paths, spec, index, &parts.box_files));
+    let requests = requests.collect::<Result<Vec<_>, _>>()?;
+    let restored = daemon.restore(&RestoreOrder { from: from.join("machines"), requests }).await?;
+    drop(admission);
+    report(Progress::Detail(format!("machines run after {} ms", restored.running_ms)));
+    for clock in &restored.clocks {
+        report(Progress::Detail(format!("{}: its clock was {} ms behind", clock.node, clock.behind_ms)));
+    }
+    let status = daemon.status().await?;
+    let client = admin_client(paths, &status)?;
+    let running = status.machines.iter().filter(|machine| machine.power == Power::On).map(|machine| &machine.name);
+    let beats = running.map(|node| await_beat(&client, node));
+    futures::future::try_join_all(beats).await?;
+    write_kubeconfig(paths, status.api_port)?;
+    finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
+}
+
+/// Waits for a sign of life that the node's agent gives after this call.
+async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
+    let deadline = Instant::now() + BEAT_DEADLINE;
+    loop {
+        match client.raw(Method::GET, &format!("/flightcage/v1/nodes/{node}/beat"), None).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => {
+                return Err(LifeError::TimedOut {
+                    seconds: BEAT_DEADLINE.as_secs(),
+                    what: format!("a sign of life of node `{node}`"),
+                    seen: crate::cluster::chain(&error),
+                });
+            }
+            Err(_) => tokio::time::sleep(BEAT_RETRY).await,
+        }
+    }
+}
+
+/// What a cluster is known by: keys, certificates, ports.
+fn copy_identity(from: &Path, to: &Path) -> std::io::Result<()> {
+    private_directory(to)?;
+    for directory in ["pki", "ssh"] {
+        private_directory(&to.join(directory))?;
+        for entry in std::fs::read_dir(from.join(directory))? {
+            let name = entry?.file_name();
+            let contents = std::fs::read(from.join(directory).join(&name))?;
+            write_private(&to.join(directory).join(&name), &contents)?;
+        }
+    }
+    match std::fs::read(from.join("ports.json")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        contents => write_private(&to.join("ports.json"), &contents?),
+    }
+}
+
+fn unfit(why: &str) -> LifeError {
+    SnapshotError::Unfit(why.to_owned()).into()
+}
+
+/// Whether snapshots are possible for machines of this provider at all.
+pub(super) fn possible(spec: &ClusterSpec) -> bool {
+    spec.provider == ProviderKind::Qemu
+}
