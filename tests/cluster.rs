@@ -22,6 +22,7 @@ fn flightcage(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flightcage"))
         .args(["--name", NAME])
         .args(arguments)
+        .env("FLIGHTCAGE_KEEP_SNAPSHOTS", "2")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("the binary runs")
@@ -378,6 +379,72 @@ fn l_undo_heals_what_a_killed_run_has_left() {
     assert!(ok(&["undo"]).contains("node.freeze of `w1`"));
     assert_eq!(status()["nodes"][1]["power"], "on");
     assert!(ok(&["undo"]).contains("nothing was left"));
+/// Nanoseconds by which a machine's clock may differ from the host's and be called right: the bound of 10 ms, and what a login adds.
+fn clock_is_right(node: &str) {
+    let wall = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970").as_nanos();
+    let before = wall();
+    let there: u128 = on(node, &["date", "+%s%N"]).trim().parse().expect("date prints a number");
+    let after = wall();
+    let slack = Duration::from_millis(10).as_nanos();
+    assert!(before - slack <= there && there <= after + slack, "{node}: {before} <= {there} <= {after}");
+}
+
+#[test]
+fn m_a_snapshot_brings_the_whole_cluster_back_with_what_runs_in_it() {
+    deploy_flappy();
+    wait_for_replicas("flappy-nginx-v0", 2);
+    ok(&["snapshot", "save", "flappy-runs"]);
+    let again = flightcage(&["snapshot", "save", "flappy-runs"]);
+    assert_eq!(again.status.code(), Some(1), "a name is not taken twice");
+    kubectl_ok(&["create", "-f", "tests/fixtures/manifests/missing-image.yml"]);
+    on("w1", &["sudo", "touch", "/var/lib/flightcage/after-the-snapshot"]);
+
+    ok(&["snapshot", "restore", "flappy-runs"]);
+    assert_eq!(status()["restored_from"], "flappy-runs");
+    for node in ["c1", "w1", "w2"] {
+        clock_is_right(node);
+    }
+    wait_for("an answer over TLS", || ask("/").and_then(|answer| if answer.contains(" 200") { Ok(()) } else { Err(answer) }));
+    let nodes = get(&["nodes"]);
+    for node in nodes["items"].as_array().expect("a list") {
+        let ready = node["status"]["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == "Ready");
+        assert_eq!(ready.expect("a condition")["status"], "True", "{node}");
+    }
+    let taken = kubectl(&["get", "pod", "missing-image"]);
+    assert!(!taken.status.success(), "what came after the snapshot is not there");
+    let marker = flightcage(&["ssh", "w1", "--", "test ! -e /var/lib/flightcage/after-the-snapshot"]);
+    assert!(marker.status.success(), "what was written to a disk after the snapshot is not there");
+    wait_for_replicas("flappy-silex-v1", 2);
+}
+
+#[test]
+fn n_a_torn_or_foreign_snapshot_is_refused_and_nothing_changes() {
+    let home = std::env::var("FLIGHTCAGE_HOME").expect("tests/run gives the tests a home of their own");
+    let shelf = Path::new(&home).join("snapshots");
+    let copy = |to: &Path| {
+        let from = shelf.join(NAME).join("flappy-runs");
+        std::fs::create_dir_all(to.parent().expect("it has a parent")).expect("it is ours");
+        assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs").success());
+    };
+    let refused = |name: &str, snapshot: &str, reason: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_flightcage"))
+            .args(["--name", name, "snapshot", "restore", snapshot])
+            .output()
+            .expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(reason), "{stderr}");
+    };
+    copy(&shelf.join("other/flappy-runs"));
+    refused("other", "flappy-runs", "is foreign: it belongs to cluster `tests`");
+    std::fs::remove_dir_all(shelf.join("other")).expect("it is ours");
+    let memory = shelf.join(NAME).join("flappy-runs/machines/w1/memory");
+    let file = std::fs::File::options().write(true).open(memory).expect("it is ours");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"torn", 50 << 20).expect("it is ours");
+    refused(NAME, "flappy-runs", "machines/w1/memory is not what was written");
+    refused(NAME, "never-saved", "has no snapshot `never-saved`");
+    assert_eq!(status()["nodes"][1]["ready"], true, "the cluster that is up was left alone");
+    ok(&["snapshot", "rm", "flappy-runs"]);
 }
 
 #[test]
@@ -466,4 +533,26 @@ fn z_killing_the_daemon_leaves_nothing_and_up_brings_the_cluster_back() {
     }
     ok(&["down"]);
     assert!(!Path::new(&home).join("clusters").join(NAME).exists(), "down removes the cluster's directory");
+}
+
+#[test]
+fn zz_up_restores_the_pristine_cluster_and_boots_cold_when_its_snapshot_is_torn() {
+    let snapshots = json(&ok(&["snapshot", "list", "--json"]));
+    let name = snapshots[0]["name"].as_str().expect("the cold boot was saved").to_owned();
+    let with = |script: &str| flightcage(&["with", "-f", UP[2], "--", "sh", "-c", script]);
+    let output = with("kubectl get nodes -o name | wc -l; kubectl get rc -o name; exit 7");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(7), "{stderr}");
+    assert_eq!(stdout.trim(), "3", "three nodes and nothing deployed: {stdout}{stderr}");
+    assert!(stderr.contains(&format!("restoring snapshot `{name}`")), "{stderr}");
+
+    let home = std::env::var("FLIGHTCAGE_HOME").expect("tests/run gives the tests a home of their own");
+    let manifest = Path::new(&home).join("snapshots").join(NAME).join(&name).join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).expect("it is there");
+    std::fs::write(&manifest, &text[..text.len() / 2]).expect("it is ours");
+    let output = with("kubectl get nodes -o name | wc -l");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stdout.trim() == "3", "{stdout}{stderr}");
+    assert!(stderr.contains("is torn") && stderr.contains("booting 3 machines"), "{stderr}");
+    ok(&["snapshot", "rm", &name]);
 }
