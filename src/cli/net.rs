@@ -85,7 +85,6 @@ impl From<Ends> for Links {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
 struct Shape {
     /// Each frame arrives later, for instance `50ms`.
     #[arg(long, value_parser = parse_duration)]
@@ -164,6 +163,11 @@ async fn change(
     lasts: Option<Duration>,
     seed: u64,
 ) -> Result<ExitCode, Failure> {
+    if rule == LinkRule::default() {
+        return Err(Failure::new("the links are to do nothing special")
+            .hint("say what: --delay, --jitter, --loss, --duplicate, --reorder, --rate; `net heal` makes links perfect")
+            .invalid());
+    }
     rule.validate().map_err(|error| Failure::from(error).invalid())?;
     let change = LinkChange { links, rule, lasts, tag: BY_HAND.into(), seed };
     let effects = connect(name).await?.daemon.change_links(&change).await?;
