@@ -125,17 +125,16 @@ impl OwnCluster {
                 let (clock, verified) = Guest::connect(&self.daemon, node).await?.set_clock(by_ms).await?;
                 Ok(effect(verified, format!("the clock is off by {:+.0} ms, ±{:.0} ms", clock.offset_ms, clock.error_ms)))
             }
-            (Settings::Plain, Place::Node(node)) => match power_actions(fault.kind) {
-                Some((action, _)) => {
+            (Settings::Plain, Place::Node(node)) => {
+                if let Some((action, _)) = power_actions(fault.kind) {
                     // The provider answers when the process is gone, stopped or running: that is the verification.
                     self.daemon.power(node, action).await?;
-                    Ok(effect(true, power_words(action)))
+                    return Ok(effect(true, power_words(action)));
                 }
-                None => {
-                    let (left, verified) = Guest::connect(&self.daemon, node).await?.fill_disk().await?;
-                    Ok(effect(verified, format!("{} KiB left, a write is refused", left / 1024)))
-                }
-            },
+                let (left, verified) = Guest::connect(&self.daemon, node).await?.fill_disk().await?;
+                let refused = if verified { "refused" } else { "not refused" };
+                Ok(effect(verified, format!("{} KiB left, a write is {refused}", left / 1024)))
+            }
         }
     }
 
@@ -162,16 +161,14 @@ impl OwnCluster {
                 let (clock, verified) = Guest::connect(&self.daemon, node).await?.set_clock(0).await?;
                 Ok(effect(verified, format!("the clock is off by {:+.0} ms, ±{:.0} ms", clock.offset_ms, clock.error_ms)))
             }
-            (Settings::Plain, Place::Node(node)) => match power_actions(fault.kind) {
-                Some((_, action)) => {
+            (Settings::Plain, Place::Node(node)) => {
+                if let Some((_, action)) = power_actions(fault.kind) {
                     self.daemon.power(node, action).await?;
-                    Ok(effect(true, power_words(action)))
+                    return Ok(effect(true, power_words(action)));
                 }
-                None => {
-                    let (free, verified) = Guest::connect(&self.daemon, node).await?.empty_disk().await?;
-                    Ok(effect(verified, format!("{} MiB free", free >> 20)))
-                }
-            },
+                let (free, verified) = Guest::connect(&self.daemon, node).await?.empty_disk().await?;
+                Ok(effect(verified, format!("{} MiB free", free >> 20)))
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ impl JournalOptions {
         }
         let cut = |error: std::io::Error| Failure::new(format!("read `{}`", path.display())).because(error);
         let youngest = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let from_us = self.since.map(|since| youngest.saturating_sub(since).as_micros()).unwrap_or(0);
+        let from_us = self.since.map_or(0, |since| youngest.saturating_sub(since).as_micros());
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         let mut show = |line: &[u8]| {
             let Some(entry) = Entry::parse(line) else { return };
@@ -65,10 +65,14 @@ impl JournalOptions {
         read_all(&mut LineReader::from_start(&older(&path)), &mut show).map_err(cut)?;
         let mut reader = LineReader::from_start(&path);
         read_all(&mut reader, &mut show).map_err(cut)?;
-        while follow {
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => read_all(&mut reader, &mut show).map_err(cut)?,
-                () = interrupted() => break,
+        if follow {
+            let mut ticks = tokio::time::interval(LOOK_EVERY);
+            let mut ended = std::pin::pin!(interrupted());
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => read_all(&mut reader, &mut show).map_err(cut)?,
+                    () = &mut ended => break,
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -86,7 +90,9 @@ fn read_all(reader: &mut LineReader, show: &mut impl FnMut(&[u8])) -> std::io::R
         if lines.is_empty() {
             return Ok(());
         }
-        lines.iter().for_each(|line| show(line));
+        for line in &lines {
+            show(line);
+        }
     }
 }
 

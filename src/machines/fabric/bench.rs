@@ -80,10 +80,10 @@ struct Pair {
 /// When a socket fails.
 pub async fn bench(directory: &std::path::Path) -> Result<FabricFigures, BenchError> {
     let mut pair = connect(directory).await?;
-    let (begun, waited) = (Instant::now(), waited());
+    let (begun, waited_before) = (Instant::now(), waited());
     let large = throughput(&mut pair, LARGE_BYTES).await?;
     let small = throughput(&mut pair, SMALL_BYTES).await?;
-    let waited_for_core = (self::waited() - waited).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let waited_for_core = waited().saturating_sub(waited_before).as_secs_f64() / begun.elapsed().as_secs_f64();
     let mut through = round_trips(&mut pair.first, &mut pair.second).await?;
     let (mut near, mut far) = UnixStream::pair()?;
     let mut bare = round_trips(&mut near, &mut far).await?;

@@ -51,7 +51,7 @@ struct Tap {
 pub(super) struct Taps {
     /// How many there are, so that the switch need not take the lock when there are none.
     count: AtomicUsize,
-    taps: RwLock<Vec<Tap>>,
+    acting: RwLock<Vec<Tap>>,
     ids: AtomicU64,
 }
 
@@ -71,7 +71,7 @@ impl Taps {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let taps = self.taps.read().expect("no holder of the taps panics");
+        let taps = self.acting.read().expect("no holder of the taps panics");
         for tap in taps.iter().filter(|tap| wanted(tap.filter)) {
             if tap.frames.try_send((SystemTime::now(), frame.clone())).is_err() {
                 tap.left_out.fetch_add(1, Ordering::Relaxed);
@@ -83,7 +83,7 @@ impl Taps {
         let (sender, receiver) = mpsc::channel(WAITING_FRAMES);
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let left_out = Arc::new(AtomicU64::new(0));
-        let mut taps = self.taps.write().expect("no holder of the taps panics");
+        let mut taps = self.acting.write().expect("no holder of the taps panics");
         if taps.len() < MAX_TAPS {
             taps.push(Tap { id, filter, frames: sender, left_out: Arc::clone(&left_out) });
         }
@@ -92,7 +92,7 @@ impl Taps {
     }
 
     fn remove(&self, id: u64) {
-        let mut taps = self.taps.write().expect("no holder of the taps panics");
+        let mut taps = self.acting.write().expect("no holder of the taps panics");
         taps.retain(|tap| tap.id != id);
         self.count.store(taps.len(), Ordering::Relaxed);
     }
@@ -202,7 +202,9 @@ fn put_timestamp(block: &mut Vec<u8>, at: SystemTime) {
     let nanos = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the number")]
-    [(nanos >> 32) as u32, nanos as u32].into_iter().for_each(|half| block.put_u32_le(half));
+    for half in [(nanos >> 32) as u32, nanos as u32] {
+        block.put_u32_le(half);
+    }
 }
 
 fn packet(at: SystemTime, frame: &[u8]) -> Bytes {

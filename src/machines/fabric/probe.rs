@@ -66,7 +66,6 @@ impl ProbePlan {
             few
         } else if let Some(rate) = rule.rate {
             // As many as three quarters of the link's queue take.
-            #[expect(clippy::cast_possible_truncation, reason = "at most 100")]
             let count = (rate * 150 / 1000 / (1250 * 8)).clamp(2, 100) as u32;
             Self { count, gap: Duration::ZERO, bytes: 1250, slowest: slowest + Duration::from_secs(3) }
         } else if rarest < 1.0 {
