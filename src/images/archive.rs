@@ -160,18 +160,19 @@ fn name_all(
 impl Found {
     fn take(&mut self, name: &str, mut content: impl Read, store: &ImageStore, path: &Path) -> Result<(), LoadError> {
         let read = |source| LoadError::Read { path: path.to_owned(), source };
+        let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
         if let Some(hex) = name.strip_prefix("blobs/sha256/") {
             let mut writer = store.writer()?;
             io::copy(&mut content, &mut writer).map_err(read)?;
             writer.commit(Some(&format!("sha256:{hex}")))?;
-        } else if name.ends_with(".json") || name == "oci-layout" {
+        } else if extension == Some("json") || name == "oci-layout" {
             let mut document = Vec::new();
             content.take(MAX_JSON_BYTES + 1).read_to_end(&mut document).map_err(read)?;
             if document.len() as u64 > MAX_JSON_BYTES {
                 return Err(format_error(path, &format!("`{name}` is larger than {} MiB", MAX_JSON_BYTES >> 20)));
             }
             self.documents.insert(name.to_owned(), document);
-        } else if name.ends_with(".tar") {
+        } else if extension == Some("tar") {
             let mut writer = LayerWriter::start(store)?;
             io::copy(&mut content, &mut writer).map_err(read)?;
             self.layers.insert(name.to_owned(), writer.finish()?);
@@ -183,26 +184,13 @@ impl Found {
     fn images(&self, path: &Path, store: &ImageStore) -> Result<Vec<(Resolved, Vec<String>)>, LoadError> {
         if let Some(document) = self.documents.get("index.json") {
             let index: Index = parse(path, "index.json", document)?;
-            return index.manifests.iter().map(|descriptor| self.layout_image(path, descriptor, store)).collect();
+            return index.manifests.iter().map(|descriptor| layout_image(path, descriptor, store)).collect();
         }
         let Some(document) = self.documents.get("manifest.json") else {
             return Err(format_error(path, "it has neither `index.json` (OCI) nor `manifest.json` (docker save)"));
         };
         let saved: Vec<Saved> = parse(path, "manifest.json", document)?;
         saved.iter().map(|saved| self.saved_image(path, saved, store)).collect()
-    }
-
-    fn layout_image(
-        &self,
-        path: &Path,
-        descriptor: &Descriptor,
-        store: &ImageStore,
-    ) -> Result<(Resolved, Vec<String>), LoadError> {
-        check_whole(path, descriptor, store, MAX_DEPTH)?;
-        let names =
-            NAME_ANNOTATIONS.iter().find_map(|key| descriptor.annotations.get(*key)).filter(|name| name.contains(['/', ':']));
-        let names = names.into_iter().filter_map(|name| tag_name(name)).collect();
-        Ok((Resolved { digest: descriptor.digest.clone(), media_type: descriptor.media_type.clone() }, names))
     }
 
     fn saved_image(&self, path: &Path, saved: &Saved, store: &ImageStore) -> Result<(Resolved, Vec<String>), LoadError> {
@@ -230,6 +218,14 @@ impl Found {
             self.layers.get(&resolved)
         })
     }
+}
+
+/// An image of an OCI layout, and its names.
+fn layout_image(path: &Path, descriptor: &Descriptor, store: &ImageStore) -> Result<(Resolved, Vec<String>), LoadError> {
+    check_whole(path, descriptor, store, MAX_DEPTH)?;
+    let names = NAME_ANNOTATIONS.iter().find_map(|key| descriptor.annotations.get(*key)).filter(|name| name.contains(['/', ':']));
+    let names = names.into_iter().filter_map(|name| tag_name(name)).collect();
+    Ok((Resolved { digest: descriptor.digest.clone(), media_type: descriptor.media_type.clone() }, names))
 }
 
 /// Everything that a manifest names is in the store; of an index, at least one image is.

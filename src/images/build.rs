@@ -73,10 +73,10 @@ fn tag(definition: &ImageDefinition, store: &ImageStore, manifest: &Resolved) ->
 /// The bytes of an image's layers, if the store holds all of it.
 fn whole(store: &ImageStore, manifest: &Resolved) -> Option<u64> {
     let read = oci::ImageManifest::from_file(store.blob_path(&manifest.digest)?).ok()?;
-    store.blob_size(&read.config().digest().to_string())?;
+    store.blob_size(read.config().digest().as_ref())?;
     let mut bytes = 0;
     for layer in read.layers() {
-        bytes += store.blob_size(&layer.digest().to_string())?;
+        bytes += store.blob_size(layer.digest().as_ref())?;
     }
     Some(bytes)
 }

@@ -38,8 +38,9 @@ pub(super) fn read(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
         && let Some(text) = value.string()
     {
         let path = Path::new(table.file()).parent().unwrap_or(Path::new("")).join(text);
+        let is_definition = path.extension().is_some_and(|extension| extension == "toml");
         let path = std::path::absolute(&path).unwrap_or(path).display().to_string();
-        spec.box_name = if text.ends_with(".toml") { path } else { text.to_owned() };
+        spec.box_name = if is_definition { path } else { text.to_owned() };
         // Other providers have boxes of their own.
         if spec.provider == ProviderKind::Qemu
             && let Err(error) = BoxDefinition::load(&spec.box_name)
@@ -78,8 +79,8 @@ fn node(value: &Value<'_, '_>, spec: &mut ClusterSpec, seen: &mut BTreeSet<Strin
 fn machine(table: &Table<'_, '_>, machine: &mut MachineSpec) {
     size(table, machine);
     machine.labels.extend(labels(table));
-    machine.taints.extend(strings(table, "taints", &taint));
-    machine.kernel_arguments.extend(strings(table, "kernel_arguments", &kernel_argument));
+    machine.taints.extend(strings(table, "taints", taint));
+    machine.kernel_arguments.extend(strings(table, "kernel_arguments", kernel_argument));
     let length: usize = machine.kernel_arguments.iter().map(|argument| argument.len() + 1).sum();
     if let Some(value) = table.get("kernel_arguments").filter(|_| length > KERNEL_ARGUMENTS_BYTES_MAX) {
         value.problem(format!("`kernel_arguments` are longer than {KERNEL_ARGUMENTS_BYTES_MAX} bytes"), None);
@@ -110,8 +111,11 @@ fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {
     }
 }
 
+/// Nothing, or what is wrong and what would be right.
+type Judgement = Result<(), (String, String)>;
+
 /// The strings of a list that `is_right` accepts; it says what is wrong with the others, and what would be right.
-fn strings(table: &Table<'_, '_>, key: &str, is_right: &dyn Fn(&str) -> Result<(), (String, String)>) -> Vec<String> {
+fn strings(table: &Table<'_, '_>, key: &str, is_right: fn(&str) -> Judgement) -> Vec<String> {
     let values = table.get(key).and_then(|value| value.array()).unwrap_or_default();
     let named = values.into_iter().filter_map(|value| Some((value, value.string()?)));
     named
@@ -160,7 +164,7 @@ fn is_label_key(key: &str) -> bool {
     prefix.len() <= 253 && prefix.split('.').all(is_name) && is_label_word(name)
 }
 
-fn taint(text: &str) -> Result<(), (String, String)> {
+fn taint(text: &str) -> Judgement {
     let (key_value, effect) = text.rsplit_once(':').unwrap_or((text, ""));
     let (key, value) = key_value.split_once('=').unwrap_or((key_value, ""));
     if !is_label_key(key) || !(value.is_empty() || is_label_word(value)) {
@@ -173,7 +177,7 @@ fn taint(text: &str) -> Result<(), (String, String)> {
     Ok(())
 }
 
-fn kernel_argument(text: &str) -> Result<(), (String, String)> {
+fn kernel_argument(text: &str) -> Judgement {
     if text.starts_with("console=") {
         return Err((
             format!("`{text}` is the provider's to say"),

@@ -102,7 +102,7 @@ pub(super) fn unpack(
             return Err(UnpackError::TooLarge);
         }
         let written = if content.iter().all(|byte| *byte == 0) {
-            output.seek(SeekFrom::Current(count as i64)).map(drop)
+            output.seek(SeekFrom::Start(size)).map(drop)
         } else {
             output.write_all(content)
         };
