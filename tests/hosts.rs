@@ -184,7 +184,7 @@ find /sys/fs/cgroup -type d -printf "cgroup %p\n" | grep -v -e session -e user.s
 echo "controllers $(cat /sys/fs/cgroup/cgroup.subtree_control)"
 systemctl list-units --all --plain --no-legend "flightcage*" | sed "s/ .*//; s/^/unit /" | sort
 systemctl list-units --all --plain --no-legend "*.timer" | sed "s/ .*//; s/^/timer /" | sort
-ls -l /proc/[0-9]*/exe 2>/dev/null | sed "s/.*-> /process /" | grep -v -E "^process /(usr/)?s?bin/" | sort | uniq
+ls -l /proc/[0-9]*/exe 2>/dev/null | sed -n "s/.*-> /process /p" | grep -v -E "^process /(usr/)?s?bin/" | sort | uniq
 ip netns list | sed "s/^/netns /"
 awk "FNR > 1 && \$4 == \"0A\" { print \"listening\", \$2 }" /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort
 '"#;

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -17,7 +18,7 @@ use super::uninstall;
 use crate::model::addresses;
 use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind, Role};
 use crate::orchestrator::config::{AgentConfig, IdentityFiles, ProxyConfig, ServerConfig};
-use crate::shell::ssh::{Ssh, SshError};
+use crate::shell::ssh::{COMMAND_LIMIT, Ssh, SshError};
 
 /// Where the roles keep their configuration in a machine.
 const CONFIG_DIR: &str = "/etc/flightcage";
@@ -178,7 +179,9 @@ impl Remote<'_> {
 
     /// Runs `commands` as root and returns their exit code, which must be one of `expected`.
     async fn run(&self, commands: &str, stdin: Vec<u8>, expected: &[i32]) -> Result<i32, InstallError> {
-        let output = self.ssh.run(&format!("sudo sh -c '{commands}'"), Some(stdin)).await;
+        // An emulated machine on a busy host takes 128 KiB/s.
+        let limit = COMMAND_LIMIT + Duration::from_secs(stdin.len() as u64 >> 17);
+        let output = self.ssh.run_within(&format!("sudo sh -c '{commands}'"), Some(stdin), limit).await;
         let output = output.map_err(|source| InstallError::Ssh { node: self.node.clone(), source })?;
         if expected.contains(&output.status) {
             return Ok(output.status);
