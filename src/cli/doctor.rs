@@ -9,8 +9,12 @@ use serde_json::json;
 use super::cluster::open_home;
 use super::failure::Failure;
 use super::terminal::{Live, confirm, is_interactive, say};
+use super::{File, scenarios};
+use crate::cluster::home::Home;
 use crate::machines::host::{self, AptPlan, Finding, Severity};
 use crate::machines::{acceleration, provider::Acceleration};
+use crate::model::cluster::{ClusterSpec, ProviderKind};
+use crate::model::names::ClusterName;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -24,17 +28,22 @@ pub(super) struct Doctor {
     /// As one JSON object, for programs.
     #[arg(long)]
     json: bool,
+    /// Look at what this cluster file's provider needs as well.
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<File>,
 }
 
 impl Doctor {
-    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(self, name: &ClusterName) -> Result<ExitCode, Failure> {
         let home = open_home()?;
-        let mut findings = host::diagnose(&home.cache()).await;
+        let spec = self.file.as_ref().map(|file| scenarios::read_cluster_file(file, name)).transpose()?;
+        let spec = spec.as_ref();
+        let mut findings = diagnose(&home, spec).await;
         if self.fix && has_problems(&findings) {
             let live = Live::new();
             mend(&findings, self.yes, &live).await?;
             live.finish();
-            findings = host::diagnose(&home.cache()).await;
+            findings = diagnose(&home, spec).await;
         }
         let proof = if has_problems(&findings) { None } else { Some(acceleration::prove(&home.cache()).await?) };
         if self.json {
@@ -57,6 +66,17 @@ impl Doctor {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What every cluster needs, and what the provider of this one does.
+async fn diagnose(home: &Home, spec: Option<&ClusterSpec>) -> Vec<Finding> {
+    let mut findings = host::diagnose(&home.cache()).await;
+    if let Some(spec) = spec
+        && spec.provider == ProviderKind::Vagrant
+    {
+        findings.extend(host::diagnose_vagrant(&spec.vagrant.clone().unwrap_or_default()).await);
+    }
+    findings
 }
 
 fn has_problems(findings: &[Finding]) -> bool {

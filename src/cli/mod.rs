@@ -184,7 +184,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Vagrant(command) => command.run(&name),
         Command::Image(command) => command.run().await,
         Command::Init(command) => command.run(),
-        Command::Doctor(command) => command.run().await,
+        Command::Doctor(command) => command.run(&name).await,
         Command::Daemon(command) => command.run(name).await,
         Command::Server(role) => role.server().await,
         Command::Agent(role) => role.agent().await,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::qemu::{self, MINIMUM_VERSION};
+use crate::model::vagrant::{Hypervisor, VagrantSpec};
 use crate::shell::CommandError;
 use crate::shell::local::Command;
 
@@ -25,6 +26,14 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
     ("zstd", "zstd", "to build the box"),
     ("ssh", "openssh-client", "for `flightcage ssh`"),
     ("apt-get", "apt", "to build the box"),
+];
+
+/// The same for Vagrant's machines on libvirt.
+const LIBVIRT_PROGRAMS: [(&str, &str, &str); 4] = [
+    ("libvirtd", "libvirt-daemon-system", "to hold Vagrant's machines"),
+    ("virsh", "libvirt-clients", "to switch the power of Vagrant's machines"),
+    ("dnsmasq", "dnsmasq-base", "for the network of Vagrant's machines"),
+    ("qemu-img", "qemu-utils", "to package the box for Vagrant"),
 ];
 
 /// Whether a finding stops a demonstration.
@@ -104,6 +113,29 @@ pub async fn diagnose(state_dir: &Path) -> Vec<Finding> {
         findings.push(judge_amount("disk", free, DISK_BYTES, "free some space, or set FLIGHTCAGE_HOME to a larger disk"));
     }
     findings.push(judge_kvm(&std::fs::File::options().read(true).write(true).open("/dev/kvm")));
+    findings
+}
+
+/// Looks at what Vagrant needs besides, to make a cluster's machines with this hypervisor. Changes nothing.
+pub async fn diagnose_vagrant(vagrant: &VagrantSpec) -> Vec<Finding> {
+    let judge = |(program, package, purpose): (&str, &str, &str)| judge_program(program, package, purpose, on_path(program));
+    let mut findings = vec![judge(("vagrant", "vagrant", "to make the machines"))];
+    match vagrant.hypervisor {
+        Hypervisor::Libvirt => {
+            findings.extend(LIBVIRT_PROGRAMS.map(judge));
+            let plugins = Command::new("vagrant").env("VAGRANT_CHECKPOINT_DISABLE", "1").args(["plugin", "list"]).run().await;
+            let found = plugins.is_ok_and(|listed| listed.text().contains("vagrant-libvirt"));
+            findings.push(judge_program("vagrant-libvirt", "vagrant-libvirt", "for Vagrant to use libvirt", found));
+        }
+        Hypervisor::VirtualBox if on_path("VBoxManage") => {
+            findings.push(finding("virtualbox", "VBoxManage".to_owned(), None, Severity::Good));
+        }
+        Hypervisor::VirtualBox => {
+            let mut missing = finding("virtualbox", "VirtualBox is not installed".to_owned(), None, Severity::Problem);
+            missing.mend = Some("install VirtualBox from its makers: Debian has no package".to_owned());
+            findings.push(missing);
+        }
+    }
     findings
 }
 
