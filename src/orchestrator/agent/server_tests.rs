@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Node, Pod, ReplicationController, Secret};
+use k8s_openapi::api::core::v1::{Endpoints, Event, Node, Pod, ReplicationController, Secret, Service};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::tests::FakeRuntime;
+use crate::balancer::stream::{self, ControlPlane};
+use crate::balancer::{Balancer, ServicePortKey, ServiceTable};
 use crate::kubernetes::client::{Client, DeleteParams, ListParams, LogParams, Object, ObjectMap, Patch};
 use crate::orchestrator::api;
 use crate::orchestrator::config::{AgentConfig, IdentityFiles, ServerConfig};
+use crate::transport::HostNetwork;
 
 /// Far longer than this takes; only a hang gets there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +35,7 @@ fn certificates(directory: &Path) {
         ("server", "kube-apiserver", "kubernetes"),
         ("admin", "admin", "system:masters"),
         ("node", "system:node:w1", "system:nodes"),
+        ("balancer", "system:flightcage:load-balancer", "system:flightcage:load-balancers"),
     ] {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -134,6 +138,8 @@ async fn an_agent_serves_a_real_server() {
     let log: Vec<_> = futures::StreamExt::collect(log).await;
     assert_eq!(log.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat(), b"line\n");
 
+    a_pod_is_stopped_after_its_connections(&client, path, &format!("https://{listen}"), &runtime).await;
+
     client.delete::<Pod>("default", &first, &DeleteParams::default()).await.unwrap();
     let replaced = |pods: &ObjectMap<Pod>| both(pods) && !pods.values().any(|pod| pod.metadata.name.as_deref() == Some(&first));
     until::<Pod>(&client, "default", "a replacement", replaced).await;
@@ -143,4 +149,59 @@ async fn an_agent_serves_a_real_server() {
     let killed = |events: &ObjectMap<Event>| events.values().any(|event| event.reason.as_deref() == Some("Killing"));
     until::<Event>(&client, "default", "an event", killed).await;
     assert!(runtime.sandboxes.lock().unwrap().is_empty());
+}
+
+/// A load balancer like the host's, which learns of endpoints from the server and reports to it.
+async fn balance(path: &Path, server: &str, balancer: Balancer) {
+    let files = identity(path, "balancer");
+    let client = Client::from_identity_files(server, &files.ca, &files.certificate, &files.key).unwrap();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let control_plane = ControlPlane::new(server, &read(&files.ca), &read(&files.certificate), &read(&files.key)).unwrap();
+    let follow = async {
+        let services = client.reflect::<Service>("", ListParams::all());
+        let endpoints = client.reflect::<Endpoints>("", ListParams::all());
+        services.wait_synced().await;
+        let mut progress = endpoints.progress();
+        loop {
+            let revision = progress.borrow_and_update().revision.parse().unwrap_or(0);
+            let (services, endpoints) = (services.objects(), endpoints.objects());
+            let table = ServiceTable::build(services.values().map(AsRef::as_ref), endpoints.values().map(AsRef::as_ref));
+            balancer.apply(&table, revision);
+            progress.changed().await.unwrap();
+        }
+    };
+    tokio::join!(stream::keep(control_plane, balancer.clone()), follow);
+}
+
+/// The drain barrier, end to end: a pod that is deleted leaves the balancer, and is told to stop when its last connection has ended.
+async fn a_pod_is_stopped_after_its_connections(client: &Client, path: &Path, server: &str, runtime: &FakeRuntime) {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let service = json!({"metadata":{"name":"solo"},"spec":{"selector":{"app":"solo"},"ports":[{"port":80,"targetPort":addr.port()}]}});
+    client.create::<Service>("default", &serde_json::from_value(service).unwrap()).await.unwrap();
+    let pod = json!({"metadata":{"name":"solo","labels":{"app":"solo"}},"spec":{"containers":[{"name":"c","image":"image"}]}});
+    let pod = client.create::<Pod>("default", &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let balancer = Balancer::new(Arc::new(HostNetwork));
+    let _balancing = AbortOnDropHandle::new(tokio::spawn({
+        let (path, server, balancer) = (path.to_owned(), server.to_owned(), balancer.clone());
+        async move { balance(&path, &server, balancer).await }
+    }));
+    let key = ServicePortKey { namespace: "default".into(), name: "solo".into(), port: 80 };
+    let stopped = || runtime.said().contains(&format!("stop {} c", pod.metadata.uid.as_deref().unwrap()));
+    let draining = async {
+        while !balancer.confirmed(&key, addr) {
+            tokio::task::yield_now().await;
+        }
+        let connection = balancer.connect(&key).await.unwrap();
+        client.delete::<Pod>("default", "solo", &DeleteParams::default()).await.unwrap();
+        while balancer.connect(&key).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!stopped(), "a connection is open");
+        drop(connection);
+        while !stopped() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, draining).await.expect("the pod drains and is stopped");
 }

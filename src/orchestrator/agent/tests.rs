@@ -39,7 +39,7 @@ impl FakeRuntime {
         self.log.lock().unwrap().push(what);
     }
 
-    fn said(&self) -> Vec<String> {
+    pub(super) fn said(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
