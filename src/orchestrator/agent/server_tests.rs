@@ -177,7 +177,8 @@ async fn balance(path: &Path, server: &str, balancer: Balancer) {
 async fn a_pod_is_stopped_after_its_connections(client: &Client, path: &Path, server: &str, runtime: &FakeRuntime) {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let service = json!({"metadata":{"name":"solo"},"spec":{"selector":{"app":"solo"},"ports":[{"port":80,"targetPort":addr.port()}]}});
+    let service =
+        json!({"metadata":{"name":"solo"},"spec":{"selector":{"app":"solo"},"ports":[{"port":80,"targetPort":addr.port()}]}});
     client.create::<Service>("default", &serde_json::from_value(service).unwrap()).await.unwrap();
     let pod = json!({"metadata":{"name":"solo","labels":{"app":"solo"}},"spec":{"containers":[{"name":"c","image":"image"}]}});
     let pod = client.create::<Pod>("default", &serde_json::from_value(pod).unwrap()).await.unwrap();

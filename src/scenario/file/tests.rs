@@ -44,7 +44,9 @@ fn each_problem_has_its_place() {
         ),
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\n",
-            &["2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `rollback`, `delete_pod`, `exec`, `apply`, `http`]"],
+            &[
+                "2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `rollback`, `delete_pod`, `exec`, `apply`, `http`]",
+            ],
         ),
         (
             "flightcage = 1\n[expect]\nwbe.failed = \"<= 1%\"",
