@@ -125,8 +125,8 @@ impl Balancer {
         for (key, port) in &table.ports {
             self.set_endpoints(key, &port.endpoints);
         }
-        // After the table is in: whoever sees the revision may rely on it.
-        self.shared.applied.fetch_max(revision, Ordering::SeqCst);
+        // After the table is in: whoever sees the revision may rely on it. It goes back with a store that was restored.
+        self.shared.applied.store(revision, Ordering::SeqCst);
         self.shared.open.changed.notify_one();
     }
 
