@@ -19,6 +19,8 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("flightcage-os/flightcage-sshd.service", include_str!("../../../boxes/flightcage-os/flightcage-sshd.service")),
     ("flatcar.toml", include_str!("../../../boxes/flatcar.toml")),
     ("fedora-coreos.toml", include_str!("../../../boxes/fedora-coreos.toml")),
+    ("flightcage-os/flightcage-journal.service", include_str!("../../../boxes/flightcage-os/flightcage-journal.service")),
+    ("flightcage-os/journal", include_str!("../../../boxes/flightcage-os/journal")),
 ];
 
 /// Turns the unpacked packages into a box; part of the box's hash.
