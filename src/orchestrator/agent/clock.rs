@@ -14,6 +14,9 @@ use crate::model::clock::{Answer, Ask, MAX_LINE_BYTES, PORT};
 
 /// Where the kernel names virtio-serial ports. The box has no udev, which would make links from it.
 const PORTS: &str = "/sys/class/virtio-ports";
+/// How often, and after which pause, the port is looked for.
+const LOOKS: usize = 50;
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Pause while the host holds no end of the port.
 const NOBODY_THERE: Duration = Duration::from_secs(1);
 
@@ -35,10 +38,14 @@ fn open() -> io::Result<Option<File>> {
         let loaded = std::process::Command::new("modprobe").args(["-q", "virtio_console"]).status();
         tracing::debug!(?loaded, "load virtio_console");
     }
-    match find(Path::new(PORTS))? {
-        Some(device) => Ok(Some(OpenOptions::new().read(true).write(true).open(device)?)),
-        None => Ok(None),
+    for _ in 0..LOOKS {
+        if let Some(device) = find(Path::new(PORTS))? {
+            return Ok(Some(OpenOptions::new().read(true).write(true).open(device)?));
+        }
+        // The driver and the hypervisor agree on the ports after the driver is loaded.
+        std::thread::park_timeout(LOOK_AGAIN);
     }
+    Ok(None)
 }
 
 fn find(ports: &Path) -> io::Result<Option<PathBuf>> {
