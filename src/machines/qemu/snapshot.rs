@@ -198,14 +198,17 @@ impl QemuProvider {
 /// Writes processor, devices and memory of a stopped machine.
 async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": UNTHROTTLED })).await?;
-    let uri = format!("exec:umask 077; exec cat > {}", shell::quote(&file.display().to_string()));
+    // QEMU calls it done when the pipe has taken everything; the file bears its name once `cat` has written it.
+    let (part, whole) = (file.with_extension("part").display().to_string(), file.display().to_string());
+    let (part, whole) = (shell::quote(&part), shell::quote(&whole));
+    let uri = format!("exec:umask 077; cat > {part} && mv {part} {whole}");
     qmp.execute("migrate", json!({ "uri": uri })).await?;
     let deadline = Instant::now() + MEMORY_LIMIT;
     loop {
         let progress = qmp.execute("query-migrate", json!({})).await?;
         let refused = |reason: &str| QmpError::Refused { command: "migrate".to_owned(), reason: reason.to_owned() };
         match progress["status"].as_str() {
-            Some("completed") => return Ok(()),
+            Some("completed") if file.exists() => return Ok(()),
             Some("failed" | "cancelled") => {
                 return Err(refused(progress["error-desc"].as_str().unwrap_or("it gave no reason; is the disk full?")));
             }
