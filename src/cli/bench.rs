@@ -1,4 +1,4 @@
-//! `bench`: figures of our own parts, on this host.
+//! `bench`: figures of our own parts and of shipped scenarios, on this host.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
+use super::figures::Repeated;
 use super::terminal::say;
 use crate::balancer::bench;
 use crate::machines::fabric;
+use crate::model::names::ClusterName;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -39,14 +41,20 @@ enum What {
         /// Where to connect.
         endpoint: SocketAddr,
     },
+    /// A worker loses its power under load: failed requests, outages and times from the onset; least, median, most of several runs.
+    Failover(Repeated),
+    /// v1 becomes v2 under load: failed requests, outages and how long it takes; least, median, most of several runs.
+    RollingUpdate(Repeated),
 }
 
 impl Bench {
-    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         match self.what {
             What::Fabric { json } => Self::fabric(json).await,
             What::Proxy { json } => Self::proxy(json).await,
             What::Relay { listen, endpoint } => Self::relay(listen, endpoint).await,
+            What::Failover(repeated) => repeated.run(name, "failover").await,
+            What::RollingUpdate(repeated) => repeated.run(name, "rolling-update").await,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::model::names::ClusterName;
 use crate::scenario::{self, ScenarioFileError, exit_code};
 
 /// The demonstration's files, which the binary carries: it works alone.
-const FILES: &[(&str, &str)] = &[
+pub(super) const SCENARIO_FILES: &[(&str, &str)] = &[
     ("failover.toml", include_str!("../../scenarios/failover.toml")),
     ("rolling-update.toml", include_str!("../../scenarios/rolling-update.toml")),
     ("flappy/silex.yml", include_str!("../../scenarios/flappy/silex.yml")),
@@ -48,7 +48,7 @@ impl Demo {
         doctor::make_able_host(self.yes, &live).await?;
         let home = open_home()?;
         let folder = home.cache().join("demo");
-        let written = write_files(&folder);
+        let written = write_files(&folder, SCENARIO_FILES);
         written.map_err(|error| Failure::new(format!("write the demonstration to `{}`", folder.display())).because(error))?;
         let read = |file: &&str| scenario::file::read(&folder.join(file), &name);
         let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
@@ -63,8 +63,8 @@ impl Demo {
     }
 }
 
-fn write_files(folder: &Path) -> std::io::Result<()> {
-    for (file, contents) in FILES {
+pub(super) fn write_files(folder: &Path, files: &[(&str, &str)]) -> std::io::Result<()> {
+    for (file, contents) in files {
         let path = folder.join(file);
         private_directory(path.parent().expect("a file is in a directory"))?;
         std::fs::write(path, contents)?;

@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod environment;
 mod failure;
+mod figures;
 mod init;
 mod inventory;
 mod journal;
@@ -177,7 +178,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Console(command) => command.run(name),
         Command::Node(command) => command.run(name).await,
         Command::Net(command) => command.run(name).await,
-        Command::Bench(command) => command.run().await,
+        Command::Bench(command) => command.run(name).await,
         Command::Snapshot(command) => command.run(name).await,
         Command::With(command) => command.run(name).await,
         Command::Box(command) => command.run().await,

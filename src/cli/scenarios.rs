@@ -249,7 +249,7 @@ pub(super) async fn run_on_own_clusters(
 }
 
 /// Takes down a cluster that this command made; one that was up before stays.
-async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
+pub(super) async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
     if !cluster.is_owned() {
         return Ok(());
     }
@@ -259,7 +259,7 @@ async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
     Ok(life::down(&cluster.paths).await?)
 }
 
-async fn run_on(
+pub(super) async fn run_on(
     cluster: Cluster,
     scenario: &Scenario,
     settings: &Settings<'_>,

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod config;
 pub mod control;
+mod lateness;
 pub mod proxy;
 pub mod quality;
 pub mod store;

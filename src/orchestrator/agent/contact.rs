@@ -14,8 +14,10 @@
 //! | they are not | fences its pods: it is on the smaller side of a partition |
 //! | there is no other worker | serves on: nothing can be replaced anywhere |
 //!
-//! A machine that stood still past its lease and finds no answer at once fences first and asks then. The fence is lifted when another node
-//! answers that the server is gone, or, once the server hears this node again, after the pods that were replaced have been removed by UID.
+//! Nobody is silent who lets a TCP connection be made: a machine's kernel answers long before a starved agent does. And a node whose own
+//! processor is starved is patient by as much as it was late of late, as the server is, which it tells so with every beat.
+//!
+//! The fence is lifted when another node answers that the server is gone, or, once the server hears this node again, after the pods that were replaced have been removed by UID.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -32,7 +34,9 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(700);
 /// A node that is cut off from the server alone gives up its pods after so long.
 pub(crate) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
 /// An answer of another node counts for so long.
-pub(crate) const ANSWER_COUNTS: Duration = Duration::from_secs(1);
+pub(crate) const ANSWER_COUNTS: Duration = Duration::from_millis(1500);
+/// More patience than this is not had with oneself; the server's ends here too.
+const LATE_MAX: Duration = Duration::from_secs(3);
 /// Pings whose answers are waited for.
 const PINGS: usize = 64;
 
@@ -89,8 +93,19 @@ impl Contact {
 pub(crate) struct PeerSaid {
     /// When it was asked.
     pub(crate) asked: Instant,
-    /// How long ago the server heard it; `None` if it did not answer.
-    pub(crate) contact: Option<Duration>,
+    /// What came back.
+    pub(crate) word: Word,
+}
+
+/// What came back from another worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It said how long ago the server heard it.
+    Contact(Duration),
+    /// Its machine answered, its agent did not, or not in time.
+    Reached,
+    /// Nothing.
+    Silence,
 }
 
 /// What to do with the pods' service traffic.
@@ -106,26 +121,27 @@ pub(crate) enum Lease {
     Undecided,
 }
 
-/// The table of the module's head. `workers` are the last words of all other workers; `stalled`: this node's own clock has just jumped past
-/// its lease.
-pub(crate) fn judge(now: Instant, heard: Instant, workers: &[Option<PeerSaid>], stalled: bool) -> Lease {
+/// The table of the module's head. `workers` are the last words of all other workers; `late` is by how much this node itself was late.
+pub(crate) fn judge(now: Instant, heard: Instant, workers: &[Option<PeerSaid>], late: Duration) -> Lease {
     let silence = now.saturating_duration_since(heard);
-    if silence < LEASE {
+    if silence < LEASE + late.min(LATE_MAX) {
         return Lease::Held;
     }
     if workers.is_empty() {
         return Lease::ServeOn;
     }
     let fresh = |said: &&PeerSaid| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
-    let said: Vec<&PeerSaid> = workers.iter().flatten().filter(fresh).collect();
-    let contacts: Vec<Duration> = said.iter().filter_map(|said| said.contact).collect();
-    if contacts.iter().any(|contact| *contact < ASK_AFTER) {
+    let words: Vec<Word> = workers.iter().flatten().filter(fresh).map(|said| said.word).collect();
+    if words.iter().any(|word| matches!(word, Word::Contact(contact) if *contact < ASK_AFTER)) {
         return if silence >= CUT_OFF_AFTER { Lease::Fence } else { Lease::ServeOn };
     }
-    if (contacts.len() + 1) * 2 > workers.len() + 1 {
+    let count = |wanted: fn(&Word) -> bool| words.iter().filter(|word| wanted(word)).count();
+    let is_majority = |others: usize| (others + 1) * 2 > workers.len() + 1;
+    if is_majority(count(|word| matches!(word, Word::Contact(_)))) {
         return Lease::ServeOn;
     }
-    if stalled || said.len() == workers.len() { Lease::Fence } else { Lease::Undecided }
+    let possible = workers.len() - count(|word| *word == Word::Silence);
+    if is_majority(possible) { Lease::Undecided } else { Lease::Fence }
 }
 
 #[cfg(test)]
@@ -156,26 +172,29 @@ mod tests {
     fn cut_off_or_left_alone() {
         let heard = Instant::now();
         let now = heard + MS(1300);
-        let said = |contact: Option<u64>| Some(PeerSaid { asked: now - MS(200), contact: contact.map(MS) });
-        let old = Some(PeerSaid { asked: now - MS(1100), contact: None });
+        let said = |word: Word| Some(PeerSaid { asked: now - MS(200), word });
+        let contact = |age| said(Word::Contact(MS(age)));
+        let (silence, reached) = (said(Word::Silence), said(Word::Reached));
+        let old = Some(PeerSaid { asked: now - MS(1600), word: Word::Silence });
         for (workers, wanted) in [
             (vec![], Lease::ServeOn),
             (vec![None], Lease::Undecided),
             (vec![old], Lease::Undecided),
-            (vec![said(None)], Lease::Fence),
-            (vec![said(None), None], Lease::Undecided),
-            (vec![said(Some(1200)), said(None)], Lease::ServeOn),
-            (vec![said(Some(1200)), said(None), said(None)], Lease::Fence),
-            (vec![said(Some(1200)), said(Some(1300)), said(None), None], Lease::ServeOn),
-            (vec![said(Some(100)), said(None)], Lease::ServeOn),
+            (vec![silence], Lease::Fence),
+            (vec![reached], Lease::Undecided),
+            (vec![silence, None], Lease::Undecided),
+            (vec![silence, silence, None], Lease::Fence),
+            (vec![contact(1200), silence], Lease::ServeOn),
+            (vec![contact(1200), silence, silence], Lease::Fence),
+            (vec![contact(1200), contact(1300), silence, None], Lease::ServeOn),
+            (vec![contact(100), silence, silence], Lease::ServeOn),
         ] {
-            assert_eq!(judge(now, heard, &workers, false), wanted, "{workers:?}");
-            assert_eq!(judge(heard + MS(1000), heard, &workers, true), Lease::Held);
+            assert_eq!(judge(now, heard, &workers, Duration::ZERO), wanted, "{workers:?}");
+            assert_eq!(judge(now, heard, &workers, MS(100)), Lease::Held, "it was late itself");
         }
-        assert_eq!(judge(now, heard, &[None], true), Lease::Fence, "it stood still: fence first");
         let later = heard + CUT_OFF_AFTER;
-        let contact = |age| Some(PeerSaid { asked: later - MS(100), contact: Some(MS(age)) });
-        assert_eq!(judge(later, heard, &[contact(100)], false), Lease::Fence, "cut off from the server alone");
-        assert_eq!(judge(later, heard, &[contact(5000)], false), Lease::ServeOn, "the server is gone, for as long as it takes");
+        let word = |age| Some(PeerSaid { asked: later - MS(100), word: Word::Contact(MS(age)) });
+        assert_eq!(judge(later, heard, &[word(100)], Duration::ZERO), Lease::Fence, "cut off from the server alone");
+        assert_eq!(judge(later, heard, &[word(5000)], MS(60_000)), Lease::ServeOn, "the server is gone, for as long as it takes");
     }
 }

@@ -14,16 +14,17 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::contact::{ASK_AFTER, Contact, LEASE, Lease, PeerSaid, judge};
-use super::peers::Peers;
+use super::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge};
+use super::peers::{Found, Peers};
 use super::runtime::Runtime;
 use super::work::chain;
 use crate::kubernetes::client::{Client, ListParams};
+use crate::orchestrator::lateness::Lateness;
 
 /// The lease is looked at so often.
 const ROUND: Duration = Duration::from_millis(100);
 /// Other workers are asked so often while contact is missing, and so many at most: in a larger cluster the majority is that of this sample.
-const ASK_EVERY: Duration = Duration::from_millis(450);
+const ASK_EVERY: Duration = Duration::from_millis(850);
 const ASKED_AT_MOST: usize = 16;
 /// For the list of this node's pods before the fence is lifted.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
@@ -37,6 +38,7 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
     let asked_workers = fence.peers.workers().len().min(ASKED_AT_MOST);
     let mut said: Vec<Option<PeerSaid>> = vec![None; asked_workers];
     let mut asked: Option<(Instant, AbortOnDropHandle<()>)> = None;
+    let mut lateness = Lateness::default();
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -56,8 +58,8 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
         } else {
             asked = None;
         }
-        let stalled = now.saturating_duration_since(due) >= LEASE;
-        fence.obey(judge(now, heard, &said, stalled)).await;
+        lateness.note(now, now.saturating_duration_since(due));
+        fence.obey(judge(now, heard, &said, lateness.worst(now))).await;
     }
 }
 
@@ -65,9 +67,13 @@ async fn ask_all(peers: &Peers, asked: Instant, out: mpsc::Sender<(usize, PeerSa
     let questions = peers.workers().iter().take(ASKED_AT_MOST).enumerate().map(|(worker, address)| {
         let out = out.clone();
         async move {
-            let hello = peers.ask(*address).await.ok();
-            let contact = hello.map(|hello| Duration::from_millis(hello.contact_ms));
-            let _ = out.send((worker, PeerSaid { asked, contact })).await;
+            let word = match peers.ask(*address).await {
+                Found::Agent(hello) => Word::Contact(Duration::from_millis(hello.contact_ms)),
+                Found::Machine => Word::Reached,
+                Found::Silence => Word::Silence,
+                Found::Late => return,
+            };
+            let _ = out.send((worker, PeerSaid { asked, word })).await;
         }
     });
     join_all(questions).await;

@@ -119,10 +119,19 @@ impl Peers {
         stream.shutdown().await
     }
 
-    /// Asks another agent; `Err(Refused)` when its machine refuses.
-    pub(crate) async fn ask(&self, address: SocketAddr) -> Result<Hello, std::io::ErrorKind> {
+    /// Asks another agent.
+    pub(crate) async fn ask(&self, address: SocketAddr) -> Found {
+        let begun = Instant::now();
+        let connected = timeout(ANSWER_WITHIN, TcpStream::connect(address)).await;
+        if begun.elapsed() > ANSWER_WITHIN + LATE {
+            return Found::Late;
+        }
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return refused(error.kind()),
+            Err(_) => return Found::Silence,
+        };
         let asked = async {
-            let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let stream = self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
             let mut line = Vec::new();
@@ -130,34 +139,43 @@ impl Peers {
             serde_json::from_slice(&line).map_err(std::io::Error::other)
         };
         match timeout(ANSWER_WITHIN, asked).await {
-            Ok(Ok(hello)) => Ok(hello),
-            Ok(Err(error)) => Err(error.kind()),
-            Err(_) => Err(std::io::ErrorKind::TimedOut),
+            Ok(Ok(hello)) => Found::Agent(hello),
+            Ok(Err(_)) | Err(_) => Found::Machine,
         }
     }
 
     /// Looks for another agent, for the server.
     pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
-        let begun = Instant::now();
-        let found = self.ask(address).await;
-        let late = begun.elapsed() > ANSWER_WITHIN + LATE;
-        finding(&found, late)
+        match self.ask(address).await {
+            Found::Agent(Hello { fenced: true, .. }) => PeerAnswer::Fenced,
+            Found::Agent(_) => PeerAnswer::Serving,
+            Found::Machine => PeerAnswer::Refused,
+            Found::Silence => PeerAnswer::Silent,
+            Found::Late => PeerAnswer::Late,
+        }
     }
 }
 
-/// What to tell the server. Whoever answers lives, however late; silence counts only when this node itself was in time. A connection that
-/// breaks after it was made (an agent that is just starting, a certificate that is refused) is a sign of life too.
-fn finding(found: &Result<Hello, std::io::ErrorKind>, late: bool) -> PeerAnswer {
-    use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
-    match found {
-        Ok(hello) if hello.fenced => PeerAnswer::Fenced,
-        Ok(_) => PeerAnswer::Serving,
-        Err(TimedOut | HostUnreachable | NetworkUnreachable) if late => PeerAnswer::Late,
-        // Unreachable: nobody answers ARP, which is what a machine without power looks like to its neighbours.
-        Err(TimedOut | HostUnreachable) => PeerAnswer::Silent,
-        // No route: this node itself is not connected.
-        Err(NetworkUnreachable) => PeerAnswer::Late,
-        Err(_) => PeerAnswer::Refused,
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The agent answered.
+    Agent(Hello),
+    /// The machine lives: it refused, or let a connection be made, which its kernel does however starved its agent is.
+    Machine,
+    /// Nothing came back.
+    Silence,
+    /// This node was itself too late, or is not connected, to say anything.
+    Late,
+}
+
+/// What a connect says that failed in time.
+fn refused(kind: std::io::ErrorKind) -> Found {
+    match kind {
+        // Nobody answers ARP, which is what a machine without power looks like to its neighbours.
+        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::TimedOut => Found::Silence,
+        std::io::ErrorKind::NetworkUnreachable => Found::Late,
+        _ => Found::Machine,
     }
 }
 
@@ -169,19 +187,14 @@ mod tests {
 
     #[test]
     fn findings() {
-        let hello = |fenced| Ok(Hello { contact_ms: 5, fenced });
-        for (found, late, wanted) in [
-            (hello(false), false, PeerAnswer::Serving),
-            (hello(false), true, PeerAnswer::Serving),
-            (hello(true), false, PeerAnswer::Fenced),
-            (Err(ErrorKind::TimedOut), false, PeerAnswer::Silent),
-            (Err(ErrorKind::TimedOut), true, PeerAnswer::Late),
-            (Err(ErrorKind::HostUnreachable), false, PeerAnswer::Silent),
-            (Err(ErrorKind::NetworkUnreachable), false, PeerAnswer::Late),
-            (Err(ErrorKind::ConnectionRefused), true, PeerAnswer::Refused),
-            (Err(ErrorKind::ConnectionReset), false, PeerAnswer::Refused),
+        for (kind, wanted) in [
+            (ErrorKind::HostUnreachable, Found::Silence),
+            (ErrorKind::TimedOut, Found::Silence),
+            (ErrorKind::NetworkUnreachable, Found::Late),
+            (ErrorKind::ConnectionRefused, Found::Machine),
+            (ErrorKind::ConnectionReset, Found::Machine),
         ] {
-            assert_eq!(finding(&found, late), wanted, "{found:?} {late}");
+            assert_eq!(refused(kind), wanted, "{kind:?}");
         }
     }
 }

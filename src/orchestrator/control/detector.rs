@@ -21,13 +21,14 @@
 //!    └──────────── the next beat ─────────────┴──────────────► Lost ◄────────────┘
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::world::Liveness;
 use crate::orchestrator::api::heartbeats::{Beat, Statements};
+use crate::orchestrator::lateness::Lateness;
 use crate::orchestrator::tunnel::{HEARTBEAT_INTERVAL_MS, PeerAnswer};
 
 const BEAT: Duration = Duration::from_millis(HEARTBEAT_INTERVAL_MS);
@@ -36,8 +37,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Patience with an idle cluster, and with one whose processors are starved.
 const PATIENCE_MIN: Duration = Duration::from_millis(150);
 const PATIENCE_MAX: Duration = Duration::from_secs(3);
-/// Lateness is remembered so long.
-const PATIENCE_WINDOW: Duration = Duration::from_secs(10);
 /// Silent for so long, a node is said to be not ready, whatever others find.
 const NOT_READY_AFTER: Duration = Duration::from_millis(2500);
 /// Without an observer on another machine than the server's, a node's pods are replaced after so long.
@@ -78,7 +77,7 @@ pub(super) struct Detector {
     started: Instant,
     due: Instant,
     nodes: BTreeMap<String, Known>,
-    lateness: Worst,
+    lateness: Lateness,
 }
 
 #[derive(Debug)]
@@ -94,7 +93,7 @@ struct Known {
 impl Detector {
     /// A detector of a server that starts now.
     pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, due: now, nodes: BTreeMap::new(), lateness: Worst::default() }
+        Self { started: now, due: now, nodes: BTreeMap::new(), lateness: Lateness::default() }
     }
 
     /// Judges all nodes; to be called every [`ROUND`].
@@ -155,7 +154,7 @@ impl Detector {
 
     /// How long silence is borne beyond [`PAUSE`] and a beat.
     fn patience(&mut self, now: Instant) -> Duration {
-        self.lateness.at(now).clamp(PATIENCE_MIN, PATIENCE_MAX)
+        self.lateness.worst(now).clamp(PATIENCE_MIN, PATIENCE_MAX)
     }
 
     /// Who may be asked about a node: those that beat, in an order that differs from node to node; those on other machines than the
@@ -209,26 +208,6 @@ impl Detector {
     /// When the next round is due.
     pub(super) fn due(&self) -> Instant {
         self.due
-    }
-}
-
-/// The worst value of the last [`PATIENCE_WINDOW`].
-#[derive(Debug, Default)]
-struct Worst(VecDeque<(Instant, Duration)>);
-
-impl Worst {
-    fn note(&mut self, now: Instant, value: Duration) {
-        while self.0.back().is_some_and(|(_, known)| *known <= value) {
-            self.0.pop_back();
-        }
-        self.0.push_back((now, value));
-    }
-
-    fn at(&mut self, now: Instant) -> Duration {
-        while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > PATIENCE_WINDOW) {
-            self.0.pop_front();
-        }
-        self.0.front().map_or(Duration::ZERO, |(_, value)| *value)
     }
 }
 

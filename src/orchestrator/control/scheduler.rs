@@ -137,17 +137,12 @@ impl<'a> Room<'a> {
             *sum += more;
         }
         // A pod on its way out makes room for its successor elsewhere and should not push it away.
-        if pod.metadata.deletion_timestamp.is_none() {
-            *self.by_controller.entry(group(pod)).or_default() += 1;
+        if let Some(owner) = controller_of(&pod.metadata).filter(|_| pod.metadata.deletion_timestamp.is_none()) {
+            *self.by_controller.entry(owner.uid.clone()).or_default() += 1;
         }
         self.host_ports.extend(host_ports(pod));
         self.pods.push(pod);
     }
-}
-
-/// Pods that are spread: those of one controller, or of one namespace if they have none.
-fn group(pod: &Pod) -> String {
-    controller_of(&pod.metadata).map_or_else(|| pod.metadata.namespace.clone().unwrap_or_default(), |owner| owner.uid.clone())
 }
 
 /// What is wished for, of one node; more is worse. Weights as in the module's head.
@@ -166,7 +161,7 @@ fn costs(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> [i64; 5] {
         -spec.map_or(0, |spec| affinity::node_preference(spec, room.node)),
         -affinity::pod_preference(rooms, room, pod),
         affinity::spread_excess(rooms, room, pod),
-        count(room.by_controller.get(&group(pod)).copied().unwrap_or(0)),
+        controller_of(&pod.metadata).map_or(0, |owner| count(room.by_controller.get(&owner.uid).copied().unwrap_or(0))),
     ]
 }
 

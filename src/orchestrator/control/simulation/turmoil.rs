@@ -19,12 +19,13 @@ use tokio::time::Instant;
 
 use super::cluster::{Cluster, start};
 use crate::balancer::report::Report;
-use crate::orchestrator::agent::contact::{self, Contact, Lease, PeerSaid};
+use crate::orchestrator::agent::contact::{self, Contact, Lease, PeerSaid, Word};
 use crate::orchestrator::api::barrier::{self, Standing};
 use crate::orchestrator::api::heartbeats::{Beat, Statement, Statements};
 use crate::orchestrator::control::detector::{Detector, Watched};
 use crate::orchestrator::control::reconcile;
 use crate::orchestrator::control::world::{Action, Key, Liveness, controller_of, is_active, node_of};
+use crate::orchestrator::lateness::Lateness;
 use crate::orchestrator::tunnel::{HEARTBEAT_INTERVAL_MS, PeerAnswer};
 
 /// Milliseconds since the beginning.
@@ -45,21 +46,49 @@ const TRACE: usize = 400;
 
 #[derive(Debug, Clone)]
 enum Message {
-    Beat { late: Duration },
+    Beat {
+        late: Duration,
+    },
     Ping(Vec<u8>),
     Pong(Vec<u8>),
-    Probe { suspect: usize, asked: Ms },
-    Probed { suspect: usize, asked: Ms, answer: PeerAnswer },
+    Probe {
+        suspect: usize,
+        asked: Ms,
+    },
+    Probed {
+        suspect: usize,
+        asked: Ms,
+        answer: PeerAnswer,
+    },
     /// To an agent, from a machine: who asks, and for which of its questions.
-    Ask { question: u64 },
-    Hello { question: u64, contact: Duration, fenced: bool },
+    Ask {
+        question: u64,
+    },
+    Hello {
+        question: u64,
+        contact: Duration,
+        fenced: bool,
+    },
     /// All pods of this node: UID, key, and whether it is to go; at a revision.
-    Pods { revision: u64, pods: Vec<(String, Key, bool)>, drained: BTreeSet<String> },
+    Pods {
+        revision: u64,
+        pods: Vec<(String, Key, bool)>,
+        drained: BTreeSet<String>,
+    },
     /// What runs on a node; `gone` are wound up.
-    Status { running: BTreeSet<String>, gone: Vec<(String, Key)>, draining: Vec<String> },
+    Status {
+        running: BTreeSet<String>,
+        gone: Vec<(String, Key)>,
+        draining: Vec<String>,
+    },
     /// Ready addresses at a revision.
-    Table { revision: u64, uids: BTreeSet<String> },
-    Applied { revision: u64 },
+    Table {
+        revision: u64,
+        uids: BTreeSet<String>,
+    },
+    Applied {
+        revision: u64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -79,18 +108,40 @@ enum What {
 
 #[derive(Debug, Clone)]
 enum Fault {
-    Freeze { machine: usize, for_ms: Ms },
-    PowerOff { machine: usize, for_ms: Ms },
-    PowerOn { machine: usize },
+    Freeze {
+        machine: usize,
+        for_ms: Ms,
+    },
+    PowerOff {
+        machine: usize,
+        for_ms: Ms,
+    },
+    PowerOn {
+        machine: usize,
+    },
     /// Cuts one group of machines from the others, in one direction or both.
-    Part { group: BTreeSet<usize>, both: bool, for_ms: Ms },
+    Part {
+        group: BTreeSet<usize>,
+        both: bool,
+        for_ms: Ms,
+    },
     Mend,
-    Loss { percent: u32 },
-    Delay { most: Ms },
-    RestartAgent { machine: usize },
+    Loss {
+        percent: u32,
+    },
+    Delay {
+        most: Ms,
+    },
+    RestartAgent {
+        machine: usize,
+    },
     RestartServer,
-    Scale { replicas: i32 },
-    DeletePod { which: usize },
+    Scale {
+        replicas: i32,
+    },
+    DeletePod {
+        which: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -124,6 +175,7 @@ struct Agent {
     gone: Vec<(String, Key)>,
     stop_asked: BTreeMap<String, Ms>,
     beat_due: Ms,
+    lateness: Lateness,
 }
 
 #[derive(Debug)]
@@ -141,6 +193,8 @@ struct Server {
     statements: Statements,
     barrier: barrier::State,
     liveness: BTreeMap<String, Liveness>,
+    /// Pods whose agents have asked for their drain.
+    asked: BTreeSet<String>,
     working: bool,
 }
 
@@ -194,6 +248,7 @@ impl Agent {
             gone: Vec::new(),
             stop_asked: BTreeMap::new(),
             beat_due: 0,
+            lateness: Lateness::default(),
         }
     }
 }
@@ -206,6 +261,7 @@ impl Server {
             statements: Statements::new(),
             barrier: barrier::State::new(now),
             liveness: BTreeMap::new(),
+            asked: BTreeSet::new(),
             working: false,
         }
     }
@@ -311,11 +367,20 @@ impl Turmoil {
     }
 
     fn send(&mut self, from: usize, to: usize, message: Message) {
-        let lost = from != to && (self.cut.contains(&(from, to)) || self.rng.random_ratio(self.loss_percent, 100));
-        if !lost {
-            let delay = if from == to { 1 } else { self.rng.random_range(1..=self.delay_most) };
-            self.after(delay, to, What::Deliver { from, message });
+        if from == to {
+            return self.after(1, to, What::Deliver { from, message });
         }
+        if self.cut.contains(&(from, to)) {
+            return;
+        }
+        // All of it is TCP: what is lost is sent again, later each time.
+        let mut delay = self.rng.random_range(1..=self.delay_most);
+        let mut again = 200;
+        while again < 3_000 && self.rng.random_ratio(self.loss_percent, 100) {
+            delay += again;
+            again *= 2;
+        }
+        self.after(delay, to, What::Deliver { from, message });
     }
 
     fn boot_server(&mut self) {
@@ -411,7 +476,7 @@ impl Turmoil {
                     }
                     None => {
                         let asked = now - Duration::from_millis(self.now - over.asked);
-                        here.agent.said.insert(over.of, PeerSaid { asked, contact: None });
+                        here.agent.said.insert(over.of, PeerSaid { asked, word: Word::Silence });
                     }
                 }
             }
@@ -448,7 +513,7 @@ impl Turmoil {
                     }
                     None => {
                         let asked = now - Duration::from_millis(self.now - answered.asked);
-                        self.machines[to].agent.said.insert(answered.of, PeerSaid { asked, contact: Some(contact) });
+                        self.machines[to].agent.said.insert(answered.of, PeerSaid { asked, word: Word::Contact(contact) });
                     }
                 }
             }
@@ -554,7 +619,7 @@ impl Turmoil {
             for (key, pod) in self.api.world.pods.iter().filter(|(_, pod)| node_of(pod) == Some(name(machine).as_str())) {
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
                 let going = pod.metadata.deletion_timestamp.is_some();
-                if going && self.machines[machine].agent.stop_asked.contains_key(&uid) {
+                if going && self.server.asked.contains(&uid) {
                     if let Standing::Drained { excluded } = self.server.barrier.standing(&uid, now) {
                         let all = 0..self.machines.len();
                         let waited = all.filter(|other| !excluded.contains(&format!("system:kube-proxy:{}", name(*other))));
@@ -578,9 +643,11 @@ impl Turmoil {
                 changed = true;
             }
             self.server.barrier.end(&uid);
+            self.server.asked.remove(&uid);
         }
         for uid in draining {
             self.server.barrier.begin(&uid, Some(address(&uid)));
+            self.server.asked.insert(uid);
         }
         let mine: Vec<_> = self.api.world.pods.iter().map(|(key, pod)| (key.clone(), pod.clone())).collect();
         for (key, pod) in mine.into_iter().filter(|(_, pod)| node_of(pod) == Some(name(from).as_str())) {
@@ -610,6 +677,8 @@ impl Turmoil {
         let due = self.machines[machine].agent.beat_due;
         let late = Duration::from_millis(self.now.saturating_sub(due));
         self.machines[machine].agent.beat_due = self.now + HEARTBEAT_INTERVAL_MS;
+        let now = self.instant(self.now);
+        self.machines[machine].agent.lateness.note(now, late);
         let ping = self.machines[machine].agent.contact.ping(self.instant(self.now));
         self.send(machine, SERVER, Message::Beat { late });
         self.send(machine, SERVER, Message::Ping(ping.to_vec()));
@@ -637,9 +706,8 @@ impl Turmoil {
         }
         let agent = &self.machines[machine].agent;
         let said: Vec<Option<PeerSaid>> = others.iter().map(|other| agent.said.get(other).copied()).collect();
-        let thawed = self.machines[machine].frozen_until;
-        let stalled = thawed > 0 && self.now < thawed + ROUND && now.saturating_duration_since(heard) >= contact::LEASE;
-        let up = match contact::judge(now, heard, &said, stalled) {
+        let late = self.machines[machine].agent.lateness.worst(now);
+        let up = match contact::judge(now, heard, &said, late) {
             Lease::Fence => true,
             Lease::ServeOn => false,
             Lease::Held => {

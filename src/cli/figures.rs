@@ -1,0 +1,197 @@
+//! `bench failover` and `bench rolling-update`: the figures of a shipped scenario over several runs on one cluster: least, median, most.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::cluster::{bring_up, open_home};
+use super::demo::{SCENARIO_FILES, write_files};
+use super::doctor;
+use super::failure::Failure;
+use super::scenarios::{Settings, end, run_on, verdict_words};
+use super::terminal::{Live, say};
+use crate::cluster::life::Lifetime;
+use crate::model::cluster::ClusterSpec;
+use crate::model::names::ClusterName;
+use crate::scenario::{self, exit_code};
+
+/// Arguments of `bench failover` and `bench rolling-update`.
+#[derive(Debug, Args)]
+pub(super) struct Repeated {
+    /// How often it is run, on one cluster.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Keep every run's report below this directory, as `N/<scenario>/report.json`.
+    #[arg(long, value_name = "DIR")]
+    report: Option<super::File>,
+}
+
+impl Repeated {
+    /// Runs the shipped scenario of that name.
+    pub(super) async fn run(self, name: ClusterName, shipped: &str) -> Result<ExitCode, Failure> {
+        doctor::require_able_host().await?;
+        let home = open_home()?;
+        let folder = home.cache().join("bench");
+        let wrong = |error: std::io::Error| Failure::new(format!("write below `{}`", folder.display())).because(error);
+        write_files(&folder, SCENARIO_FILES).map_err(wrong)?;
+        let file = folder.join(format!("{}.toml", shipped));
+        let scenario = scenario::file::read(&file, &name)?;
+        let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
+        let scratch = tempfile::tempdir_in(&folder).map_err(wrong)?;
+        let reports = self.report.as_deref().unwrap_or(scratch.path());
+        let live = Live::new();
+        let mut cluster = bring_up(&home, spec, Lifetime::Owned, &live).await?;
+        let (mut outcomes, mut read) = (Vec::new(), Vec::new());
+        let mut broke = None;
+        for run in 1..=self.repeat {
+            live.step(&format!("run {run} of {}", self.repeat));
+            let own = reports.join(run.to_string());
+            let settings = Settings { seed: u64::from(run), report: Some(&own), keep: false, cluster: None };
+            let (back, outcome) = run_on(cluster, &scenario, &settings, &live).await;
+            cluster = back;
+            match outcome {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(failure) => {
+                    broke = Some(failure);
+                    break;
+                }
+            }
+            read.extend(report_of(&own.join(&scenario.name).join("report.json")));
+        }
+        live.step("taking the cluster down");
+        end(cluster, false).await?;
+        live.finish();
+        if let Some(failure) = broke {
+            return Err(failure);
+        }
+        let figures = collect(&read.iter().map(figures).collect::<Vec<_>>());
+        if self.json {
+            let verdicts: Vec<String> = verdict_words(&outcomes).into_iter().map(str::to_owned).collect();
+            let accel = read.first().map_or(Value::Null, |report| report["target"]["accel"].clone());
+            let document = json!({"version": 1, "bench": shipped, "runs": read.len(), "accel": accel,
+                "verdicts": verdicts, "figures": figures});
+            say(&serde_json::to_string_pretty(&document).map_err(Failure::from)?);
+        } else {
+            say(&table(&figures));
+        }
+        Ok(ExitCode::from(exit_code(&outcomes)))
+    }
+}
+
+fn report_of(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// The figures of one report, by name; the unit is the name's end.
+fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
+    let mut figures = BTreeMap::new();
+    let streams: Vec<(&String, &Value)> = (report["load"].as_object().into_iter().flatten())
+        .flat_map(|(_, load)| load["streams"].as_object().into_iter().flatten())
+        .collect();
+    let sum = |field: &str| streams.iter().filter_map(|(_, stream)| stream[field].as_f64()).sum::<f64>();
+    let most = |name: &str, field: &str| {
+        let named = streams.iter().filter(|(stream, _)| *stream == name);
+        named
+            .filter_map(|(_, stream)| stream[field].as_f64())
+            .fold(None, |most: Option<f64>, value| Some(most.map_or(value, |most| most.max(value))))
+    };
+    figures.insert("sent_requests", sum("sent"));
+    figures.insert("failed_requests", sum("failed"));
+    figures.extend(most("new", "longest_outage_ms").map(|value| ("longest_outage_new_ms", value)));
+    figures.extend(most("reused", "longest_outage_ms").map(|value| ("longest_outage_reused_ms", value)));
+    if let Some(onset) = report["faults"][0]["onset_ms"].as_f64() {
+        // The last moment at which a new connection still failed.
+        let outages = streams.iter().filter(|(name, _)| *name == "new").flat_map(|(_, stream)| stream["outages"].as_array());
+        let ends = outages.flatten().filter(|outage| outage["from_ms"].as_f64().is_some_and(|from| from + 1000.0 >= onset));
+        let last = ends.filter_map(|outage| outage["to_ms"].as_f64()).fold(onset, f64::max);
+        figures.insert("new_connections_fail_until_ms", last - onset);
+        let after = |wanted: &dyn Fn(&Value) -> bool| {
+            let events = report["events"].as_array().into_iter().flatten().filter(|event| wanted(event));
+            events
+                .filter_map(|event| event["at_ms"].as_f64())
+                .filter(|at| *at >= onset)
+                .fold(None, |first: Option<f64>, at| Some(first.map_or(at, |first| first.min(at))))
+        };
+        let first = |kind: &'static str| after(&move |event: &Value| event["kind"] == kind);
+        figures.extend(first("node.not_ready").map(|at| ("node_not_ready_ms", at - onset)));
+        figures
+            .extend(first("pod.scheduled").or_else(|| first("pod.pending")).map(|at| ("replacement_scheduled_ms", at - onset)));
+        let elsewhere = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "elsewhere");
+        figures.extend(elsewhere.and_then(|step| step["end_ms"].as_f64()).map(|at| ("replicas_back_ms", at - onset)));
+    }
+    let update = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "update");
+    if let Some((from, to)) = update.and_then(|step| Some((step["start_ms"].as_f64()?, step["end_ms"].as_f64()?))) {
+        figures.insert("update_took_ms", to - from);
+    }
+    figures
+}
+
+/// Least, median and most of each figure; of how many runs it is known.
+fn collect(runs: &[BTreeMap<&'static str, f64>]) -> Value {
+    let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, value) in runs.iter().flatten() {
+        values.entry(name).or_default().push(*value);
+    }
+    let mut all = json!({});
+    for (name, mut values) in values {
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
+        all[name] = json!({"min": values[0], "median": median, "max": values[values.len() - 1], "runs": values.len()});
+    }
+    all
+}
+
+fn table(figures: &Value) -> String {
+    let mut lines = vec![format!("{:<32} {:>10} {:>10} {:>10} {:>5}", "figure", "min", "median", "max", "runs")];
+    for (name, figure) in figures.as_object().into_iter().flatten() {
+        let number = |field: &str| figure[field].as_f64().map_or_else(String::new, |value| format!("{value:.0}"));
+        lines.push(format!(
+            "{name:<32} {:>10} {:>10} {:>10} {:>5}",
+            number("min"),
+            number("median"),
+            number("max"),
+            number("runs")
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_becomes_figures() {
+        let report = json!({
+            "faults": [{"onset_ms": 1000}],
+            "steps": [{"id": "elsewhere", "start_ms": 1000, "end_ms": 5200}],
+            "events": [{"at_ms": 900, "kind": "pod.pending"}, {"at_ms": 2400, "kind": "pod.pending"}, {"at_ms": 2300, "kind": "node.not_ready"}],
+            "load": {"web": {"streams": {
+                "new": {"sent": 10, "failed": 1, "longest_outage_ms": 200, "outages": [{"from_ms": 1010, "to_ms": 1210}]},
+                "reused": {"sent": 10, "failed": 2, "longest_outage_ms": 300, "outages": [{"from_ms": 1010, "to_ms": 1310}]}}}},
+        });
+        let found = figures(&report);
+        for (name, wanted) in [
+            ("sent_requests", 20.0),
+            ("failed_requests", 3.0),
+            ("longest_outage_new_ms", 200.0),
+            ("new_connections_fail_until_ms", 210.0),
+            ("node_not_ready_ms", 1300.0),
+            ("replacement_scheduled_ms", 1400.0),
+            ("replicas_back_ms", 4200.0),
+        ] {
+            assert!((found[name] - wanted).abs() < 0.5, "{name}: {found:?}");
+        }
+        let all = collect(&[found.clone(), found, BTreeMap::from([("failed_requests", 0.0)])]);
+        assert_eq!(all["failed_requests"], json!({"min": 0.0, "median": 3.0, "max": 3.0, "runs": 3}));
+        assert_eq!(all["sent_requests"]["runs"], 2);
+        assert!(table(&all).lines().nth(1).is_some_and(|line| line.contains("failed_requests")));
+    }
+}
