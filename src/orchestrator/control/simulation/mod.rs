@@ -4,4 +4,3 @@ mod cluster;
 mod faults;
 mod placement;
 mod tables;
-mod turmoil;
