@@ -13,7 +13,7 @@ use super::doctor;
 use super::failure::Failure;
 use super::scenarios::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
-use crate::cluster::life::Lifetime;
+use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::ClusterName;
 use crate::scenario::{self, exit_code};
@@ -46,13 +46,15 @@ impl Repeated {
         let scratch = tempfile::tempdir_in(&folder).map_err(wrong)?;
         let reports = self.report.as_deref().unwrap_or(scratch.path());
         let live = Live::new();
-        let mut cluster = bring_up(&home, spec, Lifetime::Owned, &live).await?;
+        let boot = Boot { lifetime: Lifetime::Owned, snapshots: SnapshotUse::Ignore };
+        let mut cluster = bring_up(&home, spec, boot, &live).await?;
         let (mut outcomes, mut read) = (Vec::new(), Vec::new());
         let mut broke = None;
         for run in 1..=self.repeat {
             live.step(&format!("run {run} of {}", self.repeat));
             let own = reports.join(run.to_string());
-            let settings = Settings { seed: u64::from(run), report: Some(&own), keep: false, cluster: None };
+            let settings =
+                Settings { seed: u64::from(run), report: Some(&own), keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
             let (back, outcome) = run_on(cluster, &scenario, &settings, &live).await;
             cluster = back;
             match outcome {
