@@ -379,6 +379,8 @@ fn l_undo_heals_what_a_killed_run_has_left() {
     assert!(ok(&["undo"]).contains("node.freeze of `w1`"));
     assert_eq!(status()["nodes"][1]["power"], "on");
     assert!(ok(&["undo"]).contains("nothing was left"));
+}
+
 /// Nanoseconds by which a machine's clock may differ from the host's and be called right: the bound of 10 ms, and what a login adds.
 fn clock_is_right(node: &str) {
     let wall = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970").as_nanos();

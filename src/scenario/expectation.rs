@@ -27,6 +27,11 @@ pub(super) fn read(table: &Table<'_, '_>, known: &Known<'_>) -> Vec<Expectation>
                     push(&mut rows, "faults_left", &count.to_string(), Check::FaultsLeft { count });
                 }
             }
+            "pods_deleted" => {
+                if let Some(count) = count(&value) {
+                    push(&mut rows, "pods_deleted", &count.to_string(), Check::PodsDeleted { count });
+                }
+            }
             load if known.loads_written.iter().any(|name| name == load) => {
                 if let Some(inner) = value.table() {
                     of_load(load, &inner, known, &mut rows);
@@ -34,7 +39,7 @@ pub(super) fn read(table: &Table<'_, '_>, known: &Known<'_>) -> Vec<Expectation>
             }
             other => {
                 let mut names: Vec<&str> = known.loads_written.iter().map(String::as_str).collect();
-                names.extend(["replicas", "faults_left"]);
+                names.extend(["replicas", "pods_deleted", "faults_left"]);
                 table.problem_with_help(span, format!("unknown expectation or load `{other}`"), suggestion(other, &names));
             }
         }

@@ -222,6 +222,8 @@ impl Run<'_> {
             .entries()
             .map_or(u32::MAX, |entries| u32::try_from(entries.len()).unwrap_or(u32::MAX));
         measured.faults_left = left;
+        let deleted = view.events().iter().filter(|event| event.kind == "pod.deleted").count();
+        measured.pods_deleted = u32::try_from(deleted).unwrap_or(u32::MAX);
         let mut report = self.report(&measured, steps, &view);
         report.events.extend(self.troubles().await);
         report.events.sort_by_key(|event| event.at_ms);

@@ -397,6 +397,11 @@ pub enum Check {
         /// How many.
         count: u32,
     },
+    /// Pods that were deleted during the run, for instance since their node was given up: replacements have other names.
+    PodsDeleted {
+        /// How many.
+        count: u32,
+    },
     /// Faults still acting at the end.
     FaultsLeft {
         /// How many.

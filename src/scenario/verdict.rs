@@ -26,6 +26,8 @@ pub struct Measured {
     pub replicas: BTreeMap<String, u32>,
     /// Faults that still act.
     pub faults_left: u32,
+    /// Pods that were deleted during the run.
+    pub pods_deleted: u32,
     /// When each rolling update ended.
     pub updates_ended_ms: Vec<f64>,
     /// Why a step failed.
@@ -204,6 +206,7 @@ fn row(scenario: &Scenario, expectation: &Expectation, measured: &Measured) -> E
             let ready = measured.replicas.get(rc).copied().unwrap_or(0);
             (format!("{ready}"), String::new(), ready == *count)
         }
+        Check::PodsDeleted { count } => (format!("{}", measured.pods_deleted), String::new(), measured.pods_deleted == *count),
         Check::FaultsLeft { count } => (format!("{}", measured.faults_left), String::new(), measured.faults_left == *count),
     };
     ExpectationReport { name: expectation.name.clone(), expected: expectation.expected.clone(), measured: value, error, ok }

@@ -24,6 +24,7 @@ web.new.longest_outage = "<= 3s"
 web.recovery.kill = { within = "10s", hold = "2s" }
 web.final_version = "v2"
 replicas.web = 2
+pods_deleted = 0
 faults_left = 0
 "#;
     super::super::file::parse(Path::new("demo.toml"), text, &"test".parse().unwrap()).unwrap()
@@ -85,6 +86,7 @@ fn each_doubt_and_each_failure_has_its_verdict() {
     assert_eq!(check(|m| records(m)[..5].iter_mut().for_each(|r| r.sent_ms += 60.0)).0, Verdict::Pass);
     assert_eq!(check(|m| m.loads.get_mut("web").unwrap().stalled = Duration::from_secs(1)).0, Verdict::Inconclusive);
     assert_eq!(check(|m| m.faults_left = 1).0, Verdict::Fail);
+    assert_eq!(check(|m| m.pods_deleted = 1).0, Verdict::Fail);
     assert_eq!(check(|m| m.replicas.clear()).0, Verdict::Fail);
     assert_eq!(check(|m| m.step_failures.push("step `back`: no".into())).0, Verdict::Fail);
     assert_eq!(check(|m| m.updates_ended_ms.push(9_000.0)).0, Verdict::Fail, "v1 was asked for and answered after the update");
