@@ -133,6 +133,7 @@ fn affinity_brings_together() {
     assert_ne!(places(&mut cluster)["web"], "-", "the first of its own group goes anywhere");
     let mut cluster = zones();
     pod(&mut cluster, "web", json!({"app": "web"}), json!({"nodeSelector": {"disk": "fast"}}));
+    assert_eq!(places(&mut cluster)["web"], "w3");
     let wish =
         json!([{"weight": 10, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}}]);
     pod(
