@@ -125,7 +125,7 @@ fn a_wrong_box_cluster_or_manifest_gets_every_problem_with_its_place() {
             "pod.yml",
             "kind: Pod\n---\napiVersion: v1\nkind: Nope\n",
             &["apply", "-f"],
-            &[":1:1: `apiVersion` is missing", ":3:1: unknown kind `Nope`"],
+            &[":1:1: `apiVersion` is missing", ":4:1: unknown kind `Nope`"],
         ),
         ("broken.yml", "a: [b\n", &["apply", "-f"], &[":1:4: not YAML"]),
     ] {

@@ -182,7 +182,7 @@ enum ImageVerb {
     Pull {
         /// Its name, for instance quay.io/purplebooth/flappy-endpoint:v1.
         #[arg(value_name = "NAME")]
-        name: String,
+        image: String,
     },
 }
 
@@ -202,8 +202,8 @@ impl ImageCommand {
                 }
             }
             ImageVerb::Load { files, tag } => load_images(files, tag.as_deref(), store).await?,
-            ImageVerb::Pull { name } => {
-                let reference = image_name(&name)?;
+            ImageVerb::Pull { image } => {
+                let reference = image_name(&image)?;
                 let roots = std::fs::read(HOST_AUTHORITIES)
                     .map_err(|error| Failure::new(format!("read {HOST_AUTHORITIES}")).because(error))?;
                 let upstreams = images::mirror::Upstreams::only(&reference.registry, &roots)?;
