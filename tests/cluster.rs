@@ -11,7 +11,8 @@ use serde_json::Value;
 
 const NAME: &str = "tests";
 /// The default cluster, but for what one worker has besides.
-const UP: [&str; 3] = ["up", "-f", "tests/fixtures/cluster.toml"];
+const UP: [&str; 3] = ["up", "-f", CLUSTER_FILE];
+const CLUSTER_FILE: &str = "tests/fixtures/cluster.toml";
 
 /// Bounds a wait for progress; not an expectation of speed.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -138,10 +139,7 @@ fn on(node: &str, command: &[&str]) -> String {
 fn what_the_cluster_file_says_reaches_the_machine() {
     let node = get(&["node", "w2"]);
     assert_eq!(node["metadata"]["labels"]["example.org/disk"], "fast");
-    let taint = serde_json::json!([{ "key": "example.org/slow", "value": "yes", "effect": "PreferNoSchedule" }]);
-    assert_eq!(node["spec"]["taints"], taint, "{node}");
     assert_eq!(node["status"]["addresses"][0]["address"], "10.77.0.50");
-    assert_eq!(get(&["node", "w1"])["spec"]["taints"], Value::Null);
     let machine = status()["nodes"].as_array().cloned().unwrap_or_default();
     assert!(machine.iter().any(|node| node["name"] == "w2" && node["address"] == "10.77.0.50"), "{machine:?}");
     let ask = "grep -ow flightcage.test=1 /proc/cmdline; cat /etc/fragment /etc/fragment-link; echo; systemctl is-active fragment; \
@@ -272,7 +270,10 @@ fn g_a_machine_that_lost_its_power_comes_back_with_its_disk() {
     });
     ok(&["node", "power-on", "w2"]);
     wait_for("w2 Ready", || if status()["nodes"][2]["ready"] == true { Ok(()) } else { Err(status().to_string()) });
-    on("w2", &["test", "-e", "/etc/kept-over-a-reboot"]);
+    wait_for("the file on w2, which may be Ready before its SSH server", || {
+        let looked = flightcage(&["ssh", "w2", "--", "test", "-e", "/etc/kept-over-a-reboot"]);
+        if looked.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&looked.stderr).into_owned()) }
+    });
     wait_for("w2 to run only its own pods", || {
         let pods = get(&["pods", "-A", "--field-selector", "spec.nodeName=w2"]);
         let wanted = pods["items"].as_array().expect("a list").len();
@@ -293,7 +294,7 @@ fn h_a_rolling_update_by_hand_ends_with_v2() {
 fn run_scenario(file: &str) -> (Value, Option<i32>, String) {
     cluster();
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
-    let output = flightcage(&["run", file, "--report", &folder.path().display().to_string()]);
+    let output = flightcage(&["run", file, "--cluster", CLUSTER_FILE, "--report", &folder.path().display().to_string()]);
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let stem = Path::new(file).file_stem().expect("a file has a stem");
     let report = std::fs::read_to_string(folder.path().join(stem).join("report.json"));
@@ -367,7 +368,7 @@ fn k_a_machines_journal_is_on_the_host_and_trouble_is_noticed() {
 fn l_undo_heals_what_a_killed_run_has_left() {
     cluster();
     let mut run = Command::new(env!("CARGO_BIN_EXE_flightcage"))
-        .args(["--name", NAME, "run", "tests/fixtures/scenarios/left-frozen.toml"])
+        .args(["--name", NAME, "run", "tests/fixtures/scenarios/left-frozen.toml", "--cluster", CLUSTER_FILE])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(std::process::Stdio::null())
         .spawn()

@@ -188,11 +188,9 @@ impl Balancer {
         self.shared.open.changed.notify_one();
     }
 
-    /// A node has fallen silent: its connections are reset, so that their clients try again elsewhere, and its endpoints are a last
-    /// resort until probes say that they are well.
-    pub fn node_silent(&self, node: &str) {
+    /// A node has fallen silent: its endpoints are a last resort until probes say that they are well.
+    pub fn avoid_node(&self, node: &str) {
         self.shared.penalise_node(&mut self.services(), node);
-        self.abort_node(node);
     }
 
     /// Connections that are open to an endpoint now, whether it is in the set or draining.

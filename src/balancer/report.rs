@@ -30,6 +30,8 @@ pub struct Report {
 pub struct Orders {
     /// Addresses of pods that are to stop: connections to them end at the first quiet moment.
     pub draining: BTreeSet<IpAddr>,
-    /// Nodes that have fallen silent.
+    /// Nodes that have fallen silent: they are avoided, and connections that are open go on.
     pub silent_nodes: BTreeSet<String>,
+    /// Those of them that are not ready any more: their connections are reset.
+    pub dead_nodes: BTreeSet<String>,
 }

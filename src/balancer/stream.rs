@@ -2,7 +2,6 @@
 //!
 //! Invariant: what the control plane ordered last holds while it is away (fail static).
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,13 +92,13 @@ impl ControlPlane {
 /// Reports to the control plane and follows its orders, for ever.
 pub async fn keep(control_plane: ControlPlane, balancer: Balancer) {
     let mut backoff = BACKOFF_FIRST;
-    let mut silent = BTreeSet::new();
+    let mut known = Orders::default();
     loop {
         match timeout(DIAL_LIMIT, control_plane.dial()).await.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(socket) => {
                 tracing::info!(server = %control_plane.address, "reporting to the control plane");
                 let begun = Instant::now();
-                let why = serve(socket, &balancer, &mut silent).await;
+                let why = serve(socket, &balancer, &mut known).await;
                 tracing::warn!(server = %control_plane.address, why, "the stream to the control plane broke, dialling again");
                 if begun.elapsed() > BACKOFF_LAST {
                     backoff = BACKOFF_FIRST;
@@ -113,7 +112,7 @@ pub async fn keep(control_plane: ControlPlane, balancer: Balancer) {
 }
 
 /// Serves one connection; returns why it ended.
-async fn serve(socket: Socket, balancer: &Balancer, silent: &mut BTreeSet<String>) -> String {
+async fn serve(socket: Socket, balancer: &Balancer, known: &mut Orders) -> String {
     let (mut sink, mut stream) = socket.split();
     let writing = async {
         let mut ticks = interval(Duration::from_millis(REPORT_INTERVAL_MS));
@@ -154,7 +153,7 @@ async fn serve(socket: Socket, balancer: &Balancer, silent: &mut BTreeSet<String
                 Ok(None) => return "the control plane closed it".to_owned(),
                 Ok(Some(Err(error))) => return error.to_string(),
                 Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str::<Orders>(&text) {
-                    Ok(orders) => follow(balancer, orders, silent),
+                    Ok(orders) => follow(balancer, orders, known),
                     Err(error) => tracing::warn!(%error, "the control plane said what this balancer does not understand"),
                 },
                 Ok(Some(Ok(_))) => {}
@@ -167,11 +166,15 @@ async fn serve(socket: Socket, balancer: &Balancer, silent: &mut BTreeSet<String
     }
 }
 
-fn follow(balancer: &Balancer, orders: Orders, silent: &mut BTreeSet<String>) {
-    for node in orders.silent_nodes.difference(silent) {
-        tracing::warn!(node, "the node has fallen silent: its connections are reset");
-        balancer.node_silent(node);
+fn follow(balancer: &Balancer, orders: Orders, known: &mut Orders) {
+    for node in orders.silent_nodes.difference(&known.silent_nodes) {
+        tracing::info!(node, "the node has fallen silent: it is avoided");
+        balancer.avoid_node(node);
     }
-    *silent = orders.silent_nodes;
-    balancer.drain(orders.draining);
+    for node in orders.dead_nodes.difference(&known.dead_nodes) {
+        tracing::warn!(node, "the node is given up: its connections are reset");
+        balancer.abort_node(node);
+    }
+    balancer.drain(orders.draining.clone());
+    *known = orders;
 }

@@ -65,6 +65,7 @@ pub struct State {
     nodes: BTreeSet<String>,
     drains: BTreeMap<String, Drain>,
     silent_nodes: BTreeSet<String>,
+    dead_nodes: BTreeSet<String>,
 }
 
 /// The name of a node's service proxy.
@@ -82,6 +83,7 @@ impl State {
             nodes: BTreeSet::new(),
             drains: BTreeMap::new(),
             silent_nodes: BTreeSet::new(),
+            dead_nodes: BTreeSet::new(),
         }
     }
 
@@ -133,7 +135,7 @@ impl State {
     pub fn orders(&self) -> Orders {
         let left = self.drains.values().filter(|drain| drain.required.is_some());
         let draining = left.filter_map(|drain| drain.address).map(IpAddr::V4).collect();
-        Orders { draining, silent_nodes: self.silent_nodes.clone() }
+        Orders { draining, silent_nodes: self.silent_nodes.clone(), dead_nodes: self.dead_nodes.clone() }
     }
 
     /// How a pod's drain stands; a pod of which nothing is known is drained.
@@ -202,10 +204,11 @@ impl Barrier {
         result
     }
 
-    /// These nodes are silent, as far as failure detection can tell: balancers avoid them. Reversible.
-    pub fn set_silent_nodes(&self, nodes: BTreeSet<String>) {
-        if self.look(|state| state.silent_nodes != nodes) {
-            self.change(|state| state.silent_nodes = nodes);
+    /// These nodes are silent, as far as failure detection can tell: balancers avoid them, which is reversible. `dead` are those of
+    /// them whose open connections are given up, which is not.
+    pub fn set_silent_nodes(&self, silent: BTreeSet<String>, dead: BTreeSet<String>) {
+        if self.look(|state| state.silent_nodes != silent || state.dead_nodes != dead) {
+            self.change(|state| (state.silent_nodes, state.dead_nodes) = (silent, dead));
         }
     }
 

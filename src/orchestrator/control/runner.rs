@@ -1,6 +1,6 @@
 //! The task that runs the controllers: it builds the [`World`], decides, and writes through the registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,8 +79,10 @@ impl Control {
 async fn tell_balancers(barrier: &Barrier, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
     loop {
         let nodes = liveness.borrow_and_update().clone();
-        let silent = nodes.into_iter().filter(|(_, liveness)| *liveness != Liveness::Alive).map(|(node, _)| node);
-        barrier.set_silent_nodes(silent.collect());
+        let at_least = |least: Liveness| {
+            nodes.iter().filter(|(_, liveness)| **liveness >= least).map(|(node, _)| node.clone()).collect::<BTreeSet<_>>()
+        };
+        barrier.set_silent_nodes(at_least(Liveness::Suspect), at_least(Liveness::Silent));
         if liveness.changed().await.is_err() {
             return;
         }
