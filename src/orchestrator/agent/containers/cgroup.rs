@@ -7,25 +7,6 @@ use std::fs;
 use std::path::Path;
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// Processor shares beside the 100 of everything else on the machine. What serves comes before what manages: the only processor of a
-/// machine whose neighbour has just died must not start replacements at the expense of the pods that carry the load.
-const PODS_WEIGHT: &[u8] = b"1000";
-/// Within the pods' share, beside the 100 of a pod.
-const HELPERS_WEIGHT: &[u8] = b"10";
-
-/// Makes the tree, and gives it the larger part of the processor.
-pub(crate) fn prepare() {
-    let root = Path::new(ROOT);
-    let group = root.join("flightcage");
-    let result = fs::create_dir_all(&group)
-        .and_then(|()| fs::write(root.join("cgroup.subtree_control"), b"+cpu"))
-        // Also keeps systemd from taking the controller away again.
-        .and_then(|()| fs::write(group.join("cgroup.subtree_control"), b"+cpu"))
-        .and_then(|()| fs::write(group.join("cpu.weight"), PODS_WEIGHT));
-    if let Err(error) = result {
-        tracing::warn!("give cgroup `{}` its share of the processor: {error}", group.display());
-    }
-}
 
 /// Moves this process out of the agent's unit, so that stopping that does not end it.
 pub(crate) fn join_helpers() {
@@ -33,8 +14,6 @@ pub(crate) fn join_helpers() {
     if let Err(error) = fs::create_dir_all(&group).and_then(|()| fs::write(group.join("cgroup.procs"), b"0")) {
         tracing::warn!("join cgroup `{}`: {error}", group.display());
     }
-    // Without the controller there are no shares to divide.
-    let _ = fs::write(group.join("cpu.weight"), HELPERS_WEIGHT);
 }
 
 /// Controllers that this machine offers to containers.

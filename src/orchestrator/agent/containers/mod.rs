@@ -143,7 +143,6 @@ impl RealRuntime {
         let (changed, (sender, changes)) = (Arc::new(Notify::new()), watch::channel(0));
         let watcher =
             watcher::Watcher::start(layout.clone(), sender, Arc::clone(&changed)).map_err(doing("watch the containers"))?;
-        cgroup::prepare();
         Ok(Self {
             layout,
             helper: config.helper,
