@@ -132,9 +132,12 @@ async fn serve(socket: Socket, balancer: &Balancer, known: &mut Orders) -> Strin
             let text = serde_json::to_string(&report).expect("a report of numbers and addresses is JSON");
             last = Some(report);
             let sent = async {
-                sink.send(Message::text(text)).await?;
-                let ping = due && regular.is_multiple_of(REPORTS_PER_PING);
-                if ping { sink.send(Message::Ping(bytes::Bytes::new())).await } else { Ok(()) }
+                sink.feed(Message::text(text)).await?;
+                if due && regular.is_multiple_of(REPORTS_PER_PING) {
+                    sink.feed(Message::Ping(bytes::Bytes::new())).await?;
+                }
+                // In one piece: each piece wakes the control plane.
+                sink.flush().await
             };
             match timeout(WRITE_LIMIT, sent).await {
                 Ok(Ok(())) => {}

@@ -347,7 +347,7 @@ pub async fn thaw() -> Result<(), MachineError> {
 
 /// Control groups of units that run, and of the pods.
 fn groups() -> Vec<PathBuf> {
-    let unit = |unit: &&str| Path::new(CGROUP_ROOT).join("system.slice").join(format!("{unit}.service"));
+    let unit = |unit: &&str| Path::new(CGROUP_ROOT).join(format!("{unit}.service"));
     FROZEN_UNITS.iter().map(|name| unit(&name)).chain([PathBuf::from(CGROUP)]).filter(|group| group.exists()).collect()
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge};
@@ -21,7 +21,7 @@ use super::work::chain;
 use crate::kubernetes::client::{Client, ListParams};
 use crate::orchestrator::lateness::Lateness;
 
-/// The lease is looked at so often.
+/// The lease is looked at so often while contact is missing or the fence is not down.
 const ROUND: Duration = Duration::from_millis(100);
 /// Other workers are asked so often while contact is missing, and so many at most: in a larger cluster the majority is that of this sample.
 const ASK_EVERY: Duration = Duration::from_millis(850);
@@ -39,10 +39,9 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
     let mut said: Vec<Option<PeerSaid>> = vec![None; asked_workers];
     let mut asked: Option<(Instant, AbortOnDropHandle<()>)> = None;
     let mut lateness = Lateness::default();
-    let mut rounds = interval(ROUND);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = Instant::now();
     loop {
-        let due = rounds.tick().await;
+        tokio::time::sleep_until(due).await;
         let now = Instant::now();
         while let Ok((worker, answer)) = answers.try_recv() {
             said[worker] = Some(answer);
@@ -60,6 +59,9 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
         }
         lateness.note(now, now.saturating_duration_since(due));
         fence.obey(judge(now, heard, &said, lateness.worst(now))).await;
+        // While all is well, the next moment that matters is the one at which contact would be missed.
+        let calm = heard + ASK_AFTER + Duration::from_millis(1);
+        due = if fence.up == Some(false) { calm.max(now + ROUND) } else { now + ROUND };
     }
 }
 

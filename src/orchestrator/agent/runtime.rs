@@ -206,6 +206,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn create_sandbox(&self, spec: &SandboxSpec) -> impl Future<Output = Result<Ipv4Addr, RuntimeError>> + Send;
     /// Starts a container and returns once its process runs.
     fn start(&self, spec: &ContainerSpec) -> impl Future<Output = Result<ContainerStatus, RuntimeError>> + Send;
+    /// The pod serves: from now on it has the processor as others have it, and the next start may begin.
+    fn settled(&self, _pod_uid: &str) {}
     /// Sends the image's stop signal, waits up to `grace`, then kills; returns when it has exited. An exited one is fine.
     fn stop(&self, pod_uid: &str, container: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// Removes a sandbox with everything in it (killing what runs), logs included. An absent one is fine.

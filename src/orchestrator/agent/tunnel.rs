@@ -196,9 +196,13 @@ async fn write(
         let sent = async {
             for message in messages {
                 let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");
-                sink.send(Message::text(text)).await?;
+                sink.feed(Message::text(text)).await?;
             }
-            if ping { sink.send(Message::Ping(contact.ping(Instant::now()))).await } else { Ok(()) }
+            if ping {
+                sink.feed(Message::Ping(contact.ping(Instant::now()))).await?;
+            }
+            // In one piece: each piece wakes the server.
+            sink.flush().await
         };
         match timeout(WRITE_LIMIT, sent).await {
             Ok(Ok(())) => {}

@@ -387,7 +387,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             Outcome::Pulled(container, pulled, took) => self.take_pulled(&container, pulled, took),
             Outcome::Started(container, Ok(status)) => {
                 self.observe(&status);
-                self.observed.container(&container).start = Progress::Idle;
+                let view = self.observed.container(&container);
+                view.start = Progress::Idle;
+                if view.ready {
+                    self.context.runtime.settled(&work::uid(&self.pod));
+                }
                 self.event(Some(&container), Severity::Normal, "Created", format!("Created container: {container}"));
                 self.event(Some(&container), Severity::Normal, "Started", format!("Started container {container}"));
                 self.context.relist.notify_one();
@@ -502,7 +506,12 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         }
         let view = self.observed.container(&report.container);
         match (report.kind, report.verdict) {
-            (Kind::Readiness, Some(ready)) => view.ready = ready,
+            (Kind::Readiness, Some(ready)) => {
+                view.ready = ready;
+                if ready {
+                    self.context.runtime.settled(&work::uid(&self.pod));
+                }
+            }
             (Kind::Startup, Some(true)) => {
                 view.started = true;
                 if let Some(probing) = self.probes.get(&report.container) {

@@ -44,7 +44,7 @@ pub(super) async fn serve(barrier: &Barrier, name: &str, mut socket: WebSocket, 
             changed = changes.changed() => if changed.is_err() { break },
             message = tokio::time::timeout(SILENCE, socket.recv()) => match message {
                 Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str::<Report>(&text) {
-                    Ok(report) => barrier.change(|state| state.heard(name, report, Instant::now())),
+                    Ok(report) => barrier.heard(name, report, Instant::now()),
                     Err(error) => {
                         tracing::warn!(name, %error, "a balancer's report cannot be read");
                         break;
@@ -176,7 +176,7 @@ mod tests {
         registry.create(&kinds::CONFIG_MAP, Some("default"), json!({"metadata": {"name": "m"}})).await.expect("created");
         assert!(matches!(standing(&barrier, true).await, Standing::Waiting { .. }), "the host has not seen it");
         let report = Report { applied: required, ..Report::default() };
-        barrier.change(|state| state.heard("host", report, Instant::now()));
+        barrier.heard("host", report, Instant::now());
         assert_eq!(standing(&barrier, true).await, Standing::Drained { excluded: vec![] });
         following.abort();
     }

@@ -87,9 +87,12 @@ impl State {
         }
     }
 
-    /// A balancer reports.
-    pub fn heard(&mut self, balancer: &str, report: Report, now: Instant) {
+    /// A balancer reports. Returns whether it says anything else than before: that it lives is no news.
+    pub fn heard(&mut self, balancer: &str, report: Report, now: Instant) -> bool {
+        let before = self.balancers.get(balancer).map(|before| &before.report);
+        let news = before != Some(&report);
         self.balancers.insert(balancer.to_owned(), Balancer { heard: now, report });
+        news
     }
 
     /// These nodes there are. A balancer of a node that is gone is forgotten.
@@ -202,6 +205,13 @@ impl Barrier {
         let result = by(&mut self.state());
         self.changes.send_modify(|count| *count += 1);
         result
+    }
+
+    /// A balancer reports; those that wait are woken if that may matter to them.
+    pub fn heard(&self, balancer: &str, report: Report, now: Instant) {
+        if self.state().heard(balancer, report, now) {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// These nodes are silent, as far as failure detection can tell: balancers avoid them, which is reversible. `dead` are those of
@@ -349,7 +359,7 @@ mod tests {
             said(1).await;
             barrier.change(|state| state.left("p", 1));
             said(2).await;
-            barrier.change(|state| state.heard("host", report(1), Instant::now()));
+            barrier.heard("host", report(1), Instant::now());
         };
         let (excluded, ()) = tokio::join!(waiting, leaving);
         assert!(excluded.is_empty());

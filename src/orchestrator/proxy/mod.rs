@@ -33,7 +33,7 @@ use crate::model::addresses;
 use crate::transport::HostNetwork;
 
 /// How often the route and the listeners that could not be made are looked after.
-const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
+const MAINTENANCE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the proxy could not start.
 #[derive(Debug, thiserror::Error)]

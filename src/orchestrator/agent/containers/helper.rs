@@ -27,6 +27,9 @@ pub(crate) const VERB: &str = "__pod";
 const EXEC_FAILED: u8 = 125;
 /// How long output of a dead container may still come: a child outside its PID namespace may hold the pipe.
 const DRAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long output is let come together, unless as much as this has come at once.
+const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const GATHERED_BYTES: usize = 16 << 10;
 
 /// Runs a hidden verb when the command line is one. Call it first in `main`, before any thread exists.
 pub fn dispatch() -> Option<ExitCode> {
@@ -129,8 +132,9 @@ fn announce(record: &RunRecord) {
 fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) {
     let mut lines = [Lines::new("stdout"), Lines::new("stderr")];
     let mut streams = streams.map(Some);
-    let mut buffer = [0u8; 8192];
+    let mut buffer = [0u8; GATHERED_BYTES];
     let mut ended = false;
+    let mut much = false;
     while !ended || streams.iter().any(Option::is_some) {
         let mut waited: Vec<PollFd<'_>> = streams.iter().flatten().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
         if !ended {
@@ -141,23 +145,36 @@ fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) 
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => break,
         }
-        let process_ready = !ended && waited.last().is_some_and(|last| !last.revents().is_empty());
+        ended |= !ended && waited.last().is_some_and(|last| !last.revents().is_empty());
         drop(waited);
+        if !ended && !much {
+            gather(process);
+        }
+        much = false;
         for (stream, lines) in streams.iter_mut().zip(&mut lines) {
             let Some(file) = stream else { continue };
             match file.read(&mut buffer) {
                 Ok(0) => *stream = None,
                 // A full disk loses log lines, never the container.
-                Ok(count) => drop(lines.push(&buffer[..count], writer)),
+                Ok(count) => {
+                    much |= count == buffer.len();
+                    drop(lines.push(&buffer[..count], writer));
+                }
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
                 Err(_) => *stream = None,
             }
         }
-        ended |= process_ready;
     }
     for lines in &mut lines {
         let _ = lines.finish(writer);
     }
+}
+
+/// Lets output come together, so that a container that logs each request does not wake this process for each; no longer than the
+/// process lives.
+fn gather(process: &rustix::fd::OwnedFd) {
+    // An error only shortens the wait.
+    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&GATHER));
 }
 
 fn exit_code(status: WaitStatus) -> i32 {
@@ -166,6 +183,7 @@ fn exit_code(status: WaitStatus) -> i32 {
 
 /// Creates and starts the container as a sibling of this process: a child of `watch`.
 fn run(directory: &Path) -> ExitCode {
+    cgroup::join_starting();
     let start = || -> Result<(), String> {
         let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
         let mut container = ContainerBuilder::new(record.id, SyscallType::default())
@@ -231,6 +249,7 @@ pub(crate) fn error_file(process: &Path) -> PathBuf {
 }
 
 fn network_namespace(request: &OsString) -> ExitCode {
+    cgroup::join_starting();
     let made = request
         .to_str()
         .and_then(|text| serde_json::from_str::<network::NamespaceRequest>(text).ok())

@@ -21,6 +21,8 @@ pub(crate) struct Writer {
     file: File,
     size: u64,
     limit: u64,
+    /// Lines that are not in the file yet.
+    pending: Vec<u8>,
 }
 
 impl Writer {
@@ -31,18 +33,27 @@ impl Writer {
     fn with_limit(path: &Path, limit: u64) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size, limit })
+        Ok(Self { path: path.to_owned(), file, size, limit, pending: Vec::new() })
     }
 
     fn line(&mut self, stream: &str, text: &[u8], tag: char) -> io::Result<()> {
         if self.size >= self.limit {
+            self.flush()?;
             self.rotate()?;
         }
-        let mut line = format!("{:.9} {stream} {tag} ", jiff::Timestamp::now()).into_bytes();
-        line.extend_from_slice(text);
-        line.push(b'\n');
-        self.size += line.len() as u64;
-        self.file.write_all(&line)
+        let before = self.pending.len();
+        write!(self.pending, "{:.9} {stream} {tag} ", jiff::Timestamp::now())?;
+        self.pending.extend_from_slice(text);
+        self.pending.push(b'\n');
+        self.size += (self.pending.len() - before) as u64;
+        Ok(())
+    }
+
+    /// Lines that could not be written are lost: they do not pile up while a disk is full.
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.pending);
+        self.pending.clear();
+        written
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -74,8 +85,13 @@ impl Lines {
         Self { stream, rest: Vec::new() }
     }
 
-    /// Takes what was read from the stream.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], writer: &mut Writer) -> io::Result<()> {
+    /// Takes what was read from the stream; the lines that it ends are then in the file.
+    pub(crate) fn push(&mut self, bytes: &[u8], writer: &mut Writer) -> io::Result<()> {
+        self.cut(bytes, writer)?;
+        writer.flush()
+    }
+
+    fn cut(&mut self, mut bytes: &[u8], writer: &mut Writer) -> io::Result<()> {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             self.part(&bytes[..end], writer)?;
             let line = std::mem::take(&mut self.rest);
@@ -91,7 +107,8 @@ impl Lines {
             return Ok(());
         }
         let line = std::mem::take(&mut self.rest);
-        writer.line(self.stream, &line, 'P')
+        writer.line(self.stream, &line, 'P')?;
+        writer.flush()
     }
 
     fn part(&mut self, mut bytes: &[u8], writer: &mut Writer) -> io::Result<()> {

@@ -16,6 +16,7 @@ mod helper;
 mod layer;
 mod log;
 mod network;
+mod pace;
 mod pull;
 mod records;
 mod watcher;
@@ -105,6 +106,7 @@ pub struct RealRuntime {
     controllers: Vec<String>,
     /// Held while addresses are given out and sandboxes made.
     allocation: Mutex<()>,
+    pace: pace::Pace,
     changes: watch::Receiver<u64>,
     changed: Arc<Notify>,
     /// Told to look again after a helper was started.
@@ -138,6 +140,7 @@ impl RealRuntime {
         let pods = network(&config.pod_network)?;
         let routes =
             config.routes.iter().map(|(pods, node)| Ok((network(pods)?, *node))).collect::<Result<Vec<_>, RuntimeError>>()?;
+        cgroup::prepare();
         let images = pull::Images::open(&config.data_dir, &config.registry_url, &config.identity).map_err(failed)?;
         let node = NodeNetwork::open(pods, &routes).await.map_err(failed)?;
         let (changed, (sender, changes)) = (Arc::new(Notify::new()), watch::channel(0));
@@ -153,6 +156,7 @@ impl RealRuntime {
             boot_id: records::boot_id(),
             controllers: cgroup::controllers(),
             allocation: Mutex::new(()),
+            pace: pace::Pace::new(),
             changes,
             changed,
             watcher,
@@ -410,6 +414,7 @@ impl Runtime for RealRuntime {
         let sandbox = sandbox.ok_or_else(|| failed(format!("start container `{name}`: pod {} has no sandbox", spec.pod_uid)))?;
         self.ensure_network(&sandbox).await?;
         self.retire_older(spec)?;
+        let begun = self.pace.begin(&spec.pod_uid).await;
         let directory = self.prepare(spec, &sandbox).map_err(|error| failed(format!("start container `{name}`: {error}")))?;
         if let Err(error) = self.start_helper(&directory).await {
             if let Some(run) = records::read::<RunRecord>(&directory.join("run.json")) {
@@ -419,7 +424,14 @@ impl Runtime for RealRuntime {
             return Err(failed(format!("start container `{name}`: {error}")));
         }
         let instance = self.instance(&directory).ok_or_else(|| failed(format!("container `{name}` lost its state")))?;
+        let state = directory.join("state.json");
+        let runs = move || matches!(records::read(&state), Some(StateRecord::Running { .. }));
+        tokio::spawn(begun.settle(self.changes.clone(), runs));
         Ok(status(instance))
+    }
+
+    fn settled(&self, pod_uid: &str) {
+        self.pace.settled(pod_uid);
     }
 
     async fn stop(&self, pod_uid: &str, container: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -436,6 +448,7 @@ impl Runtime for RealRuntime {
 
     async fn remove(&self, pod_uid: &str) -> Result<(), RuntimeError> {
         check_uid(pod_uid)?;
+        self.pace.settled(pod_uid);
         let directory = self.layout.pod(pod_uid);
         for instance in self.instances(pod_uid) {
             self.kill(&instance).await?;
