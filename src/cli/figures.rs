@@ -11,6 +11,7 @@ use super::cluster::{bring_up, open_home};
 use super::demo::{SCENARIO_FILES, write_files};
 use super::doctor;
 use super::failure::Failure;
+use super::interruption::Interruption;
 use super::scenarios::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
@@ -47,15 +48,20 @@ impl Repeated {
         let reports = self.report.as_deref().unwrap_or(scratch.path());
         let live = Live::new();
         let boot = Boot { lifetime: Lifetime::Owned, snapshots: SnapshotUse::Ignore };
+        let interruption = Interruption::watch();
+        let stop = interruption.token();
         let mut cluster = bring_up(&home, spec, boot, &live).await?;
         let (mut outcomes, mut read) = (Vec::new(), Vec::new());
         let mut broke = None;
         for run in 1..=self.repeat {
+            if stop.is_cancelled() {
+                break;
+            }
             live.step(&format!("run {run} of {}", self.repeat));
             let own = reports.join(run.to_string());
             let settings =
                 Settings { seed: u64::from(run), report: Some(&own), keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
-            let (back, outcome) = run_on(cluster, &scenario, &settings, &live).await;
+            let (back, outcome) = run_on(cluster, &scenario, &settings, stop, &live).await;
             cluster = back;
             match outcome {
                 Ok(outcome) => outcomes.push(outcome),

@@ -9,6 +9,7 @@ mod environment;
 mod failure;
 mod figures;
 mod init;
+mod interruption;
 mod inventory;
 mod journal;
 mod kubernetes;

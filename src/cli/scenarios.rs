@@ -9,9 +9,10 @@ use clap::Args;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{bring_up, connect, interrupted, open_home};
+use super::cluster::{bring_up, connect, open_home};
 use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
+use super::interruption::Interruption;
 use super::journal::tell_troubles;
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
@@ -138,9 +139,15 @@ impl Run {
     async fn on_foreign(&self, scenarios: &[Scenario], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
         let client = Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
         let foreign = Arc::new(ForeignCluster { client: client.clone() });
-        let cancel = CancellationToken::new();
+        let interruption = Interruption::watch();
+        let stop = interruption.token();
+        let target = TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes: 0 };
         let mut outcomes = Vec::new();
         for scenario in scenarios {
+            if stop.is_cancelled() {
+                outcomes.push(tell(Ok(interrupted_before(scenario, self.seed, target.clone())), self.report.as_deref(), live)?);
+                continue;
+            }
             let (progress, updates) = mpsc::channel(UPDATES);
             let environment = Environment {
                 client: client.clone(),
@@ -150,10 +157,10 @@ impl Run {
                 progress,
                 journal_dir: open_home()?.cache().join("foreign-journal"),
                 trusted: None,
-                target: TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes: 0 },
+                target: target.clone(),
                 nodes: Vec::new(),
             };
-            let judged = judge(scenario, environment, updates, &cancel, live).await;
+            let judged = judge(scenario, environment, updates, stop, live).await;
             outcomes.push(tell(judged, self.report.as_deref(), live)?);
         }
         Ok(outcomes)
@@ -197,7 +204,7 @@ pub(super) struct Settings<'a> {
 
 /// Runs scenarios one after another; those that ask for the same cluster share one boot,
 /// and each finds the cluster pristine: restored, or without snapshots emptied. A cluster made here goes down at the end,
-/// whatever happens, unless it is to be kept.
+/// whatever happens, unless it is to be kept. A signal ends the scenario that runs and begins no other.
 pub(super) async fn run_on_own_clusters(
     home: &Home,
     name: &ClusterName,
@@ -212,10 +219,17 @@ pub(super) async fn run_on_own_clusters(
             .or_else(|| scenario.cluster.clone())
             .unwrap_or_else(|| ClusterSpec::with_workers(name.clone(), 2))
     };
+    let interruption = Interruption::watch();
+    let stop = interruption.token();
     let mut outcomes = Vec::new();
     let mut current: Option<(ClusterSpec, Cluster)> = None;
     for scenario in scenarios {
         let spec = wanted(scenario);
+        if stop.is_cancelled() {
+            let report = interrupted_before(scenario, settings.seed, facts(&spec, None));
+            outcomes.push(tell(Ok(report), settings.report, live)?);
+            continue;
+        }
         if current.as_ref().is_some_and(|(up, _)| *up != spec)
             && let Some((_, cluster)) = current.take()
         {
@@ -223,7 +237,7 @@ pub(super) async fn run_on_own_clusters(
         }
         let cluster = match current.take() {
             Some((_, cluster)) if cluster.is_owned() && settings.snapshots != SnapshotUse::Ignore => {
-                life::reset(home, cluster, settings.snapshots, live.reporter()).await?
+                reset(home, cluster, settings.snapshots, stop, live).await?
             }
             Some((_, cluster)) => cluster,
             None => {
@@ -231,7 +245,7 @@ pub(super) async fn run_on_own_clusters(
                 bring_up(home, spec.clone(), boot, live).await?
             }
         };
-        let (cluster, outcome) = run_on(cluster, scenario, settings, live).await;
+        let (cluster, outcome) = run_on(cluster, scenario, settings, stop, live).await;
         match outcome {
             Ok(outcome) => outcomes.push(outcome),
             Err(failure) => {
@@ -248,6 +262,25 @@ pub(super) async fn run_on_own_clusters(
     Ok(outcomes)
 }
 
+/// Brings a cluster back to what it was when it was made; a signal takes it down.
+async fn reset(
+    home: &Home,
+    cluster: Cluster,
+    snapshots: SnapshotUse,
+    stop: &CancellationToken,
+    live: &Arc<Live>,
+) -> Result<Cluster, Failure> {
+    let paths = cluster.paths.clone();
+    tokio::select! {
+        reset = life::reset(home, cluster, snapshots, live.reporter()) => Ok(reset?),
+        () = stop.cancelled() => {
+            live.finish();
+            life::down(&paths).await?;
+            Err(Failure::new("interrupted; the cluster is taken down"))
+        }
+    }
+}
+
 /// Takes down a cluster that this command made; one that was up before stays.
 pub(super) async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
     if !cluster.is_owned() {
@@ -259,15 +292,23 @@ pub(super) async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
     Ok(life::down(&cluster.paths).await?)
 }
 
+/// Runs one scenario on a cluster that is up, after emptying it. When `stop` is cancelled, the scenario ends INCONCLUSIVE.
 pub(super) async fn run_on(
     cluster: Cluster,
     scenario: &Scenario,
     settings: &Settings<'_>,
+    stop: &CancellationToken,
     live: &Arc<Live>,
 ) -> (Cluster, Result<Outcome, Failure>) {
     let outcome = async {
         let status = cluster.daemon.status().await?;
-        scenario::reset(&cluster.client).await?;
+        let target = facts(&status.spec, status.acceleration);
+        tokio::select! {
+            emptied = scenario::reset(&cluster.client) => emptied?,
+            () = stop.cancelled() => {
+                return tell(Ok(interrupted_before(scenario, settings.seed, target)), settings.report, live);
+            }
+        }
         let own = Arc::new(OwnCluster::new(cluster.daemon.clone(), &status.spec));
         let (progress, updates) = mpsc::channel(UPDATES);
         let environment = Environment {
@@ -278,18 +319,22 @@ pub(super) async fn run_on(
             progress,
             journal_dir: cluster.paths.journal(),
             trusted: None,
-            target: TargetFacts {
-                provider: status.spec.provider.to_string(),
-                accel: accel_name(status.acceleration).into(),
-                nodes: status.spec.machines.len(),
-            },
+            target,
             nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
         };
-        let cancel = CancellationToken::new();
-        tell(judge(scenario, environment, updates, &cancel, live).await, settings.report, live)
+        tell(judge(scenario, environment, updates, stop, live).await, settings.report, live)
     };
     let outcome = outcome.await;
     (cluster, outcome)
+}
+
+fn facts(spec: &ClusterSpec, acceleration: Option<Acceleration>) -> TargetFacts {
+    TargetFacts { provider: spec.provider.to_string(), accel: accel_name(acceleration).into(), nodes: spec.machines.len() }
+}
+
+/// What is said of a scenario that a signal kept from beginning.
+fn interrupted_before(scenario: &Scenario, seed: u64, target: TargetFacts) -> Report {
+    Report::without_run(&scenario.name, seed, target, Verdict::Inconclusive, vec!["interrupted".to_owned()])
 }
 
 fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
@@ -300,12 +345,12 @@ fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
     }
 }
 
-/// Runs one scenario while its updates are shown; Ctrl-C cancels it, which heals what it broke.
+/// Runs one scenario while its updates are shown; cancelling heals what it broke.
 async fn judge(
     scenario: &Scenario,
     environment: Environment,
     mut updates: mpsc::Receiver<Update>,
-    cancel: &CancellationToken,
+    stop: &CancellationToken,
     live: &Arc<Live>,
 ) -> Result<Report, RunError> {
     live.step(&format!("scenario {}", scenario.name));
@@ -315,17 +360,11 @@ async fn judge(
         }
         std::future::pending::<()>().await;
     };
-    let stop = async {
-        interrupted().await;
-        cancel.cancel();
-        std::future::pending::<()>().await;
-    };
     let target = Arc::clone(&environment.faults);
     tokio::select! {
         () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
-        report = scenario::run(scenario, environment, cancel.clone()) => report,
+        report = scenario::run(scenario, environment, stop.clone()) => report,
         () = show => unreachable!("showing never ends by itself"),
-        () = stop => unreachable!("waiting for Ctrl-C never ends by itself"),
     }
 }
 
