@@ -17,6 +17,7 @@ use super::terminal::{Live, say};
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::ClusterName;
+use crate::scenario::file::Against;
 use crate::scenario::{self, exit_code};
 
 /// Arguments of `bench failover` and `bench rolling-update`.
@@ -42,7 +43,7 @@ impl Repeated {
         let wrong = |error: std::io::Error| Failure::new(format!("write below `{}`", folder.display())).because(error);
         write_files(&folder, SCENARIO_FILES).map_err(wrong)?;
         let file = folder.join(format!("{}.toml", shipped));
-        let scenario = scenario::file::read(&file, &name)?;
+        let scenario = scenario::file::read(&file, &Against::own_cluster(&name))?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let scratch = tempfile::tempdir_in(&folder).map_err(wrong)?;
         let reports = self.report.as_deref().unwrap_or(scratch.path());

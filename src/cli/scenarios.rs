@@ -26,6 +26,7 @@ use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
 use crate::scenario::fault::{DialService, Faults};
+use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, Report, RunError, ScenarioFileError, Update, Verdict, exit_code};
@@ -52,19 +53,19 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
     Failure::new(refusal.to_string()).invalid()
 }
 
-fn read(path: &Path, name: &ClusterName) -> Result<Scenario, Failure> {
-    scenario::file::read(path, name).map_err(|error| match error {
+fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, Failure> {
+    scenario::file::read(path, against).map_err(|error| match error {
         ScenarioFileError::Read { .. } => Failure::from(error).invalid(),
         ScenarioFileError::Refused(refusal) => refused(&refusal),
     })
 }
 
 /// Reads all files, so that every problem of every file is printed, before anything is changed.
-fn read_all(files: &[File], name: &ClusterName) -> Result<Vec<Scenario>, Failure> {
+fn read_all(files: &[File], against: &Against<'_>) -> Result<Vec<Scenario>, Failure> {
     let mut scenarios = Vec::new();
     let mut failed = Vec::new();
     for path in files {
-        match read(path, name) {
+        match read(path, against) {
             Ok(scenario) => scenarios.push(scenario),
             Err(failure) => failed.push(failure),
         }
@@ -110,7 +111,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let scenarios = read_all(&self.files, &name)?;
+        let (cluster, scenarios) = self.read_files(&name)?;
         let scenarios = match self.shard {
             None => scenarios,
             Some(shard) => shard.of(scenarios),
@@ -119,7 +120,6 @@ impl Run {
             say("no scenario is left for this shard");
             return Ok(ExitCode::SUCCESS);
         }
-        let cluster = self.cluster.as_deref().map(|file| read_cluster_file(file, &name)).transpose()?;
         let live = Live::new();
         let outcomes = match &self.kubeconfig {
             Some(kubeconfig) => self.on_foreign(&scenarios, kubeconfig, &live).await?,
@@ -134,6 +134,25 @@ impl Run {
         };
         live.finish();
         Ok(ExitCode::from(exit_code(&outcomes)))
+    }
+
+    /// The cluster file and the scenarios; the problems of all of them are printed.
+    fn read_files(&self, name: &ClusterName) -> Result<(Option<ClusterSpec>, Vec<Scenario>), Failure> {
+        let cluster = self.cluster.as_deref().map(|file| read_cluster_file(file, name)).transpose();
+        let machines = match &cluster {
+            Ok(Some(spec)) => Machines::Of(spec),
+            Ok(None) if self.kubeconfig.is_none() => Machines::OfFile,
+            Ok(None) | Err(_) => Machines::Unknown,
+        };
+        let scenarios = read_all(&self.files, &Against { cluster_name: name, machines });
+        match (cluster, scenarios) {
+            (Ok(cluster), Ok(scenarios)) => Ok((cluster, scenarios)),
+            (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
+            (Err(first), Err(second)) => {
+                failure::print(&first);
+                Err(second)
+            }
+        }
     }
 
     async fn on_foreign(&self, scenarios: &[Scenario], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
@@ -404,7 +423,7 @@ pub(super) struct Plan {
 /// A cluster of ours as `plan` sees it: it can do everything and does nothing.
 impl Plan {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let scenario = read(&self.file, &name)?;
+        let scenario = read(&self.file, &Against::own_cluster(&name))?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
@@ -426,7 +445,7 @@ pub(super) struct Lint {
 impl Lint {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let name = "flightcage".parse().expect("the default name is a name");
-        let scenarios = read_all(&self.files, &name)?;
+        let scenarios = read_all(&self.files, &Against::own_cluster(&name))?;
         for (path, scenario) in self.files.iter().zip(scenarios) {
             super::kubernetes::read_manifests(&scenario.deploy.files)?;
             say(&format!("{}: right", path.display()));

@@ -3,7 +3,12 @@
 use super::*;
 
 fn check(text: &str) -> Vec<String> {
-    let refusal = parse(Path::new("demo.toml"), text, &"test".parse().unwrap());
+    check_against(text, Machines::OfFile)
+}
+
+fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
+    let cluster_name = "test".parse().unwrap();
+    let refusal = parse(Path::new("demo.toml"), text, &Against { cluster_name: &cluster_name, machines });
     let problems = refusal.err().map(|refusal| refusal.problems().to_vec()).unwrap_or_default();
     problems
         .iter()
@@ -101,7 +106,7 @@ fn what_is_not_toml_is_told_with_its_place() {
 fn the_shipped_scenarios_are_right() {
     for name in ["failover", "rolling-update"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
-        let scenario = read(&path, &"test".parse().unwrap());
+        let scenario = read(&path, &Against::own_cluster(&"test".parse().unwrap()));
         let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {:?}", error));
         assert_eq!(scenario.name, name);
         assert!(scenario.loads["web"].url.tls);
@@ -167,4 +172,40 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             fault_problems(fault).iter().filter_map(|problem| Some(problem.split_once(' ')?.1.to_owned())).collect();
         assert_eq!(found, *expected, "{fault}");
     }
+}
+
+#[test]
+fn a_node_that_will_not_be_there_is_refused() {
+    let fault =
+        |target: &str| format!("[[step]]\nid = \"a\"\nfault = {{ kind = \"net.cut\", target = {target}, for = \"1s\" }}\n");
+    let text = |cluster: &str, target: &str| format!("flightcage = 1\n{cluster}{}", fault(target));
+    let table: &[(&str, &str, &[&str])] = &[
+        ("", "{ node = \"w2\" }", &[]),
+        ("", "{ node = \"w9\" }", &["4:47 there is no node `w9` in this cluster [known: `c1`, `w1`, `w2`]"]),
+        (
+            "",
+            "{ from = \"host\", to = \"w3\" }",
+            &["4:60 there is no node `w3` in this cluster [known: `c1`, `w1`, `w2`, `host`]"],
+        ),
+        (
+            "",
+            "{ between = [\"x\", \"y\"] }",
+            &[
+                "4:51 there is no node `x` in this cluster [known: `c1`, `w1`, `w2`, `host`]",
+                "4:56 there is no node `y` in this cluster [known: `c1`, `w1`, `w2`, `host`]",
+            ],
+        ),
+        ("[cluster]\nworkers = 3\n", "{ node = \"w3\" }", &[]),
+        // What is wrong with the cluster is told alone.
+        ("[cluster]\nworkers = -1\n", "{ node = \"w3\" }", &["3:11 `-1` is not within 1 to 199"]),
+    ];
+    for (cluster, target, expected) in table {
+        assert_eq!(check(&text(cluster, target)), *expected, "{cluster}{target}");
+    }
+    let four = crate::model::cluster::ClusterSpec::with_workers("test".parse().unwrap(), 4);
+    assert_eq!(check_against(&text("", "{ node = \"w4\" }"), Machines::Of(&four)), [""; 0]);
+    assert_eq!(check_against(&text("[cluster]\nworkers = 9\n", "{ node = \"w9\" }"), Machines::Of(&four)).len(), 1);
+    assert_eq!(check_against(&text("", "{ node = \"w9\" }"), Machines::Unknown), [""; 0]);
+    let groups = "{ kind = \"net.partition\", target = { groups = [[\"c1\"], [\"w7\"]] }, for = \"1s\" }";
+    assert_eq!(fault_problems(groups).len(), 1, "{:?}", fault_problems(groups));
 }

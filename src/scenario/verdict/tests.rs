@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::super::file::Against;
 use super::super::load::Class;
 use super::super::report::{Report, TargetFacts};
 use super::*;
@@ -27,7 +28,8 @@ replicas.web = 2
 pods_deleted = 0
 faults_left = 0
 "#;
-    super::super::file::parse(Path::new("demo.toml"), text, &"test".parse().unwrap()).unwrap()
+    let name = "test".parse().unwrap();
+    super::super::file::parse(Path::new("demo.toml"), text, &Against::own_cluster(&name)).unwrap()
 }
 
 /// 500 requests, 40 ms apart: v1 up to the 250th, then v2; a fault at 4000 ms.
