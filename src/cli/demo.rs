@@ -8,6 +8,7 @@ use clap::Args;
 use super::cluster::open_home;
 use super::doctor;
 use super::failure::Failure;
+use super::manifests;
 use super::scenarios::{Settings, run_on_own_clusters, verdict_words};
 use super::snapshots::Automatic;
 use super::terminal::{Live, say};
@@ -51,7 +52,7 @@ impl Demo {
         let folder = home.cache().join("demo");
         let written = write_files(&folder, SCENARIO_FILES);
         written.map_err(|error| Failure::new(format!("write the demonstration to `{}`", folder.display())).because(error))?;
-        let read = |file: &&str| scenario::file::read(&folder.join(file), &Against::own_cluster(&name));
+        let read = |file: &&str| scenario::file::read(&folder.join(file), &Against::own_cluster(&name, manifests::check));
         let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
         let snapshots = self.automatic.usage();
         let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep, cluster: None, snapshots };

@@ -12,6 +12,7 @@ use super::demo::{SCENARIO_FILES, write_files};
 use super::doctor;
 use super::failure::Failure;
 use super::interruption::Interruption;
+use super::manifests;
 use super::scenarios::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
@@ -43,7 +44,7 @@ impl Repeated {
         let wrong = |error: std::io::Error| Failure::new(format!("write below `{}`", folder.display())).because(error);
         write_files(&folder, SCENARIO_FILES).map_err(wrong)?;
         let file = folder.join(format!("{}.toml", shipped));
-        let scenario = scenario::file::read(&file, &Against::own_cluster(&name))?;
+        let scenario = scenario::file::read(&file, &Against::own_cluster(&name, manifests::check))?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let scratch = tempfile::tempdir_in(&folder).map_err(wrong)?;
         let reports = self.report.as_deref().unwrap_or(scratch.path());

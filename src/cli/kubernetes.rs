@@ -12,6 +12,7 @@ use super::File;
 use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::journal::JournalOptions;
+use super::manifests;
 use super::terminal::{self, say};
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
@@ -52,9 +53,9 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let manifests = read_manifests(&self.files)?;
+        let read = read_manifests(&self.files)?;
         let cluster = connect(name).await?;
-        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &manifests).await.map_err(refused)? {
+        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &read).await.map_err(refused)? {
             say(&format!("{}/{} {}", applied.kind.kind.to_lowercase(), applied.name, applied.outcome));
         }
         Ok(ExitCode::SUCCESS)
@@ -63,7 +64,7 @@ impl Apply {
 
 /// Reads manifest files; every problem of every file at once.
 pub(super) fn read_manifests(files: &[File]) -> Result<Vec<manifest::Manifest>, Failure> {
-    manifest::load(files).map_err(refused)
+    manifest::load_checked(files, manifests::check).map_err(refused)
 }
 
 /// A manifest that is wrong, or that the API server refuses, is wrong input.
@@ -298,8 +299,8 @@ pub(super) struct RollingUpdate {
 
 impl RollingUpdate {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let manifests = read_manifests(std::slice::from_ref(&self.file))?;
-        let new = match manifests.as_slice() {
+        let read = read_manifests(std::slice::from_ref(&self.file))?;
+        let new = match read.as_slice() {
             [only] if only.kind.kind == "ReplicationController" => only.value.clone(),
             _ => {
                 return Err(Failure::new(format!(

@@ -14,6 +14,7 @@ mod inventory;
 mod journal;
 mod kubernetes;
 mod machines;
+mod manifests;
 mod net;
 mod roles;
 mod scenarios;

@@ -14,6 +14,7 @@ use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
 use super::interruption::Interruption;
 use super::journal::tell_troubles;
+use super::manifests;
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
 use super::{File, doctor};
@@ -144,7 +145,7 @@ impl Run {
             Ok(None) if self.kubeconfig.is_none() => Machines::OfFile,
             Ok(None) | Err(_) => Machines::Unknown,
         };
-        let scenarios = read_all(&self.files, &Against { cluster_name: name, machines });
+        let scenarios = read_all(&self.files, &Against { cluster_name: name, machines, manifests: manifests::check });
         match (cluster, scenarios) {
             (Ok(cluster), Ok(scenarios)) => Ok((cluster, scenarios)),
             (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
@@ -423,7 +424,7 @@ pub(super) struct Plan {
 /// A cluster of ours as `plan` sees it: it can do everything and does nothing.
 impl Plan {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let scenario = read(&self.file, &Against::own_cluster(&name))?;
+        let scenario = read(&self.file, &Against::own_cluster(&name, manifests::check))?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
@@ -445,10 +446,9 @@ pub(super) struct Lint {
 impl Lint {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let name = "flightcage".parse().expect("the default name is a name");
-        let scenarios = read_all(&self.files, &Against::own_cluster(&name))?;
-        for (path, scenario) in self.files.iter().zip(scenarios) {
-            super::kubernetes::read_manifests(&scenario.deploy.files)?;
-            say(&format!("{}: right", path.display()));
+        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check))?;
+        for scenario in scenarios {
+            say(&format!("{}: right", scenario.path.display()));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -47,6 +47,7 @@ pub struct Client {
     server: String,
     namespace: String,
     token: Option<String>,
+    refuses_unknown_fields: bool,
 }
 
 /// Why a request failed.
@@ -325,7 +326,7 @@ impl Client {
             builder = builder.identity(identity);
         }
         let http = builder.build().map_err(|error| refuse(format!("TLS cannot be set up: {error}")))?;
-        Ok(Self { http, server: config.server, namespace: config.namespace, token: config.token })
+        Ok(Self { http, server: config.server, namespace: config.namespace, token: config.token, refuses_unknown_fields: false })
     }
 
     /// A client with an identity from files.
@@ -341,6 +342,12 @@ impl Client {
     /// A client for the current context of a kubeconfig file.
     pub fn from_kubeconfig(path: &std::path::Path) -> Result<Self, ClientError> {
         Self::new(ClientConfig::from_kubeconfig(path)?)
+    }
+
+    /// The same client, whose writes the server refuses when they hold a field it does not know. Else it drops the field.
+    #[must_use]
+    pub fn refusing_unknown_fields(&self) -> Self {
+        Self { refuses_unknown_fields: true, ..self.clone() }
     }
 
     /// URL of the server.
@@ -607,7 +614,9 @@ impl Client {
 
     fn request(&self, method: Method, path: &str, query: &[(&str, String)]) -> RequestBuilder {
         let mut url = format!("{}{path}", self.server);
-        for (index, (name, value)) in query.iter().enumerate() {
+        let writes = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+        let strict = (self.refuses_unknown_fields && writes).then(|| ("fieldValidation", "Strict".to_owned()));
+        for (index, (name, value)) in query.iter().chain(&strict).enumerate() {
             url.push(if index == 0 { '?' } else { '&' });
             url.push_str(name);
             url.push('=');

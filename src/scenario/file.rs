@@ -8,13 +8,17 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+
 use super::spec::{
     Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, TlsSecret, UpdateEnd, Url,
     When, Which,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
-use crate::kubernetes::manifest;
+use crate::kubernetes::client::ResourceKind;
+use crate::kubernetes::manifest::{self, Check, FieldProblem, Manifest};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::is_name;
 use crate::model::reader::{Problems, Table, Value, suggestion};
@@ -69,6 +73,7 @@ struct Reading<'a> {
     /// Manifests are relative to it.
     folder: &'a Path,
     nodes: Nodes,
+    check: Check,
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
@@ -85,7 +90,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     let spec = root.get("cluster").and_then(|value| value.table()).map(|table| cluster(&table, against.cluster_name));
     // The machines of a cluster that was refused are not known.
     let nodes = if root.problems_so_far() == before { Nodes::of(against, spec.as_ref()) } else { Nodes::any() };
-    let reading = Reading { folder: path.parent().unwrap_or_else(|| Path::new("")), nodes };
+    let reading = Reading { folder: path.parent().unwrap_or_else(|| Path::new("")), nodes, check: against.manifests };
     let deploy = root
         .get("deploy")
         .and_then(|value| value.table())
@@ -145,19 +150,26 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
 
 fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
     table.allow(&["files", "tls_secret", "wait"]);
-    let files = array(table, "files").iter().filter_map(|value| manifest_file(value, reading)).collect();
-    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| {
-        table.allow(&["name", "crt", "key", "host"]);
-        let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
-        let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
-        Some(TlsSecret { name: name?, crt: crt?, key: key?, host: host? })
-    });
+    let files = array(table, "files").iter().filter_map(|value| Some(manifest_file(value, reading)?.0)).collect();
+    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| tls_secret(&table, reading));
     let wait = table.get("wait").and_then(|value| value.duration()).unwrap_or(DEPLOY_WAIT);
     Deploy { files, tls_secret, wait }
 }
 
-/// A manifest that exists and can be read as one.
-fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<PathBuf> {
+fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
+    table.allow(&["name", "crt", "key", "host"]);
+    let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
+    let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
+    let (name, crt, key, host) = (name?, crt?, key?, host?);
+    let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
+    for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
+        table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
+    }
+    Some(TlsSecret { name, crt, key, host })
+}
+
+/// A manifest that exists, can be read as one and would not be refused; and its objects.
+fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBuf, Vec<Manifest>)> {
     let name = value.string()?;
     let path = reading.folder.join(name);
     let text = match std::fs::read_to_string(&path) {
@@ -168,8 +180,8 @@ fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<PathBuf
             return None;
         }
     };
-    match manifest::parse(&path, &text) {
-        Ok(_) => Some(path),
+    match manifest::parse(&path, &text, reading.check) {
+        Ok(manifests) => Some((path, manifests)),
         Err(problems) => {
             for problem in problems {
                 value.problem(format!("manifest {problem}"), None);
@@ -389,7 +401,13 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
 fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["from", "to", "update_period", "within", "ends"]);
     let from = table.require("from").and_then(|value| value.string()).map(str::to_owned);
-    let to = table.require("to").and_then(|value| manifest_file(&value, reading));
+    let to = table.require("to").and_then(|value| {
+        let (path, manifests) = manifest_file(&value, reading)?;
+        if !manifests.iter().any(|manifest| manifest.kind.kind == "ReplicationController") {
+            value.problem(format!("`{}` holds no ReplicationController", path.display()), None);
+        }
+        Some(path)
+    });
     let update_period = table.get("update_period").map_or(Some(UPDATE_PERIOD), |value| value.duration());
     let within = table.get("within").map_or(Some(UPDATE_WITHIN), |value| positive(&value));
     let ends = table.get("ends").map_or(Some(UpdateEnd::Done), |value| match value.string()? {
@@ -443,7 +461,7 @@ fn exec(table: &Table<'_, '_>) -> Option<Action> {
 
 fn apply(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["file"]);
-    Some(Action::Apply(table.require("file").and_then(|value| manifest_file(&value, reading))?))
+    Some(Action::Apply(table.require("file").and_then(|value| manifest_file(&value, reading))?.0))
 }
 
 fn http_step(table: &Table<'_, '_>) -> Option<Action> {

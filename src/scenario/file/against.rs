@@ -1,6 +1,7 @@
 //! What a scenario file is checked against besides itself.
 
 use crate::cluster::file::DEFAULT_WORKERS;
+use crate::kubernetes::manifest::Check;
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::reader::{Value, suggestion};
@@ -12,6 +13,8 @@ pub struct Against<'a> {
     pub cluster_name: &'a ClusterName,
     /// Which machines it will find.
     pub machines: Machines<'a>,
+    /// What else a server would refuse about the objects of its manifests.
+    pub manifests: Check,
 }
 
 /// The machines that a scenario finds.
@@ -28,8 +31,8 @@ pub enum Machines<'a> {
 impl<'a> Against<'a> {
     /// A file that runs on the cluster it asks for.
     #[must_use]
-    pub fn own_cluster(cluster_name: &'a ClusterName) -> Self {
-        Self { cluster_name, machines: Machines::OfFile }
+    pub fn own_cluster(cluster_name: &'a ClusterName, manifests: Check) -> Self {
+        Self { cluster_name, machines: Machines::OfFile, manifests }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Each bad input with the place and the message it must get.
 
 use super::*;
+use crate::kubernetes::client::ResourceKind;
+use crate::kubernetes::manifest::FieldProblem;
 
 fn check(text: &str) -> Vec<String> {
     check_against(text, Machines::OfFile)
@@ -8,7 +10,8 @@ fn check(text: &str) -> Vec<String> {
 
 fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
     let cluster_name = "test".parse().unwrap();
-    let refusal = parse(Path::new("demo.toml"), text, &Against { cluster_name: &cluster_name, machines });
+    let refusal =
+        parse(Path::new("demo.toml"), text, &Against { cluster_name: &cluster_name, machines, manifests: no_names_in_capitals });
     let problems = refusal.err().map(|refusal| refusal.problems().to_vec()).unwrap_or_default();
     problems
         .iter()
@@ -17,6 +20,21 @@ fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
             format!("{}:{} {}{help}", p.line, p.column, p.message)
         })
         .collect()
+}
+
+/// Stands for the API server's rules.
+fn no_names_in_capitals(_: &ResourceKind, object: &serde_json::Value) -> Vec<FieldProblem> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let wrong = name.contains(|c: char| c.is_ascii_uppercase());
+    wrong.then(|| FieldProblem { field: "metadata.name".into(), problem: "capitals".into() }).into_iter().collect()
+}
+
+#[test]
+fn the_generated_secret_is_held_against_the_same_rules() {
+    let secret = |name: &str| format!("tls_secret = {{ name = \"{name}\", crt = \"a\", key = \"b\", host = \"c\" }}");
+    let found = |name: &str| check(&format!("flightcage = 1\n[deploy]\n{}\n", secret(name)));
+    assert_eq!(found("ssl"), [""; 0]);
+    assert_eq!(found("SSL"), ["3:14 Secret `SSL`: `metadata.name`: capitals"]);
 }
 
 const LOAD: &str = r#"flightcage = 1
@@ -106,7 +124,7 @@ fn what_is_not_toml_is_told_with_its_place() {
 fn the_shipped_scenarios_are_right() {
     for name in ["failover", "rolling-update"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
-        let scenario = read(&path, &Against::own_cluster(&"test".parse().unwrap()));
+        let scenario = read(&path, &Against::own_cluster(&"test".parse().unwrap(), |_, _| Vec::new()));
         let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {:?}", error));
         assert_eq!(scenario.name, name);
         assert!(scenario.loads["web"].url.tls);
@@ -208,4 +226,22 @@ fn a_node_that_will_not_be_there_is_refused() {
     assert_eq!(check_against(&text("", "{ node = \"w9\" }"), Machines::Unknown), [""; 0]);
     let groups = "{ kind = \"net.partition\", target = { groups = [[\"c1\"], [\"w7\"]] }, for = \"1s\" }";
     assert_eq!(fault_problems(groups).len(), 1, "{:?}", fault_problems(groups));
+}
+
+#[test]
+fn manifests_that_would_be_refused_are_told_wherever_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = |kind: &str, name: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
+    let wrong = format!("{}---\n{}---\n{}", object("Secret", "a"), object("Secret", "B"), object("Secret", "C"));
+    std::fs::write(folder.path().join("wrong.yml"), wrong).unwrap();
+    std::fs::write(folder.path().join("secret.yml"), object("Secret", "a")).unwrap();
+    let text = "flightcage = 1\n[deploy]\nfiles = [\"wrong.yml\"]\n\
+        [[step]]\nid = \"a\"\napply = { file = \"wrong.yml\" }\n\
+        [[step]]\nid = \"b\"\nrolling_update = { from = \"x\", to = \"secret.yml\" }\n";
+    let name = "test".parse().unwrap();
+    let refused = parse(&folder.path().join("demo.toml"), text, &Against::own_cluster(&name, no_names_in_capitals)).unwrap_err();
+    let told: Vec<(usize, bool)> = refused.problems().iter().map(|p| (p.line, p.message.contains("capitals"))).collect();
+    assert_eq!(told, [(3, true), (3, true), (6, true), (6, true), (9, false)], "{}", refused.listing());
+    let places: Vec<&str> = refused.problems()[..2].iter().filter_map(|p| p.message.split("wrong.yml:").nth(1)).collect();
+    assert!(places[0].starts_with("7:12: ") && places[1].starts_with("11:12: "), "{places:?}");
 }

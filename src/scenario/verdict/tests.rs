@@ -29,7 +29,7 @@ pods_deleted = 0
 faults_left = 0
 "#;
     let name = "test".parse().unwrap();
-    super::super::file::parse(Path::new("demo.toml"), text, &Against::own_cluster(&name)).unwrap()
+    super::super::file::parse(Path::new("demo.toml"), text, &Against::own_cluster(&name, |_, _| Vec::new())).unwrap()
 }
 
 /// 500 requests, 40 ms apart: v1 up to the 250th, then v2; a fault at 4000 ms.
