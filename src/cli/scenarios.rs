@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use super::{File, doctor};
 use crate::cluster::file::{self, ClusterFileError};
 use crate::cluster::home::Home;
 use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
-use crate::kubernetes::client::Client;
+use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::provider::Acceleration;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
@@ -158,10 +159,10 @@ impl Run {
 
     async fn on_foreign(&self, scenarios: &[Scenario], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
         let client = Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
-        let foreign = Arc::new(ForeignCluster { client: client.clone() });
+        let nodes = client.list::<Node>("", &ListParams::all()).await.map_err(Failure::from)?.items.len();
         let interruption = Interruption::watch();
         let stop = interruption.token();
-        let target = TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes: 0 };
+        let target = TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes };
         let mut outcomes = Vec::new();
         for scenario in scenarios {
             if stop.is_cancelled() {
@@ -169,10 +170,11 @@ impl Run {
                 continue;
             }
             let (progress, updates) = mpsc::channel(UPDATES);
+            let foreign = Arc::new(ForeignCluster::new(client.clone()));
             let environment = Environment {
                 client: client.clone(),
                 faults: foreign.clone() as Arc<dyn Faults>,
-                dial: foreign.clone() as Arc<dyn DialService>,
+                dial: foreign as Arc<dyn DialService>,
                 seed: self.seed,
                 progress,
                 journal_dir: open_home()?.cache().join("foreign-journal"),
