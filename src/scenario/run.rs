@@ -201,16 +201,15 @@ impl Run<'_> {
                 steps = self.run_steps(&view, &request, &mut measured).await;
                 self.hold().await;
             }
-            let stalls: BTreeMap<String, Duration> =
-                loads.iter().map(|(name, running)| (name.clone(), running.shared.stalled())).collect();
             let end_ms = self.now_ms();
             self.tell("the load ends");
+            // All schedules end together: while one load waits for its last answers, none of the others sends on.
+            loads.values().for_each(Running::stop);
             for (name, running) in loads {
-                let from = from_ms.get(&name).copied().unwrap_or(begun_ms);
-                let mut records = running.finish().await;
-                records.retain(|record| record.intended_ms >= from);
-                let load = MeasuredLoad { records, end_ms, stalled: stalls[&name] };
-                measured.loads.insert(name, load);
+                let from_ms = from_ms.get(&name).copied().unwrap_or(begun_ms);
+                let shared = Arc::clone(&running.shared);
+                let records = running.finish().await;
+                measured.loads.insert(name, MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()));
             }
         }
         for expectation in &self.scenario.expectations {

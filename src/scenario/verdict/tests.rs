@@ -98,6 +98,20 @@ fn each_doubt_and_each_failure_has_its_verdict() {
 }
 
 #[test]
+fn only_what_happens_between_the_baseline_and_the_end_counts() {
+    let records = records(&mut measured()).clone();
+    let pause = |from_ms: f64, to_ms: f64| Pause { from_ms, to_ms };
+    let pauses = [pause(0.0, 900.0), pause(950.0, 1_100.0), pause(5_000.0, 5_100.0), pause(9_900.0, 10_400.0)];
+    let load = MeasuredLoad::between(1_000.0, 10_000.0, records, &pauses);
+    let intended = |record: Option<&Record>| record.map(|record| record.intended_ms);
+    assert_eq!((intended(load.records.first()), intended(load.records.last())), (Some(1_000.0), Some(9_960.0)));
+    assert_eq!(load.stalled, Duration::from_millis(100 + 100 + 100));
+    // A prober that slept before the baseline was accepted is no reason to doubt the run.
+    let early = MeasuredLoad::between(1_000.0, 10_000.0, Vec::new(), &pauses[..1]);
+    assert_eq!(early.stalled, Duration::ZERO);
+}
+
+#[test]
 fn failures_name_the_expectation_and_the_figure() {
     let (verdict, reasons) = check(|m| records(m)[110..200].iter_mut().for_each(|r| r.class = Class::Refused));
     assert_eq!(verdict, Verdict::Fail);
