@@ -200,6 +200,10 @@ impl Run<'_> {
             if measured.doubts.is_empty() {
                 steps = self.run_steps(&view, &request, &mut measured).await;
                 self.hold().await;
+                // Whatever is cut short, be it only the hold, has not shown what it should.
+                if self.cancel.is_cancelled() && measured.doubts.is_empty() {
+                    measured.doubts.push("interrupted".to_owned());
+                }
             }
             let end_ms = self.now_ms();
             self.tell("the load ends");
@@ -338,9 +342,6 @@ impl Run<'_> {
         measured.faults = outcome.faults;
         #[expect(clippy::cast_precision_loss, reason = "times of a run")]
         measured.updates_ended_ms.extend(outcome.updates_ended_ms.iter().map(|ms| *ms as f64));
-        if self.cancel.is_cancelled() && measured.doubts.is_empty() {
-            measured.doubts.push("interrupted".to_owned());
-        }
         outcome.steps
     }
 
