@@ -17,7 +17,7 @@ use super::terminal::{self, say};
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
 use crate::kubernetes::manifest::{self, ManifestError};
-use crate::kubernetes::rolling_update::{self, Options};
+use crate::kubernetes::rolling_update::{self, Options, RollingUpdateError};
 use crate::model::names::ClusterName;
 use crate::model::units::parse_duration;
 
@@ -71,7 +71,17 @@ pub(super) fn read_manifests(files: &[File]) -> Result<Vec<manifest::Manifest>, 
 fn refused(error: ManifestError) -> Failure {
     let invalid = match &error {
         ManifestError::Read { .. } | ManifestError::Invalid(_) => true,
-        ManifestError::Apply { source, .. } => matches!(source.code(), Some(400 | 422)),
+        ManifestError::Apply { source, .. } => source.is_wrong_input(),
+    };
+    if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
+}
+
+/// So are controllers that are not there, or cannot replace each other.
+fn update_failed(error: RollingUpdateError) -> Failure {
+    let invalid = match &error {
+        RollingUpdateError::Invalid { .. } => true,
+        RollingUpdateError::Client { source, .. } => source.is_wrong_input(),
+        RollingUpdateError::NoProgress { .. } => false,
     };
     if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
 }
@@ -315,7 +325,8 @@ impl RollingUpdate {
         let summary = rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| {
             say(&step.to_string())
         })
-        .await?;
+        .await
+        .map_err(update_failed)?;
         say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
     }
@@ -342,8 +353,26 @@ impl Rollback {
         let summary = rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| {
             say(&step.to_string())
         })
-        .await?;
+        .await
+        .map_err(update_failed)?;
         say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_that_cannot_begin_is_wrong_input_and_one_that_stops_is_not() {
+        let invalid = RollingUpdateError::Invalid { controller: "a".into(), problem: "same name".into() };
+        assert!(update_failed(invalid).is_invalid());
+        let timeout = Duration::from_secs(1);
+        let (controller, new, seen) = ("a".into(), "b".into(), String::new());
+        let (new_replicas, new_available, old_replicas) = (2, 1, 1);
+        let stopped =
+            RollingUpdateError::NoProgress { controller, new, new_replicas, new_available, old_replicas, timeout, seen };
+        assert!(!update_failed(stopped).is_invalid());
     }
 }

@@ -138,6 +138,11 @@ impl ClientError {
         self.code() == Some(410)
     }
 
+    /// What was sent is wrong: it cannot be read, its place does not exist, it is too large or not valid. Sent again, it is refused again.
+    pub fn is_wrong_input(&self) -> bool {
+        matches!(self.code(), Some(400 | 404 | 413 | 422))
+    }
+
     /// The server did not decide: it could not be reached or is not able to answer now.
     pub fn is_temporary(&self) -> bool {
         match self {
@@ -732,4 +737,17 @@ fn parse_event<K: DeserializeOwned>(request: &str, line: &[u8]) -> Result<WatchE
         }
         _ => return Err(failure(500, event.object.to_string().as_bytes())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_sent_can_be_wrong_input() {
+        let wrong = [400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503]
+            .into_iter()
+            .filter(|code| failure(*code, b"").is_wrong_input());
+        assert_eq!(wrong.collect::<Vec<u16>>(), [400, 404, 413, 422]);
+    }
 }
