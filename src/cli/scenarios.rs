@@ -131,7 +131,7 @@ impl Run {
                 }
                 let snapshots = self.automatic.usage();
                 let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep, cluster, snapshots };
-                run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await?
+                run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await
             }
         };
         live.finish();
@@ -166,7 +166,8 @@ impl Run {
         let mut outcomes = Vec::new();
         for scenario in scenarios {
             if stop.is_cancelled() {
-                outcomes.push(tell(Ok(interrupted_before(scenario, self.seed, target.clone())), self.report.as_deref(), live)?);
+                let report = interrupted_before(scenario, self.seed, target.clone());
+                outcomes.push(tell(Ok(report), self.report.as_deref(), live));
                 continue;
             }
             let (progress, updates) = mpsc::channel(UPDATES);
@@ -183,7 +184,7 @@ impl Run {
                 nodes: Vec::new(),
             };
             let judged = judge(scenario, environment, updates, stop, live).await;
-            outcomes.push(tell(judged, self.report.as_deref(), live)?);
+            outcomes.push(tell(judged, self.report.as_deref(), live));
         }
         Ok(outcomes)
     }
@@ -224,64 +225,100 @@ pub(super) struct Settings<'a> {
     pub(super) snapshots: SnapshotUse,
 }
 
-/// Runs scenarios one after another; those that ask for the same cluster share one boot,
+/// Runs scenarios one after another and returns how each ended; those that ask for the same cluster share one boot,
 /// and each finds the cluster pristine: restored, or without snapshots emptied. A cluster made here goes down at the end,
-/// whatever happens, unless it is to be kept. A signal ends the scenario that runs and begins no other.
+/// whatever happens, unless it is to be kept. What fails for one scenario is told, and the next is tried; a signal ends the scenario
+/// that runs and begins no other.
 pub(super) async fn run_on_own_clusters(
     home: &Home,
     name: &ClusterName,
     scenarios: &[Scenario],
     settings: &Settings<'_>,
     live: &Arc<Live>,
-) -> Result<Vec<Outcome>, Failure> {
-    let wanted = |scenario: &Scenario| {
-        settings
-            .cluster
-            .clone()
-            .or_else(|| scenario.cluster.clone())
-            .unwrap_or_else(|| ClusterSpec::with_workers(name.clone(), 2))
-    };
+) -> Vec<Outcome> {
     let interruption = Interruption::watch();
     let stop = interruption.token();
+    let mut series = Series { home, name, settings, stop, live, current: None, failed: Vec::new() };
     let mut outcomes = Vec::new();
-    let mut current: Option<(ClusterSpec, Cluster)> = None;
     for scenario in scenarios {
-        let spec = wanted(scenario);
-        if stop.is_cancelled() {
-            let report = interrupted_before(scenario, settings.seed, facts(&spec, None));
-            outcomes.push(tell(Ok(report), settings.report, live)?);
-            continue;
+        outcomes.push(series.run(scenario).await.unwrap_or_else(|failure| told(&failure, live)));
+    }
+    // After the scenarios' own outcomes: callers pair those with their scenarios.
+    if let Err(failure) = series.finish().await {
+        outcomes.push(told(&failure, live));
+    }
+    outcomes
+}
+
+/// Prints what went wrong beside the verdicts.
+fn told(failure: &Failure, live: &Live) -> Outcome {
+    live.finish();
+    failure::print(failure);
+    Outcome::Error
+}
+
+/// Scenarios that run one after another, and the cluster that is up meanwhile.
+struct Series<'a> {
+    home: &'a Home,
+    name: &'a ClusterName,
+    settings: &'a Settings<'a>,
+    stop: &'a CancellationToken,
+    live: &'a Arc<Live>,
+    current: Option<(ClusterSpec, Cluster)>,
+    /// Clusters that did not come up: they are not tried again.
+    failed: Vec<ClusterSpec>,
+}
+
+impl Series<'_> {
+    async fn run(&mut self, scenario: &Scenario) -> Result<Outcome, Failure> {
+        let spec = self.wanted(scenario);
+        if self.stop.is_cancelled() {
+            let report = interrupted_before(scenario, self.settings.seed, facts(&spec, None));
+            return Ok(tell(Ok(report), self.settings.report, self.live));
         }
-        if current.as_ref().is_some_and(|(up, _)| *up != spec)
-            && let Some((_, cluster)) = current.take()
-        {
-            end(cluster, false).await?;
-        }
-        let cluster = match current.take() {
-            Some((_, cluster)) if cluster.is_owned() && settings.snapshots != SnapshotUse::Ignore => {
-                reset(home, cluster, settings.snapshots, stop, live).await?
+        let cluster = self.cluster(&spec).await?;
+        let (cluster, outcome) = run_on(cluster, scenario, self.settings, self.stop, self.live).await;
+        self.current = Some((spec, cluster));
+        outcome
+    }
+
+    fn wanted(&self, scenario: &Scenario) -> ClusterSpec {
+        let asked = self.settings.cluster.clone().or_else(|| scenario.cluster.clone());
+        asked.unwrap_or_else(|| ClusterSpec::with_workers(self.name.clone(), 2))
+    }
+
+    /// The cluster of that specification, pristine.
+    async fn cluster(&mut self, spec: &ClusterSpec) -> Result<Cluster, Failure> {
+        let current = match self.current.take() {
+            Some((up, cluster)) if up != *spec => {
+                end(cluster, false).await?;
+                None
             }
-            Some((_, cluster)) => cluster,
-            None => {
-                let boot = Boot { lifetime: Lifetime::Owned, snapshots: settings.snapshots };
-                bring_up(home, spec.clone(), boot, live).await?
-            }
+            current => current.map(|(_, cluster)| cluster),
         };
-        let (cluster, outcome) = run_on(cluster, scenario, settings, stop, live).await;
-        match outcome {
-            Ok(outcome) => outcomes.push(outcome),
-            Err(failure) => {
-                end(cluster, settings.keep).await?;
-                return Err(failure);
+        let snapshots = self.settings.snapshots;
+        match current {
+            Some(cluster) if cluster.is_owned() && snapshots != SnapshotUse::Ignore => {
+                reset(self.home, cluster, snapshots, self.stop, self.live).await
+            }
+            Some(cluster) => Ok(cluster),
+            None if self.failed.contains(spec) => Err(Failure::new("not run: the cluster it asks for did not come up before")),
+            None => {
+                let boot = Boot { lifetime: Lifetime::Owned, snapshots };
+                let brought = bring_up(self.home, spec.clone(), boot, self.live).await;
+                if brought.is_err() {
+                    self.failed.push(spec.clone());
+                }
+                brought
             }
         }
-        current = Some((spec, cluster));
     }
-    if let Some((_, cluster)) = current {
-        live.step(if settings.keep { "keeping the cluster" } else { "taking the cluster down" });
-        end(cluster, settings.keep).await?;
+
+    async fn finish(self) -> Result<(), Failure> {
+        let Some((_, cluster)) = self.current else { return Ok(()) };
+        self.live.step(if self.settings.keep { "keeping the cluster" } else { "taking the cluster down" });
+        end(cluster, self.settings.keep).await
     }
-    Ok(outcomes)
 }
 
 /// Brings a cluster back to what it was when it was made; a signal takes it down.
@@ -328,7 +365,7 @@ pub(super) async fn run_on(
         tokio::select! {
             emptied = scenario::reset(&cluster.client) => emptied?,
             () = stop.cancelled() => {
-                return tell(Ok(interrupted_before(scenario, settings.seed, target)), settings.report, live);
+                return Ok(tell(Ok(interrupted_before(scenario, settings.seed, target)), settings.report, live));
             }
         }
         let own = Arc::new(OwnCluster::new(cluster.daemon.clone(), &status.spec));
@@ -344,7 +381,7 @@ pub(super) async fn run_on(
             target,
             nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
         };
-        tell(judge(scenario, environment, updates, stop, live).await, settings.report, live)
+        Ok(tell(judge(scenario, environment, updates, stop, live).await, settings.report, live))
     };
     let outcome = outcome.await;
     (cluster, outcome)
@@ -394,25 +431,31 @@ fn seconds(at: Duration) -> String {
     format!("{:.1} s", at.as_secs_f64())
 }
 
-/// Prints and writes a report.
-fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Result<Outcome, Failure> {
+/// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.
+fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Outcome {
     live.finish();
     let report = match judged {
         Ok(report) => report,
-        Err(error) => {
-            failure::print(&Failure::from(error));
-            return Ok(Outcome::Error);
-        }
+        Err(error) => return told(&Failure::from(error), live),
     };
-    if let Some(folder) = folder {
-        let written = report.write(folder).map_err(|error| {
-            Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display()))
-                .because(error)
-        })?;
-        complain(&format!("report: {}", written.display()));
-    }
+    let written = folder.map_or(Ok(()), |folder| write(&report, folder));
     say(&scenario::summary::text(&report));
-    Ok(Outcome::Judged(report.verdict))
+    match written {
+        Err(failure) if report.verdict != Verdict::Invalid => told(&failure, live),
+        Err(failure) => {
+            failure::print(&failure);
+            Outcome::Judged(report.verdict)
+        }
+        Ok(()) => Outcome::Judged(report.verdict),
+    }
+}
+
+fn write(report: &Report, folder: &Path) -> Result<(), Failure> {
+    let written = report.write(folder).map_err(|error| {
+        Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display())).because(error)
+    })?;
+    complain(&format!("report: {}", written.display()));
+    Ok(())
 }
 
 /// Arguments of `plan`.
