@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{bring_up, connect, open_home};
+use super::cluster::{bring_up, open_home};
 use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
 use super::interruption::Interruption;
@@ -19,15 +19,17 @@ use super::manifests;
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
 use super::{File, doctor};
+use crate::cluster::client::DaemonClientError;
+use crate::cluster::daemon::{ClusterRecord, read_json};
 use crate::cluster::file::{self, ClusterFileError};
-use crate::cluster::home::Home;
-use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
+use crate::cluster::home::{ClusterPaths, Home};
+use crate::cluster::life::{self, Boot, Cluster, LifeError, Lifetime, SnapshotUse};
 use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::provider::Acceleration;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
-use crate::scenario::fault::{DialService, Faults};
+use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
@@ -500,15 +502,41 @@ impl Lint {
 }
 
 pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
-    let cluster = connect(name).await?;
+    let paths = open_home()?.cluster(&name);
+    let cluster = match Cluster::connect(paths.clone()).await {
+        Ok(cluster) => cluster,
+        Err(LifeError::Daemon(DaemonClientError::NotUp { .. })) => return undo_without_daemon(&paths),
+        Err(error) => return Err(error.into()),
+    };
     let own = OwnCluster::new(cluster.daemon.clone(), &cluster.daemon.status().await?.spec);
-    let healed = scenario::undo(&cluster.paths.journal(), &own).await?;
+    let healed = scenario::undo(&paths.journal(), &own).await?;
     own.heal_all().await?;
     if healed.is_empty() {
         say("nothing was left to heal");
     }
     for entry in healed {
         say(&format!("healed {entry} (step {})", entry.step));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Machines of ours end with their daemon, and every fault in them with it. Those of others may still have one.
+fn undo_without_daemon(paths: &ClusterPaths) -> Result<ExitCode, Failure> {
+    let entries = Journal::new(&paths.journal()).entries();
+    let entries = entries.map_err(|error| Failure::new("read the journal of faults").because(error))?;
+    let recorded: Option<ClusterRecord> = read_json(&paths.spec()).ok();
+    let name = paths.name();
+    if entries.is_empty() {
+        say(&format!("nothing is left to heal: cluster `{name}` is not up"));
+    } else if recorded.is_some_and(|record| record.spec.provider != ProviderKind::Qemu) {
+        return Err(Failure::new(format!("cluster `{name}` is not up, and {} faults may still act", entries.len()))
+            .hint(format!("`flightcage up --name {name}`, then `flightcage undo --name {name}`")));
+    }
+    for (_, entry) in entries {
+        say(&format!(
+            "{entry} (step {}) ended with its machine; what it left on a disk is healed when a scenario runs",
+            entry.step
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -526,7 +554,14 @@ pub(super) fn verdict_words(outcomes: &[Outcome]) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::Shard;
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_not_up_has_nothing_left_to_heal() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Home::at(home.path().to_owned()).unwrap().cluster(&"test".parse().unwrap());
+        assert!(undo_without_daemon(&paths).is_ok());
+    }
 
     #[test]
     fn shards_share_everything_once() {
