@@ -16,26 +16,37 @@ use crate::scenario::spec::{Action, Target};
 const MAX_STEP: Duration = Duration::from_hours(24 * 365);
 /// Keys that every kind has.
 const COMMON: [&str; 3] = ["kind", "target", "for"];
+/// Keys that one kind or another has besides.
+const SETTINGS: [&str; 8] = ["delay", "jitter", "loss", "duplicate", "reorder", "rate", "operations", "by"];
 
 pub(super) fn fault(table: &Table<'_, '_>, nodes: &Nodes) -> Option<Action> {
     let kind = table.require("kind").and_then(|value| word(&value, "fault kind", &FaultKind::ALL));
     let target = table.require("target").and_then(|value| value.table()).and_then(|table| target(&table, kind, nodes));
     let duration = table.require("for").and_then(|value| positive(&value));
-    let settings = kind.and_then(|kind| settings(table, kind));
+    let settings = match kind {
+        Some(kind) => settings(table, kind),
+        None => {
+            // What no kind has is wrong whatever was meant.
+            table.allow(&[&COMMON[..], &SETTINGS].concat());
+            None
+        }
+    };
     Some(Action::Fault { fault: Fault { kind: kind?, settings: settings? }, target: target?, duration: duration? })
 }
 
 fn target(table: &Table<'_, '_>, kind: Option<FaultKind>, nodes: &Nodes) -> Option<Target> {
     const NODE: [&str; 2] = ["node", "node_running_most_of"];
     const LINK: [&str; 5] = ["node", "node_running_most_of", "from", "to", "between"];
+    const ANY: [&str; 6] = ["node", "node_running_most_of", "from", "to", "between", "groups"];
     let known: &[&str] = match kind {
+        None => &ANY,
         Some(FaultKind::Partition) => &["groups"],
         Some(kind) if !kind.strikes_links() => &NODE,
-        _ => &LINK,
+        Some(_) => &LINK,
     };
     table.allow(known);
     let name = |value: Value<'_, '_>| port(&value, nodes);
-    if kind == Some(FaultKind::Partition) {
+    if kind == Some(FaultKind::Partition) || kind.is_none() && table.get("groups").is_some() {
         return groups(&table.require("groups")?, nodes);
     }
     match (table.get("node"), table.get("node_running_most_of"), table.get("from"), table.get("to"), table.get("between")) {
@@ -107,7 +118,11 @@ fn settings(table: &Table<'_, '_>, kind: FaultKind) -> Option<Settings> {
         }
         FaultKind::Delay => {
             allow(&["delay", "jitter"]);
-            table.require("delay")?;
+            if table.require("delay").is_none() {
+                // The jitter is looked at all the same.
+                let _ = table.get("jitter").map(|value| value.duration());
+                return None;
+            }
             link_rule(table)
         }
         FaultKind::Shape => {

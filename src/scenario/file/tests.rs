@@ -62,6 +62,15 @@ fn each_problem_has_its_place() {
             &["4:9 `for` is missing", "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]"],
         ),
         (
+            "flightcage = 1\n[[step]]\nid = \"a\"\nfault = { kind = \"node.explode\", target = { nod = \"w1\" }, dealy = \"1s\", by = 1, for = \"1s\" }",
+            &[
+                "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]",
+                "4:43 name one target [`node`, `node_running_most_of`, `from` and `to`, or `between`]",
+                "4:45 unknown key `nod` [did you mean `node`?]",
+                "4:59 unknown key `dealy` [did you mean `delay`?]",
+            ],
+        ),
+        (
             "flightcage = 1\n[[step]]\nid = \"b\"\nwhen = { step = \"a\" }\nwait = { nodes_ready = 3, within = \"1s\" }",
             &["4:17 there is no step `a` before this one"],
         ),
@@ -168,6 +177,17 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
         (
             r#"{ kind = "net.delay", target = { node = "w1" }, delay = "5ms", jitter = "50ms", for = "1s" }"#,
             &["jitter must not be larger than delay"],
+        ),
+        (
+            r#"{ kind = "net.delay", target = { node = "w1" }, jitter = 5, for = "1s" }"#,
+            &["`delay` is missing", "`5` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]"],
+        ),
+        (
+            r#"{ target = { groups = [["w1"], ["w2"]] }, for = "1s", x = 1 }"#,
+            &[
+                "`kind` is missing",
+                "unknown key `x` [known: `kind`, `target`, `for`, `delay`, `jitter`, `loss`, `duplicate`, `reorder`, `rate`, `operations`, `by`]",
+            ],
         ),
         (r#"{ kind = "net.partition", target = { groups = [["w1"], ["w1"]] }, for = "1s" }"#, &["a machine is in two groups"]),
         (
