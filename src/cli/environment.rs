@@ -1,16 +1,23 @@
 //! What a scenario runs against: our own cluster through its daemon, or any Kubernetes through a kubeconfig.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
+use hickory_resolver::TokioResolver;
+use k8s_openapi::api::core::v1::Service;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::net::in_words;
 use crate::cluster::client::DaemonClient;
 use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal};
 use crate::cluster::guest::{Guest, GuestError};
+use crate::kubernetes::client::Client;
+use crate::kubernetes::load_balancer::{Entrance, Host};
 use crate::machines::fabric::Links;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{DiskFault, Power, PowerAction};
@@ -18,7 +25,7 @@ use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
 use crate::scenario::fault::{DialService, Effect, FaultError, Faults};
 use crate::scenario::injection::{FaultKind, Injection, Place, Settings};
 use crate::scenario::spec::Capability;
-use crate::transport::BoxStream;
+use crate::transport::{BoxStream, Dial, HostNetwork};
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(what: String) -> impl FnOnce(E) -> FaultError {
     move |source| FaultError { what, source: Some(Box::new(source)) }
@@ -209,9 +216,43 @@ impl DialService for OwnCluster {
     }
 }
 
-/// A Kubernetes that is not ours: no faults; Services are dialled at their load balancer's address.
+/// A Kubernetes that is not ours: no faults; Services are dialled at their load balancer.
 pub(super) struct ForeignCluster {
-    pub(super) client: crate::kubernetes::client::Client,
+    client: Client,
+    /// Where each Service is reached, as it was found first: a look-up a connection would measure the API server, not the Service.
+    entrances: Mutex<BTreeMap<String, Entrance>>,
+    resolver: OnceCell<TokioResolver>,
+}
+
+impl ForeignCluster {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, entrances: Mutex::default(), resolver: OnceCell::new() }
+    }
+
+    async fn entrance(&self, service: &str) -> io::Result<Entrance> {
+        let known = self.entrances.lock().expect("nobody panics while holding the lock").get(service).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
+        let missing = |error| io::Error::new(io::ErrorKind::NotFound, error);
+        let found: Service = self.client.get(namespace, name).await.map_err(missing)?;
+        let entrance = Entrance::of(&found).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        self.entrances.lock().expect("nobody panics while holding the lock").insert(service.to_owned(), entrance.clone());
+        Ok(entrance)
+    }
+
+    /// The address of a load balancer; a name's answers are kept for as long as its server says.
+    async fn address(&self, host: &Host) -> io::Result<IpAddr> {
+        let name = match host {
+            Host::Address(address) => return Ok(*address),
+            Host::Name(name) => name,
+        };
+        let unknown = |error| io::Error::new(io::ErrorKind::NotFound, error);
+        let resolver = self.resolver.get_or_try_init(async || TokioResolver::builder_tokio()?.build()).await.map_err(unknown)?;
+        let answer = resolver.lookup_ip(name.as_str()).await.map_err(unknown)?;
+        answer.iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
 }
 
 impl Faults for ForeignCluster {
@@ -239,16 +280,11 @@ fn unable(injection: &Injection) -> BoxFuture<'static, Result<Effect, FaultError
 
 impl DialService for ForeignCluster {
     fn dial(&self, service: &str, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
-        use crate::transport::{Dial, HostNetwork};
-        let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
-        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let service = service.to_owned();
         Box::pin(async move {
-            let service: k8s_openapi::api::core::v1::Service =
-                self.client.get(&namespace, &name).await.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
-            let ingress = service.status.and_then(|status| status.load_balancer).and_then(|balancer| balancer.ingress);
-            let address = ingress.unwrap_or_default().into_iter().find_map(|ingress| ingress.ip?.parse().ok());
-            let address: std::net::IpAddr = address.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            HostNetwork.dial((address, port).into()).await
+            let entrance = self.entrance(&service).await?;
+            let address = self.address(&entrance.host).await?;
+            HostNetwork.dial((address, entrance.port(port)).into()).await
         })
     }
 }

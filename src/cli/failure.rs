@@ -47,6 +47,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    #[cfg(test)]
+    pub(super) fn is_invalid(&self) -> bool {
+        self.code == INVALID
+    }
+}
+
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
         let mut failure = Self::new(error.to_string());

@@ -11,11 +11,14 @@ use super::cluster::{bring_up, open_home};
 use super::demo::{SCENARIO_FILES, write_files};
 use super::doctor;
 use super::failure::Failure;
+use super::interruption::Interruption;
+use super::manifests;
 use super::scenarios::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::ClusterName;
+use crate::scenario::file::Against;
 use crate::scenario::{self, exit_code};
 
 /// Arguments of `bench failover` and `bench rolling-update`.
@@ -41,21 +44,26 @@ impl Repeated {
         let wrong = |error: std::io::Error| Failure::new(format!("write below `{}`", folder.display())).because(error);
         write_files(&folder, SCENARIO_FILES).map_err(wrong)?;
         let file = folder.join(format!("{}.toml", shipped));
-        let scenario = scenario::file::read(&file, &name)?;
+        let scenario = scenario::file::read(&file, &Against::own_cluster(&name, manifests::check))?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let scratch = tempfile::tempdir_in(&folder).map_err(wrong)?;
         let reports = self.report.as_deref().unwrap_or(scratch.path());
         let live = Live::new();
         let boot = Boot { lifetime: Lifetime::Owned, snapshots: SnapshotUse::Ignore };
+        let interruption = Interruption::watch();
+        let stop = interruption.token();
         let mut cluster = bring_up(&home, spec, boot, &live).await?;
         let (mut outcomes, mut read) = (Vec::new(), Vec::new());
         let mut broke = None;
         for run in 1..=self.repeat {
+            if stop.is_cancelled() {
+                break;
+            }
             live.step(&format!("run {run} of {}", self.repeat));
             let own = reports.join(run.to_string());
             let settings =
                 Settings { seed: u64::from(run), report: Some(&own), keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
-            let (back, outcome) = run_on(cluster, &scenario, &settings, &live).await;
+            let (back, outcome) = run_on(cluster, &scenario, &settings, stop, &live).await;
             cluster = back;
             match outcome {
                 Ok(outcome) => outcomes.push(outcome),

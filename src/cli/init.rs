@@ -67,13 +67,19 @@ impl Init {
 mod tests {
     use super::*;
     use crate::model::cluster::ClusterSpec;
+    use crate::scenario::file::Against;
 
     #[test]
     fn what_is_written_is_right_and_the_default() {
         let name = "test".parse().unwrap();
         let cluster = crate::cluster::file::parse(FILE_NAME, CLUSTER, &name).unwrap();
         assert_eq!(cluster, ClusterSpec::with_workers(name.clone(), 2));
-        let scenario = crate::scenario::file::parse(Path::new("scenario.toml"), SCENARIO, &name).unwrap();
+        let scenario = crate::scenario::file::parse(
+            Path::new("scenario.toml"),
+            SCENARIO,
+            &Against::own_cluster(&name, crate::cli::manifests::check),
+        )
+        .unwrap();
         assert_eq!((scenario.loads.len(), scenario.steps.len()), (1, 2));
     }
 

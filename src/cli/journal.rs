@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::cluster::{interrupted, open_home};
 use super::failure::Failure;
+use super::machines::require_recorded_node;
 use super::terminal::{Live, complain, say};
 use crate::cluster::client::DaemonClient;
 use crate::machines::journal::{Entry, LineReader, Sighting, older};
@@ -40,6 +41,7 @@ pub(super) struct JournalOptions {
 impl JournalOptions {
     pub(super) async fn run(&self, name: &ClusterName, node: &NodeName, follow: bool) -> Result<ExitCode, Failure> {
         let paths = open_home()?.cluster(name);
+        require_recorded_node(&paths, node)?;
         let path = paths.root().join("machines").join(node.as_str()).join("journal.jsonl");
         if !path.exists() {
             return Err(Failure::new(format!("node `{node}` of cluster `{name}` has left no journal at `{}`", path.display()))

@@ -12,11 +12,12 @@ use super::File;
 use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::journal::JournalOptions;
+use super::manifests;
 use super::terminal::{self, say};
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
 use crate::kubernetes::manifest::{self, ManifestError};
-use crate::kubernetes::rolling_update::{self, Options};
+use crate::kubernetes::rolling_update::{self, Options, RollingUpdateError};
 use crate::model::names::ClusterName;
 use crate::model::units::parse_duration;
 
@@ -52,9 +53,9 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let manifests = read_manifests(&self.files)?;
+        let read = read_manifests(&self.files)?;
         let cluster = connect(name).await?;
-        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &manifests).await.map_err(refused)? {
+        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &read).await.map_err(refused)? {
             say(&format!("{}/{} {}", applied.kind.kind.to_lowercase(), applied.name, applied.outcome));
         }
         Ok(ExitCode::SUCCESS)
@@ -63,14 +64,24 @@ impl Apply {
 
 /// Reads manifest files; every problem of every file at once.
 pub(super) fn read_manifests(files: &[File]) -> Result<Vec<manifest::Manifest>, Failure> {
-    manifest::load(files).map_err(refused)
+    manifest::load_checked(files, manifests::check).map_err(refused)
 }
 
 /// A manifest that is wrong, or that the API server refuses, is wrong input.
 fn refused(error: ManifestError) -> Failure {
     let invalid = match &error {
         ManifestError::Read { .. } | ManifestError::Invalid(_) => true,
-        ManifestError::Apply { source, .. } => matches!(source.code(), Some(400 | 422)),
+        ManifestError::Apply { source, .. } => source.is_wrong_input(),
+    };
+    if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
+}
+
+/// So are controllers that are not there, or cannot replace each other.
+fn update_failed(error: RollingUpdateError) -> Failure {
+    let invalid = match &error {
+        RollingUpdateError::Invalid { .. } => true,
+        RollingUpdateError::Client { source, .. } => source.is_wrong_input(),
+        RollingUpdateError::NoProgress { .. } => false,
     };
     if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
 }
@@ -298,8 +309,8 @@ pub(super) struct RollingUpdate {
 
 impl RollingUpdate {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let manifests = read_manifests(std::slice::from_ref(&self.file))?;
-        let new = match manifests.as_slice() {
+        let read = read_manifests(std::slice::from_ref(&self.file))?;
+        let new = match read.as_slice() {
             [only] if only.kind.kind == "ReplicationController" => only.value.clone(),
             _ => {
                 return Err(Failure::new(format!(
@@ -314,7 +325,8 @@ impl RollingUpdate {
         let summary = rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| {
             say(&step.to_string())
         })
-        .await?;
+        .await
+        .map_err(update_failed)?;
         say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
     }
@@ -341,8 +353,26 @@ impl Rollback {
         let summary = rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| {
             say(&step.to_string())
         })
-        .await?;
+        .await
+        .map_err(update_failed)?;
         say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_that_cannot_begin_is_wrong_input_and_one_that_stops_is_not() {
+        let invalid = RollingUpdateError::Invalid { controller: "a".into(), problem: "same name".into() };
+        assert!(update_failed(invalid).is_invalid());
+        let timeout = Duration::from_secs(1);
+        let (controller, new, seen) = ("a".into(), "b".into(), String::new());
+        let (new_replicas, new_available, old_replicas) = (2, 1, 1);
+        let stopped =
+            RollingUpdateError::NoProgress { controller, new, new_replicas, new_available, old_replicas, timeout, seen };
+        assert!(!update_failed(stopped).is_invalid());
     }
 }

@@ -8,7 +8,12 @@ use clap::{Args, Subcommand};
 use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::terminal;
+use crate::cluster::client::DaemonClient;
+use crate::cluster::daemon::{ClusterRecord, read_json};
+use crate::cluster::home::ClusterPaths;
 use crate::machines::provider::PowerAction;
+use crate::model::cluster::ClusterSpec;
+use crate::model::link::{Links, Port};
 use crate::model::names::{ClusterName, NodeName};
 use crate::shell::ssh;
 
@@ -26,9 +31,7 @@ impl SshCommand {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let cluster = connect(name).await?;
         let status = cluster.daemon.status().await?;
-        if status.spec.index_of(&self.node).is_none() {
-            return Err(unknown_node(&self.node, status.spec.machines.iter().map(|machine| &machine.name)));
-        }
+        require_node(&status.spec, &self.node)?;
         let target = cluster.daemon.login(&self.node).await?;
         let known_hosts = cluster.paths.ssh().join("known_hosts");
         let arguments = ssh::interactive_argv(&target, &known_hosts, &self.command)?;
@@ -38,9 +41,29 @@ impl SshCommand {
     }
 }
 
-fn unknown_node<'a>(node: &NodeName, known: impl Iterator<Item = &'a NodeName>) -> Failure {
-    let known: Vec<&str> = known.map(NodeName::as_str).collect();
-    Failure::new(format!("node `{node}` does not run")).hint(format!("the cluster's nodes: {}", known.join(", "))).invalid()
+/// The name of a machine that is not of the cluster is wrong input.
+pub(super) fn require_node(spec: &ClusterSpec, node: &NodeName) -> Result<(), Failure> {
+    if spec.index_of(node).is_some() {
+        return Ok(());
+    }
+    let known: Vec<&str> = spec.machines.iter().map(|machine| machine.name.as_str()).collect();
+    let hint = format!("its nodes: {}", known.join(", "));
+    Err(Failure::new(format!("there is no node `{node}` in cluster `{}`", spec.name)).hint(hint).invalid())
+}
+
+/// The same of a cluster that need not be up. Nothing is known of one that was never made.
+pub(super) fn require_recorded_node(paths: &ClusterPaths, node: &NodeName) -> Result<(), Failure> {
+    let recorded: Option<ClusterRecord> = read_json(&paths.spec()).ok();
+    recorded.map_or(Ok(()), |record| require_node(&record.spec, node))
+}
+
+/// The same of every machine whose links are meant.
+pub(super) async fn require_nodes_of(daemon: &DaemonClient, links: &Links) -> Result<(), Failure> {
+    let spec = daemon.status().await?.spec;
+    links.named().try_for_each(|port| match port {
+        Port::Host => Ok(()),
+        Port::Node(node) => require_node(&spec, node),
+    })
 }
 
 /// Arguments of `console`.
@@ -53,6 +76,7 @@ pub(super) struct Console {
 impl Console {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let paths = open_home()?.cluster(&name);
+        require_recorded_node(&paths, &self.node)?;
         let console = paths.root().join("machines").join(self.node.as_str()).join("console.log");
         let bytes = std::fs::read(&console).map_err(|error| {
             Failure::new(format!("read the console of node `{}` at `{}`", self.node, console.display())).because(error)
@@ -92,7 +116,21 @@ impl NodeCommand {
             NodeVerb::Freeze { node } => (node, PowerAction::Freeze),
             NodeVerb::Thaw { node } => (node, PowerAction::Thaw),
         };
-        connect(name).await?.daemon.power(&node, action).await?;
+        let daemon = connect(name).await?.daemon;
+        require_node(&daemon.status().await?.spec, &node)?;
+        daemon.power(&node, action).await?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_of_the_cluster_is_wrong_input() {
+        let spec = ClusterSpec::with_workers("test".parse().unwrap(), 2);
+        assert!(require_node(&spec, &"w2".parse().unwrap()).is_ok());
+        assert!(require_node(&spec, &"w9".parse().unwrap()).is_err_and(|failure| failure.is_invalid()));
     }
 }

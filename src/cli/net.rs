@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::cluster::{connect, interrupted};
 use super::failure::Failure;
+use super::machines::require_nodes_of;
 use super::terminal::{complain, say};
 use crate::cluster::client::DaemonClient;
 use crate::cluster::daemon::{CaptureRequest, LinkChange, LinkEffect, LinkHeal, LinkState};
@@ -147,7 +148,9 @@ impl Net {
             NetVerb::Heal { from, to } => {
                 let both_directions = from.is_some();
                 let links = Links::Between { from, to, both_directions };
-                connect(name).await?.daemon.heal_links(&LinkHeal { links, tag: None }).await?;
+                let daemon = connect(name).await?.daemon;
+                require_nodes_of(&daemon, &links).await?;
+                daemon.heal_links(&LinkHeal { links, tag: None }).await?;
                 Ok(ExitCode::SUCCESS)
             }
             NetVerb::Show { json } => show(&connect(name).await?.daemon.links().await?, json),
@@ -169,8 +172,10 @@ async fn change(
             .invalid());
     }
     rule.validate().map_err(|error| Failure::from(error).invalid())?;
+    let daemon = connect(name).await?.daemon;
+    require_nodes_of(&daemon, &links).await?;
     let change = LinkChange { links, rule, lasts, tag: BY_HAND.into(), seed };
-    let effects = connect(name).await?.daemon.change_links(&change).await?;
+    let effects = daemon.change_links(&change).await?;
     for effect in &effects {
         say(&format!("{} -> {}: {}", effect.from, effect.to, in_words(&rule, &effect.measured)));
     }
@@ -230,6 +235,12 @@ impl Capture {
         let path = self.output.display().to_string();
         let failed = |error: std::io::Error| Failure::new(format!("write the capture `{path}`")).because(error);
         let for_ms = self.lasts.map(|lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
+        let links = Links::Between {
+            from: self.node.clone().or_else(|| self.from.clone()),
+            to: self.to.clone(),
+            both_directions: self.node.is_some(),
+        };
+        require_nodes_of(daemon, &links).await?;
         let request = CaptureRequest { port: self.node, from: self.from, to: self.to, for_ms };
         let mut frames = daemon.capture(&request).await?;
         let mut file = std::fs::File::create(&self.output).map_err(failed)?;

@@ -6,25 +6,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{bring_up, connect, interrupted, open_home};
+use super::cluster::{bring_up, open_home};
 use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
+use super::interruption::Interruption;
 use super::journal::tell_troubles;
+use super::manifests;
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
 use super::{File, doctor};
+use crate::cluster::client::DaemonClientError;
+use crate::cluster::daemon::{ClusterRecord, read_json};
 use crate::cluster::file::{self, ClusterFileError};
-use crate::cluster::home::Home;
-use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
-use crate::kubernetes::client::Client;
+use crate::cluster::home::{ClusterPaths, Home};
+use crate::cluster::life::{self, Boot, Cluster, LifeError, Lifetime, SnapshotUse};
+use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::provider::Acceleration;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
-use crate::scenario::fault::{DialService, Faults};
+use crate::scenario::fault::{DialService, Faults, Journal};
+use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, Report, RunError, ScenarioFileError, Update, Verdict, exit_code};
@@ -51,19 +57,19 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
     Failure::new(refusal.to_string()).invalid()
 }
 
-fn read(path: &Path, name: &ClusterName) -> Result<Scenario, Failure> {
-    scenario::file::read(path, name).map_err(|error| match error {
+fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, Failure> {
+    scenario::file::read(path, against).map_err(|error| match error {
         ScenarioFileError::Read { .. } => Failure::from(error).invalid(),
         ScenarioFileError::Refused(refusal) => refused(&refusal),
     })
 }
 
 /// Reads all files, so that every problem of every file is printed, before anything is changed.
-fn read_all(files: &[File], name: &ClusterName) -> Result<Vec<Scenario>, Failure> {
+fn read_all(files: &[File], against: &Against<'_>) -> Result<Vec<Scenario>, Failure> {
     let mut scenarios = Vec::new();
     let mut failed = Vec::new();
     for path in files {
-        match read(path, name) {
+        match read(path, against) {
             Ok(scenario) => scenarios.push(scenario),
             Err(failure) => failed.push(failure),
         }
@@ -109,7 +115,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let scenarios = read_all(&self.files, &name)?;
+        let (cluster, scenarios) = self.read_files(&name)?;
         let scenarios = match self.shard {
             None => scenarios,
             Some(shard) => shard.of(scenarios),
@@ -118,7 +124,6 @@ impl Run {
             say("no scenario is left for this shard");
             return Ok(ExitCode::SUCCESS);
         }
-        let cluster = self.cluster.as_deref().map(|file| read_cluster_file(file, &name)).transpose()?;
         let live = Live::new();
         let outcomes = match &self.kubeconfig {
             Some(kubeconfig) => self.on_foreign(&scenarios, kubeconfig, &live).await?,
@@ -128,33 +133,60 @@ impl Run {
                 }
                 let snapshots = self.automatic.usage();
                 let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep, cluster, snapshots };
-                run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await?
+                run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await
             }
         };
         live.finish();
         Ok(ExitCode::from(exit_code(&outcomes)))
     }
 
+    /// The cluster file and the scenarios; the problems of all of them are printed.
+    fn read_files(&self, name: &ClusterName) -> Result<(Option<ClusterSpec>, Vec<Scenario>), Failure> {
+        let cluster = self.cluster.as_deref().map(|file| read_cluster_file(file, name)).transpose();
+        let machines = match &cluster {
+            Ok(Some(spec)) => Machines::Of(spec),
+            Ok(None) if self.kubeconfig.is_none() => Machines::OfFile,
+            Ok(None) | Err(_) => Machines::Unknown,
+        };
+        let scenarios = read_all(&self.files, &Against { cluster_name: name, machines, manifests: manifests::check });
+        match (cluster, scenarios) {
+            (Ok(cluster), Ok(scenarios)) => Ok((cluster, scenarios)),
+            (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
+            (Err(first), Err(second)) => {
+                failure::print(&first);
+                Err(second)
+            }
+        }
+    }
+
     async fn on_foreign(&self, scenarios: &[Scenario], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
         let client = Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
-        let foreign = Arc::new(ForeignCluster { client: client.clone() });
-        let cancel = CancellationToken::new();
+        let nodes = client.list::<Node>("", &ListParams::all()).await.map_err(Failure::from)?.items.len();
+        let interruption = Interruption::watch();
+        let stop = interruption.token();
+        let target = TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes };
         let mut outcomes = Vec::new();
         for scenario in scenarios {
+            if stop.is_cancelled() {
+                let report = interrupted_before(scenario, self.seed, target.clone());
+                outcomes.push(tell(Ok(report), self.report.as_deref(), live));
+                continue;
+            }
             let (progress, updates) = mpsc::channel(UPDATES);
+            let foreign = Arc::new(ForeignCluster::new(client.clone()));
             let environment = Environment {
                 client: client.clone(),
                 faults: foreign.clone() as Arc<dyn Faults>,
-                dial: foreign.clone() as Arc<dyn DialService>,
+                dial: foreign as Arc<dyn DialService>,
                 seed: self.seed,
                 progress,
                 journal_dir: open_home()?.cache().join("foreign-journal"),
                 trusted: None,
-                target: TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes: 0 },
+                target: target.clone(),
                 nodes: Vec::new(),
             };
-            let judged = judge(scenario, environment, updates, &cancel, live).await;
-            outcomes.push(tell(judged, self.report.as_deref(), live)?);
+            let judged = judge(scenario, environment, updates, stop, live).await;
+            outcomes.push(tell(judged, self.report.as_deref(), live));
         }
         Ok(outcomes)
     }
@@ -195,57 +227,119 @@ pub(super) struct Settings<'a> {
     pub(super) snapshots: SnapshotUse,
 }
 
-/// Runs scenarios one after another; those that ask for the same cluster share one boot,
+/// Runs scenarios one after another and returns how each ended; those that ask for the same cluster share one boot,
 /// and each finds the cluster pristine: restored, or without snapshots emptied. A cluster made here goes down at the end,
-/// whatever happens, unless it is to be kept.
+/// whatever happens, unless it is to be kept. What fails for one scenario is told, and the next is tried; a signal ends the scenario
+/// that runs and begins no other.
 pub(super) async fn run_on_own_clusters(
     home: &Home,
     name: &ClusterName,
     scenarios: &[Scenario],
     settings: &Settings<'_>,
     live: &Arc<Live>,
-) -> Result<Vec<Outcome>, Failure> {
-    let wanted = |scenario: &Scenario| {
-        settings
-            .cluster
-            .clone()
-            .or_else(|| scenario.cluster.clone())
-            .unwrap_or_else(|| ClusterSpec::with_workers(name.clone(), 2))
-    };
+) -> Vec<Outcome> {
+    let interruption = Interruption::watch();
+    let stop = interruption.token();
+    let mut series = Series { home, name, settings, stop, live, current: None, failed: Vec::new() };
     let mut outcomes = Vec::new();
-    let mut current: Option<(ClusterSpec, Cluster)> = None;
     for scenario in scenarios {
-        let spec = wanted(scenario);
-        if current.as_ref().is_some_and(|(up, _)| *up != spec)
-            && let Some((_, cluster)) = current.take()
-        {
-            end(cluster, false).await?;
+        outcomes.push(series.run(scenario).await.unwrap_or_else(|failure| told(&failure, live)));
+    }
+    // After the scenarios' own outcomes: callers pair those with their scenarios.
+    if let Err(failure) = series.finish().await {
+        outcomes.push(told(&failure, live));
+    }
+    outcomes
+}
+
+/// Prints what went wrong beside the verdicts.
+fn told(failure: &Failure, live: &Live) -> Outcome {
+    live.finish();
+    failure::print(failure);
+    Outcome::Error
+}
+
+/// Scenarios that run one after another, and the cluster that is up meanwhile.
+struct Series<'a> {
+    home: &'a Home,
+    name: &'a ClusterName,
+    settings: &'a Settings<'a>,
+    stop: &'a CancellationToken,
+    live: &'a Arc<Live>,
+    current: Option<(ClusterSpec, Cluster)>,
+    /// Clusters that did not come up: they are not tried again.
+    failed: Vec<ClusterSpec>,
+}
+
+impl Series<'_> {
+    async fn run(&mut self, scenario: &Scenario) -> Result<Outcome, Failure> {
+        let spec = self.wanted(scenario);
+        if self.stop.is_cancelled() {
+            let report = interrupted_before(scenario, self.settings.seed, facts(&spec, None));
+            return Ok(tell(Ok(report), self.settings.report, self.live));
         }
-        let cluster = match current.take() {
-            Some((_, cluster)) if cluster.is_owned() && settings.snapshots != SnapshotUse::Ignore => {
-                life::reset(home, cluster, settings.snapshots, live.reporter()).await?
+        let cluster = self.cluster(&spec).await?;
+        let (cluster, outcome) = run_on(cluster, scenario, self.settings, self.stop, self.live).await;
+        self.current = Some((spec, cluster));
+        outcome
+    }
+
+    fn wanted(&self, scenario: &Scenario) -> ClusterSpec {
+        let asked = self.settings.cluster.clone().or_else(|| scenario.cluster.clone());
+        asked.unwrap_or_else(|| ClusterSpec::with_workers(self.name.clone(), 2))
+    }
+
+    /// The cluster of that specification, pristine.
+    async fn cluster(&mut self, spec: &ClusterSpec) -> Result<Cluster, Failure> {
+        let current = match self.current.take() {
+            Some((up, cluster)) if up != *spec => {
+                end(cluster, false).await?;
+                None
             }
-            Some((_, cluster)) => cluster,
-            None => {
-                let boot = Boot { lifetime: Lifetime::Owned, snapshots: settings.snapshots };
-                bring_up(home, spec.clone(), boot, live).await?
-            }
+            current => current.map(|(_, cluster)| cluster),
         };
-        let (cluster, outcome) = run_on(cluster, scenario, settings, live).await;
-        match outcome {
-            Ok(outcome) => outcomes.push(outcome),
-            Err(failure) => {
-                end(cluster, settings.keep).await?;
-                return Err(failure);
+        let snapshots = self.settings.snapshots;
+        match current {
+            Some(cluster) if cluster.is_owned() && snapshots != SnapshotUse::Ignore => {
+                reset(self.home, cluster, snapshots, self.stop, self.live).await
+            }
+            Some(cluster) => Ok(cluster),
+            None if self.failed.contains(spec) => Err(Failure::new("not run: the cluster it asks for did not come up before")),
+            None => {
+                let boot = Boot { lifetime: Lifetime::Owned, snapshots };
+                let brought = bring_up(self.home, spec.clone(), boot, self.live).await;
+                if brought.is_err() {
+                    self.failed.push(spec.clone());
+                }
+                brought
             }
         }
-        current = Some((spec, cluster));
     }
-    if let Some((_, cluster)) = current {
-        live.step(if settings.keep { "keeping the cluster" } else { "taking the cluster down" });
-        end(cluster, settings.keep).await?;
+
+    async fn finish(self) -> Result<(), Failure> {
+        let Some((_, cluster)) = self.current else { return Ok(()) };
+        self.live.step(if self.settings.keep { "keeping the cluster" } else { "taking the cluster down" });
+        end(cluster, self.settings.keep).await
     }
-    Ok(outcomes)
+}
+
+/// Brings a cluster back to what it was when it was made; a signal takes it down.
+async fn reset(
+    home: &Home,
+    cluster: Cluster,
+    snapshots: SnapshotUse,
+    stop: &CancellationToken,
+    live: &Arc<Live>,
+) -> Result<Cluster, Failure> {
+    let paths = cluster.paths.clone();
+    tokio::select! {
+        reset = life::reset(home, cluster, snapshots, live.reporter()) => Ok(reset?),
+        () = stop.cancelled() => {
+            live.finish();
+            life::down(&paths).await?;
+            Err(Failure::new("interrupted; the cluster is taken down"))
+        }
+    }
 }
 
 /// Takes down a cluster that this command made; one that was up before stays.
@@ -259,15 +353,23 @@ pub(super) async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
     Ok(life::down(&cluster.paths).await?)
 }
 
+/// Runs one scenario on a cluster that is up, after emptying it. When `stop` is cancelled, the scenario ends INCONCLUSIVE.
 pub(super) async fn run_on(
     cluster: Cluster,
     scenario: &Scenario,
     settings: &Settings<'_>,
+    stop: &CancellationToken,
     live: &Arc<Live>,
 ) -> (Cluster, Result<Outcome, Failure>) {
     let outcome = async {
         let status = cluster.daemon.status().await?;
-        scenario::reset(&cluster.client).await?;
+        let target = facts(&status.spec, status.acceleration);
+        tokio::select! {
+            emptied = scenario::reset(&cluster.client) => emptied?,
+            () = stop.cancelled() => {
+                return Ok(tell(Ok(interrupted_before(scenario, settings.seed, target)), settings.report, live));
+            }
+        }
         let own = Arc::new(OwnCluster::new(cluster.daemon.clone(), &status.spec));
         let (progress, updates) = mpsc::channel(UPDATES);
         let environment = Environment {
@@ -278,18 +380,22 @@ pub(super) async fn run_on(
             progress,
             journal_dir: cluster.paths.journal(),
             trusted: None,
-            target: TargetFacts {
-                provider: status.spec.provider.to_string(),
-                accel: accel_name(status.acceleration).into(),
-                nodes: status.spec.machines.len(),
-            },
+            target,
             nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
         };
-        let cancel = CancellationToken::new();
-        tell(judge(scenario, environment, updates, &cancel, live).await, settings.report, live)
+        Ok(tell(judge(scenario, environment, updates, stop, live).await, settings.report, live))
     };
     let outcome = outcome.await;
     (cluster, outcome)
+}
+
+fn facts(spec: &ClusterSpec, acceleration: Option<Acceleration>) -> TargetFacts {
+    TargetFacts { provider: spec.provider.to_string(), accel: accel_name(acceleration).into(), nodes: spec.machines.len() }
+}
+
+/// What is said of a scenario that a signal kept from beginning.
+fn interrupted_before(scenario: &Scenario, seed: u64, target: TargetFacts) -> Report {
+    Report::without_run(&scenario.name, seed, target, Verdict::Inconclusive, vec!["interrupted".to_owned()])
 }
 
 fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
@@ -300,12 +406,12 @@ fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
     }
 }
 
-/// Runs one scenario while its updates are shown; Ctrl-C cancels it, which heals what it broke.
+/// Runs one scenario while its updates are shown; cancelling heals what it broke.
 async fn judge(
     scenario: &Scenario,
     environment: Environment,
     mut updates: mpsc::Receiver<Update>,
-    cancel: &CancellationToken,
+    stop: &CancellationToken,
     live: &Arc<Live>,
 ) -> Result<Report, RunError> {
     live.step(&format!("scenario {}", scenario.name));
@@ -315,17 +421,11 @@ async fn judge(
         }
         std::future::pending::<()>().await;
     };
-    let stop = async {
-        interrupted().await;
-        cancel.cancel();
-        std::future::pending::<()>().await;
-    };
     let target = Arc::clone(&environment.faults);
     tokio::select! {
         () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
-        report = scenario::run(scenario, environment, cancel.clone()) => report,
+        report = scenario::run(scenario, environment, stop.clone()) => report,
         () = show => unreachable!("showing never ends by itself"),
-        () = stop => unreachable!("waiting for Ctrl-C never ends by itself"),
     }
 }
 
@@ -333,25 +433,31 @@ fn seconds(at: Duration) -> String {
     format!("{:.1} s", at.as_secs_f64())
 }
 
-/// Prints and writes a report.
-fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Result<Outcome, Failure> {
+/// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.
+fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Outcome {
     live.finish();
     let report = match judged {
         Ok(report) => report,
-        Err(error) => {
-            failure::print(&Failure::from(error));
-            return Ok(Outcome::Error);
-        }
+        Err(error) => return told(&Failure::from(error), live),
     };
-    if let Some(folder) = folder {
-        let written = report.write(folder).map_err(|error| {
-            Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display()))
-                .because(error)
-        })?;
-        complain(&format!("report: {}", written.display()));
-    }
+    let written = folder.map_or(Ok(()), |folder| write(&report, folder));
     say(&scenario::summary::text(&report));
-    Ok(Outcome::Judged(report.verdict))
+    match written {
+        Err(failure) if report.verdict != Verdict::Invalid => told(&failure, live),
+        Err(failure) => {
+            failure::print(&failure);
+            Outcome::Judged(report.verdict)
+        }
+        Ok(()) => Outcome::Judged(report.verdict),
+    }
+}
+
+fn write(report: &Report, folder: &Path) -> Result<(), Failure> {
+    let written = report.write(folder).map_err(|error| {
+        Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display())).because(error)
+    })?;
+    complain(&format!("report: {}", written.display()));
+    Ok(())
 }
 
 /// Arguments of `plan`.
@@ -365,7 +471,7 @@ pub(super) struct Plan {
 /// A cluster of ours as `plan` sees it: it can do everything and does nothing.
 impl Plan {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let scenario = read(&self.file, &name)?;
+        let scenario = read(&self.file, &Against::own_cluster(&name, manifests::check))?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
@@ -387,25 +493,50 @@ pub(super) struct Lint {
 impl Lint {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let name = "flightcage".parse().expect("the default name is a name");
-        let scenarios = read_all(&self.files, &name)?;
-        for (path, scenario) in self.files.iter().zip(scenarios) {
-            super::kubernetes::read_manifests(&scenario.deploy.files)?;
-            say(&format!("{}: right", path.display()));
+        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check))?;
+        for scenario in scenarios {
+            say(&format!("{}: right", scenario.path.display()));
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
-    let cluster = connect(name).await?;
+    let paths = open_home()?.cluster(&name);
+    let cluster = match Cluster::connect(paths.clone()).await {
+        Ok(cluster) => cluster,
+        Err(LifeError::Daemon(DaemonClientError::NotUp { .. })) => return undo_without_daemon(&paths),
+        Err(error) => return Err(error.into()),
+    };
     let own = OwnCluster::new(cluster.daemon.clone(), &cluster.daemon.status().await?.spec);
-    let healed = scenario::undo(&cluster.paths.journal(), &own).await?;
+    let healed = scenario::undo(&paths.journal(), &own).await?;
     own.heal_all().await?;
     if healed.is_empty() {
         say("nothing was left to heal");
     }
     for entry in healed {
         say(&format!("healed {entry} (step {})", entry.step));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Machines of ours end with their daemon, and every fault in them with it. Those of others may still have one.
+fn undo_without_daemon(paths: &ClusterPaths) -> Result<ExitCode, Failure> {
+    let entries = Journal::new(&paths.journal()).entries();
+    let entries = entries.map_err(|error| Failure::new("read the journal of faults").because(error))?;
+    let recorded: Option<ClusterRecord> = read_json(&paths.spec()).ok();
+    let name = paths.name();
+    if entries.is_empty() {
+        say(&format!("nothing is left to heal: cluster `{name}` is not up"));
+    } else if recorded.is_some_and(|record| record.spec.provider != ProviderKind::Qemu) {
+        return Err(Failure::new(format!("cluster `{name}` is not up, and {} faults may still act", entries.len()))
+            .hint(format!("`flightcage up --name {name}`, then `flightcage undo --name {name}`")));
+    }
+    for (_, entry) in entries {
+        say(&format!(
+            "{entry} (step {}) ended with its machine; what it left on a disk is healed when a scenario runs",
+            entry.step
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -423,7 +554,14 @@ pub(super) fn verdict_words(outcomes: &[Outcome]) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::Shard;
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_not_up_has_nothing_left_to_heal() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Home::at(home.path().to_owned()).unwrap().cluster(&"test".parse().unwrap());
+        assert!(undo_without_daemon(&paths).is_ok());
+    }
 
     #[test]
     fn shards_share_everything_once() {

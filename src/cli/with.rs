@@ -1,10 +1,14 @@
 //! `with`: any command against a cluster of its own.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::cluster::{bring_up, open_home};
 use super::doctor;
@@ -58,7 +62,7 @@ impl With {
             return Err(Failure::new(format!("cluster `{name}` is up already and need not be pristine"))
                 .hint(format!("`flightcage down --name {name}` first, or choose another --name")));
         }
-        let ended = self.command(&cluster, &spec).status().await;
+        let ended = run_to_end(self.command(&cluster, &spec)).await;
         let down = life::down(&cluster.paths).await;
         let program = self.command[0].to_string_lossy();
         let status = ended.map_err(|error| Failure::new(format!("run `{program}`")).because(error))?;
@@ -67,12 +71,12 @@ impl With {
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
     }
 
-    fn command(&self, cluster: &Cluster, spec: &ClusterSpec) -> tokio::process::Command {
+    fn command(&self, cluster: &Cluster, spec: &ClusterSpec) -> Command {
         let names = |wanted: fn(Role) -> bool| {
             let machines = spec.machines.iter().filter(|machine| wanted(machine.role));
             machines.map(|machine| machine.name.as_str()).collect::<Vec<_>>().join(" ")
         };
-        let mut command = tokio::process::Command::new(&self.command[0]);
+        let mut command = Command::new(&self.command[0]);
         command
             .args(&self.command[1..])
             .env("KUBECONFIG", cluster.paths.kubeconfig())
@@ -82,5 +86,70 @@ impl With {
             .env("FLIGHTCAGE_NODES", names(|_| true))
             .env("FLIGHTCAGE_WORKERS", names(|role| role == Role::Worker));
         command
+    }
+}
+
+/// Runs a command to its end. Ctrl-C and SIGTERM are for the command: the cluster goes down after it, not under it. A second one kills.
+async fn run_to_end(mut command: Command) -> io::Result<ExitStatus> {
+    let (mut interrupts, mut terminations) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut child = command.spawn()?;
+    let mut forwarded = 0;
+    loop {
+        let received = tokio::select! {
+            ended = child.wait() => return ended,
+            Some(()) = interrupts.recv() => Signal::INT,
+            Some(()) = terminations.recv() => Signal::TERM,
+        };
+        let Some(passed_on) = passed_on(received, Terminal::of_this_process(), forwarded) else { continue };
+        forwarded += 1;
+        if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+            // One that is gone already has ended, which is what the signal was for.
+            let _ = kill_process(pid, passed_on);
+        }
+    }
+}
+
+/// Whether a terminal sends Ctrl-C to us and to our children alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Terminal {
+    SendsToAll,
+    Absent,
+}
+
+impl Terminal {
+    fn of_this_process() -> Self {
+        let foreground = rustix::termios::tcgetpgrp(io::stdin()).ok();
+        if foreground == Some(rustix::process::getpgrp()) { Self::SendsToAll } else { Self::Absent }
+    }
+}
+
+/// The signal that the command gets for one that we got, after so many before.
+fn passed_on(received: Signal, terminal: Terminal, before: usize) -> Option<Signal> {
+    match (received, terminal, before) {
+        // Twice is once too often for those who take a second Ctrl-C for impatience.
+        (Signal::INT, Terminal::SendsToAll, _) => None,
+        (signal, _, 0) => Some(signal),
+        _ => Some(Signal::KILL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_gets_each_signal_once_and_is_killed_by_the_second() {
+        let table = [
+            (Signal::TERM, Terminal::Absent, 0, Some(Signal::TERM)),
+            (Signal::TERM, Terminal::SendsToAll, 0, Some(Signal::TERM)),
+            (Signal::INT, Terminal::Absent, 0, Some(Signal::INT)),
+            (Signal::INT, Terminal::SendsToAll, 0, None),
+            (Signal::INT, Terminal::SendsToAll, 1, None),
+            (Signal::TERM, Terminal::SendsToAll, 1, Some(Signal::KILL)),
+            (Signal::INT, Terminal::Absent, 1, Some(Signal::KILL)),
+        ];
+        for (received, terminal, before, expected) in table {
+            assert_eq!(passed_on(received, terminal, before), expected, "{received:?} {terminal:?} {before}");
+        }
     }
 }

@@ -47,6 +47,7 @@ pub struct Client {
     server: String,
     namespace: String,
     token: Option<String>,
+    refuses_unknown_fields: bool,
 }
 
 /// Why a request failed.
@@ -135,6 +136,11 @@ impl ClientError {
     /// The revision has been compacted: list again.
     pub fn is_gone(&self) -> bool {
         self.code() == Some(410)
+    }
+
+    /// What was sent is wrong: it cannot be read, its place does not exist, it is too large or not valid. Sent again, it is refused again.
+    pub fn is_wrong_input(&self) -> bool {
+        matches!(self.code(), Some(400 | 404 | 413 | 422))
     }
 
     /// The server did not decide: it could not be reached or is not able to answer now.
@@ -325,7 +331,7 @@ impl Client {
             builder = builder.identity(identity);
         }
         let http = builder.build().map_err(|error| refuse(format!("TLS cannot be set up: {error}")))?;
-        Ok(Self { http, server: config.server, namespace: config.namespace, token: config.token })
+        Ok(Self { http, server: config.server, namespace: config.namespace, token: config.token, refuses_unknown_fields: false })
     }
 
     /// A client with an identity from files.
@@ -341,6 +347,12 @@ impl Client {
     /// A client for the current context of a kubeconfig file.
     pub fn from_kubeconfig(path: &std::path::Path) -> Result<Self, ClientError> {
         Self::new(ClientConfig::from_kubeconfig(path)?)
+    }
+
+    /// The same client, whose writes the server refuses when they hold a field it does not know. Else it drops the field.
+    #[must_use]
+    pub fn refusing_unknown_fields(&self) -> Self {
+        Self { refuses_unknown_fields: true, ..self.clone() }
     }
 
     /// URL of the server.
@@ -607,7 +619,9 @@ impl Client {
 
     fn request(&self, method: Method, path: &str, query: &[(&str, String)]) -> RequestBuilder {
         let mut url = format!("{}{path}", self.server);
-        for (index, (name, value)) in query.iter().enumerate() {
+        let writes = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+        let strict = (self.refuses_unknown_fields && writes).then(|| ("fieldValidation", "Strict".to_owned()));
+        for (index, (name, value)) in query.iter().chain(&strict).enumerate() {
             url.push(if index == 0 { '?' } else { '&' });
             url.push_str(name);
             url.push('=');
@@ -723,4 +737,17 @@ fn parse_event<K: DeserializeOwned>(request: &str, line: &[u8]) -> Result<WatchE
         }
         _ => return Err(failure(500, event.object.to_string().as_bytes())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_sent_can_be_wrong_input() {
+        let wrong = [400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503]
+            .into_iter()
+            .filter(|code| failure(*code, b"").is_wrong_input());
+        assert_eq!(wrong.collect::<Vec<u16>>(), [400, 404, 413, 422]);
+    }
 }

@@ -47,6 +47,18 @@ impl fmt::Display for ManifestProblem {
     }
 }
 
+/// What a server would refuse about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldProblem {
+    /// Path of the field, for instance `spec.ports[0].port`; empty when it is the whole object.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Finds everything that a server would refuse about an object of this kind, without asking one.
+pub type Check = fn(&ResourceKind, &Value) -> Vec<FieldProblem>;
+
 /// Why manifests could not be read or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -128,11 +140,16 @@ impl Manifest {
 
 /// Reads files, or all `.yaml`, `.yml` and `.json` files of folders in the order of their names.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
+    load_checked(paths, |_, _| Vec::new())
+}
+
+/// As [`load`], and what `check` finds is wrong too.
+pub fn load_checked(paths: &[PathBuf], check: Check) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     let mut problems = Vec::new();
     for path in expand(paths)? {
         let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
-        match parse(&path, &text) {
+        match parse(&path, &text, check) {
             Ok(more) => manifests.extend(more),
             Err(more) => problems.extend(more),
         }
@@ -161,9 +178,9 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ManifestError> {
     Ok(files)
 }
 
-/// Parses one file's text into its objects; empty documents are skipped.
-pub fn parse(source: &Path, text: &str) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
-    let mut reader = Reader { source, manifests: Vec::new(), problems: Vec::new() };
+/// Parses one file's text into its objects, each of which `check` looks at; empty documents are skipped.
+pub fn parse(source: &Path, text: &str, check: Check) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
+    let mut reader = Reader { source, check, manifests: Vec::new(), problems: Vec::new() };
     for document in documents(text) {
         reader.read(&document);
     }
@@ -201,6 +218,7 @@ fn documents(text: &str) -> Vec<Document> {
 
 struct Reader<'a> {
     source: &'a Path,
+    check: Check,
     manifests: Vec<Manifest>,
     problems: Vec<ManifestProblem>,
 }
@@ -256,6 +274,11 @@ impl Reader<'_> {
             self.problem(at, 1, unknown_kind(api_version, kind));
         }
         if let Some(kind) = resource.filter(|_| self.problems.len() == before) {
+            for FieldProblem { field, problem } in (self.check)(&kind, &value) {
+                let (line, column) = field_place(document, &field).unwrap_or((line, 1));
+                let what = if field.is_empty() { String::new() } else { format!("`{field}`: ") };
+                self.problem(line, column, format!("{what}{problem}"));
+            }
             self.manifests.push(Manifest { value, kind, source: self.source.to_owned(), line });
         }
     }
@@ -269,6 +292,35 @@ impl Reader<'_> {
 fn key_line(document: &Document, key: &str) -> Option<u64> {
     let wanted = |line: &str| line.trim_start_matches(['-', ' ']).strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
     (document.line..).zip(document.text.lines()).find(|(_, line)| wanted(line)).map(|(number, _)| number)
+}
+
+/// Line and column of a field's key, when that key stands only once in the document and cannot be mistaken.
+fn field_place(document: &Document, field: &str) -> Option<(u64, u64)> {
+    let key = last_key(field);
+    let lines = (document.line..).zip(document.text.lines());
+    let mut places = lines.flat_map(|(number, line)| key_columns(line, key).into_iter().map(move |column| (number, column)));
+    let first = places.next()?;
+    places.next().is_none().then_some(first)
+}
+
+/// The columns at which `key:` stands in a line, also inside of braces.
+fn key_columns(line: &str, key: &str) -> Vec<u64> {
+    if key.is_empty() {
+        return Vec::new();
+    }
+    let begins = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "-_./".contains(c));
+    let ends = |at: usize| line[at + key.len()..].starts_with(':');
+    let found = line.match_indices(key).map(|(at, _)| at).filter(|at| begins(*at) && ends(*at));
+    found.map(|at| line[..at].chars().count() as u64 + 1).collect()
+}
+
+/// `port` of `spec.ports[0].port`, `cpu` of `limits[cpu]`, `ports` of `spec.ports[1]`.
+fn last_key(field: &str) -> &str {
+    match field.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) {
+        Some((list, index)) if index.bytes().all(|byte| byte.is_ascii_digit()) => last_key(list),
+        Some((_, key)) => key,
+        None => field.rsplit_once('.').map_or(field, |(_, key)| key),
+    }
 }
 
 fn unknown_kind(api_version: &str, kind: &str) -> String {
@@ -300,8 +352,10 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// Creates or changes each object in turn; `namespace` is for objects that name none. Stops at the first that is refused.
+/// Creates or changes each object in turn; `namespace` is for objects that name none. Stops at the first that is refused: also one
+/// with a field that the server does not know, which it would drop silently otherwise.
 pub async fn apply(client: &Client, namespace: &str, manifests: &[Manifest]) -> Result<Vec<Applied>, ManifestError> {
+    let client = &client.refusing_unknown_fields();
     let mut applied = Vec::with_capacity(manifests.len());
     for manifest in manifests {
         let outcome = apply_one(client, namespace, manifest).await.map_err(|source| ManifestError::Apply {
@@ -417,7 +471,7 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
-        parse(Path::new("f.yaml"), text).expect_err("wrong").iter().map(ToString::to_string).collect()
+        parse(Path::new("f.yaml"), text, |_, _| Vec::new()).expect_err("wrong").iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -426,7 +480,7 @@ mod tests {
             template: \n    spec: \n      containers: \n        - \n          name: c\n          ports: \n            - \n              \
             containerPort: 80\n              name: http\n--- \n\n---\nkind: Secret\napiVersion: v1\nmetadata: {name: ssl-certs}\n\
             data: {a.crt: QQ==}\n";
-        let manifests = parse(Path::new("f.yaml"), text).expect("right");
+        let manifests = parse(Path::new("f.yaml"), text, |_, _| Vec::new()).expect("right");
         assert_eq!(
             manifests.iter().map(|one| (one.kind.kind, one.line)).collect::<Vec<_>>(),
             [("ReplicationController", 2), ("Secret", 22)]
@@ -437,7 +491,7 @@ mod tests {
     #[test]
     fn octal_modes_are_those_of_kubectl() {
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{secret: {defaultMode: 0644}}]}\n";
-        let manifests = parse(Path::new("f"), text).expect("right");
+        let manifests = parse(Path::new("f"), text, |_, _| Vec::new()).expect("right");
         assert_eq!(manifests[0].value["spec"]["volumes"][0]["secret"]["defaultMode"], 420);
     }
 
@@ -445,7 +499,7 @@ mod tests {
     fn lists_are_taken_apart() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}}\n\
             - {apiVersion: v1, kind: Node, metadata: {name: b}}\n";
-        let manifests = parse(Path::new("f"), text).expect("right");
+        let manifests = parse(Path::new("f"), text, |_, _| Vec::new()).expect("right");
         assert_eq!(manifests.iter().map(|one| (one.name(), one.namespace("d"))).collect::<Vec<_>>(), [("a", "d"), ("b", "")]);
     }
 
@@ -461,6 +515,35 @@ mod tests {
         assert!(found[4].starts_with("f.yaml:1") && found[4].contains("not YAML"), "{}", found[4]);
         assert_eq!(found[5], "f.yaml:13:1: Lease is of apiVersion `coordination.k8s.io/v1`, not `v1`");
         assert_eq!(found.len(), 6);
+    }
+
+    #[test]
+    fn what_a_server_would_refuse_has_its_place() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 0\n    name: x\n  selectr: {}\n---\n\
+            apiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata:\n  a.b: x\n";
+        let check: Check = |kind, _| {
+            let fields: &[&str] = match kind.kind {
+                "Service" => {
+                    &["spec.ports[0].port", "spec.selectr", "spec.ports[0].targetPort", "metadata.name", "spec.ports[0]"]
+                }
+                _ => &["data[a.b]", "metadata.name", ""],
+            };
+            fields.iter().map(|field| FieldProblem { field: (*field).to_owned(), problem: "no".to_owned() }).collect()
+        };
+        let found = parse(Path::new("f"), text, check).expect_err("wrong");
+        assert_eq!(
+            found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "f:6:5: `spec.ports[0].port`: no",
+                "f:8:3: `spec.selectr`: no",
+                "f:1:1: `spec.ports[0].targetPort`: no",
+                "f:1:1: `metadata.name`: no",
+                "f:5:3: `spec.ports[0]`: no",
+                "f:14:3: `data[a.b]`: no",
+                "f:12:12: `metadata.name`: no",
+                "f:10:1: no",
+            ]
+        );
     }
 
     #[test]

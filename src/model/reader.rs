@@ -124,6 +124,12 @@ impl<'r, 't> Table<'r, 't> {
         self.problems.add(span, message, help);
     }
 
+    /// How many problems its file has so far: whether reading a part of it found any.
+    #[must_use]
+    pub fn problems_so_far(&self) -> usize {
+        self.problems.found.borrow().len()
+    }
+
     /// Refuses every key but these.
     pub fn allow(&self, known: &[&str]) {
         for key in self.entries.keys() {

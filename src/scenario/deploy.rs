@@ -132,7 +132,7 @@ fn load(files: &[PathBuf]) -> Result<Vec<Manifest>, DeployError> {
 /// A refusal is the file's fault, silence is not.
 fn manifest_error(error: ManifestError) -> DeployError {
     match error {
-        ManifestError::Apply { object, source, .. } if !matches!(source.code(), Some(400..=499)) => {
+        ManifestError::Apply { object, source, .. } if !source.is_wrong_input() => {
             DeployError::Client { doing: format!("apply {object}"), source }
         }
         ManifestError::Apply { object, path, line, source } => {

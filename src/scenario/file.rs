@@ -1,5 +1,6 @@
 //! Reads a scenario file: TOML to [`Scenario`], every problem at once.
 
+mod against;
 mod fault;
 
 use std::collections::BTreeMap;
@@ -7,16 +8,22 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+
 use super::spec::{
     Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, TlsSecret, UpdateEnd, Url,
     When, Which,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
-use crate::kubernetes::manifest;
+use crate::kubernetes::client::ResourceKind;
+use crate::kubernetes::manifest::{self, Check, FieldProblem, Manifest};
 use crate::model::diagnostic::Refusal;
-use crate::model::names::{ClusterName, is_name};
+use crate::model::names::is_name;
 use crate::model::reader::{Problems, Table, Value, suggestion};
+use against::Nodes;
+pub use against::{Against, Machines};
 
 /// The format this program reads.
 const FORMAT: u64 = 1;
@@ -33,21 +40,21 @@ const RATE_MAX: f64 = 2000.0;
 const STATUS: RangeInclusive<u64> = 100..=599;
 const COUNT: RangeInclusive<u64> = 0..=10_000;
 
-/// Reads a scenario; `cluster_name` is the name of the cluster that it would make.
+/// Reads a scenario.
 ///
 /// # Errors
 /// When the file cannot be read, or has problems: all of them.
-pub fn read(path: &Path, cluster_name: &ClusterName) -> Result<Scenario, ScenarioFileError> {
+pub fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, ScenarioFileError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| ScenarioFileError::Read { file: path.display().to_string(), source })?;
-    Ok(parse(path, &text, cluster_name)?)
+    Ok(parse(path, &text, against)?)
 }
 
 /// Parses the text of a scenario file; `path` gives its name and the folder that its manifests are relative to.
 ///
 /// # Errors
 /// When it has problems: all of them.
-pub fn parse(path: &Path, text: &str, cluster_name: &ClusterName) -> Result<Scenario, Refusal> {
+pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario, Refusal> {
     let file = path.display().to_string();
     let problems = Problems::new(&file, text);
     let document = problems.parse();
@@ -56,13 +63,20 @@ pub fn parse(path: &Path, text: &str, cluster_name: &ClusterName) -> Result<Scen
     if !is_name(&name) {
         problems.add(0..0, format!("a scenario's name is its file's stem, and `{name}` is not `[a-z0-9-]+`"), None);
     }
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let scenario = scenario(&root, name, path, folder, cluster_name);
+    let scenario = scenario(&root, name, path, against);
     drop(document);
     problems.finish(scenario)
 }
 
-fn scenario(root: &Table<'_, '_>, name: String, path: &Path, folder: &Path, cluster_name: &ClusterName) -> Scenario {
+/// What the parts of a file are read with.
+struct Reading<'a> {
+    /// Manifests are relative to it.
+    folder: &'a Path,
+    nodes: Nodes,
+    check: Check,
+}
+
+fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
     root.allow(&["flightcage", "needs", "cluster", "deploy", "load", "step", "expect"]);
     if let Some(value) = root.get("flightcage") {
         if value.integer(0..=u64::MAX).is_some_and(|format| format != FORMAT) {
@@ -72,11 +86,15 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, folder: &Path, clus
         root.problem_at_start("`flightcage` is missing", Some(format!("begin with `flightcage = {FORMAT}`")));
     }
     let needs = array(root, "needs").iter().filter_map(|value| word(value, "capability", &Capability::ALL)).collect();
-    let spec = root.get("cluster").and_then(|value| value.table()).map(|table| cluster(&table, cluster_name));
+    let before = root.problems_so_far();
+    let spec = root.get("cluster").and_then(|value| value.table()).map(|table| cluster(&table, against.cluster_name));
+    // The machines of a cluster that was refused are not known.
+    let nodes = if root.problems_so_far() == before { Nodes::of(against, spec.as_ref()) } else { Nodes::any() };
+    let reading = Reading { folder: path.parent().unwrap_or_else(|| Path::new("")), nodes, check: against.manifests };
     let deploy = root
         .get("deploy")
         .and_then(|value| value.table())
-        .map_or_else(|| Deploy { files: Vec::new(), tls_secret: None, wait: DEPLOY_WAIT }, |table| deploy(&table, folder));
+        .map_or_else(|| Deploy { files: Vec::new(), tls_secret: None, wait: DEPLOY_WAIT }, |table| deploy(&table, &reading));
     let mut loads = BTreeMap::new();
     for (name, span, value) in root.get("load").and_then(|value| value.table()).map(|table| table.entries()).unwrap_or_default() {
         if !is_name(name) {
@@ -88,7 +106,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, folder: &Path, clus
     }
     let mut steps: Vec<Step> = Vec::new();
     for value in array(root, "step") {
-        if let Some(step) = value.table().and_then(|table| step(&table, folder, &steps)) {
+        if let Some(step) = value.table().and_then(|table| step(&table, &reading, &steps)) {
             steps.push(step);
         }
     }
@@ -130,23 +148,30 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
     found
 }
 
-fn deploy(table: &Table<'_, '_>, folder: &Path) -> Deploy {
+fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
     table.allow(&["files", "tls_secret", "wait"]);
-    let files = array(table, "files").iter().filter_map(|value| manifest_file(value, folder)).collect();
-    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| {
-        table.allow(&["name", "crt", "key", "host"]);
-        let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
-        let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
-        Some(TlsSecret { name: name?, crt: crt?, key: key?, host: host? })
-    });
+    let files = array(table, "files").iter().filter_map(|value| Some(manifest_file(value, reading)?.0)).collect();
+    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| tls_secret(&table, reading));
     let wait = table.get("wait").and_then(|value| value.duration()).unwrap_or(DEPLOY_WAIT);
     Deploy { files, tls_secret, wait }
 }
 
-/// A manifest that exists and can be read as one.
-fn manifest_file(value: &Value<'_, '_>, folder: &Path) -> Option<PathBuf> {
+fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
+    table.allow(&["name", "crt", "key", "host"]);
+    let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
+    let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
+    let (name, crt, key, host) = (name?, crt?, key?, host?);
+    let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
+    for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
+        table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
+    }
+    Some(TlsSecret { name, crt, key, host })
+}
+
+/// A manifest that exists, can be read as one and would not be refused; and its objects.
+fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBuf, Vec<Manifest>)> {
     let name = value.string()?;
-    let path = folder.join(name);
+    let path = reading.folder.join(name);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
@@ -155,8 +180,8 @@ fn manifest_file(value: &Value<'_, '_>, folder: &Path) -> Option<PathBuf> {
             return None;
         }
     };
-    match manifest::parse(&path, &text) {
-        Ok(_) => Some(path),
+    match manifest::parse(&path, &text, reading.check) {
+        Ok(manifests) => Some((path, manifests)),
         Err(problems) => {
             for problem in problems {
                 value.problem(format!("manifest {problem}"), None);
@@ -283,7 +308,7 @@ fn is_service_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
 
-fn step(table: &Table<'_, '_>, folder: &Path, earlier: &[Step]) -> Option<Step> {
+fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
     const ACTIONS: [&str; 8] = ["fault", "wait", "rolling_update", "rollback", "delete_pod", "exec", "apply", "http"];
     table.allow(&[&["id", "when"][..], &ACTIONS].concat());
     let id = table.require("id").and_then(|value| {
@@ -305,13 +330,13 @@ fn step(table: &Table<'_, '_>, folder: &Path, earlier: &[Step]) -> Option<Step> 
     };
     let inner = table.get(action).and_then(|value| value.table())?;
     let action = match action {
-        "fault" => fault::fault(&inner),
+        "fault" => fault::fault(&inner, &reading.nodes),
         "wait" => wait(&inner, earlier),
-        "rolling_update" => rolling_update(&inner, folder),
+        "rolling_update" => rolling_update(&inner, reading),
         "rollback" => rollback(&inner),
         "delete_pod" => delete_pod(&inner),
         "exec" => exec(&inner),
-        "apply" => apply(&inner, folder),
+        "apply" => apply(&inner, reading),
         _ => http_step(&inner),
     };
     Some(Step { id: id?, when, action: action? })
@@ -373,10 +398,16 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
     Some(Action::Wait { condition: condition?, within: within? })
 }
 
-fn rolling_update(table: &Table<'_, '_>, folder: &Path) -> Option<Action> {
+fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["from", "to", "update_period", "within", "ends"]);
     let from = table.require("from").and_then(|value| value.string()).map(str::to_owned);
-    let to = table.require("to").and_then(|value| manifest_file(&value, folder));
+    let to = table.require("to").and_then(|value| {
+        let (path, manifests) = manifest_file(&value, reading)?;
+        if !manifests.iter().any(|manifest| manifest.kind.kind == "ReplicationController") {
+            value.problem(format!("`{}` holds no ReplicationController", path.display()), None);
+        }
+        Some(path)
+    });
     let update_period = table.get("update_period").map_or(Some(UPDATE_PERIOD), |value| value.duration());
     let within = table.get("within").map_or(Some(UPDATE_WITHIN), |value| positive(&value));
     let ends = table.get("ends").map_or(Some(UpdateEnd::Done), |value| match value.string()? {
@@ -428,9 +459,9 @@ fn exec(table: &Table<'_, '_>) -> Option<Action> {
     Some(Action::Exec(Exec { rc: rc?, command: command?, pods: pods?, contains: contains?, within: within? }))
 }
 
-fn apply(table: &Table<'_, '_>, folder: &Path) -> Option<Action> {
+fn apply(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["file"]);
-    Some(Action::Apply(table.require("file").and_then(|value| manifest_file(&value, folder))?))
+    Some(Action::Apply(table.require("file").and_then(|value| manifest_file(&value, reading))?.0))
 }
 
 fn http_step(table: &Table<'_, '_>) -> Option<Action> {

@@ -200,17 +200,20 @@ impl Run<'_> {
             if measured.doubts.is_empty() {
                 steps = self.run_steps(&view, &request, &mut measured).await;
                 self.hold().await;
+                // Whatever is cut short, be it only the hold, has not shown what it should.
+                if self.cancel.is_cancelled() && measured.doubts.is_empty() {
+                    measured.doubts.push("interrupted".to_owned());
+                }
             }
-            let stalls: BTreeMap<String, Duration> =
-                loads.iter().map(|(name, running)| (name.clone(), running.shared.stalled())).collect();
             let end_ms = self.now_ms();
             self.tell("the load ends");
+            // All schedules end together: while one load waits for its last answers, none of the others sends on.
+            loads.values().for_each(Running::stop);
             for (name, running) in loads {
-                let from = from_ms.get(&name).copied().unwrap_or(begun_ms);
-                let mut records = running.finish().await;
-                records.retain(|record| record.intended_ms >= from);
-                let load = MeasuredLoad { records, end_ms, stalled: stalls[&name] };
-                measured.loads.insert(name, load);
+                let from_ms = from_ms.get(&name).copied().unwrap_or(begun_ms);
+                let shared = Arc::clone(&running.shared);
+                let records = running.finish().await;
+                measured.loads.insert(name, MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()));
             }
         }
         for expectation in &self.scenario.expectations {
@@ -339,9 +342,6 @@ impl Run<'_> {
         measured.faults = outcome.faults;
         #[expect(clippy::cast_precision_loss, reason = "times of a run")]
         measured.updates_ended_ms.extend(outcome.updates_ended_ms.iter().map(|ms| *ms as f64));
-        if self.cancel.is_cancelled() && measured.doubts.is_empty() {
-            measured.doubts.push("interrupted".to_owned());
-        }
         outcome.steps
     }
 

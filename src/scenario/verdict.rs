@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::load::Record;
 use super::load::analysis::{RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions};
+use super::load::{Pause, Record};
 use super::report::{ExpectationReport, FaultReport, LoadReport, OutageReport, StreamReport, Verdict};
 use super::spec::{Check, Expectation, Load, Scenario, StreamKind};
 
@@ -43,8 +43,19 @@ pub struct MeasuredLoad {
     pub records: Vec<Record>,
     /// When the schedules ended.
     pub end_ms: f64,
-    /// How long the prober slept.
+    /// How long the prober slept meanwhile.
     pub stalled: Duration,
+}
+
+impl MeasuredLoad {
+    /// What of a load counts: what was intended from `from_ms`, the start of its baseline, to `end_ms`, the end of all schedules.
+    #[must_use]
+    pub fn between(from_ms: f64, end_ms: f64, mut records: Vec<Record>, pauses: &[Pause]) -> Self {
+        records.retain(|record| (from_ms..end_ms).contains(&record.intended_ms));
+        let inside = |pause: &Pause| (pause.to_ms.min(end_ms) - pause.from_ms.max(from_ms)).max(0.0);
+        let stalled = Duration::from_secs_f64(pauses.iter().map(inside).sum::<f64>() / 1000.0);
+        Self { records, end_ms, stalled }
+    }
 }
 
 /// The judgement.

@@ -10,18 +10,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{Endpoints, Service};
-use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::control::{Served, ServedPort};
 use crate::balancer::{Balancer, ServicePort, ServicePortKey, ServiceTable, forward};
 use crate::kubernetes::client::{Client, ListParams, Patch};
+use crate::kubernetes::load_balancer::{LOAD_BALANCER, announcement};
 use crate::model::addresses;
 use crate::transport::Dial;
-
-/// The type of a Service that the host serves.
-const LOAD_BALANCER: &str = "LoadBalancer";
 
 /// Recorded loopback ports by what they serve.
 pub(super) struct Ports {
@@ -142,8 +139,8 @@ async fn follow(client: Client, balancer: Balancer, mut ports: Ports, served: Ar
             let table = ServiceTable::build(services.values().map(Arc::as_ref), endpoints.values().map(Arc::as_ref));
             balancer.apply(&table, revision);
             listen_for(&table, &balancer, &mut ports, &served).await;
-            for service in services.values().filter(|service| lacks_ingress(service)) {
-                announce(&client, service).await;
+            for service in services.values() {
+                announce(&client, service, &host_ports(service, &served)).await;
             }
         }
         let changed = tokio::select! {
@@ -198,17 +195,19 @@ fn host_port(port: u16) -> u16 {
     if port < 20_000 { 40_000 + port } else { 0 }
 }
 
-fn lacks_ingress(service: &Service) -> bool {
-    let is_load_balancer = service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some(LOAD_BALANCER));
-    let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-    is_load_balancer && ingress.is_none_or(Vec::is_empty)
+/// The loopback ports of a Service, by its own.
+fn host_ports(service: &Service, served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>) -> BTreeMap<u16, u16> {
+    let (namespace, name) = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
+    let served = served.lock().expect("nobody panics while holding the lock");
+    let own = served.iter().filter(|(key, _)| Some(key.namespace.as_str()) == namespace && Some(key.name.as_str()) == name);
+    own.map(|(key, entry)| (key.port, entry.host.port())).collect()
 }
 
-/// Tells the Service where it is reached, as a cloud's load balancer does.
-async fn announce(client: &Client, service: &Service) {
+/// Tells a LoadBalancer Service where it is reached, as a cloud's load balancer does, unless it knows.
+async fn announce(client: &Client, service: &Service, ports: &BTreeMap<u16, u16>) {
+    let Some(status) = announcement(service, Ipv4Addr::LOCALHOST.into(), ports) else { return };
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let name = service.metadata.name.as_deref().unwrap_or_default();
-    let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": Ipv4Addr::LOCALHOST.to_string() }] } } });
     if let Err(error) = client.patch::<Service>(namespace, name, &Patch::Merge(status), Some("status")).await {
         tracing::warn!(service = format!("{namespace}/{name}"), %error, "its ingress address could not be announced");
     }

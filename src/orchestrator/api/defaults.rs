@@ -205,6 +205,12 @@ fn service(map: &mut Object) {
 
 fn secret(map: &mut Object) {
     set(Some(map), "type", json!("Opaque"));
+    for value in child(map, "data").into_iter().flat_map(|data| data.values_mut()) {
+        // Go's decoder passes over line breaks, and Kubernetes stores what it encoded again (encoding/base64, Encoding.Decode).
+        if let Some(text) = value.as_str().filter(|text| text.contains(['\r', '\n'])) {
+            *value = json!(text.replace(['\r', '\n'], ""));
+        }
+    }
     let Some(Value::Object(plain)) = map.shift_remove("stringData") else { return };
     let data = map.entry("data").or_insert_with(|| json!({}));
     if !data.is_object() {
@@ -276,5 +282,8 @@ mod tests {
         let mut secret = json!({"metadata": {"name": "s"}, "stringData": {"k": "v"}});
         apply(&kinds::SECRET, &mut secret);
         assert_eq!(secret, json!({"metadata": {"name": "s"}, "type": "Opaque", "data": {"k": "dg=="}}));
+        let mut folded = json!({"metadata": {"name": "s"}, "data": {"k": "dg\r\n==\n", "l": "d g==", "m": null}});
+        apply(&kinds::SECRET, &mut folded);
+        assert_eq!(folded["data"], json!({"k": "dg==", "l": "d g==", "m": null}));
     }
 }

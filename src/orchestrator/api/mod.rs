@@ -15,6 +15,7 @@ pub mod heartbeats;
 pub mod http;
 pub mod kinds;
 mod logs;
+pub mod offline;
 pub mod patch;
 pub mod registry;
 pub mod route;

@@ -38,6 +38,19 @@ impl FieldValidation {
 
 /// Drops unknown fields of `object`, and returns a warning for each if they are wanted. 400 when a field has the wrong type.
 pub fn check(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    let unknown = drop_unknown_fields(kind, object)?;
+    let messages: Vec<String> = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+    match validation {
+        FieldValidation::Strict if !messages.is_empty() => {
+            Err(Status::bad_request(format!("strict decoding error: {}", messages.join(", "))))
+        }
+        FieldValidation::Warn => Ok(messages),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
+}
+
+/// Drops unknown fields of `object` and returns their paths. 400 when a field has the wrong type.
+pub fn drop_unknown_fields(kind: &Kind, object: &mut Value) -> Result<Vec<String>, Status> {
     let typed = round_trip(kind, object).map_err(|error| {
         Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {error}",
@@ -47,14 +60,7 @@ pub fn check(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Re
     let Some(typed) = typed else { return Ok(Vec::new()) };
     let mut unknown = Vec::new();
     drop_unknown(object, &typed, "", &mut unknown);
-    let messages: Vec<String> = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
-    match validation {
-        FieldValidation::Strict if !messages.is_empty() => {
-            Err(Status::bad_request(format!("strict decoding error: {}", messages.join(", "))))
-        }
-        FieldValidation::Warn => Ok(messages),
-        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
-    }
+    Ok(unknown)
 }
 
 fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, serde_json::Error> {

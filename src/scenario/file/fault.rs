@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::against::Nodes;
 use super::{positive, share, word};
 use crate::machines::provider::DiskFault;
 use crate::model::link::{LinkRule, Links, Port};
+use crate::model::names::{InvalidName, NodeName};
 use crate::model::reader::{Table, Value};
 use crate::model::units::{parse_bit_rate, parse_duration, parse_size};
 use crate::scenario::injection::{Fault, FaultKind, Settings};
@@ -14,42 +16,48 @@ use crate::scenario::spec::{Action, Target};
 const MAX_STEP: Duration = Duration::from_hours(24 * 365);
 /// Keys that every kind has.
 const COMMON: [&str; 3] = ["kind", "target", "for"];
+/// Keys that one kind or another has besides.
+const SETTINGS: [&str; 8] = ["delay", "jitter", "loss", "duplicate", "reorder", "rate", "operations", "by"];
 
-pub(super) fn fault(table: &Table<'_, '_>) -> Option<Action> {
+pub(super) fn fault(table: &Table<'_, '_>, nodes: &Nodes) -> Option<Action> {
     let kind = table.require("kind").and_then(|value| word(&value, "fault kind", &FaultKind::ALL));
-    let target = table.require("target").and_then(|value| value.table()).and_then(|table| target(&table, kind));
+    let target = table.require("target").and_then(|value| value.table()).and_then(|table| target(&table, kind, nodes));
     let duration = table.require("for").and_then(|value| positive(&value));
-    let settings = kind.and_then(|kind| settings(table, kind));
+    let settings = match kind {
+        Some(kind) => settings(table, kind),
+        None => {
+            // What no kind has is wrong whatever was meant.
+            table.allow(&[&COMMON[..], &SETTINGS].concat());
+            None
+        }
+    };
     Some(Action::Fault { fault: Fault { kind: kind?, settings: settings? }, target: target?, duration: duration? })
 }
 
-fn target(table: &Table<'_, '_>, kind: Option<FaultKind>) -> Option<Target> {
+fn target(table: &Table<'_, '_>, kind: Option<FaultKind>, nodes: &Nodes) -> Option<Target> {
     const NODE: [&str; 2] = ["node", "node_running_most_of"];
     const LINK: [&str; 5] = ["node", "node_running_most_of", "from", "to", "between"];
+    const ANY: [&str; 6] = ["node", "node_running_most_of", "from", "to", "between", "groups"];
     let known: &[&str] = match kind {
+        None => &ANY,
         Some(FaultKind::Partition) => &["groups"],
         Some(kind) if !kind.strikes_links() => &NODE,
-        _ => &LINK,
+        Some(_) => &LINK,
     };
     table.allow(known);
-    let name = |value: Value<'_, '_>| port(&value);
-    if kind == Some(FaultKind::Partition) {
-        return groups(&table.require("groups")?);
+    let name = |value: Value<'_, '_>| port(&value, nodes);
+    if kind == Some(FaultKind::Partition) || kind.is_none() && table.get("groups").is_some() {
+        return groups(&table.require("groups")?, nodes);
     }
     match (table.get("node"), table.get("node_running_most_of"), table.get("from"), table.get("to"), table.get("between")) {
-        (Some(node), None, None, None, None) => node
-            .string()?
-            .parse()
-            .map(Target::Node)
-            .map_err(|error: crate::model::names::InvalidName| node.problem(error.to_string(), None))
-            .ok(),
+        (Some(value), None, None, None, None) => node(&value, nodes).map(Target::Node),
         (None, Some(name), None, None, None) => name.string().map(|name| Target::NodeRunningMostOf(name.to_owned())),
         (None, None, Some(from), Some(to), None) => {
             let (from, to) = (name(from), name(to));
             Some(Target::Links(Links::Between { from: Some(from?), to: Some(to?), both_directions: false }))
         }
         (None, None, None, None, Some(ends)) => {
-            let ports: Vec<Port> = ends.array()?.iter().filter_map(port).collect();
+            let ports: Vec<Port> = ends.array()?.iter().filter_map(|value| port(value, nodes)).collect();
             let [from, to] = &ports[..] else {
                 ends.problem("name two machines", Some("such as `between = [\"w1\", \"w2\"]`".into()));
                 return None;
@@ -68,14 +76,27 @@ fn target(table: &Table<'_, '_>, kind: Option<FaultKind>) -> Option<Target> {
     }
 }
 
-fn port(value: &Value<'_, '_>) -> Option<Port> {
-    let text = value.string()?;
-    text.parse().map_err(|error: crate::model::names::InvalidName| value.problem(error.to_string(), None)).ok()
+fn node(value: &Value<'_, '_>, nodes: &Nodes) -> Option<NodeName> {
+    let parsed: Result<NodeName, InvalidName> = value.string()?.parse();
+    let node = parsed.map_err(|error| value.problem(error.to_string(), None)).ok()?;
+    nodes.check(value, &node, &[]);
+    Some(node)
 }
 
-fn groups(value: &Value<'_, '_>) -> Option<Target> {
-    let groups: Vec<Vec<Port>> =
-        value.array()?.iter().map(|group| group.array().unwrap_or_default().iter().filter_map(port).collect()).collect();
+fn port(value: &Value<'_, '_>, nodes: &Nodes) -> Option<Port> {
+    let parsed: Result<Port, InvalidName> = value.string()?.parse();
+    let port = parsed.map_err(|error| value.problem(error.to_string(), None)).ok()?;
+    if let Port::Node(node) = &port {
+        nodes.check(value, node, &["host"]);
+    }
+    Some(port)
+}
+
+fn groups(value: &Value<'_, '_>, nodes: &Nodes) -> Option<Target> {
+    let members = |group: &Value<'_, '_>| -> Vec<Port> {
+        group.array().unwrap_or_default().iter().filter_map(|value| port(value, nodes)).collect()
+    };
+    let groups: Vec<Vec<Port>> = value.array()?.iter().map(members).collect();
     let mut named: Vec<&Port> = groups.iter().flatten().collect();
     named.sort();
     if named.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -97,7 +118,11 @@ fn settings(table: &Table<'_, '_>, kind: FaultKind) -> Option<Settings> {
         }
         FaultKind::Delay => {
             allow(&["delay", "jitter"]);
-            table.require("delay")?;
+            if table.require("delay").is_none() {
+                // The jitter is looked at all the same.
+                let _ = table.get("jitter").map(|value| value.duration());
+                return None;
+            }
             link_rule(table)
         }
         FaultKind::Shape => {

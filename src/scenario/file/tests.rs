@@ -1,9 +1,17 @@
 //! Each bad input with the place and the message it must get.
 
 use super::*;
+use crate::kubernetes::client::ResourceKind;
+use crate::kubernetes::manifest::FieldProblem;
 
 fn check(text: &str) -> Vec<String> {
-    let refusal = parse(Path::new("demo.toml"), text, &"test".parse().unwrap());
+    check_against(text, Machines::OfFile)
+}
+
+fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
+    let cluster_name = "test".parse().unwrap();
+    let refusal =
+        parse(Path::new("demo.toml"), text, &Against { cluster_name: &cluster_name, machines, manifests: no_names_in_capitals });
     let problems = refusal.err().map(|refusal| refusal.problems().to_vec()).unwrap_or_default();
     problems
         .iter()
@@ -12,6 +20,21 @@ fn check(text: &str) -> Vec<String> {
             format!("{}:{} {}{help}", p.line, p.column, p.message)
         })
         .collect()
+}
+
+/// Stands for the API server's rules.
+fn no_names_in_capitals(_: &ResourceKind, object: &serde_json::Value) -> Vec<FieldProblem> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let wrong = name.contains(|c: char| c.is_ascii_uppercase());
+    wrong.then(|| FieldProblem { field: "metadata.name".into(), problem: "capitals".into() }).into_iter().collect()
+}
+
+#[test]
+fn the_generated_secret_is_held_against_the_same_rules() {
+    let secret = |name: &str| format!("tls_secret = {{ name = \"{name}\", crt = \"a\", key = \"b\", host = \"c\" }}");
+    let found = |name: &str| check(&format!("flightcage = 1\n[deploy]\n{}\n", secret(name)));
+    assert_eq!(found("ssl"), [""; 0]);
+    assert_eq!(found("SSL"), ["3:14 Secret `SSL`: `metadata.name`: capitals"]);
 }
 
 const LOAD: &str = r#"flightcage = 1
@@ -37,6 +60,15 @@ fn each_problem_has_its_place() {
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\nfault = { kind = \"node.explode\", target = { node = \"w1\" } }",
             &["4:9 `for` is missing", "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]"],
+        ),
+        (
+            "flightcage = 1\n[[step]]\nid = \"a\"\nfault = { kind = \"node.explode\", target = { nod = \"w1\" }, dealy = \"1s\", by = 1, for = \"1s\" }",
+            &[
+                "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]",
+                "4:43 name one target [`node`, `node_running_most_of`, `from` and `to`, or `between`]",
+                "4:45 unknown key `nod` [did you mean `node`?]",
+                "4:59 unknown key `dealy` [did you mean `delay`?]",
+            ],
         ),
         (
             "flightcage = 1\n[[step]]\nid = \"b\"\nwhen = { step = \"a\" }\nwait = { nodes_ready = 3, within = \"1s\" }",
@@ -101,7 +133,7 @@ fn what_is_not_toml_is_told_with_its_place() {
 fn the_shipped_scenarios_are_right() {
     for name in ["failover", "rolling-update"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
-        let scenario = read(&path, &"test".parse().unwrap());
+        let scenario = read(&path, &Against::own_cluster(&"test".parse().unwrap(), |_, _| Vec::new()));
         let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {:?}", error));
         assert_eq!(scenario.name, name);
         assert!(scenario.loads["web"].url.tls);
@@ -146,6 +178,17 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             r#"{ kind = "net.delay", target = { node = "w1" }, delay = "5ms", jitter = "50ms", for = "1s" }"#,
             &["jitter must not be larger than delay"],
         ),
+        (
+            r#"{ kind = "net.delay", target = { node = "w1" }, jitter = 5, for = "1s" }"#,
+            &["`delay` is missing", "`5` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]"],
+        ),
+        (
+            r#"{ target = { groups = [["w1"], ["w2"]] }, for = "1s", x = 1 }"#,
+            &[
+                "`kind` is missing",
+                "unknown key `x` [known: `kind`, `target`, `for`, `delay`, `jitter`, `loss`, `duplicate`, `reorder`, `rate`, `operations`, `by`]",
+            ],
+        ),
         (r#"{ kind = "net.partition", target = { groups = [["w1"], ["w1"]] }, for = "1s" }"#, &["a machine is in two groups"]),
         (
             r#"{ kind = "disk.throttle", target = { from = "w1", to = "w2" }, for = "1s" }"#,
@@ -167,4 +210,58 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             fault_problems(fault).iter().filter_map(|problem| Some(problem.split_once(' ')?.1.to_owned())).collect();
         assert_eq!(found, *expected, "{fault}");
     }
+}
+
+#[test]
+fn a_node_that_will_not_be_there_is_refused() {
+    let fault =
+        |target: &str| format!("[[step]]\nid = \"a\"\nfault = {{ kind = \"net.cut\", target = {target}, for = \"1s\" }}\n");
+    let text = |cluster: &str, target: &str| format!("flightcage = 1\n{cluster}{}", fault(target));
+    let table: &[(&str, &str, &[&str])] = &[
+        ("", "{ node = \"w2\" }", &[]),
+        ("", "{ node = \"w9\" }", &["4:47 there is no node `w9` in this cluster [known: `c1`, `w1`, `w2`]"]),
+        (
+            "",
+            "{ from = \"host\", to = \"w3\" }",
+            &["4:60 there is no node `w3` in this cluster [known: `c1`, `w1`, `w2`, `host`]"],
+        ),
+        (
+            "",
+            "{ between = [\"x\", \"y\"] }",
+            &[
+                "4:51 there is no node `x` in this cluster [known: `c1`, `w1`, `w2`, `host`]",
+                "4:56 there is no node `y` in this cluster [known: `c1`, `w1`, `w2`, `host`]",
+            ],
+        ),
+        ("[cluster]\nworkers = 3\n", "{ node = \"w3\" }", &[]),
+        // What is wrong with the cluster is told alone.
+        ("[cluster]\nworkers = -1\n", "{ node = \"w3\" }", &["3:11 `-1` is not within 1 to 199"]),
+    ];
+    for (cluster, target, expected) in table {
+        assert_eq!(check(&text(cluster, target)), *expected, "{cluster}{target}");
+    }
+    let four = crate::model::cluster::ClusterSpec::with_workers("test".parse().unwrap(), 4);
+    assert_eq!(check_against(&text("", "{ node = \"w4\" }"), Machines::Of(&four)), [""; 0]);
+    assert_eq!(check_against(&text("[cluster]\nworkers = 9\n", "{ node = \"w9\" }"), Machines::Of(&four)).len(), 1);
+    assert_eq!(check_against(&text("", "{ node = \"w9\" }"), Machines::Unknown), [""; 0]);
+    let groups = "{ kind = \"net.partition\", target = { groups = [[\"c1\"], [\"w7\"]] }, for = \"1s\" }";
+    assert_eq!(fault_problems(groups).len(), 1, "{:?}", fault_problems(groups));
+}
+
+#[test]
+fn manifests_that_would_be_refused_are_told_wherever_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = |kind: &str, name: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
+    let wrong = format!("{}---\n{}---\n{}", object("Secret", "a"), object("Secret", "B"), object("Secret", "C"));
+    std::fs::write(folder.path().join("wrong.yml"), wrong).unwrap();
+    std::fs::write(folder.path().join("secret.yml"), object("Secret", "a")).unwrap();
+    let text = "flightcage = 1\n[deploy]\nfiles = [\"wrong.yml\"]\n\
+        [[step]]\nid = \"a\"\napply = { file = \"wrong.yml\" }\n\
+        [[step]]\nid = \"b\"\nrolling_update = { from = \"x\", to = \"secret.yml\" }\n";
+    let name = "test".parse().unwrap();
+    let refused = parse(&folder.path().join("demo.toml"), text, &Against::own_cluster(&name, no_names_in_capitals)).unwrap_err();
+    let told: Vec<(usize, bool)> = refused.problems().iter().map(|p| (p.line, p.message.contains("capitals"))).collect();
+    assert_eq!(told, [(3, true), (3, true), (6, true), (6, true), (9, false)], "{}", refused.listing());
+    let places: Vec<&str> = refused.problems()[..2].iter().filter_map(|p| p.message.split("wrong.yml:").nth(1)).collect();
+    assert!(places[0].starts_with("7:12: ") && places[1].starts_with("11:12: "), "{places:?}");
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, HttpRequest, Keep, Moments};
-use super::{Class, LATE_MS, Record};
+use super::{Class, LATE_MS, Pause, Record};
 use crate::scenario::spec::{Load, StreamKind};
 
 /// Idle connections that a `reused` stream keeps.
@@ -22,7 +22,7 @@ const ECHO_PERIOD: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub struct Shared {
     records: Mutex<Vec<Record>>,
-    stalled_us: AtomicU64,
+    pauses: Mutex<Vec<Pause>>,
     connections: AtomicU64,
 }
 
@@ -35,10 +35,10 @@ impl Shared {
         records
     }
 
-    /// How long the prober itself was asleep, as its control echo saw: the sum of all pauses beyond [`LATE_MS`].
+    /// When the prober itself was asleep, as its control echo saw: all pauses beyond [`LATE_MS`].
     #[must_use]
-    pub fn stalled(&self) -> Duration {
-        Duration::from_micros(self.stalled_us.load(Ordering::Relaxed))
+    pub fn pauses(&self) -> Vec<Pause> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn keep(&self, record: Record) {
@@ -56,9 +56,14 @@ pub struct Running {
 }
 
 impl Running {
+    /// Ends the schedules. What was sent goes on.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends the schedules, waits for every request's end (at most one deadline), and returns all records.
     pub async fn finish(self) -> Vec<Record> {
-        self.stop.cancel();
+        self.stop();
         for stream in self.streams {
             // A stream task ends by itself; that it panicked would show as missing requests.
             drop(stream.await);
@@ -89,7 +94,7 @@ pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
         AbortOnDropHandle::new(tokio::spawn(stream.run(begin + offset, stop.clone())))
     });
     let streams = streams.collect();
-    let echo = AbortOnDropHandle::new(tokio::spawn(echo(Arc::clone(&shared))));
+    let echo = AbortOnDropHandle::new(tokio::spawn(echo(Arc::clone(&shared), epoch)));
     Running { shared, stop, streams, _echo: echo }
 }
 
@@ -188,17 +193,18 @@ impl Stream {
     }
 }
 
-/// Wakes regularly and adds up by how much it was late.
-async fn echo(shared: Arc<Shared>) {
+/// Wakes regularly and keeps by how much it was late.
+async fn echo(shared: Arc<Shared>, epoch: Instant) {
+    let since = |at: Instant| at.saturating_duration_since(epoch).as_secs_f64() * 1000.0;
     let mut ticks = interval(ECHO_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = ticks.tick().await;
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        let pause = (now - last).saturating_sub(ECHO_PERIOD);
-        if pause.as_secs_f64() * 1000.0 > LATE_MS {
-            shared.stalled_us.fetch_add(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let pause = Pause { from_ms: since(last + ECHO_PERIOD), to_ms: since(now) };
+        if pause.to_ms - pause.from_ms > LATE_MS {
+            shared.pauses.lock().unwrap_or_else(PoisonError::into_inner).push(pause);
         }
         last = now;
     }

@@ -69,6 +69,15 @@ impl Record {
     }
 }
 
+/// A time in which the prober itself was asleep, in milliseconds since the start of the run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pause {
+    /// When it should have woken.
+    pub from_ms: f64,
+    /// When it woke.
+    pub to_ms: f64,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

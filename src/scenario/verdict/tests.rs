@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::super::file::Against;
 use super::super::load::Class;
 use super::super::report::{Report, TargetFacts};
 use super::*;
@@ -27,7 +28,8 @@ replicas.web = 2
 pods_deleted = 0
 faults_left = 0
 "#;
-    super::super::file::parse(Path::new("demo.toml"), text, &"test".parse().unwrap()).unwrap()
+    let name = "test".parse().unwrap();
+    super::super::file::parse(Path::new("demo.toml"), text, &Against::own_cluster(&name, |_, _| Vec::new())).unwrap()
 }
 
 /// 500 requests, 40 ms apart: v1 up to the 250th, then v2; a fault at 4000 ms.
@@ -93,6 +95,20 @@ fn each_doubt_and_each_failure_has_its_verdict() {
     assert_eq!(check(|m| m.updates_ended_ms.push(10_000.0)).0, Verdict::Pass);
     assert_eq!(check(|m| records(m)[499].version = Some("v1".into())).0, Verdict::Fail);
     assert_eq!(check(|m| records(m)[490].version = Some("v1".into())).0, Verdict::Fail, "v2 has not lasted");
+}
+
+#[test]
+fn only_what_happens_between_the_baseline_and_the_end_counts() {
+    let records = records(&mut measured()).clone();
+    let pause = |from_ms: f64, to_ms: f64| Pause { from_ms, to_ms };
+    let pauses = [pause(0.0, 900.0), pause(950.0, 1_100.0), pause(5_000.0, 5_100.0), pause(9_900.0, 10_400.0)];
+    let load = MeasuredLoad::between(1_000.0, 10_000.0, records, &pauses);
+    let intended = |record: Option<&Record>| record.map(|record| record.intended_ms);
+    assert_eq!((intended(load.records.first()), intended(load.records.last())), (Some(1_000.0), Some(9_960.0)));
+    assert_eq!(load.stalled, Duration::from_millis(100 + 100 + 100));
+    // A prober that slept before the baseline was accepted is no reason to doubt the run.
+    let early = MeasuredLoad::between(1_000.0, 10_000.0, Vec::new(), &pauses[..1]);
+    assert_eq!(early.stalled, Duration::ZERO);
 }
 
 #[test]
