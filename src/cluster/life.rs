@@ -684,9 +684,10 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
         return Ok(());
     }
     let _life = lock_life(paths)?;
-    shelf(paths).sweep()?;
     let daemon = DaemonClient::new(paths.clone())?;
     clear(paths, &daemon, Remains::Nothing).await?;
+    // Only now: its daemon may have been saving.
+    shelf(paths).sweep()?;
     paths.remove_locks();
     Ok(())
 }

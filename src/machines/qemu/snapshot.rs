@@ -198,17 +198,19 @@ impl QemuProvider {
 /// Writes processor, devices and memory of a stopped machine.
 async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": UNTHROTTLED })).await?;
-    // QEMU calls it done when the pipe has taken everything; the file bears its name once `cat` has written it.
-    let (part, whole) = (file.with_extension("part").display().to_string(), file.display().to_string());
-    let (part, whole) = (shell::quote(&part), shell::quote(&whole));
-    let uri = format!("exec:umask 077; cat > {part} && mv {part} {whole}");
-    qmp.execute("migrate", json!({ "uri": uri })).await?;
+    qmp.execute("migrate", json!({ "uri": format!("exec:{}", writer(file)) })).await?;
     let deadline = Instant::now() + MEMORY_LIMIT;
     loop {
         let progress = qmp.execute("query-migrate", json!({})).await?;
         let refused = |reason: &str| QmpError::Refused { command: "migrate".to_owned(), reason: reason.to_owned() };
-        match progress["status"].as_str() {
-            Some("completed") if file.exists() => return Ok(()),
+        let status = progress["status"].as_str();
+        // QEMU calls it done when the pipe has taken everything: the writer has the last word.
+        if status == Some("completed")
+            && let Some(written) = written(file)
+        {
+            return written.map_err(refused);
+        }
+        match status {
             Some("failed" | "cancelled") => {
                 return Err(refused(progress["error-desc"].as_str().unwrap_or("it gave no reason; is the disk full?")));
             }
@@ -216,6 +218,29 @@ async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
             _ => sleep(LOOK_PAUSE).await,
         }
     }
+}
+
+/// The shell command that writes its input to `file`: under another name until it is whole. What failed makes room and leaves a mark.
+fn writer(file: &Path) -> String {
+    let quoted = |path: &Path| shell::quote(&path.display().to_string());
+    let (part, whole, mark) = (quoted(&file.with_extension("part")), quoted(file), quoted(&failure_mark(file)));
+    format!("umask 077; cat > {part} && mv {part} {whole} || {{ rm -f {part}; : > {mark}; }}")
+}
+
+fn failure_mark(file: &Path) -> PathBuf {
+    file.with_extension("failed")
+}
+
+/// What came of [`writer`]; `None` while it writes.
+fn written(file: &Path) -> Option<Result<(), &'static str>> {
+    if file.exists() {
+        return Some(Ok(()));
+    }
+    if failure_mark(file).exists() {
+        return Some(Err("its memory could not be written; is the disk full?"));
+    }
+    let is_gone = !file.parent().is_some_and(Path::exists);
+    is_gone.then_some(Err("its folder was removed meanwhile"))
 }
 
 async fn correct_all<'a>(
@@ -248,4 +273,38 @@ fn resuming(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
 fn restoring(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
     let what = format!("restore node `{node}`");
     move |error| failed(what, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    /// Feeds the writer as QEMU does and returns what is then known.
+    fn write(file: &Path) -> Option<Result<(), &'static str>> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &writer(file)]).stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut shell = shell.spawn().expect("a shell starts");
+        // One that does not read any more is what is tested.
+        let _ = shell.stdin.take().expect("it is piped").write_all(b"memory");
+        shell.wait().expect("it ends");
+        written(file)
+    }
+
+    #[test]
+    fn a_memory_that_cannot_be_written_is_told_at_once() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let file = directory.path().join("it's/memory");
+        assert!(written(&file).expect("nothing will come of it").is_err(), "there is no folder");
+        std::fs::create_dir(directory.path().join("it's")).expect("it is ours");
+        assert_eq!(written(&file), None, "nobody has written yet");
+        let part = file.with_extension("part");
+        std::os::unix::fs::symlink("/dev/full", &part).expect("it is ours");
+        assert!(write(&file).expect("it has ended").expect_err("the disk is full").contains("is the disk full?"));
+        assert!(part.symlink_metadata().is_err(), "what was half written makes room");
+        std::fs::remove_file(failure_mark(&file)).expect("it is there");
+        assert_eq!(write(&file), Some(Ok(())));
+        assert_eq!(std::fs::read(&file).expect("it is there"), b"memory");
+    }
 }
