@@ -34,6 +34,7 @@ use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
 
+use snapshots::Attempt;
 pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf};
 
 /// Longest that a daemon may take to answer after its start.
@@ -349,11 +350,14 @@ async fn bring_up(
         return boot_cold(home, paths, spec, &parts, boot.lifetime, report).await;
     };
     let fingerprint = snapshots::fingerprint(home, paths, spec, &parts).await?;
-    if let Some(cluster) = snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report).await? {
-        return Ok(cluster);
-    }
+    let is_missing = match snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report).await? {
+        Attempt::Restored(cluster) => return Ok(cluster),
+        Attempt::Nothing => true,
+        // As good as a new one.
+        Attempt::Kept => false,
+    };
     let cluster = boot_cold(home, paths, spec, &parts, boot.lifetime, report).await?;
-    if keep > 0 {
+    if keep > 0 && is_missing {
         snapshots::save_pristine(&cluster, spec, &parts, fingerprint, keep, report).await;
     }
     Ok(cluster)

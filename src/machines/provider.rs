@@ -215,6 +215,14 @@ pub enum ProviderError {
         /// The console's last lines.
         console: String,
     },
+    /// The hypervisor does not take what was saved of a machine: it will not take it next time either.
+    #[error("restore node `{node}`: its saved memory was not accepted {what}")]
+    MemoryRefused {
+        /// Which machine.
+        node: NodeName,
+        /// What the hypervisor said.
+        what: String,
+    },
     /// There is no machine of that name.
     #[error("node `{0}` does not exist")]
     UnknownNode(NodeName),

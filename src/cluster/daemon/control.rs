@@ -91,6 +91,9 @@ struct Down {
     remove: bool,
 }
 
+/// How the client learns that what was saved of a machine is of no use. Nothing else answers with this code.
+pub(in crate::cluster) const MEMORY_REFUSED: StatusCode = StatusCode::PRECONDITION_FAILED;
+
 /// An error as the client gets it: the chain of causes in one text.
 pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
@@ -104,6 +107,7 @@ impl From<ProviderError> for Failure {
     fn from(error: ProviderError) -> Self {
         let code = match error {
             ProviderError::UnknownNode(_) => StatusCode::NOT_FOUND,
+            ProviderError::MemoryRefused { .. } => MEMORY_REFUSED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(code, crate::cluster::chain(&error))

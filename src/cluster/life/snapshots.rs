@@ -10,7 +10,7 @@ use super::{
     Cluster, ClusterRecord, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client, admission, clear, finish,
     io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, write_kubeconfig,
 };
-use crate::cluster::client::DaemonClient;
+use crate::cluster::client::{DaemonClient, DaemonClientError};
 use crate::cluster::daemon::RestoreOrder;
 use crate::cluster::home::{ClusterPaths, Home, private_directory, write_private};
 use crate::cluster::install;
@@ -184,7 +184,22 @@ fn processor() -> String {
     format!("{} ({:08x})", field("model name").unwrap_or(std::env::consts::ARCH), crc32fast::hash(flags.as_bytes()))
 }
 
-/// Restores the automatic snapshot that matches. `None`: there is none, or it could not be restored; nothing of it is left then.
+/// What came of looking for an automatic snapshot.
+pub(super) enum Attempt {
+    /// The cluster is up.
+    Restored(Cluster),
+    /// There is none that would do: a cold boot makes one.
+    Nothing,
+    /// There is one that could not be restored, for a reason that is not its own. It stays; nothing of the cluster is left.
+    Kept,
+}
+
+/// Whether an error means that the snapshot itself is of no use. Anything else may pass: a slow machine, a full disk, no memory.
+fn condemns(error: &LifeError) -> bool {
+    matches!(error, LifeError::Snapshot(SnapshotError::Refused { .. }) | LifeError::Daemon(DaemonClientError::MemoryRefused(_)))
+}
+
+/// Restores the automatic snapshot that matches.
 pub(super) async fn from_snapshot(
     home: &Home,
     paths: &ClusterPaths,
@@ -192,7 +207,7 @@ pub(super) async fn from_snapshot(
     fingerprint: &Fingerprint,
     lifetime: Lifetime,
     report: &Reporter,
-) -> Result<Option<Cluster>, LifeError> {
+) -> Result<Attempt, LifeError> {
     let shelf = shelf(paths);
     shelf.sweep()?;
     let manifest = match shelf.find(fingerprint)? {
@@ -201,7 +216,7 @@ pub(super) async fn from_snapshot(
             for error in refused {
                 report(Progress::Step(error.to_string()));
             }
-            return Ok(None);
+            return Ok(Attempt::Nothing);
         }
     };
     let begun = Instant::now();
@@ -213,18 +228,27 @@ pub(super) async fn from_snapshot(
     match restored.await {
         Ok(cluster) => {
             report(Progress::Step(format!("restored in {:.1} s", begun.elapsed().as_secs_f64())));
-            Ok(Some(cluster))
+            Ok(Attempt::Restored(cluster))
         }
         // A cold boot would not fit either.
         Err(error @ LifeError::Host(_)) => Err(error),
         Err(error) => {
-            report(Progress::Step(format!("{}; booting cold", crate::cluster::chain(&error))));
+            let said = crate::cluster::chain(&error);
             clear(paths, &DaemonClient::new(paths.clone())?, Remains::Nothing).await?;
+            if !condemns(&error) {
+                let cluster = paths.name();
+                report(Progress::Step(format!(
+                    "{said}; booting cold. The snapshot stays; `flightcage snapshot rm --name {cluster} {}` removes it",
+                    manifest.name
+                )));
+                return Ok(Attempt::Kept);
+            }
+            report(Progress::Step(format!("{said}; booting cold")));
             // It will not do next time either; a cold boot makes another.
             if let Err(error) = shelf.remove(&manifest.name) {
                 tracing::warn!(%error, "a snapshot that cannot be restored stays");
             }
-            Ok(None)
+            Ok(Attempt::Nothing)
         }
     }
 }
@@ -400,4 +424,22 @@ fn unfit(why: &str) -> LifeError {
 /// Whether snapshots are possible for machines of this provider at all.
 pub(super) fn possible(spec: &ClusterSpec) -> bool {
     spec.provider == ProviderKind::Qemu
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_a_snapshot_itself_removes_it() {
+        let check = |error: LifeError, expected: bool| assert_eq!(condemns(&error), expected, "{error}");
+        check(SnapshotError::Refused { name: "auto-1".into(), reason: "it is torn".into() }.into(), true);
+        check(DaemonClientError::MemoryRefused("w1: its saved memory was not accepted".into()).into(), true);
+        check(DaemonClientError::Refused("set the clock of node `w1`".into()).into(), false);
+        check(DaemonClientError::NotUp { name: "test".into() }.into(), false);
+        check(SnapshotError::Io { what: "read".into(), source: std::io::ErrorKind::StorageFull.into() }.into(), false);
+        check(LifeError::TimedOut { seconds: 30, what: "a sign of life".into(), seen: "nothing".into() }, false);
+        check(LifeError::DaemonStart { name: "test".into(), log: String::new() }, false);
+        check(LifeError::Host(Vec::new()), false);
+    }
 }

@@ -61,6 +61,8 @@ const MAX_SOCKET_PATH: usize = 104;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Pause between two looks at a machine that starts or boots.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// What QEMU says before it ends because it cannot take a saved memory (`migration/migration.c`).
+const LOAD_FAILED: &str = "load of migration failed";
 /// Port of the guest's SSH server.
 const GUEST_SSH_PORT: u16 = 22;
 /// How long one attempt waits for the SSH server's banner: seconds pass under TCG while all machines boot.
@@ -269,15 +271,20 @@ impl QemuProvider {
 
     /// The error for a QEMU that has ended, with what it said itself.
     fn ended(&self, node: &NodeName, vm: &Vm, what: &str) -> ProviderError {
-        let said = std::fs::read(self.directory(node).qemu_log()).unwrap_or_default();
-        let status = vm.exit.borrow().map_or_else(|| "still running".to_owned(), |status| status.to_string());
+        let said = self.said(node, vm);
+        if said.contains(LOAD_FAILED) {
+            return ProviderError::MemoryRefused { node: node.clone(), what: said };
+        }
         let mut console = Console::new(self.console(node), vm.console_from);
         console.look(Duration::MAX);
-        ProviderError::Boot {
-            node: node.clone(),
-            what: format!("{what} ({status}): {}", shell::tail(&said)),
-            console: console.end(),
-        }
+        ProviderError::Boot { node: node.clone(), what: format!("{what} {said}"), console: console.end() }
+    }
+
+    /// How a QEMU has ended, and the end of its log.
+    fn said(&self, node: &NodeName, vm: &Vm) -> String {
+        let said = std::fs::read(self.directory(node).qemu_log()).unwrap_or_default();
+        let status = vm.exit.borrow().map_or_else(|| "still running".to_owned(), |status| status.to_string());
+        format!("({status}): {}", shell::tail(&said))
     }
 
     fn find(&self, node: &NodeName) -> Option<Machine> {

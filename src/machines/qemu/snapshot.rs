@@ -187,7 +187,7 @@ impl QemuProvider {
                 Err(QmpError::Closed(_)) => {
                     let mut exit = vm.exit.clone();
                     let _ = tokio::time::timeout(Duration::from_secs(2), exit.wait_for(Option::is_some)).await;
-                    return Err(self.ended(node, vm, "its saved memory was not accepted"));
+                    return Err(self.ended(node, vm, "it ended while its saved memory was loaded"));
                 }
                 Err(error) => return Err(restoring(node)(error)),
             }
