@@ -248,20 +248,22 @@ pub struct ClockFact {
     pub bound_us: u64,
 }
 
-/// What came of a restore.
+/// What came of a save or a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     /// The machines' clocks, of those that run.
     pub clocks: Vec<ClockFact>,
     /// From the order until every machine ran again, in milliseconds.
     pub running_ms: u64,
+    /// What went wrong with machines that were saved and run on; nothing of it harms what was saved.
+    pub problems: Vec<String>,
 }
 
 /// Saves and restores all machines of a cluster together, memory and disks. Machines run privately on copies: nothing they do
 /// reaches a saved state. Both calls go on to their end only if they are polled to it; a cancelled `save` may leave machines stopped.
 pub trait Snapshots: Send + Sync {
     /// Stops all machines together, writes a folder for each below `into`, and lets them run on whatever happened, their clocks
-    /// right. A machine that is off is saved as such; a frozen one is refused.
+    /// right; one that cannot be set is told. A machine that is off is saved as such; a frozen one is refused.
     fn save(&self, into: PathBuf) -> BoxFuture<'_, Result<Restored, ProviderError>>;
     /// Makes machines from the folders below `from`, which a `save` of the same machines wrote. Nothing runs before everything is loaded;
     /// clocks are right when it returns. After an error nothing of them runs.

@@ -294,7 +294,10 @@ async fn save_as(
         Ok::<_, LifeError>(daemon.save(&draft.directory().join("machines")).await?)
     };
     match written.await {
-        Ok(saved) => report(Progress::Detail(format!("machines stood still for {} ms", saved.running_ms))),
+        Ok(saved) => {
+            report(Progress::Detail(format!("machines stood still for {} ms", saved.running_ms)));
+            saved.problems.into_iter().for_each(|problem| report(Progress::Step(problem)));
+        }
         Err(error) => {
             shelf.discard(draft);
             return Err(error);

@@ -8,14 +8,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::model::clock::{Answer, Ask, MAX_LINE_BYTES};
 
 /// The largest error that a clock may be left with, its uncertainty included.
 pub(super) const TOLERANCE: Duration = Duration::from_millis(10);
-/// Longest that a clock may take to be right.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Longest that a clock may take to be right: an emulated machine that has just been restored translates its code anew, while it
+/// works off what it missed.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Pause after readings that were not good enough: a busy machine is not to be kept busy by questions.
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 /// A machine that is busy answers late; a question is asked again after this.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1000);
 /// Questions asked in a row; the quickest answer counts.
@@ -94,6 +97,8 @@ impl ClockPort {
             }
             if reading.ahead_ns.unsigned_abs() > u64::try_from(reading.doubt.as_nanos()).unwrap_or(u64::MAX) {
                 self.ask(deadline, -reading.ahead_ns).await?;
+            } else {
+                sleep(SETTLE_PAUSE).await;
             }
             reading = self.read(deadline, 0).await?;
         }

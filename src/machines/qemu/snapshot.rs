@@ -77,9 +77,16 @@ impl QemuProvider {
         saved?;
         resumed?;
         let running_ms = milliseconds(begun.elapsed());
-        let clocks = correct_all(running.iter().map(|machine| (&machine.node, &machine.clock))).await?;
+        // What was saved is whole: a clock that is wrong now is no reason to throw it away.
+        let (mut clocks, mut problems) = (Vec::new(), Vec::new());
+        for corrected in correct_all(&running).await {
+            match corrected {
+                Ok(clock) => clocks.push(clock),
+                Err(error) => problems.push(with_cause(&error)),
+            }
+        }
         drop(slots);
-        Ok(Restored { clocks, running_ms })
+        Ok(Restored { clocks, running_ms, problems })
     }
 
     /// The machine's process, unless it is off.
@@ -141,9 +148,9 @@ impl QemuProvider {
         );
         resumed.await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let running_ms = milliseconds(begun.elapsed());
-        let clocks = correct_all(machines.iter().map(|machine| (&machine.node, &machine.clock))).await?;
+        let clocks = correct_all(&machines).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         tracing::info!(running_ms, total_ms = milliseconds(begun.elapsed()), "the machines are restored");
-        Ok(Restored { clocks, running_ms })
+        Ok(Restored { clocks, running_ms, problems: Vec::new() })
     }
 
     /// Loads one machine and leaves it stopped; `None`: it was saved as off.
@@ -243,10 +250,8 @@ fn written(file: &Path) -> Option<Result<(), &'static str>> {
     is_gone.then_some(Err("its folder was removed meanwhile"))
 }
 
-async fn correct_all<'a>(
-    machines: impl Iterator<Item = (&'a NodeName, &'a Arc<Mutex<ClockPort>>)>,
-) -> Result<Vec<ClockFact>, ProviderError> {
-    try_join_all(machines.map(async |(node, clock)| {
+async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderError>> {
+    join_all(machines.iter().map(async |Running { node, clock, .. }| {
         let correction = clock.lock().await.correct().await;
         let correction = correction.map_err(|error| failed(format!("set the clock of node `{node}`"), error))?;
         tracing::info!(%node, ?correction, "its clock is right");
@@ -254,6 +259,10 @@ async fn correct_all<'a>(
         Ok(ClockFact { node: node.clone(), behind_ms: -correction.before_ns / 1_000_000, bound_us })
     }))
     .await
+}
+
+fn with_cause(error: &ProviderError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn milliseconds(duration: Duration) -> u64 {
