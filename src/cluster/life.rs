@@ -290,7 +290,7 @@ async fn join(
             report(Progress::Node(machine.name.clone(), "powering on".into()));
             daemon.power(&machine.name, action).await?;
         }
-        wait_until_ready(&client, spec, report).await
+        wait_until_ready(&client, &node_names(spec), report).await
     };
     tokio::select! {
         whole = whole => whole?,
@@ -400,7 +400,7 @@ async fn boot_cold(
 
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
-    wait_until_ready(&client, spec, report).await?;
+    wait_until_ready(&client, &node_names(spec), report).await?;
     write_kubeconfig(paths, status.api_port)?;
     finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
 }
@@ -611,8 +611,12 @@ fn end_of(path: &std::path::Path) -> String {
     read().unwrap_or_default()
 }
 
-/// Waits until every machine is a Ready node.
-async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter) -> Result<(), LifeError> {
+fn node_names(spec: &ClusterSpec) -> Vec<NodeName> {
+    spec.machines.iter().map(|machine| machine.name.clone()).collect()
+}
+
+/// Waits until these machines are Ready nodes.
+async fn wait_until_ready(client: &Client, wanted: &[NodeName], report: &Reporter) -> Result<(), LifeError> {
     let nodes = client.reflect::<Node>("", ListParams::default());
     let mut changed = nodes.subscribe();
     let mut ready: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
@@ -627,7 +631,7 @@ async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter
                     report(Progress::NodeReady(name));
                 }
             }
-            if spec.machines.iter().all(|machine| ready.contains(machine.name.as_str())) {
+            if wanted.iter().all(|name| ready.contains(name.as_str())) {
                 return;
             }
             if changed.changed().await.is_err() {
@@ -638,8 +642,7 @@ async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter
     if timeout(READY_DEADLINE, all).await.is_ok() {
         return Ok(());
     }
-    let missing: Vec<&str> =
-        spec.machines.iter().map(|machine| machine.name.as_str()).filter(|name| !ready.contains(*name)).collect();
+    let missing: Vec<&str> = wanted.iter().map(NodeName::as_str).filter(|name| !ready.contains(*name)).collect();
     Err(LifeError::TimedOut {
         seconds: READY_DEADLINE.as_secs(),
         what: "every node to be Ready".into(),

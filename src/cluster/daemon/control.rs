@@ -39,6 +39,8 @@ pub struct Status {
     pub api_port: u16,
     /// LoadBalancer Services and their loopback ports.
     pub services: Vec<Served>,
+    /// Whether the daemon has read the cluster's Services and Endpoints, so that `services` is all there is.
+    pub ingress_synced: bool,
     /// Whether a `run`, `with` or `demo` holds the cluster for itself: it goes when that ends.
     pub owned: bool,
     /// The snapshot that the machines were restored from.
@@ -146,6 +148,7 @@ async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
         acceleration: daemon.record.acceleration,
         machines: daemon.provider.list().await?,
         api_port: daemon.ingress.api_port(),
+        ingress_synced: daemon.ingress.synced(),
         services: daemon.ingress.served(),
         owned: daemon.ownership == super::Ownership::Owned && !daemon.disowned.load(Ordering::SeqCst),
         restored_from: daemon.record.restored_from.clone(),

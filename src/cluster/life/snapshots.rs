@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Cluster, ClusterRecord, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client, admission, clear, finish,
-    io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, write_kubeconfig,
+    io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, wait_until_ready, write_kubeconfig,
 };
 use crate::cluster::client::{DaemonClient, DaemonClientError};
 use crate::cluster::daemon::RestoreOrder;
@@ -28,6 +28,10 @@ pub const KEPT_SNAPSHOTS: usize = 0;
 const BEAT_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause after a failed question for a sign of life.
 const BEAT_RETRY: Duration = Duration::from_millis(50);
+/// Longest from the last sign of life until the daemon serves the cluster's Services; its reflectors back off for 2 s at most.
+const INGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks at whether it does.
+const INGRESS_PAUSE: Duration = Duration::from_millis(50);
 /// What a snapshot holds beside memories and disks.
 const OVERHEAD_BYTES: u64 = 64 << 20;
 
@@ -378,9 +382,13 @@ async fn bring_back(
     }
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
-    let running = status.machines.iter().filter(|machine| machine.power == Power::On).map(|machine| &machine.name);
-    let beats = running.map(|node| await_beat(&client, node));
+    let running = status.machines.iter().filter(|machine| machine.power == Power::On);
+    let running: Vec<NodeName> = running.map(|machine| machine.name.clone()).collect();
+    let beats = running.iter().map(|node| await_beat(&client, node));
     futures::future::try_join_all(beats).await?;
+    // What was saved says Ready: only after the beats is it of today.
+    wait_until_ready(&client, &running, report).await?;
+    await_ingress(&daemon).await?;
     write_kubeconfig(paths, status.api_port)?;
     finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
 }
@@ -401,6 +409,22 @@ async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
             Err(_) => tokio::time::sleep(BEAT_RETRY).await,
         }
     }
+}
+
+/// Waits until the daemon serves on the host what the cluster's Services ask for.
+async fn await_ingress(daemon: &DaemonClient) -> Result<(), LifeError> {
+    let deadline = Instant::now() + INGRESS_DEADLINE;
+    while !daemon.status().await?.ingress_synced {
+        if Instant::now() > deadline {
+            return Err(LifeError::TimedOut {
+                seconds: INGRESS_DEADLINE.as_secs(),
+                what: "the daemon to read the cluster's Services".into(),
+                seen: super::end_of(&daemon.paths().daemon_log()),
+            });
+        }
+        tokio::time::sleep(INGRESS_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// What a cluster is known by: keys, certificates, ports.
