@@ -26,8 +26,8 @@ use crate::model::names::{ClusterName, NodeName};
 pub const KEPT_SNAPSHOTS: usize = 0;
 /// Longest from the machines' running again to a sign of life of each agent.
 const BEAT_DEADLINE: Duration = Duration::from_secs(30);
-/// Pause after a failed question for a sign of life.
-const BEAT_RETRY: Duration = Duration::from_millis(50);
+/// Pause after a failed question for a sign of life: a restored machine that is asked too often does nothing but TLS handshakes.
+const BEAT_RETRY: Duration = Duration::from_millis(250);
 /// Longest from the last sign of life until the daemon serves the cluster's Services; its reflectors back off for 2 s at most.
 const INGRESS_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two looks at whether it does.
@@ -384,6 +384,8 @@ async fn bring_back(
     let client = admin_client(paths, &status)?;
     let running = status.machines.iter().filter(|machine| machine.power == Power::On);
     let running: Vec<NodeName> = running.map(|machine| machine.name.clone()).collect();
+    // One handshake, whose connection then carries the questions for the beats.
+    await_answer(&client, "/readyz", "the API server to answer").await?;
     let beats = running.iter().map(|node| await_beat(&client, node));
     futures::future::try_join_all(beats).await?;
     // What was saved says Ready: only after the beats is it of today.
@@ -395,14 +397,19 @@ async fn bring_back(
 
 /// Waits for a sign of life that the node's agent gives after this call.
 async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
+    await_answer(client, &format!("/flightcage/v1/nodes/{node}/beat"), &format!("a sign of life of node `{node}`")).await
+}
+
+/// Asks until there is an answer.
+async fn await_answer(client: &Client, path: &str, what: &str) -> Result<(), LifeError> {
     let deadline = Instant::now() + BEAT_DEADLINE;
     loop {
-        match client.raw(Method::GET, &format!("/flightcage/v1/nodes/{node}/beat"), None).await {
+        match client.raw(Method::GET, path, None).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => {
                 return Err(LifeError::TimedOut {
                     seconds: BEAT_DEADLINE.as_secs(),
-                    what: format!("a sign of life of node `{node}`"),
+                    what: what.to_owned(),
                     seen: crate::cluster::chain(&error),
                 });
             }
