@@ -21,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 /// A machine that is busy answers late; a question is asked again after this.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1000);
+/// Longest that a machine may take to write what it holds for its disks.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// Questions asked in a row; the quickest answer counts.
 const QUESTIONS: usize = 6;
 /// An answer that came so soon needs no better one.
@@ -41,7 +43,7 @@ pub(super) enum ClockError {
     Port(#[from] std::io::Error),
     #[error("its agent does not answer on the clock port; is it running?")]
     Silent,
-    #[error("its agent cannot set the clock: {0}")]
+    #[error("its agent cannot: {0}")]
     Refused(String),
     #[error("its clock could not be brought within {TOLERANCE:?} in {LIMIT:?}; last seen {last_ns} ns off")]
     Restless { last_ns: i64 },
@@ -104,6 +106,12 @@ impl ClockPort {
         }
     }
 
+    /// Makes the machine write to its disks what its kernel still holds for them.
+    pub(super) async fn sync(&mut self) -> Result<(), ClockError> {
+        let ask = Ask { sync: true, ..Ask::default() };
+        self.exchange(Instant::now() + SYNC_LIMIT, ask, SYNC_LIMIT).await?.map(drop).ok_or(ClockError::Silent)
+    }
+
     /// The best of a few readings.
     async fn read(&mut self, deadline: Instant, step_ns: i64) -> Result<Reading, ClockError> {
         let mut best = self.ask(deadline, step_ns).await?;
@@ -120,34 +128,38 @@ impl ClockPort {
     }
 
     async fn ask(&mut self, deadline: Instant, step_ns: i64) -> Result<Reading, ClockError> {
+        while Instant::now() < deadline {
+            match self.exchange(deadline, Ask { step_ns, ..Ask::default() }, ANSWER_LIMIT).await? {
+                Some(reading) => return Ok(reading),
+                // A step may still happen later: it must not be asked for twice. The next reading tells.
+                None if step_ns != 0 => return Ok(Reading { ahead_ns: i64::MAX, doubt: LIMIT }),
+                None => {}
+            }
+        }
+        Err(ClockError::Silent)
+    }
+
+    /// Asks once; `None`: there was no answer within `limit`. QEMU may take until `deadline` to connect.
+    async fn exchange(&mut self, deadline: Instant, ask: Ask, limit: Duration) -> Result<Option<Reading>, ClockError> {
         if self.connection.is_none() {
             let accepted = timeout_at(deadline, self.listener.accept()).await.map_err(|_| ClockError::Silent)??;
             self.connection = Some(BufReader::new(accepted.0));
         }
         let connection = self.connection.as_mut().expect("it was made above");
-        while Instant::now() < deadline {
-            self.next_id += 1;
-            let ask = Ask { id: self.next_id, step_ns };
-            let text = format!("{}\n", serde_json::to_string(&ask).expect("numbers are JSON"));
-            let asked_ns = wall_ns();
-            let asked = Instant::now();
-            connection.write_all(text.as_bytes()).await?;
-            let answer = timeout(ANSWER_LIMIT, answer_to(connection, ask.id)).await;
-            let round_trip = asked.elapsed();
-            match answer {
-                Ok(Ok(Answer { error: Some(error), .. })) => return Err(ClockError::Refused(error)),
-                Ok(Ok(answer)) => {
-                    let doubt = round_trip / 2;
-                    let middle_ns = asked_ns + i64::try_from(doubt.as_nanos()).unwrap_or(i64::MAX);
-                    return Ok(Reading { ahead_ns: answer.wall_ns - middle_ns, doubt });
-                }
-                Ok(Err(error)) => return Err(error.into()),
-                // A step may still happen later: it must not be asked for twice. The next reading tells.
-                Err(_) if step_ns != 0 => return Ok(Reading { ahead_ns: i64::MAX, doubt: LIMIT }),
-                Err(_) => {}
-            }
+        self.next_id += 1;
+        let ask = Ask { id: self.next_id, ..ask };
+        let text = format!("{}\n", serde_json::to_string(&ask).expect("numbers are JSON"));
+        let asked_ns = wall_ns();
+        let asked = Instant::now();
+        connection.write_all(text.as_bytes()).await?;
+        let Ok(answer) = timeout(limit, answer_to(connection, ask.id)).await else { return Ok(None) };
+        let doubt = asked.elapsed() / 2;
+        let answer = answer?;
+        if let Some(error) = answer.error {
+            return Err(ClockError::Refused(error));
         }
-        Err(ClockError::Silent)
+        let middle_ns = asked_ns + i64::try_from(doubt.as_nanos()).unwrap_or(i64::MAX);
+        Ok(Some(Reading { ahead_ns: answer.wall_ns - middle_ns, doubt }))
     }
 }
 
@@ -203,6 +215,7 @@ mod tests {
         let correction = port.correct().await.expect("it is set");
         assert!(correction.bound <= TOLERANCE, "{correction:?}");
         assert!((correction.before_ns + 3_600_000_000_000).abs() < 1_000_000_000, "{correction:?}");
+        port.sync().await.expect("it answers");
         let again = port.correct().await.expect("it is right");
         assert!(again.before_ns.abs() < 1_000_000_000, "{again:?}");
         drop(port);

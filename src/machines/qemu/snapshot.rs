@@ -1,7 +1,7 @@
 //! Memory and disks of all machines, saved together and restored together.
 //!
 //! ```text
-//! save      stop all ─► (each: memory by QEMU's migration to a file, then the disk) ─► let all run ─► clocks
+//! save      sync all ─► stop all ─► (each: memory by QEMU's migration to a file, then the disk) ─► let all run ─► clocks
 //! restore   (each: copy the disk, start QEMU with the memory as its standard input) ─► let all run ─► clocks
 //! ```
 //! Machines are stopped before any is saved and run only when all are loaded, so that no machine hears of a future that another one
@@ -52,7 +52,6 @@ impl Snapshots for QemuProvider {
 
 impl QemuProvider {
     async fn save_all(&self, into: &Path) -> Result<Restored, ProviderError> {
-        let begun = Instant::now();
         let nodes = directory::nodes(&self.config.state_dir).map_err(|error| failed("list machines", error))?;
         let mut slots = Vec::new();
         for node in &nodes {
@@ -68,6 +67,8 @@ impl QemuProvider {
                 running.push(Running { node: node.clone(), qmp, clock: Arc::clone(&vm.clock) });
             }
         }
+        let mut problems = sync_all(&running).await;
+        let begun = Instant::now();
         let saved = self.stop_and_save(&nodes, &mut running, into).await;
         // Whatever happened, they run on. One that was not stopped takes no harm.
         let resumed = join_all(
@@ -78,7 +79,7 @@ impl QemuProvider {
         resumed?;
         let running_ms = milliseconds(begun.elapsed());
         // What was saved is whole: a clock that is wrong now is no reason to throw it away.
-        let (mut clocks, mut problems) = (Vec::new(), Vec::new());
+        let mut clocks = Vec::new();
         for corrected in correct_all(&running).await {
             match corrected {
                 Ok(clock) => clocks.push(clock),
@@ -248,6 +249,16 @@ fn written(file: &Path) -> Option<Result<(), &'static str>> {
     }
     let is_gone = !file.parent().is_some_and(Path::exists);
     is_gone.then_some(Err("its folder was removed meanwhile"))
+}
+
+/// Has every machine write what it holds for its disks, and tells of those that did not: restored, they run, but what they last wrote
+/// is lost when they then lose their power.
+async fn sync_all(machines: &[Running]) -> Vec<String> {
+    let synced = join_all(machines.iter().map(async |Running { node, clock, .. }| {
+        let synced = clock.lock().await.sync().await;
+        synced.map_err(|error| format!("what node `{node}` holds for its disks was not written before it was saved: {error}"))
+    }));
+    synced.await.into_iter().filter_map(Result::err).collect()
 }
 
 async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderError>> {

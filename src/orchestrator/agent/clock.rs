@@ -75,7 +75,7 @@ fn serve(port: File) {
             Ok(_) => {
                 // What a machine had half read when it was saved is no question.
                 let Ok(ask) = serde_json::from_str::<Ask>(&line) else { continue };
-                let error = (ask.step_ns != 0).then(|| step(ask.step_ns)).and_then(Result::err).map(|error| error.to_string());
+                let error = obey(&ask).err().map(|error| error.to_string());
                 let answer = Answer { id: ask.id, wall_ns: wall_ns(), error };
                 let mut text = serde_json::to_string(&answer).expect("numbers and a text are JSON");
                 text.push('\n');
@@ -85,6 +85,13 @@ fn serve(port: File) {
             }
         }
     }
+}
+
+fn obey(ask: &Ask) -> io::Result<()> {
+    if ask.sync {
+        rustix::fs::sync();
+    }
+    if ask.step_ns != 0 { step(ask.step_ns) } else { Ok(()) }
 }
 
 fn wall_ns() -> i64 {
