@@ -218,15 +218,32 @@ fn admin_client(paths: &ClusterPaths, status: &Status) -> Result<Client, LifeErr
 /// See [`LifeError`]. After an error nothing of a cluster that this call began is left.
 pub async fn up(home: &Home, spec: ClusterSpec, boot: impl Into<Boot>, report: Reporter) -> Result<Cluster, LifeError> {
     let paths = home.cluster(&spec.name);
-    private_directory(paths.root().parent().expect("clusters live in a directory"))
-        .map_err(io_error("make the clusters' directory"))?;
     let _life = lock_life(&paths)?;
     up_locked(home, &paths, &spec, boot.into(), &report).await
 }
 
-/// Nobody else brings the cluster up or down, or changes its snapshots, while the lock is held.
-fn lock_life(paths: &ClusterPaths) -> Result<File, LifeError> {
-    try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?.ok_or_else(|| LifeError::Busy(paths.name().to_string()))
+/// Nobody else brings the cluster up or down, or changes its snapshots, while this lives. The lock's file goes with a cluster of which
+/// nothing is there.
+struct LifeLock {
+    paths: ClusterPaths,
+    _lock: File,
+}
+
+impl Drop for LifeLock {
+    fn drop(&mut self) {
+        // The lock is still held: nobody has begun a cluster meanwhile.
+        if !self.paths.root().exists() {
+            self.paths.remove_locks();
+        }
+    }
+}
+
+fn lock_life(paths: &ClusterPaths) -> Result<LifeLock, LifeError> {
+    private_directory(paths.root().parent().expect("clusters live in a directory"))
+        .map_err(io_error("make the clusters' directory"))?;
+    let lock = try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?;
+    let lock = lock.ok_or_else(|| LifeError::Busy(paths.name().to_string()))?;
+    Ok(LifeLock { paths: paths.clone(), _lock: lock })
 }
 
 async fn up_locked(
@@ -260,8 +277,6 @@ async fn up_locked(
             let remains = if complete { Remains::Cluster } else { Remains::Nothing };
             if let Err(problem) = clear(paths, &daemon, remains).await {
                 tracing::warn!(%problem, "not everything could be taken down");
-            } else if remains == Remains::Nothing {
-                paths.remove_locks();
             }
             Err(error)
         }
@@ -694,9 +709,7 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
     let daemon = DaemonClient::new(paths.clone())?;
     clear(paths, &daemon, Remains::Nothing).await?;
     // Only now: its daemon may have been saving.
-    shelf(paths).sweep()?;
-    paths.remove_locks();
-    Ok(())
+    Ok(shelf(paths).sweep()?)
 }
 
 /// Resolves when no daemon holds the cluster. A lock that cannot be looked at is not known to be free.
@@ -754,4 +767,26 @@ async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) ->
         paths.remove().map_err(io_error("remove the cluster's directories"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_goes_with_a_cluster_that_is_not_there_and_stays_with_one_that_is() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let home = Home::at(directory.path().to_owned()).expect("it is ours");
+        let paths = home.cluster(&"test".parse().expect("a name"));
+        let life = lock_life(&paths).expect("it is free");
+        assert!(matches!(lock_life(&paths), Err(LifeError::Busy(_))));
+        assert!(paths.life_lock().exists(), "one that was refused removes nothing");
+        drop(life);
+        assert!(home.cluster_names().expect("it can be read").is_empty());
+        assert!(snapshots::remove(&paths, "none").is_err() && home.cluster_names().expect("it can be read").is_empty());
+        paths.make().expect("they can be made");
+        drop(lock_life(&paths).expect("it is free"));
+        assert!(paths.life_lock().exists());
+        paths.remove().expect("they are ours");
+    }
 }
