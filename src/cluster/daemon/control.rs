@@ -221,13 +221,16 @@ async fn save(State(daemon): Shared, Json(save): Json<Save>) -> Result<Json<Rest
     saving.await.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
 }
 
+/// Goes on to its end even if the asker goes away: what is half restored has to be cleared by whoever made it.
 async fn restore(State(daemon): Shared, Json(mut order): Json<RestoreOrder>) -> Result<Json<Restored>, Failure> {
     if let Network::Fabric(fabric) = &daemon.network {
         for request in &mut order.requests {
             request.fabric_socket = fabric.socket(&request.spec.name);
         }
     }
-    Ok(Json(snapshots(&*daemon.provider)?.restore(order.from, order.requests).await?))
+    let restoring = async move { snapshots(&*daemon.provider)?.restore(order.from, order.requests).await.map_err(Failure::from) };
+    let restored = tokio::spawn(restoring).await;
+    restored.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
 }
 
 fn snapshots(provider: &dyn Provider) -> Result<&dyn Snapshots, Failure> {

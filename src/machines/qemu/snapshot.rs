@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all, try_join_all};
+use futures::future::{BoxFuture, join_all};
 use serde_json::json;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep};
@@ -74,7 +74,7 @@ impl QemuProvider {
         let resumed = join_all(
             running.iter_mut().map(async |machine| machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))),
         );
-        let resumed: Result<Vec<_>, _> = resumed.await.into_iter().collect();
+        let resumed = first_error(resumed.await);
         saved?;
         resumed?;
         let running_ms = milliseconds(begun.elapsed());
@@ -107,22 +107,21 @@ impl QemuProvider {
                 .iter_mut()
                 .map(async |machine| machine.qmp.execute("stop", json!({})).await.map(drop).map_err(saving(&machine.node))),
         );
-        stopped.await.into_iter().collect::<Result<(), _>>()?;
-        let memories = try_join_all(running.iter_mut().map(async |machine| {
+        first_error(stopped.await)?;
+        let memories = join_all(running.iter_mut().map(async |machine| {
             let file = SavedMachine::new(into, &machine.node).memory();
             save_memory(&mut machine.qmp, &file).await.map_err(saving(&machine.node))
         }));
-        memories.await?;
+        first_error(memories.await)?;
         // Only now have the machines' block devices written what they held.
-        try_join_all(nodes.iter().map(async |node| {
+        let disks = join_all(nodes.iter().map(async |node| {
             let (saved, machine) = (SavedMachine::new(into, node), self.directory(node));
             let copied = tokio::task::spawn_blocking(move || saved.copy_disk(&machine)).await;
             copied
                 .unwrap_or_else(|broken| Err(broken.into()))
                 .map_err(|error| failed(format!("save the disk of node `{node}`"), error))
-        }))
-        .await
-        .map(drop)
+        }));
+        first_error(disks.await).map(drop)
     }
 
     async fn restore_all(&self, from: &Path, requests: Vec<MachineRequest>) -> Result<Restored, ProviderError> {
@@ -140,16 +139,16 @@ impl QemuProvider {
 
     async fn load_and_run(&self, from: &Path, requests: Vec<MachineRequest>) -> Result<Restored, ProviderError> {
         let begun = Instant::now();
-        let loaded = try_join_all(requests.into_iter().map(|request| self.load(from, request))).await?;
+        let loaded = first_error(join_all(requests.into_iter().map(|request| self.load(from, request))).await)?;
         let mut machines: Vec<Running> = loaded.into_iter().flatten().collect();
         let resumed = join_all(
             machines
                 .iter_mut()
                 .map(async |machine| machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))),
         );
-        resumed.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        first_error(resumed.await)?;
         let running_ms = milliseconds(begun.elapsed());
-        let clocks = correct_all(&machines).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let clocks = first_error(correct_all(&machines).await)?;
         tracing::info!(running_ms, total_ms = milliseconds(begun.elapsed()), "the machines are restored");
         Ok(Restored { clocks, running_ms, problems: Vec::new() })
     }
@@ -201,6 +200,11 @@ impl QemuProvider {
             }
         }
     }
+}
+
+/// What came of work on all machines, once all of it has ended: what still goes on would write where somebody else clears up.
+fn first_error<T>(ended: Vec<Result<T, ProviderError>>) -> Result<Vec<T>, ProviderError> {
+    ended.into_iter().collect()
 }
 
 /// Writes processor, devices and memory of a stopped machine.
