@@ -361,7 +361,7 @@ async fn bring_up(
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
     let parts = prepare(home, spec, report).await?;
-    let SnapshotUse::Keep(keep) = boot.snapshots else {
+    let SnapshotUse::Keep(keep @ 1..) = boot.snapshots else {
         return boot_cold(home, paths, spec, &parts, boot.lifetime, report).await;
     };
     let fingerprint = snapshots::fingerprint(home, paths, spec, &parts).await?;
@@ -372,7 +372,7 @@ async fn bring_up(
         Attempt::Kept => false,
     };
     let cluster = boot_cold(home, paths, spec, &parts, boot.lifetime, report).await?;
-    if keep > 0 && is_missing {
+    if is_missing {
         snapshots::save_pristine(&cluster, spec, &parts, fingerprint, keep, report).await;
     }
     Ok(cluster)

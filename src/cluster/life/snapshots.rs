@@ -47,7 +47,7 @@ pub struct Boot {
 /// What is done with automatic snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotUse {
-    /// Restore the one that matches, else save one; keep so many.
+    /// Restore the one that matches, else save one; keep so many. None: the same as [`SnapshotUse::Ignore`].
     Keep(usize),
     /// Neither restore nor save.
     Ignore,
