@@ -124,10 +124,11 @@ pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Re
     let daemon = DaemonClient::new(paths.clone())?;
     clear(&paths, &daemon, Remains::Nothing).await?;
     let restored = bring_back(home, &paths, &parts, &manifest, Lifetime::UntilDown, &report).await;
-    if restored.is_err()
-        && let Err(problem) = clear(&paths, &daemon, Remains::Nothing).await
-    {
-        tracing::warn!(%problem, "not everything could be taken down");
+    if restored.is_err() {
+        shelf.doubt(snapshot);
+        if let Err(problem) = clear(&paths, &daemon, Remains::Nothing).await {
+            tracing::warn!(%problem, "not everything could be taken down");
+        }
     }
     restored
 }
@@ -236,6 +237,7 @@ pub(super) async fn from_snapshot(
             let said = crate::cluster::chain(&error);
             clear(paths, &DaemonClient::new(paths.clone())?, Remains::Nothing).await?;
             if !condemns(&error) {
+                shelf.doubt(&manifest.name);
                 let cluster = paths.name();
                 report(Progress::Step(format!(
                     "{said}; booting cold. The snapshot stays; `flightcage snapshot rm --name {cluster} {}` removes it",

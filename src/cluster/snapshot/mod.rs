@@ -3,6 +3,7 @@
 //! ```text
 //! $FLIGHTCAGE_HOME/snapshots/<cluster>/<snapshot>/
 //!   manifest.json  manifest.sum      what it was made from, and every file with its length and checksum
+//!   seal.json                        how the files looked when they were last read whole; it saves reading them again
 //!   cluster/{pki,ssh}/  ports.json   the cluster's identity
 //!   machines/<node>/                 memory, disk, machine.json
 //! ```
@@ -12,6 +13,7 @@
 //! few. *Named* ones are a user's: restored only by name, removed only by the user.
 
 mod fingerprint;
+mod seal;
 mod shelf;
 
 use std::io;

@@ -8,6 +8,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::seal::Seal;
 use super::{FORMAT, FileFact, Fingerprint, Kind, Manifest, SnapshotError};
 use crate::cluster::home::{private_directory, write_private};
 use crate::model::names::ClusterName;
@@ -131,7 +132,7 @@ impl Shelf {
         Ok(Err(refused))
     }
 
-    /// Reads every file of a snapshot and compares it with the manifest. Takes as long as reading them takes.
+    /// Compares every file of a snapshot with the manifest. Reads them, which takes its time, unless the snapshot's seal holds.
     ///
     /// # Errors
     /// When a file is missing, or is not what was written.
@@ -147,6 +148,10 @@ impl Shelf {
                 return Err(refuse(format!("it is torn: {} has {bytes} bytes instead of {}", file.path, file.bytes)));
             }
         }
+        let seal = Seal::take(&directory, manifest.files.iter().map(|file| file.path.as_str()));
+        if seal.is_some() && seal == Seal::read(&directory) {
+            return Ok(());
+        }
         std::thread::scope(|scope| {
             let checks: Vec<_> = manifest.files.iter().map(|file| (file, scope.spawn(|| fact(&directory, &file.path)))).collect();
             for (file, check) in checks {
@@ -157,7 +162,14 @@ impl Shelf {
                 }
             }
             Ok(())
-        })
+        })?;
+        write_seal(seal, &directory);
+        Ok(())
+    }
+
+    /// Makes the next [`Shelf::verify`] read every file of a snapshot.
+    pub fn doubt(&self, name: &str) {
+        Seal::destroy(&self.path(name));
     }
 
     /// Begins a snapshot. Call it with the cluster's life lock held, as everything that changes the shelf.
@@ -185,6 +197,7 @@ impl Shelf {
         let write = || -> io::Result<Manifest> {
             let mut paths = Vec::new();
             files_below(&draft.directory, Path::new(""), &mut paths)?;
+            let seal = Seal::take(&draft.directory, paths.iter().map(String::as_str));
             manifest.files = std::thread::scope(|scope| {
                 let facts: Vec<_> = paths.iter().map(|path| scope.spawn(|| fact(&draft.directory, path))).collect();
                 facts.into_iter().map(|fact| fact.join().expect("reading does not panic")).collect::<io::Result<_>>()
@@ -194,6 +207,7 @@ impl Shelf {
             write_private(&draft.directory.join("manifest.sum"), digest(&text).as_bytes())?;
             remove_directory(&target)?;
             fs::rename(&draft.directory, &target)?;
+            write_seal(seal, &target);
             Ok(manifest)
         };
         let written = write();
@@ -252,6 +266,15 @@ impl Shelf {
         }
         let _ = fs::remove_dir(&self.directory);
         Ok(())
+    }
+}
+
+/// Without a seal a snapshot is as good, only slower to restore.
+fn write_seal(seal: Option<Seal>, directory: &Path) {
+    if let Some(seal) = seal
+        && let Err(error) = seal.write(directory)
+    {
+        tracing::warn!(%error, directory = %directory.display(), "the snapshot cannot be sealed");
     }
 }
 
@@ -326,6 +349,7 @@ mod tests {
     use crate::machines::provider::Acceleration;
     use crate::model::cluster::ClusterSpec;
     use std::os::unix::fs::FileExt;
+    use std::time::SystemTime;
 
     struct Case {
         _directory: tempfile::TempDir,
@@ -407,6 +431,8 @@ mod tests {
         let directory = case.shelf.path("auto-1");
         let memory = File::options().write(true).open(directory.join("machines/w1/memory")).expect("it is ours");
         memory.write_all_at(b"x", 2_000_000).expect("it is ours");
+        // A file's time of change counts in ticks of the kernel's clock: within one nothing would be seen.
+        memory.set_modified(SystemTime::UNIX_EPOCH).expect("it is ours");
         check("machines/w1/memory is not what was written");
         memory.set_len(100).expect("it is ours");
         check("machines/w1/memory has 100 bytes instead of 3145728");
@@ -417,6 +443,31 @@ mod tests {
         check("manifest.sum: No such file");
         let reasons = case.shelf.find(&case.fingerprint("f")).expect("the shelf can be read").expect_err("it is torn");
         assert_eq!(reasons.len(), 1);
+    }
+
+    #[test]
+    fn files_are_read_again_unless_the_seal_holds() {
+        let case = Case::new();
+        let manifest = case.save("auto-1", Kind::Automatic, "f", 1);
+        let directory = case.shelf.path("auto-1");
+        let memory = File::options().write(true).open(directory.join("machines/w1/memory")).expect("it is ours");
+        let changed = memory.metadata().and_then(|facts| facts.modified()).expect("it is ours");
+        // Damage that no metadata show: only whoever reads it sees it.
+        memory.write_all_at(b"x", 2_000_000).expect("it is ours");
+        memory.set_modified(changed).expect("it is ours");
+        let is_whole = || case.shelf.verify(&manifest).is_ok();
+        assert!(is_whole(), "nothing was touched as far as is known, and nothing is read");
+        let seal = fs::read_to_string(directory.join("seal.json")).expect("it is there");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("it is there");
+        fs::write(directory.join("seal.json"), seal.replace(boot.trim(), "an earlier boot")).expect("it is ours");
+        assert!(!is_whole(), "the host has booted since");
+        fs::write(directory.join("seal.json"), &seal).expect("it is ours");
+        assert!(is_whole());
+        case.shelf.doubt("auto-1");
+        assert!(!is_whole(), "somebody doubts it");
+        memory.write_all_at(&[7], 2_000_000).expect("it is ours");
+        assert!(is_whole(), "it was read and is what was written");
+        assert!(directory.join("seal.json").exists(), "the next one need not read it");
     }
 
     #[test]
