@@ -255,7 +255,7 @@ pub struct Restored {
     pub clocks: Vec<ClockFact>,
     /// From the order until every machine ran again, in milliseconds.
     pub running_ms: u64,
-    /// What went wrong with machines that were saved and run on; nothing of it harms what was saved.
+    /// What went wrong without harm to what was saved, or to what runs now.
     pub problems: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
 //! What the host and a machine say to each other about the machine's clock, on a virtio-serial port: one JSON object a line.
-//! The same port carries what else a machine has to do before it is saved.
+//! The same port carries what else a machine has to do before it is saved and after it was restored.
 //!
 //! The host asks, the machine answers with its wall clock as it was when the answer was written; the host knows when it asked and
 //! when it was answered, so that half of the round trip bounds the error. No network is involved, so no fault reaches it.
@@ -21,6 +21,9 @@ pub struct Ask {
     /// Writes what the kernel still holds for the disks, before the clock is read.
     #[serde(default)]
     pub sync: bool,
+    /// Randomness from the host, in hexadecimal: whoever is restored from the same memory twice has the same random numbers before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 /// From the machine.

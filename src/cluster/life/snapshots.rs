@@ -378,6 +378,7 @@ async fn bring_back(
     for clock in &restored.clocks {
         report(Progress::Detail(format!("{}: its clock was {} ms behind", clock.node, clock.behind_ms)));
     }
+    restored.problems.into_iter().for_each(|problem| report(Progress::Step(problem)));
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
     let running = status.machines.iter().filter(|machine| machine.power == Power::On);

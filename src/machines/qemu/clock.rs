@@ -112,6 +112,18 @@ impl ClockPort {
         self.exchange(Instant::now() + SYNC_LIMIT, ask, SYNC_LIMIT).await?.map(drop).ok_or(ClockError::Silent)
     }
 
+    /// Gives the machine randomness of its own.
+    pub(super) async fn seed(&mut self) -> Result<(), ClockError> {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            let seed = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+            if self.exchange(deadline, Ask { seed: Some(seed), ..Ask::default() }, ANSWER_LIMIT).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(ClockError::Silent)
+    }
+
     /// The best of a few readings.
     async fn read(&mut self, deadline: Instant, step_ns: i64) -> Result<Reading, ClockError> {
         let mut best = self.ask(deadline, step_ns).await?;
@@ -199,6 +211,9 @@ mod tests {
         while stream.read_line(&mut line).await.is_ok_and(|count| count > 0) {
             let ask: Ask = serde_json::from_str(&line).expect("it is a question");
             ahead_ns += ask.step_ns;
+            assert!(
+                ask.seed.is_none_or(|seed| seed.len() == 64) && line.len() <= usize::try_from(MAX_LINE_BYTES).expect("it fits")
+            );
             let answer = Answer { id: ask.id, wall_ns: wall_ns() + ahead_ns, error: None };
             let text = format!("{}\n", serde_json::to_string(&answer).expect("it is JSON"));
             stream.write_all(text.as_bytes()).await.expect("it is read");
@@ -216,6 +231,7 @@ mod tests {
         assert!(correction.bound <= TOLERANCE, "{correction:?}");
         assert!((correction.before_ns + 3_600_000_000_000).abs() < 1_000_000_000, "{correction:?}");
         port.sync().await.expect("it answers");
+        port.seed().await.expect("it answers");
         let again = port.correct().await.expect("it is right");
         assert!(again.before_ns.abs() < 1_000_000_000, "{again:?}");
         drop(port);

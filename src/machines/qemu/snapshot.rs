@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! save      sync all ─► stop all ─► (each: memory by QEMU's migration to a file, then the disk) ─► let all run ─► clocks
-//! restore   (each: copy the disk, start QEMU with the memory as its standard input) ─► let all run ─► clocks
+//! restore   (each: copy the disk, start QEMU with the memory as its standard input) ─► let all run ─► randomness ─► clocks
 //! ```
 //! Machines are stopped before any is saved and run only when all are loaded, so that no machine hears of a future that another one
 //! does not know. A restored machine has a disk and a memory of its own. What only the network saw in between is lost as a
@@ -148,9 +148,10 @@ impl QemuProvider {
         );
         first_error(resumed.await)?;
         let running_ms = milliseconds(begun.elapsed());
+        let problems = seed_all(&machines).await;
         let clocks = first_error(correct_all(&machines).await)?;
         tracing::info!(running_ms, total_ms = milliseconds(begun.elapsed()), "the machines are restored");
-        Ok(Restored { clocks, running_ms, problems: Vec::new() })
+        Ok(Restored { clocks, running_ms, problems })
     }
 
     /// Loads one machine and leaves it stopped; `None`: it was saved as off.
@@ -263,6 +264,15 @@ async fn sync_all(machines: &[Running]) -> Vec<String> {
         synced.map_err(|error| format!("what node `{node}` holds for its disks was not written before it was saved: {error}"))
     }));
     synced.await.into_iter().filter_map(Result::err).collect()
+}
+
+/// Gives every machine randomness of its own, and tells of those that did not take it up.
+async fn seed_all(machines: &[Running]) -> Vec<String> {
+    let seeded = join_all(machines.iter().map(async |Running { node, clock, .. }| {
+        let seeded = clock.lock().await.seed().await;
+        seeded.map_err(|error| format!("the random numbers of node `{node}` may be those of an earlier restore: {error}"))
+    }));
+    seeded.await.into_iter().filter_map(Result::err).collect()
 }
 
 async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderError>> {
