@@ -136,8 +136,11 @@ pub struct MachineRequest {
 /// The files of a built box; empty where the provider's machines come with their own system.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoxFiles {
-    /// Content hash, in hexadecimal.
+    /// Hash of what it is made from, in hexadecimal.
     pub hash: String,
+    /// Hash of what came of it, in hexadecimal: the same definition built again may give other files.
+    #[serde(default)]
+    pub content: String,
     /// The fw_cfg file in which its Ignition looks for its configuration.
     pub fw_cfg: String,
     /// What a machine starts from.

@@ -165,7 +165,7 @@ pub(super) async fn fingerprint(
     // Links of another runtime directory would lead nowhere.
     tracing::debug!(cluster = %paths.name(), "fingerprint");
     Ok(Fingerprint::new(&Ingredients {
-        box_hash: &parts.box_files.hash,
+        box_content: &parts.box_files.content,
         images: &serde_json::to_string(&images).expect("names and digests are JSON"),
         binary: &binary.display().to_string(),
         spec,

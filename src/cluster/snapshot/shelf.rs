@@ -367,7 +367,7 @@ mod tests {
 
         fn fingerprint(&self, binary: &str) -> Fingerprint {
             Fingerprint::new(&Ingredients {
-                box_hash: "b",
+                box_content: "b",
                 images: "i",
                 binary,
                 spec: &self.spec,
