@@ -266,7 +266,7 @@ pub struct Restored {
 /// reaches a saved state. Both calls go on to their end only if they are polled to it; a cancelled `save` may leave machines stopped.
 pub trait Snapshots: Send + Sync {
     /// Stops all machines together, writes a folder for each below `into`, and lets them run on whatever happened, their clocks
-    /// right; one that cannot be set is told. A machine that is off is saved as such; a frozen one is refused.
+    /// right; one that cannot be set is told. A machine that is off is saved as such; one that is frozen or whose disk fails is refused.
     fn save(&self, into: PathBuf) -> BoxFuture<'_, Result<Restored, ProviderError>>;
     /// Makes machines from the folders below `from`, which a `save` of the same machines wrote. Nothing runs before everything is loaded;
     /// clocks are right when it returns. After an error nothing of them runs.

@@ -22,7 +22,7 @@ use super::clock::ClockPort;
 use super::directory::{self, SavedMachine};
 use super::qmp::{Qmp, QmpError};
 use super::{QemuProvider, Vm, failed};
-use crate::machines::provider::{ClockFact, MachineRequest, Power, ProviderError, Restored, Snapshots};
+use crate::machines::provider::{ClockFact, DiskFault, MachineRequest, Power, ProviderError, Restored, Snapshots};
 use crate::model::names::NodeName;
 use crate::shell;
 
@@ -92,13 +92,11 @@ impl QemuProvider {
 
     /// The machine's process, unless it is off.
     fn running<'a>(&self, node: &NodeName, slot: &'a OwnedMutexGuard<Option<Vm>>) -> Result<Option<&'a Vm>, ProviderError> {
-        match self.find(node).map(|machine| machine.power) {
-            Some(Power::Frozen) => {
-                Err(failed(format!("save node `{node}`"), std::io::Error::other("it is frozen; thaw it first")))
-            }
-            Some(Power::On) => Ok(slot.as_ref()),
-            Some(Power::Off) | None => Ok(None),
+        let power = self.find(node).map_or(Power::Off, |machine| machine.power);
+        if let Some(why) = unfit(power, slot.as_ref().and_then(|vm| vm.disk_fault)) {
+            return Err(failed(format!("save node `{node}`"), std::io::Error::other(why)));
         }
+        Ok(slot.as_ref().filter(|_| power == Power::On))
     }
 
     async fn stop_and_save(&self, nodes: &[NodeName], running: &mut [Running], into: &Path) -> Result<(), ProviderError> {
@@ -200,6 +198,15 @@ impl QemuProvider {
                 Err(error) => return Err(restoring(node)(error)),
             }
         }
+    }
+}
+
+/// Why a machine cannot be saved as it is: what QEMU was told to do to it is in no saved memory.
+fn unfit(power: Power, disk_fault: Option<DiskFault>) -> Option<String> {
+    match (power, disk_fault) {
+        (Power::Frozen, _) => Some("it is frozen; thaw it first".to_owned()),
+        (Power::On, Some(fault)) => Some(format!("a fault acts on its disk ({fault}); `flightcage undo` heals it")),
+        (Power::On, None) | (Power::Off, _) => None,
     }
 }
 
@@ -324,6 +331,26 @@ mod tests {
         let _ = shell.stdin.take().expect("it is piped").write_all(b"memory");
         shell.wait().expect("it ends");
         written(file)
+    }
+
+    #[test]
+    fn a_machine_is_saved_only_without_a_fault() {
+        let slow = DiskFault::Throttle { bytes_per_second: Some(1 << 20), operations_per_second: None };
+        let check = |power, fault, expected: Option<&str>| {
+            let said = unfit(power, fault);
+            let agrees = match (&said, expected) {
+                (Some(said), Some(expected)) => said.contains(expected),
+                (said, expected) => said.is_none() && expected.is_none(),
+            };
+            assert!(agrees, "{power:?} {fault:?}: {said:?}");
+        };
+        check(Power::On, None, None);
+        check(Power::Off, None, None);
+        // It starts again with a disk that works.
+        check(Power::Off, Some(slow), None);
+        check(Power::Frozen, None, Some("thaw it first"));
+        check(Power::On, Some(slow), Some("a fault acts on its disk (1.0 MiB/s)"));
+        check(Power::On, Some(DiskFault::Error { reads: true, writes: false }), Some("(reads fail); `flightcage undo`"));
     }
 
     #[test]
