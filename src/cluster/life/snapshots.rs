@@ -14,7 +14,7 @@ use crate::cluster::client::{DaemonClient, DaemonClientError};
 use crate::cluster::daemon::RestoreOrder;
 use crate::cluster::home::{ClusterPaths, Home, private_directory, write_private};
 use crate::cluster::install;
-use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kind, Manifest, Shelf, SnapshotError};
+use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kept, Kind, MAX_AUTOMATIC_BYTES, Manifest, Shelf, SnapshotError};
 use crate::images::ImageStore;
 use crate::kubernetes::client::Client;
 use crate::machines::provider::{MachineRequest, Power};
@@ -229,6 +229,7 @@ pub(super) async fn from_snapshot(
     match restored.await {
         Ok(cluster) => {
             report(Progress::Step(format!("restored in {:.1} s", begun.elapsed().as_secs_f64())));
+            shelf.mark_used(&manifest.name);
             Ok(Attempt::Restored(cluster))
         }
         // A cold boot would not fit either.
@@ -273,7 +274,31 @@ pub(super) async fn save_pristine(
     };
     if let Err(error) = saved.await {
         report(Progress::Step(format!("no snapshot is kept: {}", crate::cluster::chain(&error))));
+    } else if let Err(error) = make_room(&cluster.paths, report) {
+        report(Progress::Step(format!("old snapshots are kept: {}", crate::cluster::chain(&error))));
     }
+}
+
+/// Removes the automatic snapshots that were not used for longest, of whatever cluster, until all together take no more than they may.
+/// Those of a cluster that another command works on are left to the next time. The life lock of `paths` is held.
+fn make_room(paths: &ClusterPaths, report: &Reporter) -> Result<(), LifeError> {
+    let home = Home::at(paths.home().to_owned()).map_err(io_error("open the home of the clusters"))?;
+    let directories = std::fs::read_dir(home.snapshots()).map_err(io_error("read the snapshots' directory"))?;
+    let names = directories.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ClusterName>().ok());
+    let mut kept = Vec::new();
+    for name in names {
+        kept.extend(shelf(&home.cluster(&name)).automatic()?);
+    }
+    for Kept { cluster, name, bytes, .. } in snapshot::surplus(kept, MAX_AUTOMATIC_BYTES) {
+        let other = home.cluster(&cluster);
+        let _life = match (cluster != *paths.name()).then(|| lock_life(&other)).transpose() {
+            Err(LifeError::Busy(_)) => continue,
+            lock => lock?,
+        };
+        shelf(&other).remove(&name)?;
+        report(Progress::Detail(format!("snapshot `{name}` of cluster `{cluster}` makes room: {} MiB", bytes >> 20)));
+    }
+    Ok(())
 }
 
 async fn save_as(

@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::room::Kept;
 use super::seal::Seal;
 use super::{FORMAT, FileFact, Fingerprint, Kind, Manifest, SnapshotError};
 use crate::cluster::home::{private_directory, write_private};
@@ -15,6 +18,8 @@ use crate::model::names::ClusterName;
 
 /// What is not yet whole is called so.
 const PART: &str = ".part-";
+/// Its time of change is when the snapshot was last restored.
+const USED: &str = "used";
 /// Read at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -245,14 +250,34 @@ impl Shelf {
     /// # Errors
     /// When one cannot be removed.
     pub fn prune(&self, keep: usize) -> Result<(), SnapshotError> {
-        let automatic = |(name, manifest): &(String, Result<Manifest, SnapshotError>)| {
-            name.starts_with(super::AUTOMATIC) || manifest.as_ref().is_ok_and(|manifest| manifest.kind == Kind::Automatic)
-        };
-        let old: Vec<String> = self.list()?.into_iter().filter(automatic).map(|(name, _)| name).collect();
+        let old: Vec<String> = self.list()?.into_iter().filter(is_automatic).map(|(name, _)| name).collect();
         for name in &old[..old.len().saturating_sub(keep)] {
             self.remove(name)?;
         }
         Ok(())
+    }
+
+    /// The automatic snapshots, those that cannot be read too, with what they take on the disk.
+    ///
+    /// # Errors
+    /// When the shelf cannot be read.
+    pub fn automatic(&self) -> Result<Vec<Kept>, SnapshotError> {
+        let kept = |name: String, manifest: Option<Manifest>| {
+            let directory = self.path(&name);
+            let restored = fs::metadata(directory.join(USED)).and_then(|facts| facts.modified()).ok();
+            let restored = restored.and_then(|time| Timestamp::try_from(time).ok());
+            let used = manifest.map(|manifest| manifest.created).max(restored).unwrap_or(Timestamp::MIN);
+            Kept { cluster: self.cluster.clone(), bytes: disk_bytes(&directory), name, used }
+        };
+        let automatic = self.list()?.into_iter().filter(is_automatic);
+        Ok(automatic.map(|(name, manifest)| kept(name, manifest.ok())).collect())
+    }
+
+    /// Remembers that a snapshot was of use now.
+    pub fn mark_used(&self, name: &str) {
+        if let Err(error) = write_private(&self.path(name).join(USED), b"") {
+            tracing::debug!(%error, name, "that a snapshot was used is not remembered");
+        }
     }
 
     /// Removes what an interrupted writer left. Call it with the cluster's life lock held.
@@ -267,6 +292,17 @@ impl Shelf {
         let _ = fs::remove_dir(&self.directory);
         Ok(())
     }
+}
+
+fn is_automatic((name, manifest): &(String, Result<Manifest, SnapshotError>)) -> bool {
+    name.starts_with(super::AUTOMATIC) || manifest.as_ref().is_ok_and(|manifest| manifest.kind == Kind::Automatic)
+}
+
+/// What the files below a directory take on the disk. One that vanishes takes nothing.
+fn disk_bytes(directory: &Path) -> u64 {
+    let mut paths = Vec::new();
+    let _ = files_below(directory, Path::new(""), &mut paths);
+    paths.iter().filter_map(|path| Some(fs::metadata(directory.join(path)).ok()?.blocks() * 512)).sum()
 }
 
 /// Without a seal a snapshot is as good, only slower to restore.
@@ -443,6 +479,21 @@ mod tests {
         check("manifest.sum: No such file");
         let reasons = case.shelf.find(&case.fingerprint("f")).expect("the shelf can be read").expect_err("it is torn");
         assert_eq!(reasons.len(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_is_as_old_as_its_last_use() {
+        let case = Case::new();
+        case.save("auto-1", Kind::Automatic, "f", 1);
+        case.save("auto-2", Kind::Automatic, "f", 2);
+        case.save("mine", Kind::Named, "f", 3);
+        fs::create_dir(case.shelf.path("auto-0")).expect("it is ours");
+        case.shelf.mark_used("auto-1");
+        let mut kept = case.shelf.automatic().expect("it can be read");
+        kept.sort_by_key(|one| one.used);
+        assert_eq!(kept.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["auto-0", "auto-2", "auto-1"]);
+        // Holes take nothing: the disk of 1 GiB holds four bytes.
+        assert!((3 << 20..8 << 20).contains(&kept[1].bytes), "{kept:?}");
     }
 
     #[test]
