@@ -12,7 +12,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::daemon::{
-    CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, RestoreOrder, Status,
+    CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, MEMORY_REFUSED,
+    RestoreOrder, Status,
 };
 use super::home::ClusterPaths;
 use crate::machines::journal::Sighting;
@@ -44,6 +45,9 @@ pub enum DaemonClientError {
     /// The daemon answered with an error.
     #[error("{0}")]
     Refused(String),
+    /// What was saved of a machine is of no use.
+    #[error("{0}")]
+    MemoryRefused(String),
     /// The connection broke, or the answer was not understood.
     #[error("ask the daemon of cluster `{name}`")]
     Broken {
@@ -216,10 +220,12 @@ impl DaemonClient {
                 DaemonClientError::Broken { name: name(), source }
             }
         })?;
-        if response.status().is_success() {
+        let status = response.status();
+        if status.is_success() {
             return response.json().await.map_err(|source| DaemonClientError::Broken { name: name(), source });
         }
-        Err(DaemonClientError::Refused(response.text().await.unwrap_or_default()))
+        let said = response.text().await.unwrap_or_default();
+        Err(if status == MEMORY_REFUSED { DaemonClientError::MemoryRefused(said) } else { DaemonClientError::Refused(said) })
     }
 }
 

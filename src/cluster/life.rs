@@ -34,6 +34,7 @@ use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
 
+use snapshots::Attempt;
 pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf};
 
 /// Longest that a daemon may take to answer after its start.
@@ -217,15 +218,32 @@ fn admin_client(paths: &ClusterPaths, status: &Status) -> Result<Client, LifeErr
 /// See [`LifeError`]. After an error nothing of a cluster that this call began is left.
 pub async fn up(home: &Home, spec: ClusterSpec, boot: impl Into<Boot>, report: Reporter) -> Result<Cluster, LifeError> {
     let paths = home.cluster(&spec.name);
-    private_directory(paths.root().parent().expect("clusters live in a directory"))
-        .map_err(io_error("make the clusters' directory"))?;
     let _life = lock_life(&paths)?;
     up_locked(home, &paths, &spec, boot.into(), &report).await
 }
 
-/// Nobody else brings the cluster up or down, or changes its snapshots, while the lock is held.
-fn lock_life(paths: &ClusterPaths) -> Result<File, LifeError> {
-    try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?.ok_or_else(|| LifeError::Busy(paths.name().to_string()))
+/// Nobody else brings the cluster up or down, or changes its snapshots, while this lives. The lock's file goes with a cluster of which
+/// nothing is there.
+struct LifeLock {
+    paths: ClusterPaths,
+    _lock: File,
+}
+
+impl Drop for LifeLock {
+    fn drop(&mut self) {
+        // The lock is still held: nobody has begun a cluster meanwhile.
+        if !self.paths.root().exists() {
+            self.paths.remove_locks();
+        }
+    }
+}
+
+fn lock_life(paths: &ClusterPaths) -> Result<LifeLock, LifeError> {
+    private_directory(paths.root().parent().expect("clusters live in a directory"))
+        .map_err(io_error("make the clusters' directory"))?;
+    let lock = try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?;
+    let lock = lock.ok_or_else(|| LifeError::Busy(paths.name().to_string()))?;
+    Ok(LifeLock { paths: paths.clone(), _lock: lock })
 }
 
 async fn up_locked(
@@ -259,8 +277,6 @@ async fn up_locked(
             let remains = if complete { Remains::Cluster } else { Remains::Nothing };
             if let Err(problem) = clear(paths, &daemon, remains).await {
                 tracing::warn!(%problem, "not everything could be taken down");
-            } else if remains == Remains::Nothing {
-                paths.remove_locks();
             }
             Err(error)
         }
@@ -289,7 +305,7 @@ async fn join(
             report(Progress::Node(machine.name.clone(), "powering on".into()));
             daemon.power(&machine.name, action).await?;
         }
-        wait_until_ready(&client, spec, report).await
+        wait_until_ready(&client, &node_names(spec), report).await
     };
     tokio::select! {
         whole = whole => whole?,
@@ -345,15 +361,18 @@ async fn bring_up(
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
     let parts = prepare(home, spec, report).await?;
-    let SnapshotUse::Keep(keep) = boot.snapshots else {
+    let SnapshotUse::Keep(keep @ 1..) = boot.snapshots else {
         return boot_cold(home, paths, spec, &parts, boot.lifetime, report).await;
     };
     let fingerprint = snapshots::fingerprint(home, paths, spec, &parts).await?;
-    if let Some(cluster) = snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report).await? {
-        return Ok(cluster);
-    }
+    let is_missing = match snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report).await? {
+        Attempt::Restored(cluster) => return Ok(cluster),
+        Attempt::Nothing => true,
+        // As good as a new one.
+        Attempt::Kept => false,
+    };
     let cluster = boot_cold(home, paths, spec, &parts, boot.lifetime, report).await?;
-    if keep > 0 {
+    if is_missing {
         snapshots::save_pristine(&cluster, spec, &parts, fingerprint, keep, report).await;
     }
     Ok(cluster)
@@ -396,7 +415,7 @@ async fn boot_cold(
 
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
-    wait_until_ready(&client, spec, report).await?;
+    wait_until_ready(&client, &node_names(spec), report).await?;
     write_kubeconfig(paths, status.api_port)?;
     finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
 }
@@ -607,8 +626,12 @@ fn end_of(path: &std::path::Path) -> String {
     read().unwrap_or_default()
 }
 
-/// Waits until every machine is a Ready node.
-async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter) -> Result<(), LifeError> {
+fn node_names(spec: &ClusterSpec) -> Vec<NodeName> {
+    spec.machines.iter().map(|machine| machine.name.clone()).collect()
+}
+
+/// Waits until these machines are Ready nodes.
+async fn wait_until_ready(client: &Client, wanted: &[NodeName], report: &Reporter) -> Result<(), LifeError> {
     let nodes = client.reflect::<Node>("", ListParams::default());
     let mut changed = nodes.subscribe();
     let mut ready: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
@@ -623,7 +646,7 @@ async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter
                     report(Progress::NodeReady(name));
                 }
             }
-            if spec.machines.iter().all(|machine| ready.contains(machine.name.as_str())) {
+            if wanted.iter().all(|name| ready.contains(name.as_str())) {
                 return;
             }
             if changed.changed().await.is_err() {
@@ -634,8 +657,7 @@ async fn wait_until_ready(client: &Client, spec: &ClusterSpec, report: &Reporter
     if timeout(READY_DEADLINE, all).await.is_ok() {
         return Ok(());
     }
-    let missing: Vec<&str> =
-        spec.machines.iter().map(|machine| machine.name.as_str()).filter(|name| !ready.contains(*name)).collect();
+    let missing: Vec<&str> = wanted.iter().map(NodeName::as_str).filter(|name| !ready.contains(*name)).collect();
     Err(LifeError::TimedOut {
         seconds: READY_DEADLINE.as_secs(),
         what: "every node to be Ready".into(),
@@ -684,11 +706,10 @@ pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
         return Ok(());
     }
     let _life = lock_life(paths)?;
-    shelf(paths).sweep()?;
     let daemon = DaemonClient::new(paths.clone())?;
     clear(paths, &daemon, Remains::Nothing).await?;
-    paths.remove_locks();
-    Ok(())
+    // Only now: its daemon may have been saving.
+    Ok(shelf(paths).sweep()?)
 }
 
 /// Resolves when no daemon holds the cluster. A lock that cannot be looked at is not known to be free.
@@ -746,4 +767,26 @@ async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) ->
         paths.remove().map_err(io_error("remove the cluster's directories"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_goes_with_a_cluster_that_is_not_there_and_stays_with_one_that_is() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let home = Home::at(directory.path().to_owned()).expect("it is ours");
+        let paths = home.cluster(&"test".parse().expect("a name"));
+        let life = lock_life(&paths).expect("it is free");
+        assert!(matches!(lock_life(&paths), Err(LifeError::Busy(_))));
+        assert!(paths.life_lock().exists(), "one that was refused removes nothing");
+        drop(life);
+        assert!(home.cluster_names().expect("it can be read").is_empty());
+        assert!(snapshots::remove(&paths, "none").is_err() && home.cluster_names().expect("it can be read").is_empty());
+        paths.make().expect("they can be made");
+        drop(lock_life(&paths).expect("it is free"));
+        assert!(paths.life_lock().exists());
+        paths.remove().expect("they are ours");
+    }
 }

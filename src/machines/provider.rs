@@ -136,8 +136,11 @@ pub struct MachineRequest {
 /// The files of a built box; empty where the provider's machines come with their own system.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoxFiles {
-    /// Content hash, in hexadecimal.
+    /// Hash of what it is made from, in hexadecimal.
     pub hash: String,
+    /// Hash of what came of it, in hexadecimal: the same definition built again may give other files.
+    #[serde(default)]
+    pub content: String,
     /// The fw_cfg file in which its Ignition looks for its configuration.
     pub fw_cfg: String,
     /// What a machine starts from.
@@ -215,6 +218,14 @@ pub enum ProviderError {
         /// The console's last lines.
         console: String,
     },
+    /// The hypervisor does not take what was saved of a machine: it will not take it next time either.
+    #[error("restore node `{node}`: its saved memory was not accepted {what}")]
+    MemoryRefused {
+        /// Which machine.
+        node: NodeName,
+        /// What the hypervisor said.
+        what: String,
+    },
     /// There is no machine of that name.
     #[error("node `{0}` does not exist")]
     UnknownNode(NodeName),
@@ -240,20 +251,22 @@ pub struct ClockFact {
     pub bound_us: u64,
 }
 
-/// What came of a restore.
+/// What came of a save or a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     /// The machines' clocks, of those that run.
     pub clocks: Vec<ClockFact>,
     /// From the order until every machine ran again, in milliseconds.
     pub running_ms: u64,
+    /// What went wrong without harm to what was saved, or to what runs now.
+    pub problems: Vec<String>,
 }
 
 /// Saves and restores all machines of a cluster together, memory and disks. Machines run privately on copies: nothing they do
 /// reaches a saved state. Both calls go on to their end only if they are polled to it; a cancelled `save` may leave machines stopped.
 pub trait Snapshots: Send + Sync {
     /// Stops all machines together, writes a folder for each below `into`, and lets them run on whatever happened, their clocks
-    /// right. A machine that is off is saved as such; a frozen one is refused.
+    /// right; one that cannot be set is told. A machine that is off is saved as such; one that is frozen or whose disk fails is refused.
     fn save(&self, into: PathBuf) -> BoxFuture<'_, Result<Restored, ProviderError>>;
     /// Makes machines from the folders below `from`, which a `save` of the same machines wrote. Nothing runs before everything is loaded;
     /// clocks are right when it returns. After an error nothing of them runs.

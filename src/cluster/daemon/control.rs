@@ -39,6 +39,8 @@ pub struct Status {
     pub api_port: u16,
     /// LoadBalancer Services and their loopback ports.
     pub services: Vec<Served>,
+    /// Whether the daemon has read the cluster's Services and Endpoints, so that `services` is all there is.
+    pub ingress_synced: bool,
     /// Whether a `run`, `with` or `demo` holds the cluster for itself: it goes when that ends.
     pub owned: bool,
     /// The snapshot that the machines were restored from.
@@ -91,6 +93,9 @@ struct Down {
     remove: bool,
 }
 
+/// How the client learns that what was saved of a machine is of no use. Nothing else answers with this code.
+pub(in crate::cluster) const MEMORY_REFUSED: StatusCode = StatusCode::PRECONDITION_FAILED;
+
 /// An error as the client gets it: the chain of causes in one text.
 pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
@@ -104,6 +109,7 @@ impl From<ProviderError> for Failure {
     fn from(error: ProviderError) -> Self {
         let code = match error {
             ProviderError::UnknownNode(_) => StatusCode::NOT_FOUND,
+            ProviderError::MemoryRefused { .. } => MEMORY_REFUSED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(code, crate::cluster::chain(&error))
@@ -142,6 +148,7 @@ async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
         acceleration: daemon.record.acceleration,
         machines: daemon.provider.list().await?,
         api_port: daemon.ingress.api_port(),
+        ingress_synced: daemon.ingress.synced(),
         services: daemon.ingress.served(),
         owned: daemon.ownership == super::Ownership::Owned && !daemon.disowned.load(Ordering::SeqCst),
         restored_from: daemon.record.restored_from.clone(),
@@ -214,13 +221,16 @@ async fn save(State(daemon): Shared, Json(save): Json<Save>) -> Result<Json<Rest
     saving.await.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
 }
 
+/// Goes on to its end even if the asker goes away: what is half restored has to be cleared by whoever made it.
 async fn restore(State(daemon): Shared, Json(mut order): Json<RestoreOrder>) -> Result<Json<Restored>, Failure> {
     if let Network::Fabric(fabric) = &daemon.network {
         for request in &mut order.requests {
             request.fabric_socket = fabric.socket(&request.spec.name);
         }
     }
-    Ok(Json(snapshots(&*daemon.provider)?.restore(order.from, order.requests).await?))
+    let restoring = async move { snapshots(&*daemon.provider)?.restore(order.from, order.requests).await.map_err(Failure::from) };
+    let restored = tokio::spawn(restoring).await;
+    restored.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
 }
 
 fn snapshots(provider: &dyn Provider) -> Result<&dyn Snapshots, Failure> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{Endpoints, Service};
@@ -84,6 +85,7 @@ pub(super) async fn serve_api(
 /// The host's load balancer: follows Services and Endpoints, keeps one listener a LoadBalancer port.
 pub(super) struct Ingress {
     api_port: u16,
+    synced: Arc<AtomicBool>,
     served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
 }
 
@@ -102,8 +104,14 @@ impl Drop for ServedEntry {
 impl Ingress {
     pub(super) fn start(client: Client, balancer: Balancer, ports: Ports, api_port: u16, tasks: &mut JoinSet<()>) -> Self {
         let served = Arc::new(Mutex::new(BTreeMap::new()));
-        tasks.spawn(follow(client, balancer, ports, served.clone()));
-        Self { api_port, served }
+        let synced = Arc::new(AtomicBool::new(false));
+        tasks.spawn(follow(client, balancer, ports, served.clone(), synced.clone()));
+        Self { api_port, synced, served }
+    }
+
+    /// Whether everything that is to be served has been listened for once.
+    pub(super) fn synced(&self) -> bool {
+        self.synced.load(Ordering::SeqCst)
     }
 
     pub(super) fn api_port(&self) -> u16 {
@@ -127,7 +135,13 @@ impl Ingress {
     }
 }
 
-async fn follow(client: Client, balancer: Balancer, mut ports: Ports, served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>) {
+async fn follow(
+    client: Client,
+    balancer: Balancer,
+    mut ports: Ports,
+    served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
+    synced: Arc<AtomicBool>,
+) {
     let services = client.reflect::<Service>("", ListParams::default());
     let endpoints = client.reflect::<Endpoints>("", ListParams::default());
     let (mut services_changed, mut endpoints_progress) = (services.subscribe(), endpoints.progress());
@@ -139,6 +153,7 @@ async fn follow(client: Client, balancer: Balancer, mut ports: Ports, served: Ar
             let table = ServiceTable::build(services.values().map(Arc::as_ref), endpoints.values().map(Arc::as_ref));
             balancer.apply(&table, revision);
             listen_for(&table, &balancer, &mut ports, &served).await;
+            synced.store(true, Ordering::SeqCst);
             for service in services.values() {
                 announce(&client, service, &host_ports(service, &served)).await;
             }

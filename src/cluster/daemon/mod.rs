@@ -31,6 +31,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use control::MEMORY_REFUSED;
 pub use control::{RestoreOrder, Served, ServedPort, Status};
 pub use dial::{DialReply, DialRequest, DialTarget};
 pub use links::{CaptureRequest, LinkChange, LinkEffect, LinkHeal, LinkState};

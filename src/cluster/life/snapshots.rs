@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::{
     Cluster, ClusterRecord, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client, admission, clear, finish,
-    io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, write_kubeconfig,
+    io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, wait_until_ready, write_kubeconfig,
 };
-use crate::cluster::client::DaemonClient;
+use crate::cluster::client::{DaemonClient, DaemonClientError};
 use crate::cluster::daemon::RestoreOrder;
 use crate::cluster::home::{ClusterPaths, Home, private_directory, write_private};
 use crate::cluster::install;
-use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kind, Manifest, Shelf, SnapshotError};
+use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kept, Kind, MAX_AUTOMATIC_BYTES, Manifest, Shelf, SnapshotError};
 use crate::images::ImageStore;
 use crate::kubernetes::client::Client;
 use crate::machines::provider::{MachineRequest, Power};
@@ -26,8 +26,12 @@ use crate::model::names::{ClusterName, NodeName};
 pub const KEPT_SNAPSHOTS: usize = 0;
 /// Longest from the machines' running again to a sign of life of each agent.
 const BEAT_DEADLINE: Duration = Duration::from_secs(30);
-/// Pause after a failed question for a sign of life.
-const BEAT_RETRY: Duration = Duration::from_millis(50);
+/// Pause after a failed question for a sign of life: a restored machine that is asked too often does nothing but TLS handshakes.
+const BEAT_RETRY: Duration = Duration::from_millis(250);
+/// Longest from the last sign of life until the daemon serves the cluster's Services; its reflectors back off for 2 s at most.
+const INGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks at whether it does.
+const INGRESS_PAUSE: Duration = Duration::from_millis(50);
 /// What a snapshot holds beside memories and disks.
 const OVERHEAD_BYTES: u64 = 64 << 20;
 
@@ -43,7 +47,7 @@ pub struct Boot {
 /// What is done with automatic snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotUse {
-    /// Restore the one that matches, else save one; keep so many.
+    /// Restore the one that matches, else save one; keep so many. None: the same as [`SnapshotUse::Ignore`].
     Keep(usize),
     /// Neither restore nor save.
     Ignore,
@@ -104,8 +108,6 @@ pub async fn save(home: &Home, name: &ClusterName, snapshot: &str, report: Repor
 /// When there is no such snapshot, or it is refused; nothing has changed then. After another error nothing of the cluster is left.
 pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Reporter) -> Result<Cluster, LifeError> {
     let paths = home.cluster(name);
-    private_directory(paths.root().parent().expect("clusters live in a directory"))
-        .map_err(io_error("make the clusters' directory"))?;
     let _life = lock_life(&paths)?;
     let shelf = shelf(&paths);
     let manifest = shelf.read(snapshot)?;
@@ -122,10 +124,11 @@ pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Re
     let daemon = DaemonClient::new(paths.clone())?;
     clear(&paths, &daemon, Remains::Nothing).await?;
     let restored = bring_back(home, &paths, &parts, &manifest, Lifetime::UntilDown, &report).await;
-    if restored.is_err()
-        && let Err(problem) = clear(&paths, &daemon, Remains::Nothing).await
-    {
-        tracing::warn!(%problem, "not everything could be taken down");
+    if restored.is_err() {
+        shelf.doubt(snapshot);
+        if let Err(problem) = clear(&paths, &daemon, Remains::Nothing).await {
+            tracing::warn!(%problem, "not everything could be taken down");
+        }
     }
     restored
 }
@@ -135,8 +138,6 @@ pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Re
 /// # Errors
 /// When there is none of that name, or another command works on the cluster.
 pub fn remove(paths: &ClusterPaths, snapshot: &str) -> Result<(), LifeError> {
-    private_directory(paths.root().parent().expect("clusters live in a directory"))
-        .map_err(io_error("make the clusters' directory"))?;
     let _life = lock_life(paths)?;
     Ok(shelf(paths).remove(snapshot)?)
 }
@@ -164,7 +165,7 @@ pub(super) async fn fingerprint(
     // Links of another runtime directory would lead nowhere.
     tracing::debug!(cluster = %paths.name(), "fingerprint");
     Ok(Fingerprint::new(&Ingredients {
-        box_hash: &parts.box_files.hash,
+        box_content: &parts.box_files.content,
         images: &serde_json::to_string(&images).expect("names and digests are JSON"),
         binary: &binary.display().to_string(),
         spec,
@@ -184,7 +185,22 @@ fn processor() -> String {
     format!("{} ({:08x})", field("model name").unwrap_or(std::env::consts::ARCH), crc32fast::hash(flags.as_bytes()))
 }
 
-/// Restores the automatic snapshot that matches. `None`: there is none, or it could not be restored; nothing of it is left then.
+/// What came of looking for an automatic snapshot.
+pub(super) enum Attempt {
+    /// The cluster is up.
+    Restored(Cluster),
+    /// There is none that would do: a cold boot makes one.
+    Nothing,
+    /// There is one that could not be restored, for a reason that is not its own. It stays; nothing of the cluster is left.
+    Kept,
+}
+
+/// Whether an error means that the snapshot itself is of no use. Anything else may pass: a slow machine, a full disk, no memory.
+fn condemns(error: &LifeError) -> bool {
+    matches!(error, LifeError::Snapshot(SnapshotError::Refused { .. }) | LifeError::Daemon(DaemonClientError::MemoryRefused(_)))
+}
+
+/// Restores the automatic snapshot that matches.
 pub(super) async fn from_snapshot(
     home: &Home,
     paths: &ClusterPaths,
@@ -192,7 +208,7 @@ pub(super) async fn from_snapshot(
     fingerprint: &Fingerprint,
     lifetime: Lifetime,
     report: &Reporter,
-) -> Result<Option<Cluster>, LifeError> {
+) -> Result<Attempt, LifeError> {
     let shelf = shelf(paths);
     shelf.sweep()?;
     let manifest = match shelf.find(fingerprint)? {
@@ -201,7 +217,7 @@ pub(super) async fn from_snapshot(
             for error in refused {
                 report(Progress::Step(error.to_string()));
             }
-            return Ok(None);
+            return Ok(Attempt::Nothing);
         }
     };
     let begun = Instant::now();
@@ -213,18 +229,29 @@ pub(super) async fn from_snapshot(
     match restored.await {
         Ok(cluster) => {
             report(Progress::Step(format!("restored in {:.1} s", begun.elapsed().as_secs_f64())));
-            Ok(Some(cluster))
+            shelf.mark_used(&manifest.name);
+            Ok(Attempt::Restored(cluster))
         }
         // A cold boot would not fit either.
         Err(error @ LifeError::Host(_)) => Err(error),
         Err(error) => {
-            report(Progress::Step(format!("{}; booting cold", crate::cluster::chain(&error))));
+            let said = crate::cluster::chain(&error);
             clear(paths, &DaemonClient::new(paths.clone())?, Remains::Nothing).await?;
+            if !condemns(&error) {
+                shelf.doubt(&manifest.name);
+                let cluster = paths.name();
+                report(Progress::Step(format!(
+                    "{said}; booting cold. The snapshot stays; `flightcage snapshot rm --name {cluster} {}` removes it",
+                    manifest.name
+                )));
+                return Ok(Attempt::Kept);
+            }
+            report(Progress::Step(format!("{said}; booting cold")));
             // It will not do next time either; a cold boot makes another.
             if let Err(error) = shelf.remove(&manifest.name) {
                 tracing::warn!(%error, "a snapshot that cannot be restored stays");
             }
-            Ok(None)
+            Ok(Attempt::Nothing)
         }
     }
 }
@@ -247,7 +274,31 @@ pub(super) async fn save_pristine(
     };
     if let Err(error) = saved.await {
         report(Progress::Step(format!("no snapshot is kept: {}", crate::cluster::chain(&error))));
+    } else if let Err(error) = make_room(&cluster.paths, report) {
+        report(Progress::Step(format!("old snapshots are kept: {}", crate::cluster::chain(&error))));
     }
+}
+
+/// Removes the automatic snapshots that were not used for longest, of whatever cluster, until all together take no more than they may.
+/// Those of a cluster that another command works on are left to the next time. The life lock of `paths` is held.
+fn make_room(paths: &ClusterPaths, report: &Reporter) -> Result<(), LifeError> {
+    let home = Home::at(paths.home().to_owned()).map_err(io_error("open the home of the clusters"))?;
+    let directories = std::fs::read_dir(home.snapshots()).map_err(io_error("read the snapshots' directory"))?;
+    let names = directories.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ClusterName>().ok());
+    let mut kept = Vec::new();
+    for name in names {
+        kept.extend(shelf(&home.cluster(&name)).automatic()?);
+    }
+    for Kept { cluster, name, bytes, .. } in snapshot::surplus(kept, MAX_AUTOMATIC_BYTES) {
+        let other = home.cluster(&cluster);
+        let _life = match (cluster != *paths.name()).then(|| lock_life(&other)).transpose() {
+            Err(LifeError::Busy(_)) => continue,
+            lock => lock?,
+        };
+        shelf(&other).remove(&name)?;
+        report(Progress::Detail(format!("snapshot `{name}` of cluster `{cluster}` makes room: {} MiB", bytes >> 20)));
+    }
+    Ok(())
 }
 
 async fn save_as(
@@ -270,7 +321,10 @@ async fn save_as(
         Ok::<_, LifeError>(daemon.save(&draft.directory().join("machines")).await?)
     };
     match written.await {
-        Ok(saved) => report(Progress::Detail(format!("machines stood still for {} ms", saved.running_ms))),
+        Ok(saved) => {
+            report(Progress::Detail(format!("machines stood still for {} ms", saved.running_ms)));
+            saved.problems.into_iter().for_each(|problem| report(Progress::Step(problem)));
+        }
         Err(error) => {
             shelf.discard(draft);
             return Err(error);
@@ -349,31 +403,59 @@ async fn bring_back(
     for clock in &restored.clocks {
         report(Progress::Detail(format!("{}: its clock was {} ms behind", clock.node, clock.behind_ms)));
     }
+    restored.problems.into_iter().for_each(|problem| report(Progress::Step(problem)));
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
-    let running = status.machines.iter().filter(|machine| machine.power == Power::On).map(|machine| &machine.name);
-    let beats = running.map(|node| await_beat(&client, node));
+    let running = status.machines.iter().filter(|machine| machine.power == Power::On);
+    let running: Vec<NodeName> = running.map(|machine| machine.name.clone()).collect();
+    // One handshake, whose connection then carries the questions for the beats.
+    await_answer(&client, "/readyz", "the API server to answer").await?;
+    let beats = running.iter().map(|node| await_beat(&client, node));
     futures::future::try_join_all(beats).await?;
+    // What was saved says Ready: only after the beats is it of today.
+    wait_until_ready(&client, &running, report).await?;
+    await_ingress(&daemon).await?;
     write_kubeconfig(paths, status.api_port)?;
     finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
 }
 
 /// Waits for a sign of life that the node's agent gives after this call.
 async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
+    await_answer(client, &format!("/flightcage/v1/nodes/{node}/beat"), &format!("a sign of life of node `{node}`")).await
+}
+
+/// Asks until there is an answer.
+async fn await_answer(client: &Client, path: &str, what: &str) -> Result<(), LifeError> {
     let deadline = Instant::now() + BEAT_DEADLINE;
     loop {
-        match client.raw(Method::GET, &format!("/flightcage/v1/nodes/{node}/beat"), None).await {
+        match client.raw(Method::GET, path, None).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => {
                 return Err(LifeError::TimedOut {
                     seconds: BEAT_DEADLINE.as_secs(),
-                    what: format!("a sign of life of node `{node}`"),
+                    what: what.to_owned(),
                     seen: crate::cluster::chain(&error),
                 });
             }
             Err(_) => tokio::time::sleep(BEAT_RETRY).await,
         }
     }
+}
+
+/// Waits until the daemon serves on the host what the cluster's Services ask for.
+async fn await_ingress(daemon: &DaemonClient) -> Result<(), LifeError> {
+    let deadline = Instant::now() + INGRESS_DEADLINE;
+    while !daemon.status().await?.ingress_synced {
+        if Instant::now() > deadline {
+            return Err(LifeError::TimedOut {
+                seconds: INGRESS_DEADLINE.as_secs(),
+                what: "the daemon to read the cluster's Services".into(),
+                seen: super::end_of(&daemon.paths().daemon_log()),
+            });
+        }
+        tokio::time::sleep(INGRESS_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// What a cluster is known by: keys, certificates, ports.
@@ -400,4 +482,22 @@ fn unfit(why: &str) -> LifeError {
 /// Whether snapshots are possible for machines of this provider at all.
 pub(super) fn possible(spec: &ClusterSpec) -> bool {
     spec.provider == ProviderKind::Qemu
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_a_snapshot_itself_removes_it() {
+        let check = |error: LifeError, expected: bool| assert_eq!(condemns(&error), expected, "{error}");
+        check(SnapshotError::Refused { name: "auto-1".into(), reason: "it is torn".into() }.into(), true);
+        check(DaemonClientError::MemoryRefused("w1: its saved memory was not accepted".into()).into(), true);
+        check(DaemonClientError::Refused("set the clock of node `w1`".into()).into(), false);
+        check(DaemonClientError::NotUp { name: "test".into() }.into(), false);
+        check(SnapshotError::Io { what: "read".into(), source: std::io::ErrorKind::StorageFull.into() }.into(), false);
+        check(LifeError::TimedOut { seconds: 30, what: "a sign of life".into(), seen: "nothing".into() }, false);
+        check(LifeError::DaemonStart { name: "test".into(), log: String::new() }, false);
+        check(LifeError::Host(Vec::new()), false);
+    }
 }

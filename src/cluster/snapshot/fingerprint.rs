@@ -15,8 +15,8 @@ const NAME_DIGITS: usize = 16;
 /// What a fingerprint is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Ingredients<'a> {
-    /// Content hash of the box.
-    pub box_hash: &'a str,
+    /// Hash of the files that machines start from.
+    pub box_content: &'a str,
     /// Every image that the mirror holds, by name.
     pub images: &'a str,
     /// Hash of the binary that is installed in the machines.
@@ -47,7 +47,7 @@ impl Fingerprint {
             Acceleration::Tcg => "tcg",
         };
         let parts = [
-            ("box", of.box_hash.to_owned()),
+            ("box", of.box_content.to_owned()),
             ("images", hash(of.images.as_bytes())),
             ("binary", of.binary.to_owned()),
             ("cluster specification", hash(&spec)),
@@ -102,7 +102,7 @@ mod tests {
         let spec = ClusterSpec::with_workers("test".parse().expect("a name"), 2);
         let other_spec = ClusterSpec::with_workers("test".parse().expect("a name"), 3);
         let base = Ingredients {
-            box_hash: "b",
+            box_content: "b",
             images: "i",
             binary: "f",
             spec: &spec,
@@ -119,7 +119,7 @@ mod tests {
             assert_ne!(fingerprint.automatic_name(), other.automatic_name());
         };
         assert_eq!(fingerprint.difference(&Fingerprint::new(&base)), None);
-        check(Ingredients { box_hash: "x", ..base }, "box", true);
+        check(Ingredients { box_content: "x", ..base }, "box", true);
         check(Ingredients { images: "x", ..base }, "images", false);
         check(Ingredients { binary: "x", ..base }, "binary", false);
         check(Ingredients { spec: &other_spec, ..base }, "cluster specification", false);

@@ -3,6 +3,8 @@
 //! ```text
 //! $FLIGHTCAGE_HOME/snapshots/<cluster>/<snapshot>/
 //!   manifest.json  manifest.sum      what it was made from, and every file with its length and checksum
+//!   seal.json                        how the files looked when they were last read whole; it saves reading them again
+//!   used                             when it was last restored, by its own time of change
 //!   cluster/{pki,ssh}/  ports.json   the cluster's identity
 //!   machines/<node>/                 memory, disk, machine.json
 //! ```
@@ -12,6 +14,8 @@
 //! few. *Named* ones are a user's: restored only by name, removed only by the user.
 
 mod fingerprint;
+mod room;
+mod seal;
 mod shelf;
 
 use std::io;
@@ -20,6 +24,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use fingerprint::{Fingerprint, Ingredients};
+pub use room::{Kept, MAX_AUTOMATIC_BYTES, surplus};
 pub use shelf::{Draft, Shelf};
 
 use crate::machines::provider::Acceleration;

@@ -2,18 +2,24 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::room::Kept;
+use super::seal::Seal;
 use super::{FORMAT, FileFact, Fingerprint, Kind, Manifest, SnapshotError};
 use crate::cluster::home::{private_directory, write_private};
 use crate::model::names::ClusterName;
 
 /// What is not yet whole is called so.
 const PART: &str = ".part-";
+/// Its time of change is when the snapshot was last restored.
+const USED: &str = "used";
 /// Read at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -131,7 +137,7 @@ impl Shelf {
         Ok(Err(refused))
     }
 
-    /// Reads every file of a snapshot and compares it with the manifest. Takes as long as reading them takes.
+    /// Compares every file of a snapshot with the manifest. Reads them, which takes its time, unless the snapshot's seal holds.
     ///
     /// # Errors
     /// When a file is missing, or is not what was written.
@@ -147,6 +153,10 @@ impl Shelf {
                 return Err(refuse(format!("it is torn: {} has {bytes} bytes instead of {}", file.path, file.bytes)));
             }
         }
+        let seal = Seal::take(&directory, manifest.files.iter().map(|file| file.path.as_str()));
+        if seal.is_some() && seal == Seal::read(&directory) {
+            return Ok(());
+        }
         std::thread::scope(|scope| {
             let checks: Vec<_> = manifest.files.iter().map(|file| (file, scope.spawn(|| fact(&directory, &file.path)))).collect();
             for (file, check) in checks {
@@ -157,7 +167,14 @@ impl Shelf {
                 }
             }
             Ok(())
-        })
+        })?;
+        write_seal(seal, &directory);
+        Ok(())
+    }
+
+    /// Makes the next [`Shelf::verify`] read every file of a snapshot.
+    pub fn doubt(&self, name: &str) {
+        Seal::destroy(&self.path(name));
     }
 
     /// Begins a snapshot. Call it with the cluster's life lock held, as everything that changes the shelf.
@@ -185,6 +202,7 @@ impl Shelf {
         let write = || -> io::Result<Manifest> {
             let mut paths = Vec::new();
             files_below(&draft.directory, Path::new(""), &mut paths)?;
+            let seal = Seal::take(&draft.directory, paths.iter().map(String::as_str));
             manifest.files = std::thread::scope(|scope| {
                 let facts: Vec<_> = paths.iter().map(|path| scope.spawn(|| fact(&draft.directory, path))).collect();
                 facts.into_iter().map(|fact| fact.join().expect("reading does not panic")).collect::<io::Result<_>>()
@@ -194,6 +212,7 @@ impl Shelf {
             write_private(&draft.directory.join("manifest.sum"), digest(&text).as_bytes())?;
             remove_directory(&target)?;
             fs::rename(&draft.directory, &target)?;
+            write_seal(seal, &target);
             Ok(manifest)
         };
         let written = write();
@@ -231,14 +250,34 @@ impl Shelf {
     /// # Errors
     /// When one cannot be removed.
     pub fn prune(&self, keep: usize) -> Result<(), SnapshotError> {
-        let automatic = |(name, manifest): &(String, Result<Manifest, SnapshotError>)| {
-            name.starts_with(super::AUTOMATIC) || manifest.as_ref().is_ok_and(|manifest| manifest.kind == Kind::Automatic)
-        };
-        let old: Vec<String> = self.list()?.into_iter().filter(automatic).map(|(name, _)| name).collect();
+        let old: Vec<String> = self.list()?.into_iter().filter(is_automatic).map(|(name, _)| name).collect();
         for name in &old[..old.len().saturating_sub(keep)] {
             self.remove(name)?;
         }
         Ok(())
+    }
+
+    /// The automatic snapshots, those that cannot be read too, with what they take on the disk.
+    ///
+    /// # Errors
+    /// When the shelf cannot be read.
+    pub fn automatic(&self) -> Result<Vec<Kept>, SnapshotError> {
+        let kept = |name: String, manifest: Option<Manifest>| {
+            let directory = self.path(&name);
+            let restored = fs::metadata(directory.join(USED)).and_then(|facts| facts.modified()).ok();
+            let restored = restored.and_then(|time| Timestamp::try_from(time).ok());
+            let used = manifest.map(|manifest| manifest.created).max(restored).unwrap_or(Timestamp::MIN);
+            Kept { cluster: self.cluster.clone(), bytes: disk_bytes(&directory), name, used }
+        };
+        let automatic = self.list()?.into_iter().filter(is_automatic);
+        Ok(automatic.map(|(name, manifest)| kept(name, manifest.ok())).collect())
+    }
+
+    /// Remembers that a snapshot was of use now.
+    pub fn mark_used(&self, name: &str) {
+        if let Err(error) = write_private(&self.path(name).join(USED), b"") {
+            tracing::debug!(%error, name, "that a snapshot was used is not remembered");
+        }
     }
 
     /// Removes what an interrupted writer left. Call it with the cluster's life lock held.
@@ -252,6 +291,26 @@ impl Shelf {
         }
         let _ = fs::remove_dir(&self.directory);
         Ok(())
+    }
+}
+
+fn is_automatic((name, manifest): &(String, Result<Manifest, SnapshotError>)) -> bool {
+    name.starts_with(super::AUTOMATIC) || manifest.as_ref().is_ok_and(|manifest| manifest.kind == Kind::Automatic)
+}
+
+/// What the files below a directory take on the disk. One that vanishes takes nothing.
+fn disk_bytes(directory: &Path) -> u64 {
+    let mut paths = Vec::new();
+    let _ = files_below(directory, Path::new(""), &mut paths);
+    paths.iter().filter_map(|path| Some(fs::metadata(directory.join(path)).ok()?.blocks() * 512)).sum()
+}
+
+/// Without a seal a snapshot is as good, only slower to restore.
+fn write_seal(seal: Option<Seal>, directory: &Path) {
+    if let Some(seal) = seal
+        && let Err(error) = seal.write(directory)
+    {
+        tracing::warn!(%error, directory = %directory.display(), "the snapshot cannot be sealed");
     }
 }
 
@@ -326,6 +385,7 @@ mod tests {
     use crate::machines::provider::Acceleration;
     use crate::model::cluster::ClusterSpec;
     use std::os::unix::fs::FileExt;
+    use std::time::SystemTime;
 
     struct Case {
         _directory: tempfile::TempDir,
@@ -343,7 +403,7 @@ mod tests {
 
         fn fingerprint(&self, binary: &str) -> Fingerprint {
             Fingerprint::new(&Ingredients {
-                box_hash: "b",
+                box_content: "b",
                 images: "i",
                 binary,
                 spec: &self.spec,
@@ -407,6 +467,8 @@ mod tests {
         let directory = case.shelf.path("auto-1");
         let memory = File::options().write(true).open(directory.join("machines/w1/memory")).expect("it is ours");
         memory.write_all_at(b"x", 2_000_000).expect("it is ours");
+        // A file's time of change counts in ticks of the kernel's clock: within one nothing would be seen.
+        memory.set_modified(SystemTime::UNIX_EPOCH).expect("it is ours");
         check("machines/w1/memory is not what was written");
         memory.set_len(100).expect("it is ours");
         check("machines/w1/memory has 100 bytes instead of 3145728");
@@ -417,6 +479,46 @@ mod tests {
         check("manifest.sum: No such file");
         let reasons = case.shelf.find(&case.fingerprint("f")).expect("the shelf can be read").expect_err("it is torn");
         assert_eq!(reasons.len(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_is_as_old_as_its_last_use() {
+        let case = Case::new();
+        case.save("auto-1", Kind::Automatic, "f", 1);
+        case.save("auto-2", Kind::Automatic, "f", 2);
+        case.save("mine", Kind::Named, "f", 3);
+        fs::create_dir(case.shelf.path("auto-0")).expect("it is ours");
+        case.shelf.mark_used("auto-1");
+        let mut kept = case.shelf.automatic().expect("it can be read");
+        kept.sort_by_key(|one| one.used);
+        assert_eq!(kept.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["auto-0", "auto-2", "auto-1"]);
+        // Holes take nothing: the disk of 1 GiB holds four bytes.
+        assert!((3 << 20..8 << 20).contains(&kept[1].bytes), "{kept:?}");
+    }
+
+    #[test]
+    fn files_are_read_again_unless_the_seal_holds() {
+        let case = Case::new();
+        let manifest = case.save("auto-1", Kind::Automatic, "f", 1);
+        let directory = case.shelf.path("auto-1");
+        let memory = File::options().write(true).open(directory.join("machines/w1/memory")).expect("it is ours");
+        let changed = memory.metadata().and_then(|facts| facts.modified()).expect("it is ours");
+        // Damage that no metadata show: only whoever reads it sees it.
+        memory.write_all_at(b"x", 2_000_000).expect("it is ours");
+        memory.set_modified(changed).expect("it is ours");
+        let is_whole = || case.shelf.verify(&manifest).is_ok();
+        assert!(is_whole(), "nothing was touched as far as is known, and nothing is read");
+        let seal = fs::read_to_string(directory.join("seal.json")).expect("it is there");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("it is there");
+        fs::write(directory.join("seal.json"), seal.replace(boot.trim(), "an earlier boot")).expect("it is ours");
+        assert!(!is_whole(), "the host has booted since");
+        fs::write(directory.join("seal.json"), &seal).expect("it is ours");
+        assert!(is_whole());
+        case.shelf.doubt("auto-1");
+        assert!(!is_whole(), "somebody doubts it");
+        memory.write_all_at(&[7], 2_000_000).expect("it is ours");
+        assert!(is_whole(), "it was read and is what was written");
+        assert!(directory.join("seal.json").exists(), "the next one need not read it");
     }
 
     #[test]

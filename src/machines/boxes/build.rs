@@ -2,10 +2,11 @@
 //!
 //! A box that is in the cache is whole: it is made in a directory beside and renamed. One process builds at a time.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::definition::ASSEMBLE;
-use super::{BoxDefinition, BoxError, DebianRoot};
+use super::{BoxDefinition, BoxError, DebianRoot, unpack};
 use crate::machines::provider::{BoxBoot, BoxFiles, KernelBoot};
 use crate::shell::debian::{self, Bootstrap, Progress};
 
@@ -14,7 +15,10 @@ const WORK: &str = ".flightcage";
 /// The files of a box, as they are called both in the cache and by `assemble.sh`.
 const FILES: [&str; 3] = ["kernel", "initramfs", "root"];
 
-/// The box's files if the cache holds it, which costs nothing.
+/// The SHA-256 of the root, beside it: a saved memory holds pages of exactly that one.
+const DIGEST: &str = "root.sha256";
+
+/// The box's files if the cache holds it, which costs nothing but when it was just built: then its root is read once.
 pub(super) fn cached(definition: &BoxDefinition, root: &DebianRoot, cache: &Path) -> Option<BoxFiles> {
     let place = place(definition, cache);
     let boot = KernelBoot {
@@ -24,8 +28,31 @@ pub(super) fn cached(definition: &BoxDefinition, root: &DebianRoot, cache: &Path
         arguments: root.kernel_arguments.clone(),
     };
     let whole = [&boot.kernel, &boot.initramfs, &boot.root].iter().all(|path| path.is_file());
-    let fw_cfg = definition.first_boot.fw_cfg.clone();
-    whole.then_some(BoxFiles { hash: definition.hash(), fw_cfg, boot: BoxBoot::Kernel(boot) })
+    if !whole {
+        return None;
+    }
+    let (fw_cfg, content) = (definition.first_boot.fw_cfg.clone(), digest(&place)?);
+    Some(BoxFiles { hash: definition.hash(), content, fw_cfg, boot: BoxBoot::Kernel(boot) })
+}
+
+/// What the box's root is; recorded when it is first asked for, which its build does.
+fn digest(place: &Path) -> Option<String> {
+    let record = place.join(DIGEST);
+    if let Ok(digest) = std::fs::read_to_string(&record) {
+        return Some(digest);
+    }
+    let digest = unpack::sha256_of(&place.join("root")).ok()?;
+    // One that cannot be recorded is taken again next time.
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(place)?;
+        file.write_all(digest.as_bytes())?;
+        file.persist(&record)?;
+        Ok(())
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, record = %record.display(), "the digest of the box's root cannot be recorded");
+    }
+    Some(digest)
 }
 
 /// Builds the box. Takes a minute or two, needs Debian's mirror, `mmdebstrap` and `mkfs.erofs`. The cache's lock is held by the caller.
@@ -131,6 +158,26 @@ mod tests {
         assert_eq!(cached(&definition, &root, cache.path()), None);
         std::fs::write(place.join("root"), "").unwrap();
         assert_eq!(cached(&definition, &root, cache.path()).unwrap().hash, definition.hash());
+    }
+
+    #[test]
+    fn another_build_of_the_same_definition_has_another_content() {
+        let cache = tempfile::tempdir().unwrap();
+        let (definition, root) = own();
+        let place = place(&definition, cache.path());
+        let build = |content: &str| {
+            std::fs::create_dir(&place).unwrap();
+            for (file, content) in [("kernel", ""), ("initramfs", ""), ("root", content)] {
+                std::fs::write(place.join(file), content).unwrap();
+            }
+            cached(&definition, &root, cache.path()).unwrap()
+        };
+        let first = build("packages of Monday");
+        assert_eq!(cached(&definition, &root, cache.path()), Some(first.clone()), "it is recorded");
+        std::fs::remove_dir_all(&place).unwrap();
+        let second = build("packages of Tuesday");
+        assert_eq!(first.hash, second.hash);
+        assert_ne!(first.content, second.content);
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub(super) fn cached(definition: &BoxDefinition, image: &ImageOrigin, cache: &Pa
     let path = image_path(cache, &fetched.image_sha256);
     let boot = BoxBoot::Disk(DiskImage { path, format: image.format, virtual_size: fetched.virtual_size });
     let hash = fetched.image_sha256[..32].to_owned();
-    Some(BoxFiles { hash, fw_cfg: definition.first_boot.fw_cfg.clone(), boot })
+    Some(BoxFiles { hash, content: fetched.image_sha256, fw_cfg: definition.first_boot.fw_cfg.clone(), boot })
 }
 
 /// Forgets which image the definition stands for, so that the next fetch looks for a newer one. The image itself stays.

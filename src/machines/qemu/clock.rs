@@ -8,16 +8,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::model::clock::{Answer, Ask, MAX_LINE_BYTES};
 
 /// The largest error that a clock may be left with, its uncertainty included.
 pub(super) const TOLERANCE: Duration = Duration::from_millis(10);
-/// Longest that a clock may take to be right.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Longest that a clock may take to be right: an emulated machine that has just been restored translates its code anew, while it
+/// works off what it missed.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Pause after readings that were not good enough: a busy machine is not to be kept busy by questions.
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 /// A machine that is busy answers late; a question is asked again after this.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1000);
+/// Longest that a machine may take to write what it holds for its disks.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// Questions asked in a row; the quickest answer counts.
 const QUESTIONS: usize = 6;
 /// An answer that came so soon needs no better one.
@@ -38,7 +43,7 @@ pub(super) enum ClockError {
     Port(#[from] std::io::Error),
     #[error("its agent does not answer on the clock port; is it running?")]
     Silent,
-    #[error("its agent cannot set the clock: {0}")]
+    #[error("its agent cannot: {0}")]
     Refused(String),
     #[error("its clock could not be brought within {TOLERANCE:?} in {LIMIT:?}; last seen {last_ns} ns off")]
     Restless { last_ns: i64 },
@@ -94,9 +99,29 @@ impl ClockPort {
             }
             if reading.ahead_ns.unsigned_abs() > u64::try_from(reading.doubt.as_nanos()).unwrap_or(u64::MAX) {
                 self.ask(deadline, -reading.ahead_ns).await?;
+            } else {
+                sleep(SETTLE_PAUSE).await;
             }
             reading = self.read(deadline, 0).await?;
         }
+    }
+
+    /// Makes the machine write to its disks what its kernel still holds for them.
+    pub(super) async fn sync(&mut self) -> Result<(), ClockError> {
+        let ask = Ask { sync: true, ..Ask::default() };
+        self.exchange(Instant::now() + SYNC_LIMIT, ask, SYNC_LIMIT).await?.map(drop).ok_or(ClockError::Silent)
+    }
+
+    /// Gives the machine randomness of its own.
+    pub(super) async fn seed(&mut self) -> Result<(), ClockError> {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            let seed = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+            if self.exchange(deadline, Ask { seed: Some(seed), ..Ask::default() }, ANSWER_LIMIT).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(ClockError::Silent)
     }
 
     /// The best of a few readings.
@@ -115,34 +140,38 @@ impl ClockPort {
     }
 
     async fn ask(&mut self, deadline: Instant, step_ns: i64) -> Result<Reading, ClockError> {
+        while Instant::now() < deadline {
+            match self.exchange(deadline, Ask { step_ns, ..Ask::default() }, ANSWER_LIMIT).await? {
+                Some(reading) => return Ok(reading),
+                // A step may still happen later: it must not be asked for twice. The next reading tells.
+                None if step_ns != 0 => return Ok(Reading { ahead_ns: i64::MAX, doubt: LIMIT }),
+                None => {}
+            }
+        }
+        Err(ClockError::Silent)
+    }
+
+    /// Asks once; `None`: there was no answer within `limit`. QEMU may take until `deadline` to connect.
+    async fn exchange(&mut self, deadline: Instant, ask: Ask, limit: Duration) -> Result<Option<Reading>, ClockError> {
         if self.connection.is_none() {
             let accepted = timeout_at(deadline, self.listener.accept()).await.map_err(|_| ClockError::Silent)??;
             self.connection = Some(BufReader::new(accepted.0));
         }
         let connection = self.connection.as_mut().expect("it was made above");
-        while Instant::now() < deadline {
-            self.next_id += 1;
-            let ask = Ask { id: self.next_id, step_ns };
-            let text = format!("{}\n", serde_json::to_string(&ask).expect("numbers are JSON"));
-            let asked_ns = wall_ns();
-            let asked = Instant::now();
-            connection.write_all(text.as_bytes()).await?;
-            let answer = timeout(ANSWER_LIMIT, answer_to(connection, ask.id)).await;
-            let round_trip = asked.elapsed();
-            match answer {
-                Ok(Ok(Answer { error: Some(error), .. })) => return Err(ClockError::Refused(error)),
-                Ok(Ok(answer)) => {
-                    let doubt = round_trip / 2;
-                    let middle_ns = asked_ns + i64::try_from(doubt.as_nanos()).unwrap_or(i64::MAX);
-                    return Ok(Reading { ahead_ns: answer.wall_ns - middle_ns, doubt });
-                }
-                Ok(Err(error)) => return Err(error.into()),
-                // A step may still happen later: it must not be asked for twice. The next reading tells.
-                Err(_) if step_ns != 0 => return Ok(Reading { ahead_ns: i64::MAX, doubt: LIMIT }),
-                Err(_) => {}
-            }
+        self.next_id += 1;
+        let ask = Ask { id: self.next_id, ..ask };
+        let text = format!("{}\n", serde_json::to_string(&ask).expect("numbers are JSON"));
+        let asked_ns = wall_ns();
+        let asked = Instant::now();
+        connection.write_all(text.as_bytes()).await?;
+        let Ok(answer) = timeout(limit, answer_to(connection, ask.id)).await else { return Ok(None) };
+        let doubt = asked.elapsed() / 2;
+        let answer = answer?;
+        if let Some(error) = answer.error {
+            return Err(ClockError::Refused(error));
         }
-        Err(ClockError::Silent)
+        let middle_ns = asked_ns + i64::try_from(doubt.as_nanos()).unwrap_or(i64::MAX);
+        Ok(Some(Reading { ahead_ns: answer.wall_ns - middle_ns, doubt }))
     }
 }
 
@@ -182,6 +211,9 @@ mod tests {
         while stream.read_line(&mut line).await.is_ok_and(|count| count > 0) {
             let ask: Ask = serde_json::from_str(&line).expect("it is a question");
             ahead_ns += ask.step_ns;
+            assert!(
+                ask.seed.is_none_or(|seed| seed.len() == 64) && line.len() <= usize::try_from(MAX_LINE_BYTES).expect("it fits")
+            );
             let answer = Answer { id: ask.id, wall_ns: wall_ns() + ahead_ns, error: None };
             let text = format!("{}\n", serde_json::to_string(&answer).expect("it is JSON"));
             stream.write_all(text.as_bytes()).await.expect("it is read");
@@ -198,6 +230,8 @@ mod tests {
         let correction = port.correct().await.expect("it is set");
         assert!(correction.bound <= TOLERANCE, "{correction:?}");
         assert!((correction.before_ns + 3_600_000_000_000).abs() < 1_000_000_000, "{correction:?}");
+        port.sync().await.expect("it answers");
+        port.seed().await.expect("it answers");
         let again = port.correct().await.expect("it is right");
         assert!(again.before_ns.abs() < 1_000_000_000, "{again:?}");
         drop(port);

@@ -137,7 +137,7 @@ mod tests {
         let request = MachineRequest {
             spec,
             index: 1,
-            box_files: BoxFiles { hash: "00".into(), fw_cfg: "opt/x/config".into(), boot },
+            box_files: BoxFiles { hash: "00".into(), content: "11".into(), fw_cfg: "opt/x/config".into(), boot },
             ignition: "{}".into(),
             fabric_socket: "/run/f.sock".into(),
         };

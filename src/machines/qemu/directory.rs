@@ -24,6 +24,12 @@ pub(super) struct Record {
     pub(super) ssh_port: Option<u16>,
 }
 
+/// The machine's own disk in its directory: a blank one, or a layer over the box's image.
+const BLANK_DISK: &str = "disk.raw";
+const LAYER_DISK: &str = "disk.qcow2";
+/// All that a machine's own disk may be called.
+pub(super) const DISKS: [&str; 2] = [BLANK_DISK, LAYER_DISK];
+
 /// Where the directories of a cluster's machines lie.
 pub(super) fn machines_directory(state: &Path) -> PathBuf {
     state.join("machines")
@@ -41,8 +47,8 @@ impl MachineDirectory {
     /// The machine's own disk: blank at first, or a layer over the box's image.
     pub(super) fn disk(&self, boot: &BoxBoot) -> PathBuf {
         self.0.join(match boot {
-            BoxBoot::Existing | BoxBoot::Kernel(_) => "disk.raw",
-            BoxBoot::Disk(_) => "disk.qcow2",
+            BoxBoot::Existing | BoxBoot::Kernel(_) => BLANK_DISK,
+            BoxBoot::Disk(_) => LAYER_DISK,
         })
     }
 

@@ -61,6 +61,8 @@ const MAX_SOCKET_PATH: usize = 104;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Pause between two looks at a machine that starts or boots.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// What QEMU says before it ends because it cannot take a saved memory (`migration/migration.c`).
+const LOAD_FAILED: &str = "load of migration failed";
 /// Port of the guest's SSH server.
 const GUEST_SSH_PORT: u16 = 22;
 /// How long one attempt waits for the SSH server's banner: seconds pass under TCG while all machines boot.
@@ -98,6 +100,8 @@ struct Vm {
     console_from: u64,
     ssh: SocketAddr,
     clock: Arc<Mutex<ClockPort>>,
+    /// What its disk was told to do; a restart of the process ends it.
+    disk_fault: Option<DiskFault>,
 }
 
 impl Vm {
@@ -213,7 +217,7 @@ impl QemuProvider {
             .await
             .map_err(|error| failed(format!("start QEMU for node `{node}`"), error))?;
         let ssh = SocketAddr::from((Ipv4Addr::LOCALHOST, ssh_port));
-        let vm = Vm { pid, exit, console_from, ssh, clock: Arc::new(Mutex::new(clock)) };
+        let vm = Vm { pid, exit, console_from, ssh, clock: Arc::new(Mutex::new(clock)), disk_fault: None };
         directory.save_pid(pid).map_err(|error| failed(format!("record the process of node `{node}`"), error))?;
         match self.ask_ssh_port(node, &vm).await {
             Ok(port) => Ok(Vm { ssh: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ..vm }),
@@ -269,15 +273,20 @@ impl QemuProvider {
 
     /// The error for a QEMU that has ended, with what it said itself.
     fn ended(&self, node: &NodeName, vm: &Vm, what: &str) -> ProviderError {
-        let said = std::fs::read(self.directory(node).qemu_log()).unwrap_or_default();
-        let status = vm.exit.borrow().map_or_else(|| "still running".to_owned(), |status| status.to_string());
+        let said = self.said(node, vm);
+        if said.contains(LOAD_FAILED) {
+            return ProviderError::MemoryRefused { node: node.clone(), what: said };
+        }
         let mut console = Console::new(self.console(node), vm.console_from);
         console.look(Duration::MAX);
-        ProviderError::Boot {
-            node: node.clone(),
-            what: format!("{what} ({status}): {}", shell::tail(&said)),
-            console: console.end(),
-        }
+        ProviderError::Boot { node: node.clone(), what: format!("{what} {said}"), console: console.end() }
+    }
+
+    /// How a QEMU has ended, and the end of its log.
+    fn said(&self, node: &NodeName, vm: &Vm) -> String {
+        let said = std::fs::read(self.directory(node).qemu_log()).unwrap_or_default();
+        let status = vm.exit.borrow().map_or_else(|| "still running".to_owned(), |status| status.to_string());
+        format!("({status}): {}", shell::tail(&said))
     }
 
     fn find(&self, node: &NodeName) -> Option<Machine> {
@@ -340,14 +349,22 @@ impl QemuProvider {
 
     async fn change_disk(&self, node: &NodeName, fault: Option<DiskFault>) -> Result<DiskEffect, ProviderError> {
         let slot = self.slot(node);
-        let _slot = slot.lock().await;
+        let mut slot = slot.lock().await;
         let machine = self.find(node).ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
         match (machine.power, fault) {
             // A machine that is started again has a disk that works.
             (Power::Off, None) => Ok(DiskEffect { verified: true, measured: "the machine is off".into() }),
             (Power::On, _) => {
+                // What is begun may act even if it is not seen to; what is to end acts until it is seen to have ended.
+                if let (Some(vm), Some(_)) = (slot.as_mut(), fault) {
+                    vm.disk_fault = fault;
+                }
                 let apply = async { disk::apply(&mut Qmp::connect(&self.qmp_socket(node)).await?, fault).await };
-                apply.await.map_err(|error| failed(format!("change the disk of node `{node}`"), error))
+                let effect = apply.await.map_err(|error| failed(format!("change the disk of node `{node}`"), error))?;
+                if let (Some(vm), None) = (slot.as_mut(), fault) {
+                    vm.disk_fault = None;
+                }
+                Ok(effect)
             }
             (Power::Off | Power::Frozen, _) => {
                 let cause = std::io::Error::other("it does not run; power it on or thaw it first");

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::directory::{self, MachineDirectory};
 use crate::machines::provider::{Acceleration, Problem};
 use crate::model::cluster::MachineSpec;
 use crate::shell::local::Command;
@@ -107,12 +108,17 @@ fn promised_disk(state_dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let clusters = state_dir.parent().into_iter().flat_map(entries).filter(|cluster| cluster != state_dir);
-    let disks = clusters.flat_map(|cluster| entries(&super::directory::machines_directory(&cluster)).collect::<Vec<_>>());
-    let promise = |machine: std::path::PathBuf| {
-        let disk = machine.join("disk.raw").metadata().ok()?;
-        Some(disk.len().min(DISK_USE_BYTES).saturating_sub(disk.blocks() * 512))
+    let machines = clusters.flat_map(|cluster| {
+        let nodes = directory::nodes(&cluster).unwrap_or_default();
+        nodes.into_iter().map(move |node| MachineDirectory::new(&cluster, &node))
+    });
+    let promise = |machine: MachineDirectory| {
+        let request = machine.record().ok()?.request;
+        let disk = machine.disk(&request.box_files.boot).metadata().ok()?;
+        // A layer's file is as long as what it holds: how much it may hold is in the record.
+        Some(request.spec.disk_bytes.min(DISK_USE_BYTES).saturating_sub(disk.blocks() * 512))
     };
-    disks.filter_map(promise).sum()
+    machines.filter_map(promise).sum()
 }
 
 fn disk_problem(needed: u64, free: u64, promised: u64, directory: &Path) -> Option<Problem> {

@@ -216,7 +216,11 @@ fn machine_of(command_line: &[u8], machines: &Path) -> Option<String> {
         return None;
     }
     let prefix = format!("file={}/", machines.display()).replace(',', ",,");
-    words.iter().find_map(|word| Some(word.strip_prefix(&prefix)?.split_once("/disk.raw")?.0.to_owned()))
+    words.iter().find_map(|word| {
+        let (node, file) = word.strip_prefix(&prefix)?.split_once('/')?;
+        let is_disk = file.split(',').next().is_some_and(|name| directory::DISKS.contains(&name));
+        is_disk.then(|| node.to_owned())
+    })
 }
 
 fn as_pid(pid: u32) -> io::Result<Pid> {
@@ -236,6 +240,9 @@ mod tests {
         let drive = "file=/state/a/machines/w1/disk.raw,format=raw";
         check(&["/usr/bin/qemu-system-x86_64", "-drive", drive], Some("w1"));
         check(&["/proc/self/exe", VM_VERB, "77", "qemu-system-x86_64", "-drive", drive], Some("w1"));
+        let layer = "file=/state/a/machines/w2/disk.qcow2,format=qcow2";
+        check(&["qemu-system-x86_64", "-drive", layer], Some("w2"));
+        check(&["qemu-system-x86_64", "-drive", "file=/state/a/machines/w1/other.raw,format=raw"], None);
         check(&["qemu-system-x86_64", "-drive", "file=/state/ab/machines/w1/disk.raw"], None);
         check(&["vim", "/state/a/machines/w1/disk.raw", drive], None);
         check(&[], None);

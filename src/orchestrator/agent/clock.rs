@@ -14,6 +14,9 @@ use crate::model::clock::{Answer, Ask, MAX_LINE_BYTES, PORT};
 
 /// Where the kernel names virtio-serial ports. The box has no udev, which would make links from it.
 const PORTS: &str = "/sys/class/virtio-ports";
+/// Where the kernel takes randomness, and where it takes the memory image of a hibernated machine.
+const RANDOM: &str = "/dev/urandom";
+const HIBERNATION: &str = "/dev/snapshot";
 /// How often, and after which pause, the port is looked for.
 const LOOKS: usize = 50;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -75,7 +78,7 @@ fn serve(port: File) {
             Ok(_) => {
                 // What a machine had half read when it was saved is no question.
                 let Ok(ask) = serde_json::from_str::<Ask>(&line) else { continue };
-                let error = (ask.step_ns != 0).then(|| step(ask.step_ns)).and_then(Result::err).map(|error| error.to_string());
+                let error = obey(&ask).err().map(|error| error.to_string());
                 let answer = Answer { id: ask.id, wall_ns: wall_ns(), error };
                 let mut text = serde_json::to_string(&answer).expect("numbers and a text are JSON");
                 text.push('\n');
@@ -85,6 +88,28 @@ fn serve(port: File) {
             }
         }
     }
+}
+
+fn obey(ask: &Ask) -> io::Result<()> {
+    if let Some(seed) = &ask.seed {
+        reseed(seed.as_bytes())?;
+    }
+    if ask.sync {
+        rustix::fs::sync();
+    }
+    if ask.step_ns != 0 { step(ask.step_ns) } else { Ok(()) }
+}
+
+/// Mixes a seed into the kernel's pool and makes its generator take it up now; by itself it would within a minute (`crng_has_old_seed` in
+/// Linux' `drivers/char/random.c`).
+fn reseed(seed: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).open(RANDOM)?.write_all(seed)?;
+    // The call that asks for it, RNDRESEEDCRNG, needs unsafe code. Whoever opens this is about to write a saved memory, before which the
+    // generator is reseeded, too (`random_pm_notification`); nothing is written, and nothing else happens.
+    let announced = OpenOptions::new().write(true).open(HIBERNATION);
+    announced
+        .map(drop)
+        .map_err(|error| io::Error::other(format!("the seed is taken up within a minute only: {HIBERNATION}: {error}")))
 }
 
 fn wall_ns() -> i64 {
