@@ -80,6 +80,15 @@ fn path_of(binary: &[u8]) -> PathBuf {
     PathBuf::from(format!("{DATA_DIR}/bin/flightcage-{tag}"))
 }
 
+/// What is known of the machines before they are installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineState {
+    /// They have just been made: they have nothing of ours.
+    Blank,
+    /// They may have been installed before.
+    Unknown,
+}
+
 /// The running binary, packed once for all machines.
 #[derive(Clone)]
 pub struct Payload {
@@ -88,20 +97,21 @@ pub struct Payload {
     archive: Arc<Vec<u8>>,
     /// Of the unpacked binary: one whose upload was cut off is smaller.
     size: usize,
+    machines: MachineState,
 }
 
 impl Payload {
-    /// Packs the binary that is running.
+    /// Packs the binary that is running, for machines that are alike.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn of_running_binary() -> Result<Self, InstallError> {
+    pub fn of_running_binary(machines: MachineState) -> Result<Self, InstallError> {
         let pack = || -> io::Result<Self> {
             let binary = std::fs::read("/proc/self/exe")?;
             let target = path_of(&binary);
             let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), UPLOAD_LEVEL)?);
             append(&mut archive, &target, 0o755, &binary)?;
-            Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?), size: binary.len() })
+            Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?), size: binary.len(), machines })
         };
         pack().map_err(InstallError::Binary)
     }
@@ -109,6 +119,17 @@ impl Payload {
     /// Bytes that travel to a machine that has no binary yet.
     pub fn compressed_size(&self) -> usize {
         self.archive.len()
+    }
+
+    fn told(&self) -> String {
+        format!("uploading {} of binary", bytesize::ByteSize::b(self.archive.len() as u64).display().iec_short())
+    }
+
+    /// Another archive and this one behind it, packed: two frames of zstd, two archives of tar.
+    fn with(&self, files: &[u8]) -> io::Result<Vec<u8>> {
+        let mut all = zstd::encode_all(files, UPLOAD_LEVEL)?;
+        all.extend_from_slice(&self.archive);
+        Ok(all)
     }
 }
 
@@ -126,20 +147,28 @@ pub async fn install(
 ) -> Result<(), InstallError> {
     let machine = &spec.machines[index];
     let remote = Remote { node: machine.name.to_string(), ssh };
-    // Each command costs an emulated machine a second: two for a new machine, one for one that has the binary.
-    let start = format!("systemctl daemon-reload && systemctl restart --no-block {}", units(machine).join(" "));
+    let units = units(machine).join(" ");
+    let start = format!("systemctl daemon-reload && systemctl restart --no-block {units}");
     let target = payload.target.display();
     if spec.provider == ProviderKind::Hosts {
         let identity =
             uninstall::identity(&spec.name, &paths.pki()).expect("certificates are made before machines are installed");
         remote.arrive(payload, &identity, &step).await?;
     }
-    step("writing configuration");
     let files = configuration(paths, spec, index, &payload.target)?;
-    let configure = format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
-    if remote.run(&configure, files, &[0, NO_BINARY]).await? == NO_BINARY {
-        step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
-        remote.run(&format!("{EXTRACT} --zstd && {start}"), payload.archive.to_vec(), &[0]).await?;
+    // Each command costs an emulated machine a second: one for a new machine, and one for one that has the binary.
+    if payload.machines == MachineState::Blank {
+        step(&payload.told());
+        let all = payload.with(&files).map_err(InstallError::Binary)?;
+        // Units that systemd has never looked for need no reload.
+        remote.run(&format!("{EXTRACT} --zstd --ignore-zeros && systemctl start --no-block {units}"), all, &[0]).await?;
+    } else {
+        step("writing configuration");
+        let configure = format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
+        if remote.run(&configure, files, &[0, NO_BINARY]).await? == NO_BINARY {
+            step(&payload.told());
+            remote.run(&format!("{EXTRACT} --zstd && {start}"), payload.archive.to_vec(), &[0]).await?;
+        }
     }
     step("starting services");
     Ok(())
@@ -171,7 +200,7 @@ impl Remote<'_> {
             payload.size
         );
         if self.run(&arrive, Vec::new(), &[0, NO_BINARY]).await? == NO_BINARY {
-            step(&format!("uploading {} of binary", bytesize::ByteSize::b(payload.archive.len() as u64).display().iec_short()));
+            step(&payload.told());
             self.run(&format!("{EXTRACT} --zstd && {target} machine arrive {identity}"), payload.archive.to_vec(), &[0]).await?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{DaemonClient, DaemonClientError};
 use super::daemon::{ClusterRecord, Status, read_json};
 use super::home::{ClusterPaths, Home, private_directory, try_lock, write_private};
-use super::install::{self, InstallError, Payload};
+use super::install::{self, InstallError, MachineState, Payload};
 use super::pki::{self, PkiError};
 use super::snapshot::SnapshotError;
 use super::uninstall;
@@ -406,7 +406,9 @@ async fn boot_cold(
     if !problems.is_empty() {
         return Err(LifeError::Host(problems));
     }
-    let payload = Payload::of_running_binary()?;
+    // What an earlier attempt began is gone by now; hosts are not ours, and may know us.
+    let blank = !paths.complete().exists() && spec.provider != ProviderKind::Hosts;
+    let payload = Payload::of_running_binary(if blank { MachineState::Blank } else { MachineState::Unknown })?;
     let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon, box_files, report));
     futures::future::try_join_all(machines).await?;
     drop(admission);
