@@ -235,18 +235,15 @@ pub(super) async fn from_snapshot(
         // A cold boot would not fit either.
         Err(error @ LifeError::Host(_)) => Err(error),
         Err(error) => {
-            let said = crate::cluster::chain(&error);
+            report(Progress::Step(format!("{}; booting cold", crate::cluster::chain(&error))));
             clear(paths, &DaemonClient::new(paths.clone())?, Remains::Nothing).await?;
             if !condemns(&error) {
                 shelf.doubt(&manifest.name);
-                let cluster = paths.name();
-                report(Progress::Step(format!(
-                    "{said}; booting cold. The snapshot stays; `flightcage snapshot rm --name {cluster} {}` removes it",
-                    manifest.name
-                )));
+                let (cluster, name) = (paths.name(), &manifest.name);
+                let hint = format!("snapshot `{name}` stays; `flightcage snapshot rm --name {cluster} {name}` removes it");
+                report(Progress::Step(hint));
                 return Ok(Attempt::Kept);
             }
-            report(Progress::Step(format!("{said}; booting cold")));
             // It will not do next time either; a cold boot makes another.
             if let Err(error) = shelf.remove(&manifest.name) {
                 tracing::warn!(%error, "a snapshot that cannot be restored stays");
