@@ -17,6 +17,7 @@ mod machines;
 mod manifests;
 mod net;
 mod roles;
+mod scenario_files;
 mod scenarios;
 mod snapshots;
 mod terminal;

@@ -16,6 +16,7 @@ use super::failure::{self, Failure};
 use super::interruption::Interruption;
 use super::journal::tell_troubles;
 use super::manifests;
+use super::scenario_files::{as_one_failure, read, read_all, report_refused};
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
 use super::{File, doctor};
@@ -33,10 +34,12 @@ use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
-use crate::scenario::{self, Environment, Outcome, Report, RunError, ScenarioFileError, Update, Verdict, exit_code};
+use crate::scenario::{self, Environment, Outcome, Report, RunError, Update, Verdict, exit_code};
 
 /// Updates that may wait for the terminal; more are dropped, the run never waits.
 const UPDATES: usize = 64;
+/// The provider of a target that is not ours, in reports.
+const FOREIGN: &str = "kubeconfig";
 
 /// Reads a cluster file; all its problems are printed.
 pub(super) fn read_cluster_file(path: &Path, name: &ClusterName) -> Result<ClusterSpec, Failure> {
@@ -55,34 +58,6 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
         }
     }
     Failure::new(refusal.to_string()).invalid()
-}
-
-fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, Failure> {
-    scenario::file::read(path, against).map_err(|error| match error {
-        ScenarioFileError::Read { .. } => Failure::from(error).invalid(),
-        ScenarioFileError::Refused(refusal) => refused(&refusal),
-    })
-}
-
-/// Reads all files, so that every problem of every file is printed, before anything is changed.
-fn read_all(files: &[File], against: &Against<'_>) -> Result<Vec<Scenario>, Failure> {
-    let mut scenarios = Vec::new();
-    let mut failed = Vec::new();
-    for path in files {
-        match read(path, against) {
-            Ok(scenario) => scenarios.push(scenario),
-            Err(failure) => failed.push(failure),
-        }
-    }
-    match failed.pop() {
-        None => Ok(scenarios),
-        Some(last) => {
-            for failure in &failed {
-                failure::print(failure);
-            }
-            Err(last)
-        }
-    }
 }
 
 /// Arguments of `run`.
@@ -148,7 +123,18 @@ impl Run {
             Ok(None) if self.kubeconfig.is_none() => Machines::OfFile,
             Ok(None) | Err(_) => Machines::Unknown,
         };
-        let scenarios = read_all(&self.files, &Against { cluster_name: name, machines, manifests: manifests::check });
+        let provider = match &cluster {
+            Ok(Some(spec)) => spec.provider.to_string(),
+            _ if self.kubeconfig.is_some() => FOREIGN.to_owned(),
+            _ => ProviderKind::default().to_string(),
+        };
+        let read = read_all(&self.files, &Against { cluster_name: name, machines, manifests: manifests::check });
+        let scenarios = read.map_err(|refused| {
+            if let Some(folder) = &self.report {
+                report_refused(&refused, folder, self.seed, &TargetFacts { provider, accel: "none".into(), nodes: 0 });
+            }
+            as_one_failure(refused)
+        });
         match (cluster, scenarios) {
             (Ok(cluster), Ok(scenarios)) => Ok((cluster, scenarios)),
             (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
@@ -164,7 +150,7 @@ impl Run {
         let nodes = client.list::<Node>("", &ListParams::all()).await.map_err(Failure::from)?.items.len();
         let interruption = Interruption::watch();
         let stop = interruption.token();
-        let target = TargetFacts { provider: "kubeconfig".into(), accel: "none".into(), nodes };
+        let target = TargetFacts { provider: FOREIGN.into(), accel: "none".into(), nodes };
         let mut outcomes = Vec::new();
         for scenario in scenarios {
             if stop.is_cancelled() {
@@ -440,7 +426,7 @@ fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live
         Ok(report) => report,
         Err(error) => return told(&Failure::from(error), live),
     };
-    let written = folder.map_or(Ok(()), |folder| write(&report, folder));
+    let written = folder.map_or(Ok(()), |folder| write_report(&report, folder));
     say(&scenario::summary::text(&report));
     match written {
         Err(failure) if report.verdict != Verdict::Invalid => told(&failure, live),
@@ -452,7 +438,7 @@ fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live
     }
 }
 
-fn write(report: &Report, folder: &Path) -> Result<(), Failure> {
+pub(super) fn write_report(report: &Report, folder: &Path) -> Result<(), Failure> {
     let written = report.write(folder).map_err(|error| {
         Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display())).because(error)
     })?;
@@ -493,7 +479,7 @@ pub(super) struct Lint {
 impl Lint {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let name = "flightcage".parse().expect("the default name is a name");
-        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check))?;
+        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check)).map_err(as_one_failure)?;
         for scenario in scenarios {
             say(&format!("{}: right", scenario.path.display()));
         }
