@@ -20,7 +20,6 @@ use crate::cluster::file::cluster;
 use crate::kubernetes::client::ResourceKind;
 use crate::kubernetes::manifest::{self, Check, FieldProblem, Manifest};
 use crate::model::diagnostic::Refusal;
-use crate::model::names::is_name;
 use crate::model::reader::{Problems, Table, Value, suggestion};
 use against::Nodes;
 pub use against::{Against, Machines};
@@ -39,6 +38,8 @@ const UPDATE_WITHIN: Duration = Duration::from_secs(300);
 const RATE_MAX: f64 = 2000.0;
 const STATUS: RangeInclusive<u64> = 100..=599;
 const COUNT: RangeInclusive<u64> = 0..=10_000;
+/// Longest name of a scenario, load or step: names become files' names, which systems limit to 255 bytes.
+const WORD_MAX: usize = 200;
 
 /// Reads a scenario.
 ///
@@ -60,7 +61,7 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
     let document = problems.parse();
     let root = Table::of(&problems, &document);
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    if !is_name(&name) {
+    if !is_word(&name) {
         problems.add(0..0, format!("a scenario's name is its file's stem, and `{name}` is not `[a-z0-9-]+`"), None);
     }
     let scenario = scenario(&root, name, path, against);
@@ -97,7 +98,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         .map_or_else(|| Deploy { files: Vec::new(), tls_secret: None, wait: DEPLOY_WAIT }, |table| deploy(&table, &reading));
     let mut loads = BTreeMap::new();
     for (name, span, value) in root.get("load").and_then(|value| value.table()).map(|table| table.entries()).unwrap_or_default() {
-        if !is_name(name) {
+        if !is_word(name) {
             root.problem_with(span, format!("`{name}` is not a name of `[a-z0-9-]+`"));
         }
         if let Some(load) = value.table().and_then(|table| load(&table)) {
@@ -304,6 +305,12 @@ fn url(value: &Value<'_, '_>) -> Option<Url> {
     Some(Url { tls, host: service.to_owned(), namespace: namespace.to_owned(), port, path })
 }
 
+/// `[a-z0-9-]+`: the names that a scenario gives. They are no host names, as those of machines are.
+fn is_word(text: &str) -> bool {
+    let right = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    !text.is_empty() && text.len() <= WORD_MAX && text.bytes().all(right)
+}
+
 fn is_service_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
@@ -313,7 +320,7 @@ fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Optio
     table.allow(&[&["id", "when"][..], &ACTIONS].concat());
     let id = table.require("id").and_then(|value| {
         let id = value.string()?;
-        if !is_name(id) {
+        if !is_word(id) {
             value.problem(format!("`{id}` is not a name of `[a-z0-9-]+`"), None);
         }
         if earlier.iter().any(|step| step.id == id) {

@@ -265,3 +265,15 @@ fn manifests_that_would_be_refused_are_told_wherever_they_stand() {
     let places: Vec<&str> = refused.problems()[..2].iter().filter_map(|p| p.message.split("wrong.yml:").nth(1)).collect();
     assert!(places[0].starts_with("7:12: ") && places[1].starts_with("11:12: "), "{places:?}");
 }
+
+#[test]
+fn names_are_lower_case_letters_digits_and_dashes() {
+    for good in ["a", "-", "7-", "-a-", &"x".repeat(64)] {
+        assert!(is_word(good), "{good}");
+        let text = LOAD.replace("load.web", &format!("load.{good}"));
+        assert_eq!(check(&format!("{text}[[step]]\nid = \"{good}\"\nwait = {{ nodes_ready = 3, within = \"1s\" }}\n")), [""; 0]);
+    }
+    for bad in ["", "A", "a_b", "a.b", "a b", "ä", &"x".repeat(WORD_MAX + 1)] {
+        assert!(!is_word(bad), "{bad}");
+    }
+}
