@@ -194,7 +194,7 @@ pub struct ExpectationReport {
     pub expected: String,
     /// What was found.
     pub measured: String,
-    /// How exact that is; empty for what is counted exactly.
+    /// How exact that is; `±0` for what is counted exactly.
     pub error: String,
     /// Whether it held.
     pub ok: bool,

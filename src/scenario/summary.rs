@@ -49,8 +49,7 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     for row in &report.expectations {
         let mark = if row.ok { "ok      " } else { "NOT MET " };
-        let error = if row.error.is_empty() { String::new() } else { format!(" {}", row.error) };
-        writeln!(out, "  {mark} {}: {} (measured {}{error})", row.name, row.expected, row.measured)?;
+        writeln!(out, "  {mark} {}: {} (measured {} {})", row.name, row.expected, row.measured, row.error)?;
     }
     Ok(())
 }
