@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
+use super::deploy::NAMESPACE;
 use super::spec::{
     Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, TlsSecret, UpdateEnd, Url,
     When, Which,
@@ -182,13 +183,26 @@ fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBu
         }
     };
     match manifest::parse(&path, &text, reading.check) {
-        Ok(manifests) => Some((path, manifests)),
+        Ok(manifests) => {
+            elsewhere(value, &manifests);
+            Some((path, manifests))
+        }
         Err(problems) => {
             for problem in problems {
                 value.problem(format!("manifest {problem}"), None);
             }
             None
         }
+    }
+}
+
+/// A ReplicationController in another namespace would be waited for in vain, and not be removed before the next scenario.
+fn elsewhere(value: &Value<'_, '_>, manifests: &[Manifest]) {
+    let controllers = manifests.iter().filter(|manifest| manifest.kind.kind == "ReplicationController");
+    for manifest in controllers.filter(|manifest| manifest.namespace(NAMESPACE) != NAMESPACE) {
+        let (file, line, namespace) = (manifest.source.display(), manifest.line, manifest.namespace(NAMESPACE));
+        let what = format!("manifest {file}:{line}:1: ReplicationController `{}` is in namespace `{namespace}`", manifest.name());
+        value.problem(what, Some(format!("a scenario's controllers are in `{NAMESPACE}`: leave `metadata.namespace` out")));
     }
 }
 

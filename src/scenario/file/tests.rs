@@ -277,3 +277,21 @@ fn names_are_lower_case_letters_digits_and_dashes() {
         assert!(!is_word(bad), "{bad}");
     }
 }
+
+#[test]
+fn controllers_of_other_namespaces_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = |namespace: &str| {
+        format!("apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: a, namespace: {namespace}}}\n---\n")
+    };
+    std::fs::write(folder.path().join("a.yml"), object("default") + &object("other")).unwrap();
+    let name = "test".parse().unwrap();
+    let text = "flightcage = 1\n[deploy]\nfiles = [\"a.yml\"]\n";
+    let refused = parse(&folder.path().join("demo.toml"), text, &Against::own_cluster(&name, |_, _| Vec::new())).unwrap_err();
+    assert_eq!(refused.problems().len(), 1);
+    assert!(
+        refused.problems()[0].message.ends_with("a.yml:5:1: ReplicationController `a` is in namespace `other`"),
+        "{}",
+        refused.listing()
+    );
+}
