@@ -32,6 +32,7 @@ use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
 use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
+use crate::scenario::matrix::Cell;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, Report, RunError, Update, Verdict, exit_code};
@@ -69,7 +70,7 @@ pub(super) struct Run {
     /// Write each scenario's report.json and junit.xml below this directory.
     #[arg(long, value_name = "DIR")]
     report: Option<File>,
-    /// Decides what a scenario leaves to chance, such as a tie between nodes.
+    /// Decides what a scenario leaves to chance, such as a tie between nodes, or which cells a sample of its matrix has.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Run on the cluster of this file instead of the one that each scenario asks for.
@@ -91,24 +92,25 @@ pub(super) struct Run {
 impl Run {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let (cluster, scenarios) = self.read_files(&name)?;
-        let scenarios = match self.shard {
-            None => scenarios,
-            Some(shard) => shard.of(scenarios),
+        let cases = cases(&scenarios, self.seed);
+        let cases = match self.shard {
+            None => cases,
+            Some(shard) => shard.of(cases),
         };
-        if scenarios.is_empty() {
+        if cases.is_empty() {
             say("no scenario is left for this shard");
             return Ok(ExitCode::SUCCESS);
         }
         let live = Live::new();
         let outcomes = match &self.kubeconfig {
-            Some(kubeconfig) => self.on_foreign(&scenarios, kubeconfig, &live).await?,
+            Some(kubeconfig) => self.on_foreign(&cases, kubeconfig, &live).await?,
             None => {
                 if cluster.as_ref().is_none_or(|spec| spec.provider == ProviderKind::Qemu) {
                     doctor::require_able_host().await?;
                 }
                 let snapshots = self.automatic.usage();
-                let settings = Settings { seed: self.seed, report: self.report.as_deref(), keep: self.keep, cluster, snapshots };
-                run_on_own_clusters(&open_home()?, &name, &scenarios, &settings, &live).await
+                let settings = Settings { report: self.report.as_deref(), keep: self.keep, cluster, snapshots };
+                run_on_own_clusters(&open_home()?, &name, &cases, &settings, &live).await
             }
         };
         live.finish();
@@ -145,16 +147,16 @@ impl Run {
         }
     }
 
-    async fn on_foreign(&self, scenarios: &[Scenario], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
+    async fn on_foreign(&self, cases: &[Case<'_>], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
         let client = Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
         let nodes = client.list::<Node>("", &ListParams::all()).await.map_err(Failure::from)?.items.len();
         let interruption = Interruption::watch();
         let stop = interruption.token();
         let target = TargetFacts { provider: FOREIGN.into(), accel: "none".into(), nodes };
         let mut outcomes = Vec::new();
-        for scenario in scenarios {
+        for case in cases {
             if stop.is_cancelled() {
-                let report = interrupted_before(scenario, self.seed, target.clone());
+                let report = interrupted_before(case, target.clone());
                 outcomes.push(tell(Ok(report), self.report.as_deref(), live));
                 continue;
             }
@@ -164,14 +166,14 @@ impl Run {
                 client: client.clone(),
                 faults: foreign.clone() as Arc<dyn Faults>,
                 dial: foreign as Arc<dyn DialService>,
-                seed: self.seed,
+                seed: case.cell.seed,
                 progress,
                 journal_dir: open_home()?.cache().join("foreign-journal"),
                 trusted: None,
                 target: target.clone(),
                 nodes: Vec::new(),
             };
-            let judged = judge(scenario, environment, updates, stop, live).await;
+            let judged = judge(case, environment, updates, stop, live).await;
             outcomes.push(tell(judged, self.report.as_deref(), live));
         }
         Ok(outcomes)
@@ -203,9 +205,26 @@ impl std::str::FromStr for Shard {
     }
 }
 
+/// One run of one scenario.
+pub(super) struct Case<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) cell: Cell,
+}
+
+impl Case<'_> {
+    fn title(&self) -> String {
+        self.cell.name.as_ref().map_or_else(|| self.scenario.name.clone(), |cell| format!("{}/{cell}", self.scenario.name))
+    }
+}
+
+/// Every cell of every scenario; `seed` is for what a file leaves open.
+pub(super) fn cases(scenarios: &[Scenario], seed: u64) -> Vec<Case<'_>> {
+    let cells = |scenario| move |cell| Case { scenario, cell };
+    scenarios.iter().flat_map(|scenario| scenario.cells(seed).into_iter().map(cells(scenario))).collect()
+}
+
 /// How scenarios are run.
 pub(super) struct Settings<'a> {
-    pub(super) seed: u64,
     pub(super) report: Option<&'a Path>,
     pub(super) keep: bool,
     /// In place of what the scenarios ask for.
@@ -220,7 +239,7 @@ pub(super) struct Settings<'a> {
 pub(super) async fn run_on_own_clusters(
     home: &Home,
     name: &ClusterName,
-    scenarios: &[Scenario],
+    cases: &[Case<'_>],
     settings: &Settings<'_>,
     live: &Arc<Live>,
 ) -> Vec<Outcome> {
@@ -228,8 +247,8 @@ pub(super) async fn run_on_own_clusters(
     let stop = interruption.token();
     let mut series = Series { home, name, settings, stop, live, current: None, failed: Vec::new() };
     let mut outcomes = Vec::new();
-    for scenario in scenarios {
-        outcomes.push(series.run(scenario).await.unwrap_or_else(|failure| told(&failure, live)));
+    for case in cases {
+        outcomes.push(series.run(case).await.unwrap_or_else(|failure| told(&failure, live)));
     }
     // After the scenarios' own outcomes: callers pair those with their scenarios.
     if let Err(failure) = series.finish().await {
@@ -258,14 +277,14 @@ struct Series<'a> {
 }
 
 impl Series<'_> {
-    async fn run(&mut self, scenario: &Scenario) -> Result<Outcome, Failure> {
-        let spec = self.wanted(scenario);
+    async fn run(&mut self, case: &Case<'_>) -> Result<Outcome, Failure> {
+        let spec = self.wanted(case.scenario);
         if self.stop.is_cancelled() {
-            let report = interrupted_before(scenario, self.settings.seed, facts(&spec, None));
+            let report = interrupted_before(case, facts(&spec, None));
             return Ok(tell(Ok(report), self.settings.report, self.live));
         }
         let cluster = self.cluster(&spec).await?;
-        let (cluster, outcome) = run_on(cluster, scenario, self.settings, self.stop, self.live).await;
+        let (cluster, outcome) = run_on(cluster, case, self.settings, self.stop, self.live).await;
         self.current = Some((spec, cluster));
         outcome
     }
@@ -342,7 +361,7 @@ pub(super) async fn end(cluster: Cluster, keep: bool) -> Result<(), Failure> {
 /// Runs one scenario on a cluster that is up, after emptying it. When `stop` is cancelled, the scenario ends INCONCLUSIVE.
 pub(super) async fn run_on(
     cluster: Cluster,
-    scenario: &Scenario,
+    case: &Case<'_>,
     settings: &Settings<'_>,
     stop: &CancellationToken,
     live: &Arc<Live>,
@@ -353,7 +372,7 @@ pub(super) async fn run_on(
         tokio::select! {
             emptied = scenario::reset(&cluster.client) => emptied?,
             () = stop.cancelled() => {
-                return Ok(tell(Ok(interrupted_before(scenario, settings.seed, target)), settings.report, live));
+                return Ok(tell(Ok(interrupted_before(case, target)), settings.report, live));
             }
         }
         let own = Arc::new(OwnCluster::new(cluster.daemon.clone(), &status.spec));
@@ -362,14 +381,14 @@ pub(super) async fn run_on(
             client: cluster.client.clone(),
             faults: own.clone() as Arc<dyn Faults>,
             dial: own as Arc<dyn DialService>,
-            seed: settings.seed,
+            seed: case.cell.seed,
             progress,
             journal_dir: cluster.paths.journal(),
             trusted: None,
             target,
             nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
         };
-        Ok(tell(judge(scenario, environment, updates, stop, live).await, settings.report, live))
+        Ok(tell(judge(case, environment, updates, stop, live).await, settings.report, live))
     };
     let outcome = outcome.await;
     (cluster, outcome)
@@ -380,8 +399,11 @@ fn facts(spec: &ClusterSpec, acceleration: Option<Acceleration>) -> TargetFacts 
 }
 
 /// What is said of a scenario that a signal kept from beginning.
-fn interrupted_before(scenario: &Scenario, seed: u64, target: TargetFacts) -> Report {
-    Report::without_run(&scenario.name, seed, target, Verdict::Inconclusive, vec!["interrupted".to_owned()])
+fn interrupted_before(case: &Case<'_>, target: TargetFacts) -> Report {
+    let Case { scenario, cell } = case;
+    let reasons = vec!["interrupted".to_owned()];
+    let report = Report::without_run(&scenario.name, cell.seed, target, Verdict::Inconclusive, reasons);
+    Report { cell: cell.name.clone(), ..report }
 }
 
 fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
@@ -394,13 +416,13 @@ fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
 
 /// Runs one scenario while its updates are shown; cancelling heals what it broke.
 async fn judge(
-    scenario: &Scenario,
+    case: &Case<'_>,
     environment: Environment,
     mut updates: mpsc::Receiver<Update>,
     stop: &CancellationToken,
     live: &Arc<Live>,
 ) -> Result<Report, RunError> {
-    live.step(&format!("scenario {}", scenario.name));
+    live.step(&format!("scenario {}", case.title()));
     let show = async {
         while let Some(Update { at, text }) = updates.recv().await {
             live.step(&format!("  {:>7} {text}", seconds(at)));
@@ -410,7 +432,9 @@ async fn judge(
     let target = Arc::clone(&environment.faults);
     tokio::select! {
         () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
-        report = scenario::run(scenario, environment, stop.clone()) => report,
+        report = scenario::run(case.scenario, environment, stop.clone()) => {
+            report.map(|report| Report { cell: case.cell.name.clone(), ..report })
+        }
         () = show => unreachable!("showing never ends by itself"),
     }
 }
@@ -440,7 +464,7 @@ fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live
 
 pub(super) fn write_report(report: &Report, folder: &Path) -> Result<(), Failure> {
     let written = report.write(folder).map_err(|error| {
-        Failure::new(format!("write the report of scenario `{}` below `{}`", report.scenario, folder.display())).because(error)
+        Failure::new(format!("write the report of scenario `{}` below `{}`", report.title(), folder.display())).because(error)
     })?;
     complain(&format!("report: {}", written.display()));
     Ok(())

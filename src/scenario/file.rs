@@ -2,6 +2,7 @@
 
 mod against;
 mod fault;
+mod matrix;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -79,7 +80,7 @@ struct Reading<'a> {
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
-    root.allow(&["flightcage", "needs", "cluster", "deploy", "load", "step", "expect"]);
+    root.allow(&["flightcage", "needs", "matrix", "cluster", "deploy", "load", "step", "expect"]);
     if let Some(value) = root.get("flightcage") {
         if value.integer(0..=u64::MAX).is_some_and(|format| format != FORMAT) {
             value.problem("unknown format version", Some(format!("this program reads `flightcage = {FORMAT}`")));
@@ -88,6 +89,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         root.problem_at_start("`flightcage` is missing", Some(format!("begin with `flightcage = {FORMAT}`")));
     }
     let needs = array(root, "needs").iter().filter_map(|value| word(value, "capability", &Capability::ALL)).collect();
+    let matrix = root.get("matrix").and_then(|value| value.table()).and_then(|table| matrix::matrix(&table));
     let before = root.problems_so_far();
     let spec = root.get("cluster").and_then(|value| value.table()).map(|table| cluster(&table, against.cluster_name));
     // The machines of a cluster that was refused are not known.
@@ -122,7 +124,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
             &expectation::Known { loads: &loads, loads_written: &loads_written, steps: &steps, steps_written: &steps_written },
         )
     });
-    Scenario { name, path: path.to_owned(), needs, cluster: spec, deploy, loads, steps, expectations }
+    Scenario { name, path: path.to_owned(), needs, matrix, cluster: spec, deploy, loads, steps, expectations }
 }
 
 fn array<'r, 't>(table: &Table<'r, 't>, key: &str) -> Vec<Value<'r, 't>> {

@@ -15,7 +15,7 @@ pub fn text(report: &Report) -> String {
 
 fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     let target = &report.target;
-    writeln!(out, "{}  {}", report.verdict.word(), report.scenario)?;
+    writeln!(out, "{}  {}", report.verdict.word(), report.title())?;
     writeln!(out, "  target   {} ({}), {} nodes, seed {}", target.provider, target.accel, target.nodes, report.seed)?;
     for reason in &report.reasons {
         writeln!(out, "  because  {reason}")?;
