@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::case::cases;
 use super::cluster::open_home;
 use super::doctor;
 use super::failure::Failure;
 use super::manifests;
-use super::scenarios::{Settings, cases, run_on_own_clusters, verdict_words};
+use super::series::{Settings, run_on_own_clusters, verdict_words};
 use super::snapshots::Automatic;
 use super::terminal::{Live, say};
 use crate::cluster::home::private_directory;

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::case::Case;
 use super::cluster::{bring_up, open_home};
 use super::demo::{SCENARIO_FILES, write_files};
 use super::doctor;
 use super::failure::Failure;
 use super::interruption::Interruption;
 use super::manifests;
-use super::scenarios::{Case, Settings, end, run_on, verdict_words};
+use super::series::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;

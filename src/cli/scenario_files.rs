@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::case::write_report;
 use super::failure::{self, Failure};
-use super::scenarios::{refused, write_report};
+use super::scenarios::refused;
 use crate::scenario::file::Against;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;

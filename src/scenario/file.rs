@@ -1,35 +1,30 @@
 //! Reads a scenario file: TOML to [`Scenario`], every problem at once.
 
 mod against;
+mod deploy;
 mod fault;
 mod matrix;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use serde_json::json;
-
-use super::deploy::NAMESPACE;
 use super::spec::{
-    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, TlsSecret, UpdateEnd, Url,
-    When, Which,
+    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, UpdateEnd, Url, When,
+    Which,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
-use crate::kubernetes::client::ResourceKind;
-use crate::kubernetes::manifest::{self, Check, FieldProblem, Manifest};
+use crate::kubernetes::manifest::Check;
 use crate::model::diagnostic::Refusal;
 use crate::model::reader::{Problems, Table, Value, suggestion};
 use against::Nodes;
 pub use against::{Against, Machines};
+use deploy::{DEPLOY_WAIT, deploy, manifest_file};
 
 /// The format this program reads.
 const FORMAT: u64 = 1;
-/// How long a deployment may take that says nothing.
-const DEPLOY_WAIT: Duration = Duration::from_secs(240);
 /// How long the baseline may take that says nothing.
 const BASELINE_WITHIN: Duration = Duration::from_secs(60);
 /// kubectl's default pause between the pods of a rolling update.
@@ -150,62 +145,6 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
         value.problem(format!("unknown {what} `{text}`"), suggestion(text, &names));
     }
     found
-}
-
-fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
-    table.allow(&["files", "tls_secret", "wait"]);
-    let files = array(table, "files").iter().filter_map(|value| Some(manifest_file(value, reading)?.0)).collect();
-    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| tls_secret(&table, reading));
-    let wait = table.get("wait").and_then(|value| value.duration()).unwrap_or(DEPLOY_WAIT);
-    Deploy { files, tls_secret, wait }
-}
-
-fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
-    table.allow(&["name", "crt", "key", "host"]);
-    let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
-    let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
-    let (name, crt, key, host) = (name?, crt?, key?, host?);
-    let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
-    for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
-        table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
-    }
-    Some(TlsSecret { name, crt, key, host })
-}
-
-/// A manifest that exists, can be read as one and would not be refused; and its objects.
-fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBuf, Vec<Manifest>)> {
-    let name = value.string()?;
-    let path = reading.folder.join(name);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            let message = format!("manifest `{}` cannot be read: {error}", path.display());
-            value.problem(message, Some("names are relative to the scenario file".into()));
-            return None;
-        }
-    };
-    match manifest::parse(&path, &text, reading.check) {
-        Ok(manifests) => {
-            elsewhere(value, &manifests);
-            Some((path, manifests))
-        }
-        Err(problems) => {
-            for problem in problems {
-                value.problem(format!("manifest {problem}"), None);
-            }
-            None
-        }
-    }
-}
-
-/// A ReplicationController in another namespace would be waited for in vain, and not be removed before the next scenario.
-fn elsewhere(value: &Value<'_, '_>, manifests: &[Manifest]) {
-    let controllers = manifests.iter().filter(|manifest| manifest.kind.kind == "ReplicationController");
-    for manifest in controllers.filter(|manifest| manifest.namespace(NAMESPACE) != NAMESPACE) {
-        let (file, line, namespace) = (manifest.source.display(), manifest.line, manifest.namespace(NAMESPACE));
-        let what = format!("manifest {file}:{line}:1: ReplicationController `{}` is in namespace `{namespace}`", manifest.name());
-        value.problem(what, Some(format!("a scenario's controllers are in `{NAMESPACE}`: leave `metadata.namespace` out")));
-    }
 }
 
 fn load(table: &Table<'_, '_>) -> Option<Load> {
