@@ -72,13 +72,22 @@ impl Series<'_> {
     async fn run(&mut self, case: &Case<'_>) -> Result<Outcome, Failure> {
         let spec = self.wanted(case.scenario);
         if self.stop.is_cancelled() {
-            let report = interrupted_before(case, facts(&spec, None));
-            return Ok(tell(Ok(report), self.settings.report, self.live));
+            return Ok(self.interrupted(case, &spec));
         }
-        let cluster = self.cluster(&spec).await?;
+        let cluster = match self.cluster(&spec).await {
+            Err(failure) if self.stop.is_cancelled() => {
+                told(&failure, self.live);
+                return Ok(self.interrupted(case, &spec));
+            }
+            cluster => cluster?,
+        };
         let (cluster, outcome) = run_on(cluster, case, self.settings, self.stop, self.live).await;
         self.current = Some((spec, cluster));
         outcome
+    }
+
+    fn interrupted(&self, case: &Case<'_>, spec: &ClusterSpec) -> Outcome {
+        tell(Ok(interrupted_before(case, facts(spec, None))), self.settings.report, self.live)
     }
 
     fn wanted(&self, scenario: &Scenario) -> ClusterSpec {
