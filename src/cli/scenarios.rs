@@ -283,6 +283,7 @@ fn undo_without_daemon(paths: &ClusterPaths) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::home::Home;
 
     #[test]
     fn a_cluster_that_is_not_up_has_nothing_left_to_heal() {
