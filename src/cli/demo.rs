@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::case::cases;
 use super::cluster::open_home;
 use super::doctor;
 use super::failure::Failure;
 use super::manifests;
-use super::scenarios::{Settings, run_on_own_clusters, verdict_words};
+use super::series::{Settings, run_on_own_clusters, verdict_words};
 use super::snapshots::Automatic;
 use super::terminal::{Live, say};
 use crate::cluster::home::private_directory;
@@ -55,8 +56,8 @@ impl Demo {
         let read = |file: &&str| scenario::file::read(&folder.join(file), &Against::own_cluster(&name, manifests::check));
         let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
         let snapshots = self.automatic.usage();
-        let settings = Settings { seed: 1, report: self.report.as_deref(), keep: self.keep, cluster: None, snapshots };
-        let outcomes = run_on_own_clusters(&home, &name, &scenarios, &settings, &live).await;
+        let settings = Settings { report: self.report.as_deref(), keep: self.keep, cluster: None, snapshots };
+        let outcomes = run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;
         live.finish();
         for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {
             say(&format!("{word}  {}", scenario.name));

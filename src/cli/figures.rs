@@ -7,18 +7,20 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::case::Case;
 use super::cluster::{bring_up, open_home};
 use super::demo::{SCENARIO_FILES, write_files};
 use super::doctor;
 use super::failure::Failure;
 use super::interruption::Interruption;
 use super::manifests;
-use super::scenarios::{Settings, end, run_on, verdict_words};
+use super::series::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::ClusterName;
 use crate::scenario::file::Against;
+use crate::scenario::matrix::Cell;
 use crate::scenario::{self, exit_code};
 
 /// Arguments of `bench failover` and `bench rolling-update`.
@@ -61,9 +63,9 @@ impl Repeated {
             }
             live.step(&format!("run {run} of {}", self.repeat));
             let own = reports.join(run.to_string());
-            let settings =
-                Settings { seed: u64::from(run), report: Some(&own), keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
-            let (back, outcome) = run_on(cluster, &scenario, &settings, stop, &live).await;
+            let settings = Settings { report: Some(&own), keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
+            let case = Case { scenario: &scenario, cell: Cell::only(u64::from(run)) };
+            let (back, outcome) = run_on(cluster, &case, &settings, stop, &live).await;
             cluster = back;
             match outcome {
                 Ok(outcome) => outcomes.push(outcome),

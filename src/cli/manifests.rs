@@ -13,3 +13,32 @@ pub(super) fn check(kind: &ResourceKind, object: &Value) -> Vec<FieldProblem> {
     let causes = offline::check(served, object).into_iter();
     causes.map(|cause| FieldProblem { field: cause.field, problem: cause.message }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::scenario::file::{self, Against};
+
+    #[test]
+    fn every_shipped_scenario_and_its_manifests_are_right() {
+        let name = "test".parse().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+        assert!(files.len() >= 10, "{files:?}");
+        for path in files {
+            file::read(&path, &Against::own_cluster(&name, check))
+                .unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
+        }
+    }
+
+    #[test]
+    fn what_the_server_would_refuse_is_found() {
+        let kind = crate::kubernetes::client::resource_for("v1", "Secret").unwrap();
+        let secret = serde_json::json!({"metadata": {"name": "S"}, "data": {"a": "dg\n==\n", "b": "no base64"}, "typ": "Opaque"});
+        let fields: Vec<String> = check(&kind, &secret).into_iter().map(|problem| problem.field).collect();
+        assert_eq!(fields, ["typ", "metadata.name", "data[b]"]);
+    }
+}

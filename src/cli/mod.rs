@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod bench;
+mod case;
 mod cluster;
 mod demo;
 mod doctor;
@@ -17,7 +18,9 @@ mod machines;
 mod manifests;
 mod net;
 mod roles;
+mod scenario_files;
 mod scenarios;
+mod series;
 mod snapshots;
 mod terminal;
 mod vagrant;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, ReplicationController};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -14,11 +15,13 @@ use crate::model::names::NodeName;
 /// A run keeps at most this many events.
 const EVENTS_MAX: usize = 10_000;
 
-/// Copies of what the scenario looks at, in namespace `default` and among the Nodes.
+/// Copies of what the scenario looks at: in its own namespace, among the Nodes, and the endpoints that its loads ask elsewhere.
 pub struct View {
     nodes: Reflector<Node>,
     pods: Reflector<Pod>,
     endpoints: Reflector<Endpoints>,
+    /// By namespace: of Services that are not the scenario's own. They are no part of the timeline.
+    endpoints_elsewhere: BTreeMap<String, Reflector<Endpoints>>,
     controllers: Reflector<ReplicationController>,
     events: Arc<Mutex<Vec<EventReport>>>,
     _timeline: AbortOnDropHandle<()>,
@@ -33,13 +36,15 @@ struct Facts {
 }
 
 impl View {
-    /// Starts watching; event times are relative to `epoch`.
+    /// Starts watching `namespace`, and the endpoints of those in `elsewhere`; event times are relative to `epoch`.
     #[must_use]
-    pub fn start(client: &Client, namespace: &str, epoch: Instant) -> Self {
+    pub fn start(client: &Client, namespace: &str, elsewhere: &BTreeSet<&str>, epoch: Instant) -> Self {
         let nodes = client.reflect::<Node>("", ListParams::all());
         let pods = client.reflect::<Pod>(namespace, ListParams::all());
         let endpoints = client.reflect::<Endpoints>(namespace, ListParams::all());
         let controllers = client.reflect::<ReplicationController>(namespace, ListParams::all());
+        let endpoints_of = |namespace: &&str| ((*namespace).to_owned(), client.reflect(namespace, ListParams::all()));
+        let endpoints_elsewhere = elsewhere.iter().filter(|other| **other != namespace).map(endpoints_of).collect();
         let events = Arc::new(Mutex::new(Vec::new()));
         let (mut node_changes, mut pod_changes, mut endpoint_changes) =
             (nodes.subscribe(), pods.subscribe(), endpoints.subscribe());
@@ -70,7 +75,7 @@ impl View {
                 known = now;
             }
         }));
-        Self { nodes, pods, endpoints, controllers, events, _timeline: timeline }
+        Self { nodes, pods, endpoints, endpoints_elsewhere, controllers, events, _timeline: timeline }
     }
 
     /// Waits until everything has been listed once.
@@ -79,11 +84,12 @@ impl View {
             self.nodes.wait_synced(),
             self.pods.wait_synced(),
             self.endpoints.wait_synced(),
-            self.controllers.wait_synced()
+            self.controllers.wait_synced(),
+            join_all(self.endpoints_elsewhere.values().map(Reflector::wait_synced)),
         );
     }
 
-    /// Waits until something changes. Cancel-safe. Look again after a while all the same: a change just before the call is not seen.
+    /// Waits until something changes in the scenario's namespace or among the Nodes. Cancel-safe. Look again after a while all the same: a change just before the call is not seen.
     pub async fn changed(&self) {
         let (mut nodes, mut pods, mut endpoints, mut controllers) =
             (self.nodes.subscribe(), self.pods.subscribe(), self.endpoints.subscribe(), self.controllers.subscribe());
@@ -137,7 +143,8 @@ impl View {
     /// Whether a Service has an endpoint.
     #[must_use]
     pub fn has_endpoint(&self, namespace: &str, service: &str) -> bool {
-        self.endpoints.get(namespace, service).is_some_and(|endpoints| !addresses(&endpoints).is_empty())
+        let endpoints = self.endpoints_elsewhere.get(namespace).unwrap_or(&self.endpoints);
+        endpoints.get(namespace, service).is_some_and(|endpoints| !addresses(&endpoints).is_empty())
     }
 
     /// The nodes of the pods that this selector matches, with how many each runs.

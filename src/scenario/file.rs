@@ -1,34 +1,30 @@
 //! Reads a scenario file: TOML to [`Scenario`], every problem at once.
 
 mod against;
+mod deploy;
 mod fault;
+mod matrix;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use serde_json::json;
-
 use super::spec::{
-    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, TlsSecret, UpdateEnd, Url,
-    When, Which,
+    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, UpdateEnd, Url, When,
+    Which,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
-use crate::kubernetes::client::ResourceKind;
-use crate::kubernetes::manifest::{self, Check, FieldProblem, Manifest};
+use crate::kubernetes::manifest::Check;
 use crate::model::diagnostic::Refusal;
-use crate::model::names::is_name;
 use crate::model::reader::{Problems, Table, Value, suggestion};
 use against::Nodes;
 pub use against::{Against, Machines};
+use deploy::{DEPLOY_WAIT, deploy, manifest_file};
 
 /// The format this program reads.
 const FORMAT: u64 = 1;
-/// How long a deployment may take that says nothing.
-const DEPLOY_WAIT: Duration = Duration::from_secs(240);
 /// How long the baseline may take that says nothing.
 const BASELINE_WITHIN: Duration = Duration::from_secs(60);
 /// kubectl's default pause between the pods of a rolling update.
@@ -39,6 +35,8 @@ const UPDATE_WITHIN: Duration = Duration::from_secs(300);
 const RATE_MAX: f64 = 2000.0;
 const STATUS: RangeInclusive<u64> = 100..=599;
 const COUNT: RangeInclusive<u64> = 0..=10_000;
+/// Longest name of a scenario, load or step: names become files' names, which systems limit to 255 bytes.
+const WORD_MAX: usize = 200;
 
 /// Reads a scenario.
 ///
@@ -60,7 +58,7 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
     let document = problems.parse();
     let root = Table::of(&problems, &document);
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    if !is_name(&name) {
+    if !is_word(&name) {
         problems.add(0..0, format!("a scenario's name is its file's stem, and `{name}` is not `[a-z0-9-]+`"), None);
     }
     let scenario = scenario(&root, name, path, against);
@@ -77,7 +75,7 @@ struct Reading<'a> {
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
-    root.allow(&["flightcage", "needs", "cluster", "deploy", "load", "step", "expect"]);
+    root.allow(&["flightcage", "needs", "matrix", "cluster", "deploy", "load", "step", "expect"]);
     if let Some(value) = root.get("flightcage") {
         if value.integer(0..=u64::MAX).is_some_and(|format| format != FORMAT) {
             value.problem("unknown format version", Some(format!("this program reads `flightcage = {FORMAT}`")));
@@ -86,6 +84,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         root.problem_at_start("`flightcage` is missing", Some(format!("begin with `flightcage = {FORMAT}`")));
     }
     let needs = array(root, "needs").iter().filter_map(|value| word(value, "capability", &Capability::ALL)).collect();
+    let matrix = root.get("matrix").and_then(|value| value.table()).and_then(|table| matrix::matrix(&table));
     let before = root.problems_so_far();
     let spec = root.get("cluster").and_then(|value| value.table()).map(|table| cluster(&table, against.cluster_name));
     // The machines of a cluster that was refused are not known.
@@ -97,7 +96,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         .map_or_else(|| Deploy { files: Vec::new(), tls_secret: None, wait: DEPLOY_WAIT }, |table| deploy(&table, &reading));
     let mut loads = BTreeMap::new();
     for (name, span, value) in root.get("load").and_then(|value| value.table()).map(|table| table.entries()).unwrap_or_default() {
-        if !is_name(name) {
+        if !is_word(name) {
             root.problem_with(span, format!("`{name}` is not a name of `[a-z0-9-]+`"));
         }
         if let Some(load) = value.table().and_then(|table| load(&table)) {
@@ -120,7 +119,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
             &expectation::Known { loads: &loads, loads_written: &loads_written, steps: &steps, steps_written: &steps_written },
         )
     });
-    Scenario { name, path: path.to_owned(), needs, cluster: spec, deploy, loads, steps, expectations }
+    Scenario { name, path: path.to_owned(), needs, matrix, cluster: spec, deploy, loads, steps, expectations }
 }
 
 fn array<'r, 't>(table: &Table<'r, 't>, key: &str) -> Vec<Value<'r, 't>> {
@@ -146,49 +145,6 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
         value.problem(format!("unknown {what} `{text}`"), suggestion(text, &names));
     }
     found
-}
-
-fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
-    table.allow(&["files", "tls_secret", "wait"]);
-    let files = array(table, "files").iter().filter_map(|value| Some(manifest_file(value, reading)?.0)).collect();
-    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| tls_secret(&table, reading));
-    let wait = table.get("wait").and_then(|value| value.duration()).unwrap_or(DEPLOY_WAIT);
-    Deploy { files, tls_secret, wait }
-}
-
-fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
-    table.allow(&["name", "crt", "key", "host"]);
-    let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
-    let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
-    let (name, crt, key, host) = (name?, crt?, key?, host?);
-    let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
-    for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
-        table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
-    }
-    Some(TlsSecret { name, crt, key, host })
-}
-
-/// A manifest that exists, can be read as one and would not be refused; and its objects.
-fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBuf, Vec<Manifest>)> {
-    let name = value.string()?;
-    let path = reading.folder.join(name);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            let message = format!("manifest `{}` cannot be read: {error}", path.display());
-            value.problem(message, Some("names are relative to the scenario file".into()));
-            return None;
-        }
-    };
-    match manifest::parse(&path, &text, reading.check) {
-        Ok(manifests) => Some((path, manifests)),
-        Err(problems) => {
-            for problem in problems {
-                value.problem(format!("manifest {problem}"), None);
-            }
-            None
-        }
-    }
 }
 
 fn load(table: &Table<'_, '_>) -> Option<Load> {
@@ -304,6 +260,12 @@ fn url(value: &Value<'_, '_>) -> Option<Url> {
     Some(Url { tls, host: service.to_owned(), namespace: namespace.to_owned(), port, path })
 }
 
+/// `[a-z0-9-]+`: the names that a scenario gives. They are no host names, as those of machines are.
+fn is_word(text: &str) -> bool {
+    let right = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    !text.is_empty() && text.len() <= WORD_MAX && text.bytes().all(right)
+}
+
 fn is_service_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
@@ -313,7 +275,7 @@ fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Optio
     table.allow(&[&["id", "when"][..], &ACTIONS].concat());
     let id = table.require("id").and_then(|value| {
         let id = value.string()?;
-        if !is_name(id) {
+        if !is_word(id) {
             value.problem(format!("`{id}` is not a name of `[a-z0-9-]+`"), None);
         }
         if earlier.iter().any(|step| step.id == id) {

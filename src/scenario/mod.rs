@@ -15,6 +15,7 @@ pub mod file;
 mod file_problem;
 pub mod injection;
 pub mod load;
+pub mod matrix;
 pub mod plan;
 pub mod pods;
 pub mod report;

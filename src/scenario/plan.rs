@@ -21,6 +21,10 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
     let has = target.capabilities();
     let missing = needed(scenario).into_iter().filter(|need| !has.contains(need)).map(|need| need.to_string()).collect();
     let mut lines: Vec<String> = Vec::new();
+    if let Some(matrix) = &scenario.matrix {
+        let runs = matrix.sample.unwrap_or(matrix.seeds.len());
+        lines.push(format!("{runs} runs, each with one of {} seeds", matrix.seeds.len()));
+    }
     if let Some(cluster) = &scenario.cluster {
         lines.push(format!("cluster of {} machines", cluster.machines.len()));
     }

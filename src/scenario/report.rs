@@ -69,6 +69,9 @@ pub struct Report {
     pub version: u32,
     /// The scenario's name.
     pub scenario: String,
+    /// The cell of its matrix, for instance `seed-3`: a folder of its own.
+    #[serde(skip)]
+    pub cell: Option<String>,
     /// What decided the ties.
     pub seed: u64,
     /// How it ended.
@@ -194,7 +197,7 @@ pub struct ExpectationReport {
     pub expected: String,
     /// What was found.
     pub measured: String,
-    /// How exact that is; empty for what is counted exactly.
+    /// How exact that is; `±0` for what is counted exactly.
     pub error: String,
     /// Whether it held.
     pub ok: bool,
@@ -207,6 +210,7 @@ impl Report {
         Self {
             version: 1,
             scenario: scenario.to_owned(),
+            cell: None,
             seed,
             verdict,
             reasons,
@@ -229,7 +233,7 @@ impl Report {
     #[must_use]
     pub fn to_junit(&self) -> String {
         use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
-        let mut suite = TestSuite::new(self.scenario.clone());
+        let mut suite = TestSuite::new(self.title());
         suite.add_property(("seed", self.seed.to_string().as_str()));
         let status = match self.verdict {
             Verdict::Pass => TestCaseStatus::success(),
@@ -255,9 +259,16 @@ impl Report {
         report.to_string().expect("names and messages are text")
     }
 
-    /// Writes `report.json` and `junit.xml` to `folder/<scenario>/`, and returns that folder.
+    /// The scenario, and its cell if it has some: `failover/seed-3`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        self.cell.as_ref().map_or_else(|| self.scenario.clone(), |cell| format!("{}/{cell}", self.scenario))
+    }
+
+    /// Writes `report.json` and `junit.xml` to `folder/<scenario>/`, below it to the cell's folder if it is one of several, and
+    /// returns that folder.
     pub fn write(&self, folder: &Path) -> io::Result<PathBuf> {
-        let folder = folder.join(&self.scenario);
+        let folder = folder.join(self.title());
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("report.json"), self.to_json() + "\n")?;
         std::fs::write(folder.join("junit.xml"), self.to_junit())?;
@@ -268,6 +279,18 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_has_a_folder_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = TargetFacts { provider: "qemu".into(), accel: "none".into(), nodes: 3 };
+        let plain = Report::without_run("demo", 1, target, Verdict::Pass, Vec::new());
+        let cell = Report { cell: Some("seed-3".into()), ..plain.clone() };
+        assert_eq!(plain.write(folder.path()).unwrap(), folder.path().join("demo"));
+        assert_eq!(cell.write(folder.path()).unwrap(), folder.path().join("demo/seed-3"));
+        assert_eq!(cell.to_json(), plain.to_json());
+        assert!(folder.path().join("demo/seed-3/report.json").exists() && cell.to_junit().contains("demo/seed-3"));
+    }
 
     #[test]
     fn the_exit_code_is_the_first_that_applies() {

@@ -165,7 +165,8 @@ impl Run<'_> {
     }
 
     async fn go(&self, deployed: Deployed) -> Report {
-        let view = View::start(&self.environment.client, NAMESPACE, self.epoch);
+        let elsewhere = self.scenario.loads.values().map(|load| load.url.namespace.as_str()).collect();
+        let view = View::start(&self.environment.client, NAMESPACE, &elsewhere, self.epoch);
         let mut trusted = deployed.trusted.clone();
         trusted.extend(self.environment.trusted.iter().flat_map(|pem| certificates_in(pem.as_bytes())));
         let tls = trust_only(trusted);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use super::injection::{Fault, FaultKind};
+use super::matrix::{Cell, Matrix};
 pub use super::pods::{Exec, Which};
 use crate::model::cluster::ClusterSpec;
 use crate::model::link::Links;
@@ -22,6 +23,8 @@ pub struct Scenario {
     pub path: PathBuf,
     /// What the target must be able to do.
     pub needs: Vec<Capability>,
+    /// The runs it asks for; one if it does not say.
+    pub matrix: Option<Matrix>,
     /// The cluster it asks for, if it says.
     pub cluster: Option<ClusterSpec>,
     /// What is deployed first.
@@ -32,6 +35,14 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// What must hold at the end, in the order of the file.
     pub expectations: Vec<Expectation>,
+}
+
+impl Scenario {
+    /// Its runs; `seed` is that of the only one, or decides which ones a sample is made of.
+    #[must_use]
+    pub fn cells(&self, seed: u64) -> Vec<Cell> {
+        self.matrix.as_ref().map_or_else(|| vec![Cell::only(seed)], |matrix| matrix.cells(seed))
+    }
 }
 
 /// What a target can do; as written in `needs`.

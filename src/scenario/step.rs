@@ -42,6 +42,15 @@ pub(super) struct StepsOutcome {
     pub(super) updates_ended_ms: Vec<u64>,
 }
 
+impl StepsOutcome {
+    /// Steps that ran side by side are noted as they ended, and told as they began.
+    fn by_start(mut self) -> Self {
+        self.steps.sort_by_key(|step| step.start_ms);
+        self.faults.sort_by_key(|fault| fault.requested_ms);
+        self
+    }
+}
+
 /// How far a step is.
 #[derive(Debug, Clone, Default)]
 struct State {
@@ -80,7 +89,7 @@ impl<'a> Steps<'a> {
     /// Runs all steps to their ends; faults are healed when it returns.
     pub(super) async fn run_all(self) -> StepsOutcome {
         join_all((0..self.states.len()).map(|index| self.run_one(index))).await;
-        self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner).by_start()
     }
 
     fn note(&self, note: impl FnOnce(&mut StepsOutcome)) {
@@ -395,6 +404,14 @@ fn most(counts: &[(String, usize)], seed: u64) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_told_in_the_order_of_their_starts() {
+        let step = |id: &str, start_ms: u64, end_ms: u64| StepReport { id: id.to_owned(), start_ms, end_ms };
+        let steps = vec![step("inner", 200, 300), step("outer", 100, 900), step("last", 900, 950)];
+        let outcome = StepsOutcome { steps, ..StepsOutcome::default() }.by_start();
+        assert_eq!(outcome.steps.iter().map(|step| step.id.as_str()).collect::<Vec<_>>(), ["outer", "inner", "last"]);
+    }
 
     #[test]
     fn ties_are_decided_by_the_seed_alone() {

@@ -15,7 +15,7 @@ pub fn text(report: &Report) -> String {
 
 fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     let target = &report.target;
-    writeln!(out, "{}  {}", report.verdict.word(), report.scenario)?;
+    writeln!(out, "{}  {}", report.verdict.word(), report.title())?;
     writeln!(out, "  target   {} ({}), {} nodes, seed {}", target.provider, target.accel, target.nodes, report.seed)?;
     for reason in &report.reasons {
         writeln!(out, "  because  {reason}")?;
@@ -49,8 +49,7 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     for row in &report.expectations {
         let mark = if row.ok { "ok      " } else { "NOT MET " };
-        let error = if row.error.is_empty() { String::new() } else { format!(" {}", row.error) };
-        writeln!(out, "  {mark} {}: {} (measured {}{error})", row.name, row.expected, row.measured)?;
+        writeln!(out, "  {mark} {}: {} (measured {} {})", row.name, row.expected, row.measured, row.error)?;
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ const LATE_SHARE_MAX: f64 = 0.01;
 const SENT_MIN: usize = 50;
 /// How long a stream must stay good for its recovery to be told when no expectation says.
 const HOLD: Duration = Duration::from_secs(5);
+/// The error of what is counted exactly.
+const COUNTED: &str = "±0";
 
 /// What a run measured.
 #[derive(Debug, Clone, Default)]
@@ -215,10 +217,12 @@ fn row(scenario: &Scenario, expectation: &Expectation, measured: &Measured) -> E
         }
         Check::Replicas { rc, count } => {
             let ready = measured.replicas.get(rc).copied().unwrap_or(0);
-            (format!("{ready}"), String::new(), ready == *count)
+            (format!("{ready}"), COUNTED.to_owned(), ready == *count)
         }
-        Check::PodsDeleted { count } => (format!("{}", measured.pods_deleted), String::new(), measured.pods_deleted == *count),
-        Check::FaultsLeft { count } => (format!("{}", measured.faults_left), String::new(), measured.faults_left == *count),
+        Check::PodsDeleted { count } => {
+            (format!("{}", measured.pods_deleted), COUNTED.to_owned(), measured.pods_deleted == *count)
+        }
+        Check::FaultsLeft { count } => (format!("{}", measured.faults_left), COUNTED.to_owned(), measured.faults_left == *count),
     };
     ExpectationReport { name: expectation.name.clone(), expected: expectation.expected.clone(), measured: value, error, ok }
 }

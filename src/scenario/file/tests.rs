@@ -265,3 +265,61 @@ fn manifests_that_would_be_refused_are_told_wherever_they_stand() {
     let places: Vec<&str> = refused.problems()[..2].iter().filter_map(|p| p.message.split("wrong.yml:").nth(1)).collect();
     assert!(places[0].starts_with("7:12: ") && places[1].starts_with("11:12: "), "{places:?}");
 }
+
+#[test]
+fn a_matrix_is_a_list_or_a_range_of_seeds() {
+    let read = |matrix: &str| {
+        let name = "test".parse().unwrap();
+        let text = format!("flightcage = 1\n[matrix]\n{matrix}\n");
+        parse(Path::new("demo.toml"), &text, &Against::own_cluster(&name, |_, _| Vec::new())).map(|scenario| scenario.cells(9))
+    };
+    let seeds = |matrix: &str| read(matrix).unwrap().iter().map(|cell| cell.seed).collect::<Vec<u64>>();
+    assert_eq!(seeds("seed = { from = 1, to = 5 }"), [1, 2, 3, 4, 5]);
+    assert_eq!(seeds("seed = [7, 3]"), [7, 3]);
+    assert_eq!(seeds("seed = { from = 1, to = 5 }\nsample = 2").len(), 2);
+    let table: &[(&str, &[&str])] = &[
+        (
+            "seed = 3",
+            &["3:8 the values of a matrix are a list or a range [such as `seed = [1, 2, 3]` or `seed = { from = 1, to = 5 }`]"],
+        ),
+        ("seed = { from = 5, to = 1 }", &["3:8 no cell [a range runs from the smaller to the larger]"]),
+        ("seed = { from = 0, to = 1000 }", &["3:8 more than 1000 cells"]),
+        ("seed = [1, 2, 1]", &["3:15 `1` is there twice"]),
+        ("seed = [1]\nsample = 2", &["4:10 a sample of 2 from 1 cells"]),
+        ("seed = [1]\nworkers = [2, 3]", &["4:1 unknown key `workers` [known: `seed`, `sample`]"]),
+        ("sample = 0", &["2:1 `seed` is missing", "3:10 `0` is not within 1 to 1000"]),
+    ];
+    for (matrix, expected) in table {
+        assert_eq!(check(&format!("flightcage = 1\n[matrix]\n{matrix}\n")), *expected, "{matrix}");
+    }
+}
+
+#[test]
+fn names_are_lower_case_letters_digits_and_dashes() {
+    for good in ["a", "-", "7-", "-a-", &"x".repeat(64)] {
+        assert!(is_word(good), "{good}");
+        let text = LOAD.replace("load.web", &format!("load.{good}"));
+        assert_eq!(check(&format!("{text}[[step]]\nid = \"{good}\"\nwait = {{ nodes_ready = 3, within = \"1s\" }}\n")), [""; 0]);
+    }
+    for bad in ["", "A", "a_b", "a.b", "a b", "ä", &"x".repeat(WORD_MAX + 1)] {
+        assert!(!is_word(bad), "{bad}");
+    }
+}
+
+#[test]
+fn controllers_of_other_namespaces_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = |namespace: &str| {
+        format!("apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: a, namespace: {namespace}}}\n---\n")
+    };
+    std::fs::write(folder.path().join("a.yml"), object("default") + &object("other")).unwrap();
+    let name = "test".parse().unwrap();
+    let text = "flightcage = 1\n[deploy]\nfiles = [\"a.yml\"]\n";
+    let refused = parse(&folder.path().join("demo.toml"), text, &Against::own_cluster(&name, |_, _| Vec::new())).unwrap_err();
+    assert_eq!(refused.problems().len(), 1);
+    assert!(
+        refused.problems()[0].message.ends_with("a.yml:5:1: ReplicationController `a` is in namespace `other`"),
+        "{}",
+        refused.listing()
+    );
+}

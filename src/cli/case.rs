@@ -1,0 +1,108 @@
+//! One run of one scenario: what is shown while it runs, and what is printed and written of it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::{self, Failure};
+use super::journal::tell_troubles;
+use super::terminal::{Live, complain, say};
+use crate::scenario::matrix::Cell;
+use crate::scenario::report::TargetFacts;
+use crate::scenario::spec::Scenario;
+use crate::scenario::{self, Environment, Outcome, Report, RunError, Update, Verdict};
+
+/// Updates that may wait for the terminal; more are dropped, the run never waits.
+pub(super) const UPDATES: usize = 64;
+
+/// One run of one scenario.
+pub(super) struct Case<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) cell: Cell,
+}
+
+impl Case<'_> {
+    fn title(&self) -> String {
+        self.cell.name.as_ref().map_or_else(|| self.scenario.name.clone(), |cell| format!("{}/{cell}", self.scenario.name))
+    }
+}
+
+/// Every cell of every scenario; `seed` is for what a file leaves open.
+pub(super) fn cases(scenarios: &[Scenario], seed: u64) -> Vec<Case<'_>> {
+    let cells = |scenario| move |cell| Case { scenario, cell };
+    scenarios.iter().flat_map(|scenario| scenario.cells(seed).into_iter().map(cells(scenario))).collect()
+}
+
+/// What is said of a scenario that a signal kept from beginning.
+pub(super) fn interrupted_before(case: &Case<'_>, target: TargetFacts) -> Report {
+    let Case { scenario, cell } = case;
+    let reasons = vec!["interrupted".to_owned()];
+    let report = Report::without_run(&scenario.name, cell.seed, target, Verdict::Inconclusive, reasons);
+    Report { cell: cell.name.clone(), ..report }
+}
+
+/// Runs one scenario while its updates are shown; cancelling heals what it broke.
+pub(super) async fn judge(
+    case: &Case<'_>,
+    environment: Environment,
+    mut updates: mpsc::Receiver<Update>,
+    stop: &CancellationToken,
+    live: &Arc<Live>,
+) -> Result<Report, RunError> {
+    live.step(&format!("scenario {}", case.title()));
+    let show = async {
+        while let Some(Update { at, text }) = updates.recv().await {
+            live.step(&format!("  {:>7} {text}", seconds(at)));
+        }
+        std::future::pending::<()>().await;
+    };
+    let target = Arc::clone(&environment.faults);
+    tokio::select! {
+        () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
+        report = scenario::run(case.scenario, environment, stop.clone()) => {
+            report.map(|report| Report { cell: case.cell.name.clone(), ..report })
+        }
+        () = show => unreachable!("showing never ends by itself"),
+    }
+}
+
+fn seconds(at: Duration) -> String {
+    format!("{:.1} s", at.as_secs_f64())
+}
+
+/// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.
+pub(super) fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Outcome {
+    live.finish();
+    let report = match judged {
+        Ok(report) => report,
+        Err(error) => return told(&Failure::from(error), live),
+    };
+    let written = folder.map_or(Ok(()), |folder| write_report(&report, folder));
+    say(&scenario::summary::text(&report));
+    match written {
+        Err(failure) if report.verdict != Verdict::Invalid => told(&failure, live),
+        Err(failure) => {
+            failure::print(&failure);
+            Outcome::Judged(report.verdict)
+        }
+        Ok(()) => Outcome::Judged(report.verdict),
+    }
+}
+
+pub(super) fn write_report(report: &Report, folder: &Path) -> Result<(), Failure> {
+    let written = report.write(folder).map_err(|error| {
+        Failure::new(format!("write the report of scenario `{}` below `{}`", report.title(), folder.display())).because(error)
+    })?;
+    complain(&format!("report: {}", written.display()));
+    Ok(())
+}
+
+/// Prints what went wrong beside the verdicts.
+pub(super) fn told(failure: &Failure, live: &Live) -> Outcome {
+    live.finish();
+    failure::print(failure);
+    Outcome::Error
+}

@@ -1,0 +1,73 @@
+//! Reads `[deploy]`, and the manifests that it and steps name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+
+use super::{Reading, array};
+use crate::kubernetes::client::ResourceKind;
+use crate::kubernetes::manifest::{self, FieldProblem, Manifest};
+use crate::model::reader::{Table, Value};
+use crate::scenario::deploy::NAMESPACE;
+use crate::scenario::spec::{Deploy, TlsSecret};
+
+/// How long a deployment may take that says nothing.
+pub(super) const DEPLOY_WAIT: Duration = Duration::from_secs(240);
+
+pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
+    table.allow(&["files", "tls_secret", "wait"]);
+    let files = array(table, "files").iter().filter_map(|value| Some(manifest_file(value, reading)?.0)).collect();
+    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| tls_secret(&table, reading));
+    let wait = table.get("wait").and_then(|value| value.duration()).unwrap_or(DEPLOY_WAIT);
+    Deploy { files, tls_secret, wait }
+}
+
+fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
+    table.allow(&["name", "crt", "key", "host"]);
+    let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
+    let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
+    let (name, crt, key, host) = (name?, crt?, key?, host?);
+    let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
+    for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
+        table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
+    }
+    Some(TlsSecret { name, crt, key, host })
+}
+
+/// A manifest that exists, can be read as one and would not be refused; and its objects.
+pub(super) fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBuf, Vec<Manifest>)> {
+    let name = value.string()?;
+    let path = reading.folder.join(name);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            let message = format!("manifest `{}` cannot be read: {error}", path.display());
+            value.problem(message, Some("names are relative to the scenario file".into()));
+            return None;
+        }
+    };
+    match manifest::parse(&path, &text, reading.check) {
+        Ok(manifests) => {
+            elsewhere(value, &manifests);
+            Some((path, manifests))
+        }
+        Err(problems) => {
+            for problem in problems {
+                value.problem(format!("manifest {problem}"), None);
+            }
+            None
+        }
+    }
+}
+
+/// A ReplicationController in another namespace would be waited for in vain, and not be removed before the next scenario.
+fn elsewhere(value: &Value<'_, '_>, manifests: &[Manifest]) {
+    let controllers = manifests.iter().filter(|manifest| manifest.kind.kind == "ReplicationController");
+    for manifest in controllers.filter(|manifest| manifest.namespace(NAMESPACE) != NAMESPACE) {
+        let (file, line, namespace) = (manifest.source.display(), manifest.line, manifest.namespace(NAMESPACE));
+        let what = format!("manifest {file}:{line}:1: ReplicationController `{}` is in namespace `{namespace}`", manifest.name());
+        value.problem(what, Some(format!("a scenario's controllers are in `{NAMESPACE}`: leave `metadata.namespace` out")));
+    }
+}
