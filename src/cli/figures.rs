@@ -143,7 +143,7 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
 }
 
 /// Least, median and most of each figure; of how many runs it is known.
-fn collect(runs: &[BTreeMap<&'static str, f64>]) -> Value {
+pub(super) fn collect(runs: &[BTreeMap<&'static str, f64>]) -> Value {
     let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (name, value) in runs.iter().flatten() {
         values.entry(name).or_default().push(*value);

@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod bench;
+mod boots;
 mod cluster;
 mod demo;
 mod doctor;

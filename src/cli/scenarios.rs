@@ -398,7 +398,7 @@ fn interrupted_before(scenario: &Scenario, seed: u64, target: TargetFacts) -> Re
     Report::without_run(&scenario.name, seed, target, Verdict::Inconclusive, vec!["interrupted".to_owned()])
 }
 
-fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
+pub(super) fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
     match acceleration {
         Some(Acceleration::Kvm) => "kvm",
         Some(Acceleration::Tcg) => "tcg",
