@@ -1,10 +1,13 @@
 //! `bench up`: how long a cluster takes to come up, beside bare machines in the same run, and what it takes of the host's memory.
 //!
 //! ```text
-//! bare boots ─► cold up ─► memory ─► down ─► cold up that saves ─► down ─► bare load ─► up that restores ─► reset ─► memory ─► down
+//! bare boots ─► cold up ─► memory ─► down ─► cold up that saves ─► down ─► bare load ─► up that restores ─► reset ─► memory
+//!   ─► deploy the stack ─► save ─► down ─► restore ─► first answer ─► down
 //! ```
 //! All of it happens on a cluster of its own, which is gone at the end with its snapshots, whatever ends the command. What an `up` is
 //! measured against is measured strictly: a bare boot begins when the machines are ordered, an `up` with the checks of the host.
+
+mod stack;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ use crate::machines::provider::{Acceleration, BoxBoot, BoxFiles, KernelBoot};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::{ClusterName, NodeName};
 use crate::shell::ssh::Ssh;
+use stack::StackTimes;
 
 /// The measured cluster's name is the given one with this.
 const SUFFIX: &str = "-bench";
@@ -136,8 +140,8 @@ impl Bench {
         let reset = begun.elapsed();
         require_restored(&cluster).await?;
         let restored_memory = self.memory(&cluster).await?;
-        self.down(cluster).await?;
-        let run = Run { bare_logins, cold, saving, bare_load, restored, reset, booted_memory, restored_memory };
+        let stack = self.stack(cluster).await?;
+        let run = Run { bare_logins, cold, saving, bare_load, restored, reset, booted_memory, restored_memory, stack };
         Ok((run, acceleration))
     }
 
@@ -157,11 +161,13 @@ impl Bench {
         Ok(life::down(&cluster.paths).await?)
     }
 
-    /// Removes whatever there is of the measured cluster, and its automatic snapshots.
+    /// Removes whatever there is of the measured cluster, and the snapshots that were made of it.
     async fn clear(&self) -> Result<(), Failure> {
         life::down(&self.paths).await?;
-        for snapshot in life::shelf(&self.paths).automatic()? {
-            life::remove_snapshot(&self.paths, &snapshot.name)?;
+        let shelf = life::shelf(&self.paths);
+        let stack = shelf.path(stack::SNAPSHOT).exists().then(|| stack::SNAPSHOT.to_owned());
+        for name in shelf.automatic()?.into_iter().map(|kept| kept.name).chain(stack) {
+            life::remove_snapshot(&self.paths, &name)?;
         }
         Ok(())
     }
@@ -258,6 +264,7 @@ struct Run {
     reset: Duration,
     booted_memory: Memory,
     restored_memory: Memory,
+    stack: StackTimes,
 }
 
 impl Run {
@@ -277,6 +284,8 @@ impl Run {
             ("reset_s", self.reset.as_secs_f64()),
             ("reset_per_cold_up", per(self.reset, self.cold)),
             ("reset_per_bare_load", per(self.reset, self.bare_load)),
+            ("stack_restored_s", self.stack.restored.as_secs_f64()),
+            ("stack_first_answer_s", self.stack.served.as_secs_f64()),
             ("booted_guests_mib", self.booted_memory.guests_mib.iter().sum()),
             ("booted_memory_mib", self.booted_memory.host_mib),
             ("booted_memory_per_limit", self.booted_memory.host_mib / self.booted_memory.limit_mib()),
@@ -303,6 +312,8 @@ const ROWS: &[Row] = &[
     ("reset_s", "pristine reset, s", &[4.0]),
     ("reset_per_cold_up", "  / cold up", &[0.10]),
     ("reset_per_bare_load", "  / bare -incoming", &[3.0]),
+    ("stack_restored_s", "restore with the stack in it, s", &[]),
+    ("stack_first_answer_s", "  to the first request answered, s", &[0.5]),
     ("booted_guests_mib", "booted and idle: used by the guests, MiB", &[]),
     ("booted_memory_mib", "  memory on the host, MiB", &[]),
     ("booted_memory_per_limit", "  / (1.15 x guests + 120 MiB each + 80 MiB)", &[1.0]),
@@ -362,6 +373,7 @@ mod tests {
             reset: took(5),
             booted_memory: memory(900.0),
             restored_memory: memory(450.0),
+            stack: StackTimes { restored: took(3), served: Duration::from_millis(250) },
         }
     }
 
