@@ -1,10 +1,11 @@
-//! `bench`: figures of our own parts and of shipped scenarios, on this host.
+//! `bench`: figures of our own parts, of a cluster's life and of shipped scenarios, on this host.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::boots::Up;
 use super::failure::Failure;
 use super::figures::Repeated;
 use super::terminal::say;
@@ -41,6 +42,8 @@ enum What {
         /// Where to connect.
         endpoint: SocketAddr,
     },
+    /// Three machines, bare, booted, restored and reset: how long each takes, and how much of the host's memory. On a cluster `NAME-bench`.
+    Up(Up),
     /// A worker loses its power under load: failed requests, outages and times from the onset; least, median, most of several runs.
     Failover(Repeated),
     /// v1 becomes v2 under load: failed requests, outages and how long it takes; least, median, most of several runs.
@@ -53,6 +56,7 @@ impl Bench {
             What::Fabric { json } => Self::fabric(json).await,
             What::Proxy { json } => Self::proxy(json).await,
             What::Relay { listen, endpoint } => Self::relay(listen, endpoint).await,
+            What::Up(up) => up.run(name).await,
             What::Failover(repeated) => repeated.run(name, "failover").await,
             What::RollingUpdate(repeated) => repeated.run(name, "rolling-update").await,
         }

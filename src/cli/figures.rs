@@ -1,7 +1,7 @@
 //! `bench failover` and `bench rolling-update`: the figures of a shipped scenario over several runs on one cluster: least, median, most.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -16,11 +16,13 @@ use super::interruption::Interruption;
 use super::manifests;
 use super::series::{Settings, end, run_on, verdict_words};
 use super::terminal::{Live, say};
+use crate::cluster::home::Home;
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::ClusterName;
 use crate::scenario::file::Against;
 use crate::scenario::matrix::Cell;
+use crate::scenario::spec::Scenario;
 use crate::scenario::{self, exit_code};
 
 /// Arguments of `bench failover` and `bench rolling-update`.
@@ -39,16 +41,13 @@ pub(super) struct Repeated {
 
 impl Repeated {
     /// Runs the shipped scenario of that name.
-    pub(super) async fn run(self, name: ClusterName, shipped: &str) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(self, name: ClusterName, shipped_name: &str) -> Result<ExitCode, Failure> {
         doctor::require_able_host().await?;
         let home = open_home()?;
-        let folder = home.cache().join("bench");
-        let wrong = |error: std::io::Error| Failure::new(format!("write below `{}`", folder.display())).because(error);
-        write_files(&folder, SCENARIO_FILES).map_err(wrong)?;
-        let file = folder.join(format!("{}.toml", shipped));
-        let scenario = scenario::file::read(&file, &Against::own_cluster(&name, manifests::check))?;
+        let scenario = shipped(&home, &name, shipped_name)?;
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
-        let scratch = tempfile::tempdir_in(&folder).map_err(wrong)?;
+        let folder = folder(&home);
+        let scratch = tempfile::tempdir_in(&folder).map_err(unwritable(&folder))?;
         let reports = self.report.as_deref().unwrap_or(scratch.path());
         let live = Live::new();
         let boot = Boot { lifetime: Lifetime::Owned, snapshots: SnapshotUse::Ignore };
@@ -86,7 +85,7 @@ impl Repeated {
         if self.json {
             let verdicts: Vec<String> = verdict_words(&outcomes).into_iter().map(str::to_owned).collect();
             let accel = read.first().map_or(Value::Null, |report| report["target"]["accel"].clone());
-            let document = json!({"version": 1, "bench": shipped, "runs": read.len(), "accel": accel,
+            let document = json!({"version": 1, "bench": shipped_name, "runs": read.len(), "accel": accel,
                 "verdicts": verdicts, "figures": figures});
             say(&serde_json::to_string_pretty(&document).map_err(Failure::from)?);
         } else {
@@ -94,6 +93,24 @@ impl Repeated {
         }
         Ok(ExitCode::from(exit_code(&outcomes)))
     }
+}
+
+/// Where the shipped scenarios are written to be read.
+fn folder(home: &Home) -> PathBuf {
+    home.cache().join("bench")
+}
+
+fn unwritable(folder: &Path) -> impl FnOnce(std::io::Error) -> Failure {
+    let failure = Failure::new(format!("write below `{}`", folder.display()));
+    move |error| failure.because(error)
+}
+
+/// The shipped scenario of that name, for a cluster of that name.
+pub(super) fn shipped(home: &Home, cluster: &ClusterName, name: &str) -> Result<Scenario, Failure> {
+    let folder = folder(home);
+    write_files(&folder, SCENARIO_FILES).map_err(unwritable(&folder))?;
+    let file = folder.join(format!("{name}.toml"));
+    Ok(scenario::file::read(&file, &Against::own_cluster(cluster, manifests::check))?)
 }
 
 fn report_of(path: &Path) -> Option<Value> {
@@ -145,7 +162,7 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
 }
 
 /// Least, median and most of each figure; of how many runs it is known.
-fn collect(runs: &[BTreeMap<&'static str, f64>]) -> Value {
+pub(super) fn collect(runs: &[BTreeMap<&'static str, f64>]) -> Value {
     let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (name, value) in runs.iter().flatten() {
         values.entry(name).or_default().push(*value);

@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod bench;
+mod boots;
 mod case;
 mod cluster;
 mod demo;

@@ -199,7 +199,7 @@ fn facts(spec: &ClusterSpec, acceleration: Option<Acceleration>) -> TargetFacts 
     TargetFacts { provider: spec.provider.to_string(), accel: accel_name(acceleration).into(), nodes: spec.machines.len() }
 }
 
-fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
+pub(super) fn accel_name(acceleration: Option<Acceleration>) -> &'static str {
     match acceleration {
         Some(Acceleration::Kvm) => "kvm",
         Some(Acceleration::Tcg) => "tcg",

@@ -1,17 +1,18 @@
 //! A cluster's life: up, down, and what an interrupted one left behind.
 
+mod bare;
 mod snapshots;
+mod start;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::client::{DaemonClient, DaemonClientError};
 use super::daemon::{ClusterRecord, Status, read_json};
@@ -34,11 +35,11 @@ use crate::model::names::NodeName;
 use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
 
+pub use bare::{bare_boots, bare_load};
 use snapshots::Attempt;
 pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf};
+use start::{Admitted, Daemon, admitted_daemon};
 
-/// Longest that a daemon may take to answer after its start.
-const DAEMON_START: Duration = Duration::from_secs(15);
 /// Longest from a machine's boot to its SSH session.
 const SSH_DEADLINE: Duration = Duration::from_secs(180);
 /// Longest from the installation to every node Ready.
@@ -49,8 +50,6 @@ const DOWN_DEADLINE: Duration = Duration::from_secs(30);
 const VAGRANT_DOWN_DEADLINE: Duration = Duration::from_mins(3);
 /// Longest that a killed daemon may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// Longest that other clusters may take to start their machines.
-const ADMISSION_DEADLINE: Duration = Duration::from_mins(2);
 /// As above, where it has to leave machines that are not ours.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -71,6 +70,9 @@ pub enum LifeError {
     /// The cluster is up, but made from something else.
     #[error("cluster `{0}` exists with another specification; `flightcage down --name {0}` first")]
     OtherSpecification(String),
+    /// What is to be made and to go again must not take a cluster's place.
+    #[error("cluster `{0}` exists already; `flightcage down --name {0}` first")]
+    Exists(String),
     /// The host cannot hold the cluster.
     #[error("this host is not able to hold the cluster:{}", list(.0))]
     Host(Vec<Problem>),
@@ -386,32 +388,11 @@ async fn boot_cold(
     lifetime: Lifetime,
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
-    let &Parts { acceleration, ref box_files } = parts;
-    paths.make().map_err(io_error("make the cluster's directories"))?;
-    pki::ensure(&paths.pki(), spec)?;
-    ensure_ssh_keys(paths, spec)?;
-    let record = ClusterRecord { spec: spec.clone(), acceleration, restored_from: None };
-    let record = serde_json::to_vec_pretty(&record).expect("a specification is plain data");
-    write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))?;
-
-    report(Progress::Step(match acceleration {
-        Some(acceleration) => format!("booting {} machines ({})", spec.machines.len(), accel_name(acceleration)),
-        None => format!("reaching {} machines ({})", spec.machines.len(), spec.provider),
-    }));
-    let owner = start_daemon(paths, lifetime)?;
-    let daemon = DaemonClient::new(paths.clone())?;
-    wait_for_daemon(paths, &daemon).await?;
-    let admission = admission(home).await?;
-    let problems = daemon.preflight().await?;
-    if !problems.is_empty() {
-        return Err(LifeError::Host(problems));
-    }
+    let admitted = begin(home, paths, spec, parts, lifetime, report).await?;
     // What an earlier attempt began is gone by now; hosts are not ours, and may know us.
     let blank = !paths.complete().exists() && spec.provider != ProviderKind::Hosts;
     let payload = Payload::of_running_binary(if blank { MachineState::Blank } else { MachineState::Unknown })?;
-    let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon, box_files, report));
-    futures::future::try_join_all(machines).await?;
-    drop(admission);
+    let Daemon { owner, client: daemon } = create_machines(admitted, paths, spec, &parts.box_files, report).await?;
     let machines = (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &payload, report));
     futures::future::try_join_all(machines).await?;
 
@@ -420,6 +401,46 @@ async fn boot_cold(
     wait_until_ready(&client, &node_names(spec), report).await?;
     write_kubeconfig(paths, status.api_port)?;
     finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
+}
+
+/// Begins a cluster whose machines are to boot: all that there is before the first of them.
+async fn begin(
+    home: &Home,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    parts: &Parts,
+    lifetime: Lifetime,
+    report: &Reporter,
+) -> Result<Admitted, LifeError> {
+    paths.make().map_err(io_error("make the cluster's directories"))?;
+    pki::ensure(&paths.pki(), spec)?;
+    ensure_ssh_keys(paths, spec)?;
+    write_record(paths, &ClusterRecord { spec: spec.clone(), acceleration: parts.acceleration, restored_from: None })?;
+    report(Progress::Step(match parts.acceleration {
+        Some(acceleration) => format!("booting {} machines ({})", spec.machines.len(), accel_name(acceleration)),
+        None => format!("reaching {} machines ({})", spec.machines.len(), spec.provider),
+    }));
+    admitted_daemon(home, paths, lifetime).await
+}
+
+fn write_record(paths: &ClusterPaths, record: &ClusterRecord) -> Result<(), LifeError> {
+    let record = serde_json::to_vec_pretty(record).expect("a specification is plain data");
+    write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))
+}
+
+/// Makes all machines at once; they boot then.
+async fn create_machines(
+    admitted: Admitted,
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    box_files: &BoxFiles,
+    report: &Reporter,
+) -> Result<Daemon, LifeError> {
+    let Admitted { daemon, admission } = admitted;
+    let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon.client, box_files, report));
+    futures::future::try_join_all(machines).await?;
+    drop(admission);
+    Ok(daemon)
 }
 
 /// Marks a cluster as one that is up, and lets it live as long as it is to.
@@ -431,25 +452,6 @@ async fn finish(mut cluster: Cluster, lifetime: Lifetime) -> Result<Cluster, Lif
     }
     write_private(&cluster.paths.complete(), b"").map_err(io_error("mark the cluster as complete"))?;
     Ok(cluster)
-}
-
-/// The right to compare what the host has free with what is needed. Held until the machines exist, whose memory counts from then on:
-/// two clusters that come up at once are not both admitted to the same memory.
-async fn admission(home: &Home) -> Result<File, LifeError> {
-    let deadline = Instant::now() + ADMISSION_DEADLINE;
-    loop {
-        if let Some(lock) = try_lock(&home.admission_lock()).map_err(io_error("lock the admission to the host's memory"))? {
-            return Ok(lock);
-        }
-        if Instant::now() > deadline {
-            return Err(LifeError::TimedOut {
-                seconds: ADMISSION_DEADLINE.as_secs(),
-                what: "another cluster's machines to start".into(),
-                seen: format!("`{}` is locked", home.admission_lock().display()),
-            });
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 fn accel_name(acceleration: Acceleration) -> &'static str {
@@ -577,42 +579,20 @@ async fn bring_up_machine(
 ) -> Result<(), LifeError> {
     let node = &spec.machines[index].name;
     let tell = |what: &str| report(Progress::Node(node.clone(), what.to_owned()));
-    daemon.wait_for_boot(node).await?;
-    tell("connecting by SSH");
-    let target = daemon.login(node).await?;
-    let ssh = Ssh::connect(&target, SSH_DEADLINE).await.map_err(|source| InstallError::Ssh { node: node.to_string(), source })?;
+    let ssh = log_in(daemon, node, report).await?;
     install::install(paths, spec, index, &ssh, payload, tell).await?;
     daemon.installed(node).await?;
     tell("waiting for the node to be Ready");
     Ok(())
 }
 
-fn start_daemon(paths: &ClusterPaths, lifetime: Lifetime) -> Result<Option<(ChildStdin, Child)>, LifeError> {
-    let fail = || io_error("start the daemon");
-    let log = File::options().create(true).append(true).open(paths.daemon_log()).map_err(fail())?;
-    let ownership = match lifetime {
-        Lifetime::Owned => "--owned",
-        Lifetime::UntilDown => "--begun",
-    };
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["daemon", "--name", paths.name().as_str(), ownership]);
-    // A group of its own: Ctrl-C at the terminal is for the command, which then decides about the cluster.
-    command.process_group(0).current_dir("/").stdin(Stdio::piped());
-    command.stdout(log.try_clone().map_err(fail())?).stderr(log);
-    let mut child = command.spawn().map_err(fail())?;
-    Ok(child.stdin.take().map(|pipe| (pipe, child)))
-}
-
-async fn wait_for_daemon(paths: &ClusterPaths, daemon: &DaemonClient) -> Result<(), LifeError> {
-    let deadline = Instant::now() + DAEMON_START;
-    while daemon.status().await.is_err() {
-        // The daemon takes its lock first and drops it when it dies.
-        if Instant::now() > deadline {
-            return Err(LifeError::DaemonStart { name: paths.name().to_string(), log: end_of(&paths.daemon_log()) });
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
+/// Waits until a machine that boots lets us in.
+async fn log_in(daemon: &DaemonClient, node: &NodeName, report: &Reporter) -> Result<Ssh, LifeError> {
+    daemon.wait_for_boot(node).await?;
+    report(Progress::Node(node.clone(), "connecting by SSH".into()));
+    let target = daemon.login(node).await?;
+    let connected = Ssh::connect(&target, SSH_DEADLINE).await;
+    Ok(connected.map_err(|source| InstallError::Ssh { node: node.to_string(), source })?)
 }
 
 /// The last 2 KiB of a text file.

@@ -258,6 +258,8 @@ pub struct Restored {
     pub clocks: Vec<ClockFact>,
     /// From the order until every machine ran again, in milliseconds.
     pub running_ms: u64,
+    /// Of a restore: the longest that one of the machines took from its start until its memory was loaded, in milliseconds.
+    pub loaded_ms: u64,
     /// What went wrong without harm to what was saved, or to what runs now.
     pub problems: Vec<String>,
 }

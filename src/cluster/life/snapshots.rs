@@ -7,8 +7,8 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{
-    Cluster, ClusterRecord, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client, admission, clear, finish,
-    io_error, lock_life, machine_request, part, start_daemon, wait_for_daemon, wait_until_ready, write_kubeconfig,
+    Admitted, Cluster, ClusterRecord, Daemon, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client,
+    admitted_daemon, clear, finish, io_error, lock_life, machine_request, part, wait_until_ready, write_kubeconfig, write_record,
 };
 use crate::cluster::client::{DaemonClient, DaemonClientError};
 use crate::cluster::daemon::RestoreOrder;
@@ -17,7 +17,7 @@ use crate::cluster::install;
 use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kept, Kind, MAX_AUTOMATIC_BYTES, Manifest, Shelf, SnapshotError};
 use crate::images::ImageStore;
 use crate::kubernetes::client::Client;
-use crate::machines::provider::{MachineRequest, Power};
+use crate::machines::provider::{MachineRequest, Power, Restored};
 use crate::machines::qemu;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::{ClusterName, NodeName};
@@ -375,27 +375,7 @@ async fn bring_back(
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
     report(Progress::Step(format!("restoring snapshot `{}`", manifest.name)));
-    let spec = &manifest.spec;
-    let from = paths.snapshots().join(&manifest.name);
-    paths.make().map_err(io_error("make the cluster's directories"))?;
-    copy_identity(&from.join("cluster"), paths.root()).map_err(io_error("restore the cluster's identity"))?;
-    let record =
-        ClusterRecord { spec: spec.clone(), acceleration: parts.acceleration, restored_from: Some(manifest.name.clone()) };
-    let record = serde_json::to_vec_pretty(&record).expect("a specification is plain data");
-    write_private(&paths.spec(), &record).map_err(io_error("write the cluster's specification"))?;
-
-    let owner = start_daemon(paths, lifetime)?;
-    let daemon = DaemonClient::new(paths.clone())?;
-    wait_for_daemon(paths, &daemon).await?;
-    let admission = admission(home).await?;
-    let problems = daemon.preflight().await?;
-    if !problems.is_empty() {
-        return Err(LifeError::Host(problems));
-    }
-    let requests = (0..spec.machines.len()).map(|index| machine_request(paths, spec, index, &parts.box_files));
-    let requests = requests.collect::<Result<Vec<_>, _>>()?;
-    let restored = daemon.restore(&RestoreOrder { from: from.join("machines"), requests }).await?;
-    drop(admission);
+    let (Daemon { owner, client: daemon }, restored) = load(home, paths, parts, manifest, lifetime).await?;
     report(Progress::Detail(format!("machines run after {} ms", restored.running_ms)));
     for clock in &restored.clocks {
         report(Progress::Detail(format!("{}: its clock was {} ms behind", clock.node, clock.behind_ms)));
@@ -414,6 +394,28 @@ async fn bring_back(
     await_ingress(&daemon).await?;
     write_kubeconfig(paths, status.api_port)?;
     finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
+}
+
+/// Loads the machines of a verified snapshot and lets them run. Where an older cluster was, nothing may be left.
+pub(super) async fn load(
+    home: &Home,
+    paths: &ClusterPaths,
+    parts: &Parts,
+    manifest: &Manifest,
+    lifetime: Lifetime,
+) -> Result<(Daemon, Restored), LifeError> {
+    let spec = &manifest.spec;
+    let from = paths.snapshots().join(&manifest.name);
+    paths.make().map_err(io_error("make the cluster's directories"))?;
+    copy_identity(&from.join("cluster"), paths.root()).map_err(io_error("restore the cluster's identity"))?;
+    let restored_from = Some(manifest.name.clone());
+    write_record(paths, &ClusterRecord { spec: spec.clone(), acceleration: parts.acceleration, restored_from })?;
+    let Admitted { daemon, admission } = admitted_daemon(home, paths, lifetime).await?;
+    let requests = (0..spec.machines.len()).map(|index| machine_request(paths, spec, index, &parts.box_files));
+    let requests = requests.collect::<Result<Vec<_>, _>>()?;
+    let restored = daemon.client.restore(&RestoreOrder { from: from.join("machines"), requests }).await?;
+    drop(admission);
+    Ok((daemon, restored))
 }
 
 /// Waits for a sign of life that the node's agent gives after this call.
