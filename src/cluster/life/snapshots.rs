@@ -23,7 +23,7 @@ use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::{ClusterName, NodeName};
 
 /// Automatic snapshots of a cluster that are kept unless the user says otherwise.
-pub const KEPT_SNAPSHOTS: usize = 0;
+pub const KEPT_SNAPSHOTS: usize = 1;
 /// Longest from the machines' running again to a sign of life of each agent.
 const BEAT_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause after a failed question for a sign of life: a restored machine that is asked too often does nothing but TLS handshakes.
