@@ -31,6 +31,9 @@ pub(super) struct Repeated {
     /// How often it is run, on one cluster.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
+    /// Requests a second on each stream, such as 25, in place of the scenario's own.
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rate: Option<u32>,
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
@@ -44,7 +47,10 @@ impl Repeated {
     pub(super) async fn run(self, name: ClusterName, shipped_name: &str) -> Result<ExitCode, Failure> {
         doctor::require_able_host().await?;
         let home = open_home()?;
-        let scenario = shipped(&home, &name, shipped_name)?;
+        let mut scenario = shipped(&home, &name, shipped_name)?;
+        if let Some(rate) = self.rate {
+            scenario.loads.values_mut().for_each(|load| load.rate = f64::from(rate));
+        }
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let folder = folder(&home);
         let scratch = tempfile::tempdir_in(&folder).map_err(unwritable(&folder))?;

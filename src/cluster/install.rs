@@ -1,7 +1,7 @@
 //! Installs the orchestrator on a machine over SSH: the running binary, configuration, certificates and systemd units.
 //!
 //! Idempotent and resumable: the binary is named by its content and uploaded only where it is missing; everything else is small
-//! and written each time. Nothing secret is ever an argument: files travel as a tar archive on standard input.
+//! and written each time. Nothing secret is ever an argument: files travel on standard input.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -24,6 +24,8 @@ use crate::shell::ssh::{COMMAND_LIMIT, Ssh, SshError};
 const CONFIG_DIR: &str = "/etc/flightcage";
 /// On the machine's own ext4 disk, which overlayfs accepts below a container's root.
 const DATA_DIR: &str = "/var/lib/flightcage";
+/// Where the packed binary waits in a machine, in memory.
+const ARRIVING: &str = "/run/flightcage-arriving.zst";
 /// Level 3 packs as fast as the SSH path carries under TCG.
 const UPLOAD_LEVEL: i32 = 3;
 
@@ -94,7 +96,7 @@ pub enum MachineState {
 pub struct Payload {
     /// Path in the machine; its name holds the content's hash.
     target: PathBuf,
-    archive: Arc<Vec<u8>>,
+    packed: Arc<Vec<u8>>,
     /// Of the unpacked binary: one whose upload was cut off is smaller.
     size: usize,
     machines: MachineState,
@@ -109,27 +111,29 @@ impl Payload {
         let pack = || -> io::Result<Self> {
             let binary = std::fs::read("/proc/self/exe")?;
             let target = path_of(&binary);
-            let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), UPLOAD_LEVEL)?);
-            append(&mut archive, &target, 0o755, &binary)?;
-            Ok(Self { target, archive: Arc::new(archive.into_inner()?.finish()?), size: binary.len(), machines })
+            let packed = Arc::new(zstd::encode_all(binary.as_slice(), UPLOAD_LEVEL)?);
+            Ok(Self { target, packed, size: binary.len(), machines })
         };
         pack().map_err(InstallError::Binary)
     }
 
     /// Bytes that travel to a machine that has no binary yet.
     pub fn compressed_size(&self) -> usize {
-        self.archive.len()
+        self.packed.len()
     }
 
     fn told(&self) -> String {
-        format!("uploading {} of binary", bytesize::ByteSize::b(self.archive.len() as u64).display().iec_short())
+        format!("uploading {} of binary", bytesize::ByteSize::b(self.packed.len() as u64).display().iec_short())
     }
 
-    /// Another archive and this one behind it, packed: two frames of zstd, two archives of tar.
-    fn with(&self, files: &[u8]) -> io::Result<Vec<u8>> {
-        let mut all = zstd::encode_all(files, UPLOAD_LEVEL)?;
-        all.extend_from_slice(&self.archive);
-        Ok(all)
+    /// The command that makes the binary of what comes on standard input: complete or not at all. The packed one is written to memory
+    /// first: in a pipe of several processes each piece of 10 KiB would cost an emulated machine a millisecond for each of them.
+    fn receive(&self) -> String {
+        let (target, directory) = (self.target.display(), self.target.parent().unwrap_or(&self.target).display());
+        format!(
+            "mkdir -p {directory} && cat >{ARRIVING} && zstd -d -q -f -o {target}.part {ARRIVING} && rm {ARRIVING} && \
+             chmod 755 {target}.part && mv -f {target}.part {target}"
+        )
     }
 }
 
@@ -159,15 +163,16 @@ pub async fn install(
     // Each command costs an emulated machine a second: one for a new machine, and one for one that has the binary.
     if payload.machines == MachineState::Blank {
         step(&payload.told());
-        let all = payload.with(&files).map_err(InstallError::Binary)?;
+        let receive = payload.receive();
         // Units that systemd has never looked for need no reload.
-        remote.run(&format!("{EXTRACT} --zstd --ignore-zeros && systemctl start --no-block {units}"), all, &[0]).await?;
+        let install = format!("head -c {} | {EXTRACT} && {receive} && systemctl start --no-block {units}", files.len());
+        remote.run(&install, [files.as_slice(), &payload.packed].concat(), &[0]).await?;
     } else {
         step("writing configuration");
         let configure = format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
         if remote.run(&configure, files, &[0, NO_BINARY]).await? == NO_BINARY {
             step(&payload.told());
-            remote.run(&format!("{EXTRACT} --zstd && {start}"), payload.archive.to_vec(), &[0]).await?;
+            remote.run(&format!("{} && {start}", payload.receive()), payload.packed.to_vec(), &[0]).await?;
         }
     }
     step("starting services");
@@ -201,7 +206,8 @@ impl Remote<'_> {
         );
         if self.run(&arrive, Vec::new(), &[0, NO_BINARY]).await? == NO_BINARY {
             step(&payload.told());
-            self.run(&format!("{EXTRACT} --zstd && {target} machine arrive {identity}"), payload.archive.to_vec(), &[0]).await?;
+            let arrive = format!("{} && {target} machine arrive {identity}", payload.receive());
+            self.run(&arrive, payload.packed.to_vec(), &[0]).await?;
         }
         Ok(())
     }
