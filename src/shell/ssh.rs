@@ -135,6 +135,26 @@ impl Ssh {
         Ok(ssh)
     }
 
+    /// Connects if the machine is there now: one attempt. One that is off is told at once or after some seconds, by its kernel's refusal
+    /// or silence; one that is only slow is waited for.
+    ///
+    /// # Errors
+    /// When there is no session.
+    pub async fn connect_once(target: &SshTarget) -> Result<Self, SshError> {
+        let ssh = Self { target: Arc::new(target.clone()), live: Arc::default() };
+        let of = ssh.target.clone();
+        let (last, limit) = match blocking(move || Ok(open(&of, FIRST_BANNER_WAIT, LAST_BANNER_WAIT))).await? {
+            Ok(live) => {
+                *ssh.lock() = Some(live);
+                return Ok(ssh);
+            }
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Silent) => ("it accepts connections but shows no banner".to_owned(), LAST_BANNER_WAIT),
+            Err(Attempt::NotYet(what) | Attempt::Denied(what)) => (what, FIRST_BANNER_WAIT),
+        };
+        Err(SshError::Connect { address: target.address, limit, last })
+    }
+
     /// Where this connection leads.
     #[must_use]
     pub fn target(&self) -> &SshTarget {
@@ -192,7 +212,7 @@ impl Ssh {
         loop {
             let ssh = self.clone();
             let patience = banner_wait.min(deadline.duration_since(Instant::now())).max(Duration::from_millis(1));
-            let last = match blocking(move || Ok(open(&ssh.target, patience))).await? {
+            let last = match blocking(move || Ok(open(&ssh.target, patience, patience))).await? {
                 Ok(live) => {
                     *self.lock() = Some(live);
                     return Ok(());
@@ -417,7 +437,7 @@ enum Attempt {
     Final(SshError),
 }
 
-fn open(target: &SshTarget, banner_wait: Duration) -> Result<Live, Attempt> {
+fn open(target: &SshTarget, connect_wait: Duration, banner_wait: Duration) -> Result<Live, Attempt> {
     let not_yet = |what: &str, error: &dyn std::fmt::Display| Attempt::NotYet(format!("{what}: {error}"));
     let expected = keys::public_blob(&target.host_key)
         .ok_or_else(|| Attempt::Final(SshError::Key(format!("`{}` of the machine is no ed25519 public key", target.host_key))))?;
@@ -431,7 +451,7 @@ fn open(target: &SshTarget, banner_wait: Duration) -> Result<Live, Attempt> {
             (Some(jump), socket)
         }
         None => {
-            let socket = TcpStream::connect_timeout(&target.address, banner_wait).map_err(|error| not_yet("connect", &error))?;
+            let socket = TcpStream::connect_timeout(&target.address, connect_wait).map_err(|error| not_yet("connect", &error))?;
             socket.set_nodelay(true).map_err(|error| not_yet("set TCP_NODELAY", &error))?;
             (None, OwnedFd::from(socket))
         }
