@@ -26,8 +26,11 @@ use crate::transport::BoxStream;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest that asking for the machines' states may take: those that exist already are asked themselves.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves, and Vagrant after half an hour: it may have to
+/// fetch a box, and boots emulated machines in minutes.
+const BOOT_TIMEOUT: Duration = Duration::from_mins(35);
+/// Longest that changing a machine's power may take; machines that exist already are waited for while they boot.
+const POWER_TIMEOUT: Duration = Duration::from_mins(6);
 /// Longest that asking every machine whether it is able may take: they may be far away, or slow.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest that changing links may take: machines with a network of their own do it themselves, and are asked over SSH before and after.
@@ -134,7 +137,7 @@ impl DaemonClient {
 
     /// Changes a machine's power.
     pub async fn power(&self, node: &NodeName, action: PowerAction) -> Result<(), DaemonClientError> {
-        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), BOOT_TIMEOUT).await
+        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), POWER_TIMEOUT).await
     }
 
     /// Makes a machine's disk fail, or work.
