@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use futures::future::ready;
-use rtnetlink::{IpVersion, RouteMessageBuilder};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{IpVersion, RouteMessageBuilder};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::before::{self, Before, MODULES};
