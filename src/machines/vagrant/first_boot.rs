@@ -11,7 +11,10 @@ const SCRIPT: &str = "/etc/flightcage/dhcp";
 /// Added to the box's SSH server. Vagrant speaks through Ruby's net-ssh, which does curve25519, all that the box offers, only with a gem
 /// that Debian has not packaged (net-ssh 7.0.1, `transport/kex/curve25519_sha256_loader.rb`); Vagrant then waits in silence.
 const SSHD_DROP_IN: &str = "/etc/systemd/system/flightcage-sshd.service.d/vagrant.conf";
-const SSHD: &str = "[Service]\nExecStart=\nExecStart=/usr/sbin/sshd -D -o KexAlgorithms=curve25519-sha256,ecdh-sha2-nistp256\n";
+/// Everything between the host and the cluster goes through this server: it gets the processor beside our units, not after them
+/// (`cluster/units`).
+const SSHD: &str = "[Service]\nSlice=-.slice\nCPUWeight=1000\n\
+    ExecStart=\nExecStart=/usr/sbin/sshd -D -o KexAlgorithms=curve25519-sha256,ecdh-sha2-nistp256\n";
 
 /// The configuration with a DHCP client on the management network's card, and what Vagrant's SSH needs. It stays a secret.
 ///
