@@ -256,7 +256,7 @@ async fn machines_that_are_not_ours_carry_a_cluster_and_are_left_as_they_were() 
     }
 
     // A port that is somebody else's is told before anything is changed.
-    rack.run("w1", "sudo systemd-run --quiet --unit=squatter busybox nc -lk -p 5000 -e true").await;
+    rack.run("w1", "sudo systemd-run --quiet --unit=squatter busybox nc -ll -p 5000 -e true").await;
     let refused = ends(1, &["up", "-f", &inventory]).await;
     assert!(refused.contains("node `w1`: port 5000, which the registry mirror needs, is taken"), "{refused}");
     rack.run("w1", "sudo systemctl stop squatter").await;
