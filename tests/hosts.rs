@@ -161,6 +161,10 @@ impl Rack {
     }
 }
 
+/// Waits until systemd has started everything: the SSH server lets us in earlier.
+const BOOTED: &str = "for _ in $(seq 300); do case $(sudo systemctl is-system-running) in running | degraded) exit 0 ;; esac; sleep 0.2; \
+                      done; sudo systemctl list-jobs >&2; exit 1";
+
 /// Files (but for logs and what the kernel and systemd make up), accounts, mounts, links, addresses, routes, rules, queueing disciplines,
 /// sysctls, modules, control groups, units, timers, processes with a binary, listening sockets.
 const STATE: &str = r#"sudo sh -c '
@@ -170,7 +174,7 @@ find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /
 find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log -o -path /run/log -o -path /run/systemd -o -path /run/sudo \
      -o -path /var/lib/systemd -o -path /var/lib/sudo \) -prune -o -type d -printf "directory %p %m %U\n" | sort
 find /var/lib/flightcage /run -xdev -path /run/log -prune -o -path /run/systemd -prune -o -printf "run %p %y %m\n" 2>/dev/null | sort
-find /run/systemd/system /run/systemd/transient /etc/systemd -printf "unit-file %p\n" 2>/dev/null | sort
+find /run/systemd/system /run/systemd/transient /etc/systemd ! -type d -printf "unit-file %p\n" 2>/dev/null | sort
 md5sum /etc/passwd /etc/group /etc/shadow /etc/hosts
 sed "s/^[0-9]* [0-9]* [^ ]* /mount /" /proc/self/mountinfo | grep -v nsfs.net: | sort
 ip -o link | sed "s/^[0-9]*: /link /; s/qlen .*//" | sort
@@ -247,11 +251,12 @@ async fn machines_that_are_not_ours_carry_a_cluster_and_are_left_as_they_were() 
     let nodes = ["c1", "w1", "w2"];
     let mut before = Vec::new();
     for node in nodes {
+        rack.run(node, BOOTED).await;
         before.push(rack.state(node).await);
     }
 
     // A port that is somebody else's is told before anything is changed.
-    rack.run("w1", "sudo systemd-run --quiet --unit=squatter busybox nc -lk -p 5000 -e true").await;
+    rack.run("w1", "sudo systemd-run --quiet --unit=squatter busybox nc -ll -p 5000 -e true").await;
     let refused = ends(1, &["up", "-f", &inventory]).await;
     assert!(refused.contains("node `w1`: port 5000, which the registry mirror needs, is taken"), "{refused}");
     rack.run("w1", "sudo systemctl stop squatter").await;

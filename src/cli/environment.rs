@@ -114,9 +114,9 @@ impl OwnCluster {
             (Settings::Link(rule), _) => {
                 let lasts = Some(*duration + HEAL_SLACK);
                 let change = LinkChange { links: place.links(), rule, lasts, tag: step.clone(), seed: 1 };
-                // The rule acts when it is set; the probes that show it come after.
-                let at = Instant::now();
                 let effects = self.daemon.change_links(&change).await?;
+                // The rule acts when it is set; the probes that show it come after, and on machines that exist others came before.
+                let at = Instant::now() - effects.iter().map(|effect| effect.acted_for).max().unwrap_or_default();
                 let verified = !effects.is_empty() && effects.iter().all(|effect| effect.verified);
                 let words =
                     |effect: &LinkEffect| format!("{} -> {}: {}", effect.from, effect.to, in_words(&rule, &effect.measured));

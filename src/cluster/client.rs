@@ -24,10 +24,17 @@ use crate::transport::BoxStream;
 
 /// Longest that a control request may take which is not known to wait for something.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest that asking for the machines' states may take: those that exist already are asked themselves.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves, and Vagrant after half an hour: it may have to
+/// fetch a box, and boots emulated machines in minutes.
+const BOOT_TIMEOUT: Duration = Duration::from_mins(35);
+/// Longest that changing a machine's power may take; machines that exist already are waited for while they boot.
+const POWER_TIMEOUT: Duration = Duration::from_mins(6);
 /// Longest that asking every machine whether it is able may take: they may be far away, or slow.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest that changing links may take: machines with a network of their own do it themselves, and are asked over SSH before and after.
+const LINKS_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest that saving or restoring may take; the daemon gives up earlier.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longest answer line on the dial socket.
@@ -90,7 +97,7 @@ impl DaemonClient {
 
     /// What the daemon knows.
     pub async fn status(&self) -> Result<Status, DaemonClientError> {
-        self.send(self.http.get(url("status")), REQUEST_TIMEOUT).await
+        self.send(self.http.get(url("status")), STATUS_TIMEOUT).await
     }
 
     /// What stands in the way of the cluster's machines.
@@ -130,7 +137,7 @@ impl DaemonClient {
 
     /// Changes a machine's power.
     pub async fn power(&self, node: &NodeName, action: PowerAction) -> Result<(), DaemonClientError> {
-        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), BOOT_TIMEOUT).await
+        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), POWER_TIMEOUT).await
     }
 
     /// Makes a machine's disk fail, or work.
@@ -145,12 +152,12 @@ impl DaemonClient {
 
     /// Sets a rule and returns what it does, as measured.
     pub async fn change_links(&self, change: &LinkChange) -> Result<Vec<LinkEffect>, DaemonClientError> {
-        self.post("links", change, REQUEST_TIMEOUT).await
+        self.post("links", change, LINKS_TIMEOUT).await
     }
 
     /// Removes rules.
     pub async fn heal_links(&self, heal: &LinkHeal) -> Result<(), DaemonClientError> {
-        self.post("links/heal", heal, REQUEST_TIMEOUT).await
+        self.post("links/heal", heal, LINKS_TIMEOUT).await
     }
 
     /// Every directed link, with what acts on it and what has passed it.

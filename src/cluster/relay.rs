@@ -21,9 +21,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::machines::provider::Provider;
 use crate::model::addresses;
@@ -36,6 +38,8 @@ use crate::transport::{BoxStream, Dial, Listen};
 
 /// How long the first machine may take before another is asked to dial as well.
 const NEXT_VANTAGE: Duration = Duration::from_millis(300);
+/// Longest from the start of SSH to the relay's first byte: two logins, one through the other, on emulated machines that boot.
+const LOGIN_LIMIT: Duration = Duration::from_secs(60);
 /// Pause before a machine is logged in to again: doubles from the first to the last.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LAST: Duration = Duration::from_secs(8);
@@ -157,14 +161,6 @@ async fn keep_dialling(config: Arc<RelayConfig>, node: NodeName, reached: watch:
         let dialling = async {
             let (_child, stream) = config.connect(&node, "dial", "").await?;
             let (opener, driver) = Opener::start(stream).await?;
-            let mut driver = Box::pin(driver);
-            // Known to work only when its other side has answered once: SSH may still be logging in.
-            tokio::select! {
-                ended = &mut driver => return ended.and(Err(io::ErrorKind::UnexpectedEof.into())),
-                answered = opener.open(NOWHERE) => if answered.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                },
-            }
             tracing::info!(%node, "reached");
             let _ = reached.send(Some(opener));
             driver.await
@@ -173,14 +169,13 @@ async fn keep_dialling(config: Arc<RelayConfig>, node: NodeName, reached: watch:
         let ended = dialling.await;
         if reached.send_replace(None).is_some() {
             tracing::warn!(%node, error = ?ended.err(), "no longer reached");
+        } else if let Err(error) = ended {
+            tracing::info!(%node, %error, "not reached yet");
         }
         pause = next_pause(pause, began);
         wait(pause, &installed).await;
     }
 }
-
-/// A port that no relay dials: the answer shows that the relay is there.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Keeps the relay that listens for us.
 async fn keep_listening(config: Arc<RelayConfig>, node: NodeName, mirror: Mirror, installed: Arc<Notify>) {
@@ -195,7 +190,7 @@ async fn keep_listening(config: Arc<RelayConfig>, node: NodeName, mirror: Mirror
             relay::serve(stream, mirror.clone()).await
         };
         if let Err(error) = serving.await {
-            tracing::debug!(%node, %error, "the mirror's listener on the node ended");
+            tracing::info!(%node, %error, "the mirror's listener on the node ended");
         }
         pause = next_pause(pause, began);
         wait(pause, &installed).await;
@@ -223,11 +218,20 @@ impl RelayConfig {
     }
 
     /// Starts our binary on a machine; the stream is its input and output. It ends when the returned child is dropped.
+    ///
+    /// Returns when it has spoken, as either side of a relay does at once: until then SSH logs in, and nobody answers whether he lives.
     async fn connect(&self, node: &NodeName, what: &str, arguments: &str) -> io::Result<(Child, BoxStream)> {
         let target = self.provider.login(node).await.map_err(io::Error::other)?;
         let target = target.ok_or_else(|| io::Error::other("the provider's machines are on the fabric"))?;
         let known_hosts = self.directory.join(format!("known_hosts_{node}_{what}"));
-        start(&target, &known_hosts, &format!("exec {} relay {arguments}", quote(&self.binary.display().to_string())))
+        let (child, stream) =
+            start(&target, &known_hosts, &format!("exec {} relay {arguments}", quote(&self.binary.display().to_string())))?;
+        let mut stream = BufReader::new(stream);
+        let spoken = timeout(LOGIN_LIMIT, stream.fill_buf()).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        if spoken?.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it spoke"));
+        }
+        Ok((child, Box::new(stream)))
     }
 }
 
@@ -238,7 +242,8 @@ fn start(target: &SshTarget, known_hosts: &Path, command: &str) -> io::Result<(C
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        // What SSH or the relay complains of is in the daemon's log.
+        .stderr(Stdio::inherit())
         .kill_on_drop(true)
         .spawn()?;
     let pipes = child.stdout.take().zip(child.stdin.take());

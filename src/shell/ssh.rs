@@ -51,6 +51,8 @@ const READ_BYTES: usize = 16 << 10;
 const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 /// libssh2's `LIBSSH2_ERROR_AUTHENTICATION_FAILED` and `LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED`.
 const DENIED: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Session(-19)];
+/// The port that an SSH server has unless somebody chose another.
+const DEFAULT_PORT: u16 = 22;
 /// ChaCha20 first: without hardware AES, as under TCG, it is the quicker one.
 const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes128-ctr,aes256-ctr";
 
@@ -133,6 +135,26 @@ impl Ssh {
         Ok(ssh)
     }
 
+    /// Connects if the machine is there now: one attempt. One that is off is told at once or after some seconds, by its kernel's refusal
+    /// or silence; one that is only slow is waited for.
+    ///
+    /// # Errors
+    /// When there is no session.
+    pub async fn connect_once(target: &SshTarget) -> Result<Self, SshError> {
+        let ssh = Self { target: Arc::new(target.clone()), live: Arc::default() };
+        let of = ssh.target.clone();
+        let (last, limit) = match blocking(move || Ok(open(&of, FIRST_BANNER_WAIT, LAST_BANNER_WAIT))).await? {
+            Ok(live) => {
+                *ssh.lock() = Some(live);
+                return Ok(ssh);
+            }
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Silent) => ("it accepts connections but shows no banner".to_owned(), LAST_BANNER_WAIT),
+            Err(Attempt::NotYet(what) | Attempt::Denied(what)) => (what, FIRST_BANNER_WAIT),
+        };
+        Err(SshError::Connect { address: target.address, limit, last })
+    }
+
     /// Where this connection leads.
     #[must_use]
     pub fn target(&self) -> &SshTarget {
@@ -190,7 +212,7 @@ impl Ssh {
         loop {
             let ssh = self.clone();
             let patience = banner_wait.min(deadline.duration_since(Instant::now())).max(Duration::from_millis(1));
-            let last = match blocking(move || Ok(open(&ssh.target, patience))).await? {
+            let last = match blocking(move || Ok(open(&ssh.target, patience, patience))).await? {
                 Ok(live) => {
                     *self.lock() = Some(live);
                     return Ok(());
@@ -287,12 +309,18 @@ pub fn session_argv(target: &SshTarget, known_hosts: &Path, command: &str) -> io
 
 /// The host keys of a target and of the machine before it.
 fn write_known_hosts(target: &SshTarget, known_hosts: &Path) -> io::Result<()> {
-    let line = |target: &SshTarget| {
-        let key = target.host_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-        format!("[{}]:{} {key}\n", target.address.ip(), target.address.port())
-    };
-    let jump = target.jump.as_deref().map(line).unwrap_or_default();
-    std::fs::write(known_hosts, format!("{}{jump}", line(target)))
+    let lines: String = std::iter::once(target).chain(target.jump.as_deref()).map(known_host).collect();
+    std::fs::write(known_hosts, lines)
+}
+
+/// A server's line of a known hosts file. As OpenSSH looks it up (`put_host_port` of its misc.c): with brackets and port only where that
+/// is not 22.
+fn known_host(target: &SshTarget) -> String {
+    let key = target.host_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    match target.address.port() {
+        DEFAULT_PORT => format!("{} {key}\n", target.address.ip()),
+        port => format!("[{}]:{port} {key}\n", target.address.ip()),
+    }
 }
 
 /// Everything but the destination and the command.
@@ -409,7 +437,7 @@ enum Attempt {
     Final(SshError),
 }
 
-fn open(target: &SshTarget, banner_wait: Duration) -> Result<Live, Attempt> {
+fn open(target: &SshTarget, connect_wait: Duration, banner_wait: Duration) -> Result<Live, Attempt> {
     let not_yet = |what: &str, error: &dyn std::fmt::Display| Attempt::NotYet(format!("{what}: {error}"));
     let expected = keys::public_blob(&target.host_key)
         .ok_or_else(|| Attempt::Final(SshError::Key(format!("`{}` of the machine is no ed25519 public key", target.host_key))))?;
@@ -423,7 +451,7 @@ fn open(target: &SshTarget, banner_wait: Duration) -> Result<Live, Attempt> {
             (Some(jump), socket)
         }
         None => {
-            let socket = TcpStream::connect_timeout(&target.address, banner_wait).map_err(|error| not_yet("connect", &error))?;
+            let socket = TcpStream::connect_timeout(&target.address, connect_wait).map_err(|error| not_yet("connect", &error))?;
             socket.set_nodelay(true).map_err(|error| not_yet("set TCP_NODELAY", &error))?;
             (None, OwnedFd::from(socket))
         }
@@ -615,5 +643,26 @@ fn exit_code(channel: &Channel) -> i32 {
         Some("SEGV") => 139,
         Some("TERM") => 143,
         Some(_) => -1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_keys_are_known_under_the_name_that_openssh_looks_up() {
+        let known = |address: &str| {
+            known_host(&SshTarget {
+                address: address.parse().unwrap(),
+                user: "core".into(),
+                private_key: PathBuf::new(),
+                host_key: "ssh-ed25519 AAAA comment\n".into(),
+                jump: None,
+            })
+        };
+        assert_eq!(known("10.77.0.13:22"), "10.77.0.13 ssh-ed25519 AAAA\n");
+        assert_eq!(known("127.0.0.1:2222"), "[127.0.0.1]:2222 ssh-ed25519 AAAA\n");
+        assert_eq!(known("[::1]:2222"), "[::1]:2222 ssh-ed25519 AAAA\n");
     }
 }

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::Daemon;
 use super::control::{Failure, Shared};
@@ -46,6 +47,8 @@ pub struct LinkEffect {
     pub measured: Measured,
     /// Whether that is at least what the rule says.
     pub verified: bool,
+    /// How long the rule has acted when this is told.
+    pub acted_for: Duration,
 }
 
 /// Which rules to remove.
@@ -127,12 +130,14 @@ pub(super) async fn change(State(daemon): Shared, Json(change): Json<LinkChange>
     for (from, to) in &links {
         daemon.fabric()?.set_rule(from, to, change.rule, &layer)?;
     }
+    let acts_since = Instant::now();
     let plan = ProbePlan::for_rule(&change.rule);
     let measure = |(from, to): (Port, Port)| {
         let daemon = daemon.clone();
         async move {
             let measured = daemon.fabric()?.measure(&from, &to, plan).await?;
-            Ok::<_, Failure>(LinkEffect { from, to, measured, verified: measured.shows(&change.rule) })
+            let verified = measured.shows(&change.rule);
+            Ok::<_, Failure>(LinkEffect { from, to, measured, verified, acted_for: acts_since.elapsed() })
         }
     };
     let effects: Vec<_> = futures::stream::iter(links).map(measure).buffered(MEASURED_AT_ONCE).collect().await;

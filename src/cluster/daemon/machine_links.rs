@@ -27,6 +27,8 @@ const HOLD: Duration = Duration::from_secs(60);
 const RENEW_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest that a machine may take to let us in; an emulated one under load takes seconds.
 const REACH_LIMIT: Duration = Duration::from_secs(20);
+/// How long a machine may take to answer on a session that was kept: it may have lost its power since.
+const KEPT_LIMIT: Duration = Duration::from_secs(30);
 /// Our binary on a machine.
 const BINARY: &str = "$(ls -t /var/lib/flightcage/bin/flightcage-* | head -n 1)";
 /// Round trips measured where the rule leaves nothing to chance.
@@ -84,13 +86,14 @@ impl MachineLinks {
             let keepers = rules.set(change, &links);
             self.tell(&rules, &keepers).await?;
         }
+        let acts_since = Instant::now();
         let limit = ANSWER_LIMIT + 2 * (change.rule.delay + change.rule.jitter);
         let after = join_all(links.iter().map(|link| self.measure(link, count, limit))).await;
         let effect = |(((from, to), before), after): (((NodeName, NodeName), RoundTrips), RoundTrips)| {
             let measured = compare(&before, &after);
             // Where nothing passed before, nothing is shown by nothing passing; and a round trip shows no rate.
             let verified = !before.answered_ms.is_empty() && change.rule.rate.is_none() && measured.shows(&change.rule);
-            LinkEffect { from: Port::Node(from), to: Port::Node(to), measured, verified }
+            LinkEffect { from: Port::Node(from), to: Port::Node(to), measured, verified, acted_for: acts_since.elapsed() }
         };
         Ok(links.into_iter().zip(before).zip(after).map(effect).collect())
     }
@@ -152,17 +155,22 @@ impl MachineLinks {
 
     async fn run(&self, node: &NodeName, verb: &str, stdin: Option<Vec<u8>>) -> Result<String, String> {
         let what = |error: &dyn std::fmt::Display| format!("change the links of node `{node}`: {error}");
-        let ssh = self.session(node).await?;
         let command = format!("sudo -n {BINARY} machine {verb}");
-        let output = ssh.run(&command, stdin).await.map_err(|error| what(&error))?;
+        let kept = self.sessions.lock().await.get(node).cloned();
+        let answered = match &kept {
+            Some(ssh) => ssh.run_within(&command, stdin.clone(), KEPT_LIMIT).await.ok(),
+            None => None,
+        };
+        let output = match answered {
+            Some(output) => output,
+            // The first, or one of before the machine lost its power; saying a thing twice does no harm.
+            None => self.session(node).await?.run(&command, stdin).await.map_err(|error| what(&error))?,
+        };
         Ok(output.check(&command).map_err(|error| what(&error))?.text())
     }
 
-    /// A session that is kept: logging in takes an emulated machine a second.
+    /// A new session. It is kept: logging in takes an emulated machine a second.
     async fn session(&self, node: &NodeName) -> Result<Ssh, String> {
-        if let Some(ssh) = self.sessions.lock().await.get(node) {
-            return Ok(ssh.clone());
-        }
         let target = self.provider.login(node).await.map_err(|error| error.to_string())?;
         let target = target.ok_or_else(|| format!("node `{node}` has no login"))?;
         let ssh = Ssh::connect(&target, REACH_LIMIT).await.map_err(|error| format!("reach node `{node}`: {error}"))?;

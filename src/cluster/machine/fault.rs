@@ -28,7 +28,7 @@ const HANDLE: &str = "7700:";
 /// Different links that one device shapes: the most bands of `prio`, without the first, which is for everything else.
 const SHAPED_MAX: usize = 15;
 /// Where the tools are, also for a user whose path lacks them.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// `tcpmux`, which nobody has served for decades.
 const PROBE_PORT: u16 = 1;
 /// Between two probes.

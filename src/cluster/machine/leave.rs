@@ -1,22 +1,24 @@
 //! Puts a machine back as it was before it became a node.
 //!
 //! ```text
-//! faults healed ─► units gone ─► pods and helpers killed ─► mounts ─► links, routes ─► sysctls, modules ─► files, the note last
+//! faults healed ─► units gone ─► pods and helpers killed ─► mounts ─► links, routes, rules ─► sysctls, modules ─► files, the note last
 //! ```
 //! Interrupted anywhere, it can be started again. What the note says was there before is left alone. The journal's lines stay, as they
 //! do for any service that was removed.
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use rtnetlink::RouteMessageBuilder;
+use futures::future::ready;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{IpVersion, RouteMessageBuilder};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::before::{self, Before, MODULES};
@@ -159,6 +161,12 @@ async fn remove_network() -> Result<(), MachineError> {
         for route in stale {
             handle.route().del(route).execute().await?;
         }
+        let rules = handle.rule().get(IpVersion::V4).execute();
+        // A kernel without routing rules says so instead of listing none.
+        let rules: Vec<RuleMessage> = rules.try_filter(|rule| ready(is_fence(rule))).try_collect().await.unwrap_or_default();
+        for rule in rules {
+            handle.rule().del(rule).execute().await?;
+        }
         Ok::<(), rtnetlink::Error>(())
     };
     let removed = removed.await;
@@ -180,6 +188,18 @@ fn is_ours(route: &RouteMessage) -> bool {
     })
 }
 
+/// The rule by which an agent whose lease has lapsed refuses what comes for its pods (`agent/containers/network.rs`).
+fn is_fence(rule: &RuleMessage) -> bool {
+    let destination = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Destination(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    });
+    let (pods, length) = addresses::pod_network(0);
+    rule.header.action == RuleAction::Prohibit
+        && rule.header.dst_len == length
+        && destination.is_some_and(|destination| destination.octets()[..2] == pods.octets()[..2])
+}
+
 fn restore(before: &Before) -> Result<(), MachineError> {
     for (path, value) in &before.sysctls {
         fs::write(path, value).map_err(doing(format!("restore `{path}`")))?;
@@ -188,15 +208,15 @@ fn restore(before: &Before) -> Result<(), MachineError> {
         // One that somebody else uses by now stays.
         let _ = fs::write(Path::new(CGROUP_ROOT).join("cgroup.subtree_control"), format!("-{controller}"));
     }
-    // In the order of the list: users before what they use. One that somebody else uses by now stays.
     // systemd's folder of links, made for ours: it goes only when it is empty.
     let wants = Path::new(UNIT_DIR).join("multi-user.target.wants");
     if !before.paths.contains(&wants) {
         let _ = fs::remove_dir(wants);
     }
+    // In the order of the list: users before what they use. One that somebody else uses by now stays.
     let now = before::modules();
     for module in MODULES.iter().filter(|module| now.contains(**module) && !before.modules.contains(**module)) {
-        let _ = Command::new("modprobe").args(["--remove", "--quiet", module]).output();
+        let _ = Command::new("modprobe").args(["--remove", "--quiet", module]).env("PATH", fault::PATH).output();
     }
     Ok(())
 }
@@ -228,4 +248,25 @@ fn remove_tree(folder: &Path, before: Option<&Before>) -> Result<(), MachineErro
         return Ok(());
     }
     fs::remove_dir(folder).map_err(doing(format!("remove `{}`", folder.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_is_told_from_other_peoples_rules() {
+        let rule = |address: [u8; 4], length, action| {
+            let mut rule = RuleMessage::default();
+            rule.header.dst_len = length;
+            rule.header.action = action;
+            rule.attributes = vec![RuleAttribute::Priority(100), RuleAttribute::Destination(IpAddr::from(address))];
+            is_fence(&rule)
+        };
+        assert!(rule([10, 78, 2, 0], 24, RuleAction::Prohibit));
+        assert!(!rule([10, 78, 2, 0], 24, RuleAction::ToTable));
+        assert!(!rule([10, 78, 0, 0], 16, RuleAction::Prohibit));
+        assert!(!rule([10, 80, 2, 0], 24, RuleAction::Prohibit));
+        assert!(!is_fence(&RuleMessage::default()));
+    }
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::provider::{Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError};
 use crate::model::cluster::{HostLogin, HostSpec, MachineSpec};
@@ -26,8 +26,9 @@ const REACH_LIMIT: Duration = Duration::from_secs(30);
 const BOOT_LIMIT: Duration = Duration::from_mins(5);
 /// Longest from a power-off to silence.
 const OFF_LIMIT: Duration = Duration::from_secs(60);
-/// How long a host that is asked whether it is there may take to answer.
-const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How long a host that is asked whether it is there may take to answer: an emulated one under load, behind a gate, takes seconds. One that
+/// is off is known earlier.
+const LOOK_LIMIT: Duration = Duration::from_secs(20);
 /// Time limit of a power command.
 const POWER_COMMAND_LIMIT: Duration = Duration::from_mins(2);
 /// A freeze that nobody ends ends itself on the machine after this.
@@ -115,12 +116,17 @@ async fn on_machine(node: &NodeName, host: &HostSpec, verb: &str) -> Result<(), 
 
 /// Whether a machine that has the host's key lets us in.
 async fn answers(host: &HostSpec) -> bool {
-    Ssh::connect(&target(host), LOOK_LIMIT).await.is_ok()
+    reach_now(host).await.is_some()
+}
+
+/// A session, if there can be one now.
+async fn reach_now(host: &HostSpec) -> Option<Ssh> {
+    timeout(LOOK_LIMIT, Ssh::connect_once(&target(host))).await.ok()?.ok()
 }
 
 /// Whether it is there, and whether our units and pods on it are frozen.
 async fn look(host: &HostSpec) -> Power {
-    let Ok(ssh) = Ssh::connect(&target(host), LOOK_LIMIT).await else { return Power::Off };
+    let Some(ssh) = reach_now(host).await else { return Power::Off };
     let frozen = ssh.run_within("cat /sys/fs/cgroup/flightcage/cgroup.freeze 2>/dev/null", None, LOOK_LIMIT).await;
     if frozen.is_ok_and(|output| output.text() == "1") { Power::Frozen } else { Power::On }
 }

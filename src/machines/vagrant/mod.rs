@@ -121,7 +121,7 @@ impl VagrantProvider {
         let directory = self.directory(&request.spec.name);
         private_directory(&directory)?;
         if self.has_own_box() {
-            write_private(&directory.join(IGNITION), &first_boot::with_dhcp(&request.ignition)?)?;
+            write_private(&directory.join(IGNITION), &first_boot::for_vagrant(&request.ignition)?)?;
         }
         Ok(())
     }
