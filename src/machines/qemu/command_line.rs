@@ -17,7 +17,9 @@ const TRANSLATION_CACHE_MIB: u32 = 256;
 /// string instructions that TCG runs byte by byte, and vectors that it runs through helpers. All cost time, none is needed.
 const TCG_CPU: &str = "max,-la57,-smap,-smep,-pku,-erms,-avx,-avx2,-f16c,-fma";
 /// Added to load a saved memory from standard input and to stay stopped then.
-pub(super) const RESTORE_FROM_INPUT: [&str; 3] = ["-S", "-incoming", "fd:0"];
+pub(super) const RESTORE_FROM_INPUT: [&str; 3] = ["-S", "-incoming", INPUT];
+/// Standard input, in QEMU's words; [`super::exec_vm`] puts another descriptor in its place.
+pub(super) const INPUT: &str = "fd:0";
 
 /// What a start of a machine depends on.
 pub(super) struct Start<'a> {

@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::IntoRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -20,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_s
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+use super::command_line::INPUT;
 use super::directory;
 
 /// The hidden verb that becomes QEMU.
@@ -49,7 +51,21 @@ pub fn exec_vm(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
         return gone();
     }
     umask(Mode::RWXG | Mode::RWXO);
-    std::process::Command::new(program).args(arguments).exec()
+    let mut arguments: Vec<OsString> = arguments.collect();
+    match keep_memory_apart(&mut arguments) {
+        Ok(()) => std::process::Command::new(program).args(arguments).exec(),
+        Err(error) => error,
+    }
+}
+
+/// Moves a saved memory from standard input to a descriptor of its own. QEMU closes it once it is loaded, and the next descriptor that
+/// it opens would be its standard input: if that is the pipe of the next save, the save's writer loses it.
+fn keep_memory_apart(arguments: &mut [OsString]) -> io::Result<()> {
+    let Some(memory) = arguments.iter_mut().find(|argument| argument.as_os_str() == INPUT) else { return Ok(()) };
+    let apart = rustix::io::dup(rustix::stdio::stdin())?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    *memory = format!("fd:{}", apart.into_raw_fd()).into();
+    Ok(())
 }
 
 /// How a process ended, once it has.
