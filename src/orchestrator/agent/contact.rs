@@ -17,7 +17,9 @@
 //! Nobody is silent who lets a TCP connection be made: a machine's kernel answers long before a starved agent does. And a node whose own
 //! processor is starved is patient by as much as it was late of late, as the server is, which it tells so with every beat.
 //!
-//! The fence is lifted when another node answers that the server is gone, or, once the server hears this node again, after the pods that were replaced have been removed by UID.
+//! The fence is lifted once the server hears this node again, after the pods that were replaced have been removed by UID; without the server
+//! only when so many lost it no later than this node did that it cannot have replaced anything ([`Lease::LeftAlone`]): behind a fence that
+//! was up while the server lived there may be pods that serve elsewhere.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -35,6 +37,8 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(700);
 pub(crate) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
 /// An answer of another node counts for so long.
 pub(crate) const ANSWER_COUNTS: Duration = Duration::from_millis(1500);
+/// An answer comes within so long (`peers::ANSWER_WITHIN`, once to connect and once to speak).
+const ANSWERED_WITHIN: Duration = Duration::from_millis(800);
 /// More patience than this is not had with oneself; the server's ends here too.
 const LATE_MAX: Duration = Duration::from_secs(3);
 /// Pings whose answers are waited for.
@@ -113,8 +117,10 @@ pub(crate) enum Word {
 pub(crate) enum Lease {
     /// The server hears this node.
     Held,
-    /// The server does not hear this node, but its pods are not being replaced.
+    /// The server does not hear this node, but its pods are not being replaced: as before, with or without a fence.
     ServeOn,
+    /// Nor can they have been replaced since the lease lapsed: the server was gone by then.
+    LeftAlone,
     /// Keep service traffic away from the pods.
     Fence,
     /// Nobody has answered yet: as before.
@@ -128,15 +134,24 @@ pub(crate) fn judge(now: Instant, heard: Instant, workers: &[Option<PeerSaid>], 
         return Lease::Held;
     }
     if workers.is_empty() {
-        return Lease::ServeOn;
+        return Lease::LeftAlone;
     }
     let fresh = |said: &&PeerSaid| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
-    let words: Vec<Word> = workers.iter().flatten().filter(fresh).map(|said| said.word).collect();
+    let said: Vec<PeerSaid> = workers.iter().flatten().filter(fresh).copied().collect();
+    let words: Vec<Word> = said.iter().map(|said| said.word).collect();
     if words.iter().any(|word| matches!(word, Word::Contact(contact) if *contact < ASK_AFTER)) {
         return if silence >= CUT_OFF_AFTER { Lease::Fence } else { Lease::ServeOn };
     }
     let count = |wanted: fn(&Word) -> bool| words.iter().filter(|word| wanted(word)).count();
     let is_majority = |others: usize| (others + 1) * 2 > workers.len() + 1;
+    // It spoke after it was asked, and within the limits of a question: then its contact is not younger than this.
+    let lost_by = |said: &PeerSaid| match said.word {
+        Word::Contact(contact) => (said.asked + ANSWERED_WITHIN).checked_sub(contact),
+        Word::Reached | Word::Silence => None,
+    };
+    if is_majority(said.iter().filter_map(lost_by).filter(|lost| *lost <= heard + LEASE).count()) {
+        return Lease::LeftAlone;
+    }
     if is_majority(count(|word| matches!(word, Word::Contact(_)))) {
         return Lease::ServeOn;
     }
@@ -177,16 +192,16 @@ mod tests {
         let (silence, reached) = (said(Word::Silence), said(Word::Reached));
         let old = Some(PeerSaid { asked: now - MS(1600), word: Word::Silence });
         for (workers, wanted) in [
-            (vec![], Lease::ServeOn),
+            (vec![], Lease::LeftAlone),
             (vec![None], Lease::Undecided),
             (vec![old], Lease::Undecided),
             (vec![silence], Lease::Fence),
             (vec![reached], Lease::Undecided),
             (vec![silence, None], Lease::Undecided),
             (vec![silence, silence, None], Lease::Fence),
-            (vec![contact(1200), silence], Lease::ServeOn),
+            (vec![contact(1200), silence], Lease::LeftAlone),
             (vec![contact(1200), silence, silence], Lease::Fence),
-            (vec![contact(1200), contact(1300), silence, None], Lease::ServeOn),
+            (vec![contact(1200), contact(1300), silence, None], Lease::LeftAlone),
             (vec![contact(100), silence, silence], Lease::ServeOn),
         ] {
             assert_eq!(judge(now, heard, &workers, Duration::ZERO), wanted, "{workers:?}");
@@ -196,5 +211,20 @@ mod tests {
         let word = |age| Some(PeerSaid { asked: later - MS(100), word: Word::Contact(MS(age)) });
         assert_eq!(judge(later, heard, &[word(100)], Duration::ZERO), Lease::Fence, "cut off from the server alone");
         assert_eq!(judge(later, heard, &[word(5000)], MS(60_000)), Lease::ServeOn, "the server is gone, for as long as it takes");
+    }
+
+    #[test]
+    fn a_fence_stays_while_the_server_may_have_replaced_what_is_behind_it() {
+        let heard = Instant::now();
+        let now = heard + MS(10_000);
+        let lost = |age| Some(PeerSaid { asked: now - MS(200), word: Word::Contact(MS(age)) });
+        for (workers, wanted) in [
+            (vec![lost(9500), lost(9600)], Lease::LeftAlone),
+            (vec![lost(9500), lost(2000)], Lease::LeftAlone),
+            (vec![lost(2000), lost(2000)], Lease::ServeOn),
+            (vec![lost(9500), lost(100)], Lease::ServeOn),
+        ] {
+            assert_eq!(judge(now, heard, &workers, Duration::ZERO), wanted, "{workers:?}");
+        }
     }
 }

@@ -101,8 +101,8 @@ impl<R: Runtime> Fence<R> {
                     self.set(true, "the lease has lapsed and no other worker answers that the server is gone").await;
                 }
             }
-            Lease::ServeOn if self.up != Some(false) => {
-                self.set(false, "the server is gone, and nothing is being replaced").await
+            Lease::LeftAlone if self.up == Some(true) => {
+                self.set(false, "the server is gone, and was before anything could be replaced").await
             }
             Lease::Held if self.up != Some(false) => {
                 let since = *self.held_since.get_or_insert_with(Instant::now);
@@ -111,7 +111,7 @@ impl<R: Runtime> Fence<R> {
                     self.set(false, "the server hears this node").await;
                 }
             }
-            Lease::Held | Lease::ServeOn | Lease::Undecided => {}
+            Lease::Held | Lease::ServeOn | Lease::LeftAlone | Lease::Undecided => {}
         }
     }
 
