@@ -13,10 +13,9 @@ use super::messages::{Event, Message, Reply, Request};
 use super::network::{CLIENT_END, Host, Purpose, SERVER};
 use super::pods::Worker;
 use super::server::node_name;
-use crate::orchestrator::agent::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge};
+use crate::orchestrator::agent::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge, lapses};
 use crate::orchestrator::agent::peers::{Found, Hello};
 use crate::orchestrator::agent::runtime::ContainerStatus;
-use crate::orchestrator::lateness::Lateness;
 use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, PeerAnswer, ToNode};
 
 /// As in `agent::tunnel`.
@@ -34,6 +33,8 @@ const LATE_MS: u64 = 150;
 /// A request to the API that nothing comes back of fails after so long (keep-alive), and is sent again so often meanwhile.
 const CALL_LIMIT_MS: u64 = 5000;
 const CALL_RESEND_MS: u64 = 300;
+/// As in `agent::fence`.
+const LIST_LIMIT_MS: u64 = 2000;
 
 /// A pod's sandbox and its container: it outlives the agent.
 #[derive(Debug, Clone)]
@@ -60,7 +61,6 @@ pub(super) struct Machine {
 /// What is lost with the agent's process.
 pub(super) struct Agent {
     contact: Contact,
-    lateness: Lateness,
     pub(super) tunnel: Option<u64>,
     watch: Option<u64>,
     backoff_ms: u64,
@@ -81,7 +81,6 @@ impl Agent {
     pub(super) fn new(now: Instant, other_workers: usize) -> Self {
         Self {
             contact: Contact::new(now),
-            lateness: Lateness::default(),
             tunnel: None,
             watch: None,
             backoff_ms: BACKOFF_FIRST_MS,
@@ -126,6 +125,12 @@ pub(super) struct Call {
     pub(super) request: Request,
     begun_ms: u64,
     over: bool,
+}
+
+impl Call {
+    fn limit_ms(&self) -> u64 {
+        if matches!(self.request, Request::ListOwn) { LIST_LIMIT_MS } else { CALL_LIMIT_MS }
+    }
 }
 
 impl Simulation {
@@ -212,8 +217,9 @@ impl Simulation {
         if self.machines[&host].agent.tunnel != Some(stream) {
             return;
         }
-        let late_ms = self.now_ms - due_ms;
+        let late = Duration::from_millis(self.now_ms - due_ms);
         let agent = self.agent(host);
+        let late_ms = u64::try_from(agent.contact.late(Instant::now(), late).as_millis()).expect("short");
         agent.sequence += 1;
         if agent.sequence * HEARTBEAT_INTERVAL_MS > BACKOFF_LAST_MS {
             agent.backoff_ms = BACKOFF_FIRST_MS;
@@ -246,10 +252,9 @@ impl Simulation {
     }
 
     /// One round of `agent::fence::keep`.
-    pub(super) fn fence(&mut self, host: Host, life: u64, due_ms: u64) {
+    pub(super) fn fence(&mut self, host: Host, life: u64) {
         let now = Instant::now();
         let others = self.other_workers(host);
-        let late = Duration::from_millis(self.now_ms - due_ms);
         let agent = self.agent(host);
         let heard = agent.contact.heard();
         let mut ask = false;
@@ -261,9 +266,7 @@ impl Simulation {
         } else {
             agent.asked = None;
         }
-        agent.lateness.note(now, late);
-        let worst = agent.lateness.worst(now);
-        let lease = judge(now, heard, &agent.peers, worst);
+        let lease = judge(now, heard, &agent.peers, agent.contact.patience());
         if ask {
             for (worker, to) in others.into_iter().enumerate() {
                 self.ask(host, to, Why::Fence(worker));
@@ -278,7 +281,9 @@ impl Simulation {
         let agent = &self.machines[&host].agent;
         let calm = self.ms_of(agent.contact.heard() + ASK_AFTER) + 1;
         let round = self.now_ms + FENCE_ROUND_MS;
+        let lapse = self.ms_of(lapses(agent.contact.heard(), agent.contact.patience()));
         let due = if agent.fence_up == Some(false) { calm.max(round) } else { round };
+        let due = if lapse > self.now_ms { due.min(lapse) } else { due };
         self.at(due, Event::Fence { host, life });
     }
 
@@ -404,7 +409,7 @@ impl Simulation {
         let passes = self.network().passes(call.from, SERVER);
         match passes {
             Some(after) => self.after(after, Event::CallArrives(id)),
-            None if self.now_ms - call.begun_ms > CALL_LIMIT_MS => {
+            None if self.now_ms - call.begun_ms >= call.limit_ms() => {
                 self.after(0, Event::CallEnds { call: id, reply: Reply::Failed });
             }
             None => self.after(CALL_RESEND_MS, Event::CallLeaves(id)),
@@ -428,7 +433,7 @@ impl Simulation {
         let passes = self.network().passes(SERVER, call.from);
         match passes {
             Some(after) => self.after(after, Event::CallEnds { call: id, reply }),
-            None if self.now_ms - call.begun_ms > CALL_LIMIT_MS => {
+            None if self.now_ms - call.begun_ms >= call.limit_ms() => {
                 self.after(0, Event::CallEnds { call: id, reply: Reply::Failed });
             }
             None => self.after(CALL_RESEND_MS, Event::CallReturns { call: id, reply }),

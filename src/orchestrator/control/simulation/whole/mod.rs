@@ -268,7 +268,7 @@ impl Simulation {
             Event::Reset { stream, end } => self.reset(stream, end),
             Event::Dial { host, purpose, life } => self.dial(host, purpose, life),
             Event::Beat { host, stream } => self.beat(host, stream, due_ms),
-            Event::Fence { host, life } if agent(host, life) => self.fence(host, life, due_ms),
+            Event::Fence { host, life } if agent(host, life) => self.fence(host, life),
             Event::Worker { host, life, uid } if agent(host, life) => {
                 let due = self.machines[&host].agent.workers.get(&uid).and_then(|worker| worker.observed.deletion);
                 if due.is_some_and(|deletion| deletion.drained_by() <= Instant::now()) {

@@ -68,7 +68,7 @@ pub(super) fn plan(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)> {
         steps.push((at, begin));
         steps.extend(end.map(|end| (until, end)));
     }
-    for _ in 0..rng.random_range(0..4) {
+    for _ in 0..rng.random_range(0..5) {
         let at = rng.random_range(QUIET_UNTIL_MS..FAULTS_END_MS);
         let step = match rng.random_range(0..4) {
             0 => Step::Scale(rng.random_range(1..5)),
@@ -108,17 +108,18 @@ fn fault(rng: &mut StdRng, hosts: usize) -> (Step, Option<Step>) {
     }
 }
 
-fn controller(name: &str, replicas: i32) -> Value {
+fn controller(name: &str, replicas: i32, grace_seconds: u64) -> Value {
     let labels = json!({"app": "web", "version": name});
     let container = json!({"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]});
-    let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 6});
+    let spec = json!({"containers": [container], "terminationGracePeriodSeconds": grace_seconds});
     let template = json!({"metadata": {"labels": labels}, "spec": spec});
     json!({"metadata": {"name": name, "generation": 1}, "spec": {"replicas": replicas, "selector": labels, "template": template}})
 }
 
 impl Simulation {
     pub(super) fn create(&mut self, name: &str, replicas: i32) {
-        self.server.store.put("ReplicationController", "default", controller(name, replicas));
+        let grace_seconds = self.random(4..31);
+        self.server.store.put("ReplicationController", "default", controller(name, replicas, grace_seconds));
         self.stored();
     }
 
