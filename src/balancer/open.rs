@@ -58,7 +58,7 @@ impl OpenConnection {
     }
 
     /// Resolves when the endpoint drains and nothing is under way on the connection (see [`Activity`]).
-    pub(super) async fn quiet_drain(&self) {
+    pub(crate) async fn quiet_drain(&self) {
         self.draining.cancelled().await;
         let pauses = &self.registry.pauses;
         loop {

@@ -169,7 +169,7 @@ async fn serve(socket: Socket, balancer: &Balancer, known: &mut Orders) -> Strin
     }
 }
 
-fn follow(balancer: &Balancer, orders: Orders, known: &mut Orders) {
+pub(crate) fn follow(balancer: &Balancer, orders: Orders, known: &mut Orders) {
     for node in orders.silent_nodes.difference(&known.silent_nodes) {
         tracing::info!(node, "the node has fallen silent: it is avoided");
         balancer.avoid_node(node);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lateness is remembered so long.
-const WINDOW: Duration = Duration::from_secs(10);
+/// Lateness is remembered so long; by the server, whom a node tells its worst with every beat, twice as long.
+const WINDOW: Duration = Duration::from_secs(5);
 
-/// The worst lateness of the last ten seconds.
+/// The worst lateness of the last five seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Lateness(VecDeque<(Instant, Duration)>);
 
@@ -42,7 +42,7 @@ mod tests {
         for (second, late) in [(0, 5), (1, 9), (2, 3), (3, 4)] {
             lateness.note(at(second), Duration::from_secs(late));
         }
-        for (second, worst) in [(3, 9), (11, 9), (12, 4), (13, 4), (14, 0)] {
+        for (second, worst) in [(3, 9), (6, 9), (7, 4), (8, 4), (9, 0)] {
             assert_eq!(lateness.worst(at(second)), Duration::from_secs(worst), "{second}");
         }
     }

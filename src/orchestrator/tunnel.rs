@@ -37,7 +37,8 @@ pub enum FromNode {
     Heartbeat {
         /// Number of the beat since the tunnel was opened.
         sequence: u64,
-        /// By how much later than it was due this beat was sent, by the node's own clock: what its processor was kept from it.
+        /// By how much later than it was due a beat of the last seconds was sent at worst, by the node's own clock: what its processor was
+        /// kept from it.
         #[serde(default)]
         late_ms: u64,
     },

@@ -14,12 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge};
+use super::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge, lapses};
 use super::peers::{Found, Peers};
 use super::runtime::Runtime;
 use super::work::chain;
 use crate::kubernetes::client::{Client, ListParams};
-use crate::orchestrator::lateness::Lateness;
 
 /// The lease is looked at so often while contact is missing or the fence is not down.
 const ROUND: Duration = Duration::from_millis(100);
@@ -38,7 +37,6 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
     let asked_workers = fence.peers.workers().len().min(ASKED_AT_MOST);
     let mut said: Vec<Option<PeerSaid>> = vec![None; asked_workers];
     let mut asked: Option<(Instant, AbortOnDropHandle<()>)> = None;
-    let mut lateness = Lateness::default();
     let mut due = Instant::now();
     loop {
         tokio::time::sleep_until(due).await;
@@ -57,11 +55,15 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
         } else {
             asked = None;
         }
-        lateness.note(now, now.saturating_duration_since(due));
-        fence.obey(judge(now, heard, &said, lateness.worst(now))).await;
+        fence.obey(judge(now, heard, &said, contact.patience())).await;
         // While all is well, the next moment that matters is the one at which contact would be missed.
         let calm = heard + ASK_AFTER + Duration::from_millis(1);
         due = if fence.up == Some(false) { calm.max(now + ROUND) } else { now + ROUND };
+        // The moment of the lapse is not missed by a part of a round.
+        let lapse = lapses(heard, contact.patience());
+        if lapse > now {
+            due = due.min(lapse);
+        }
     }
 }
 
@@ -101,8 +103,8 @@ impl<R: Runtime> Fence<R> {
                     self.set(true, "the lease has lapsed and no other worker answers that the server is gone").await;
                 }
             }
-            Lease::ServeOn if self.up != Some(false) => {
-                self.set(false, "the server is gone, and nothing is being replaced").await
+            Lease::LeftAlone if self.up == Some(true) => {
+                self.set(false, "the server is gone, and was before anything could be replaced").await
             }
             Lease::Held if self.up != Some(false) => {
                 let since = *self.held_since.get_or_insert_with(Instant::now);
@@ -111,7 +113,7 @@ impl<R: Runtime> Fence<R> {
                     self.set(false, "the server hears this node").await;
                 }
             }
-            Lease::Held | Lease::ServeOn | Lease::Undecided => {}
+            Lease::Held | Lease::ServeOn | Lease::LeftAlone | Lease::Undecided => {}
         }
     }
 

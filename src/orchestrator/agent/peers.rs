@@ -146,13 +146,7 @@ impl Peers {
 
     /// Looks for another agent, for the server.
     pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
-        match self.ask(address).await {
-            Found::Agent(Hello { fenced: true, .. }) => PeerAnswer::Fenced,
-            Found::Agent(_) => PeerAnswer::Serving,
-            Found::Machine => PeerAnswer::Refused,
-            Found::Silence => PeerAnswer::Silent,
-            Found::Late => PeerAnswer::Late,
-        }
+        self.ask(address).await.into()
     }
 }
 
@@ -167,6 +161,18 @@ pub(crate) enum Found {
     Silence,
     /// This node was itself too late, or is not connected, to say anything.
     Late,
+}
+
+impl From<Found> for PeerAnswer {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Agent(Hello { fenced: true, .. }) => Self::Fenced,
+            Found::Agent(_) => Self::Serving,
+            Found::Machine => Self::Refused,
+            Found::Silence => Self::Silent,
+            Found::Late => Self::Late,
+        }
+    }
 }
 
 /// What a connect says that failed in time.

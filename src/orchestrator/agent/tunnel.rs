@@ -186,7 +186,8 @@ async fn write(
             biased;
             due = beats.tick() => {
                 sequence += 1;
-                let late_ms = u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let late = contact.late(Instant::now(), due.elapsed());
+                let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
                 vec![FromNode::Heartbeat { sequence, late_ms }]
             }
             Ok(()) = drain_changes.changed() => drains.news(&mut said),

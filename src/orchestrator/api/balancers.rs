@@ -123,7 +123,7 @@ impl NewestEndpoints {
 }
 
 /// Whether an Endpoints object sends connections to the pod, or to its address.
-fn lists(endpoints: &Value, pod_uid: &str, address: Option<Ipv4Addr>) -> bool {
+pub(in crate::orchestrator) fn lists(endpoints: &Value, pod_uid: &str, address: Option<Ipv4Addr>) -> bool {
     let address = address.map(|address| address.to_string());
     let subsets = endpoints.pointer("/subsets").and_then(Value::as_array).into_iter().flatten();
     subsets.filter_map(|subset| subset.get("addresses")?.as_array()).flatten().any(|entry| {

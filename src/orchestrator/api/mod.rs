@@ -6,7 +6,7 @@
 //! Invariants: nobody is anonymous; every write passes the registry, whoever makes it (HTTP or a controller); bodies are never logged.
 
 pub mod authorize;
-mod balancers;
+pub(super) mod balancers;
 pub mod barrier;
 pub mod bootstrap;
 pub mod defaults;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::detector::{Detector, Watched};
-use super::nodes::CONTROL_PLANE_LABELS;
+use super::nodes::{Brake, CONTROL_PLANE_LABELS};
 use super::world::Liveness;
 use crate::orchestrator::api::heartbeats::Heartbeats;
 use crate::orchestrator::api::kinds;
@@ -24,9 +24,10 @@ pub(super) async fn detect(
     registry: &Registry,
     heartbeats: &Heartbeats,
     tunnels: &Tunnels,
+    brake: Brake,
     out: watch::Sender<BTreeMap<String, Liveness>>,
 ) {
-    let mut detector = Detector::new(Instant::now());
+    let mut detector = Detector::new(Instant::now(), brake);
     loop {
         tokio::time::sleep_until(detector.due()).await;
         let (nodes, _) = registry.list(&kinds::NODE, None);

@@ -13,6 +13,9 @@
 //!   indirect probe of SWIM, Das et al. 2002); a node is lost only when one that was not itself late (Lifeguard, Dadgar et al. 2017) found
 //!   silence too, and none of those asked found it alive. An observer on the server's own machine shares the server's path: alone it counts
 //!   only after [`EVICT_ALONE`].
+//! - A node goes on serving while another answers it that the server hears that one, or so many answer that the server is gone that the brake
+//!   holds here; and it believes what was answered for a while. So for [`SPARED_FOR`] after another node found it alive, or the brake held,
+//!   it is not lost either.
 //! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm.
 //!
 //! ```text
@@ -26,6 +29,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::nodes::Brake;
 use super::world::Liveness;
 use crate::orchestrator::api::heartbeats::{Beat, Statements};
 use crate::orchestrator::lateness::Lateness;
@@ -50,6 +54,9 @@ const TOLERATED: Duration = Duration::from_millis(20);
 /// An observer is asked so often, and an answer counts for so long.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 const ANSWER_COUNTS: Duration = Duration::from_secs(2);
+/// After something spoke against replacing a node's pods, they are left alone for so long: as long as the node may go on serving on account of
+/// it (`agent::contact::ANSWER_COUNTS`), and three rounds of its fence.
+const SPARED_FOR: Duration = Duration::from_millis(1800);
 /// So many nodes at most are asked about one.
 const OBSERVERS: usize = 3;
 
@@ -78,6 +85,7 @@ pub(super) struct Detector {
     due: Instant,
     nodes: BTreeMap<String, Known>,
     lateness: Lateness,
+    brake: Brake,
 }
 
 #[derive(Debug)]
@@ -88,12 +96,14 @@ struct Known {
     heard: Instant,
     liveness: Liveness,
     asked: Option<Instant>,
+    /// When something last spoke against replacing its pods.
+    spared: Option<Instant>,
 }
 
 impl Detector {
     /// A detector of a server that starts now.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, due: now, nodes: BTreeMap::new(), lateness: Lateness::default() }
+    pub(super) fn new(now: Instant, brake: Brake) -> Self {
+        Self { started: now, due: now, nodes: BTreeMap::new(), lateness: Lateness::default(), brake }
     }
 
     /// Judges all nodes; to be called every [`ROUND`].
@@ -113,6 +123,7 @@ impl Detector {
                 heard: now,
                 liveness: Liveness::Alive,
                 asked: None,
+                spared: None,
             });
             if missed > TOLERATED {
                 known.heard = (known.heard + missed).min(now);
@@ -133,17 +144,29 @@ impl Detector {
             if unknown || silence < BEAT * 3 + patience.saturating_sub(PATIENCE_MIN / 2) {
                 known.liveness = Liveness::Alive;
                 known.asked = None;
+                known.spared = None;
             } else {
                 silences.push((node, silence));
                 known.liveness = known.liveness.max(Liveness::Suspect);
             }
         }
+        let workers = watched.iter().filter(|node| !node.beside_server).count();
+        let silent = silences.iter().filter(|(node, _)| !node.beside_server).count();
+        let braked = self.brake.holds(silent, workers);
         let mut ask = Vec::new();
         for (node, silence) in silences {
+            if let Some(known) = self.nodes.get_mut(&node.name).filter(|_| braked) {
+                known.spared = Some(now);
+                // What was found before the brake held may not be so any more when it lets go.
+                known.liveness = known.liveness.min(Liveness::Silent);
+            }
             let observers = self.observers(watched, &node.name, beats);
-            let (liveness, asked) = self.judge(now, node, silence, patience, &observers, statements);
+            let (liveness, asked, found_alive) = self.judge(now, node, silence, patience, &observers, statements);
             let Some(known) = self.nodes.get_mut(&node.name) else { continue };
             known.liveness = liveness;
+            if found_alive {
+                known.spared = Some(now);
+            }
             if asked {
                 known.asked = Some(now);
                 ask.extend(observers.into_iter().map(|observer| (observer.name.clone(), node.name.clone())));
@@ -171,7 +194,7 @@ impl Detector {
         if elsewhere.is_empty() { around.into_iter().take(OBSERVERS).collect() } else { elsewhere }
     }
 
-    /// What a silent node is, and whether to ask about it now.
+    /// What a silent node is, whether to ask about it now, and whether another finds it alive.
     fn judge(
         &self,
         now: Instant,
@@ -180,10 +203,10 @@ impl Detector {
         patience: Duration,
         observers: &[&Watched],
         statements: &Statements,
-    ) -> (Liveness, bool) {
-        let Some(known) = self.nodes.get(&node.name) else { return (Liveness::Suspect, false) };
+    ) -> (Liveness, bool, bool) {
+        let Some(known) = self.nodes.get(&node.name) else { return (Liveness::Suspect, false, false) };
         if known.liveness == Liveness::Lost {
-            return (Liveness::Lost, false);
+            return (Liveness::Lost, false, false);
         }
         let asked = known.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY);
         let said = |observer: &&&Watched| {
@@ -194,14 +217,16 @@ impl Detector {
         let answers: Vec<PeerAnswer> = observers.iter().filter_map(|observer| said(&observer)).collect();
         let missing = answers.iter().any(|answer| matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced));
         let alive = answers.iter().any(|answer| matches!(answer, PeerAnswer::Serving | PeerAnswer::Refused));
+        let fenced = answers.contains(&PeerAnswer::Fenced);
+        let spared = known.spared.is_some_and(|spared| now.saturating_duration_since(spared) < SPARED_FOR);
         let alone = observers.iter().all(|observer| observer.beside_server);
         let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
-        if silence >= limit && missing && !alive {
-            (Liveness::Lost, false)
+        if silence >= limit && missing && !alive && (fenced || !spared) {
+            (Liveness::Lost, false, false)
         } else if silence >= NOT_READY_AFTER {
-            (Liveness::Silent, asked)
+            (Liveness::Silent, asked, alive)
         } else {
-            (Liveness::Suspect, asked)
+            (Liveness::Suspect, asked, alive)
         }
     }
 
@@ -231,7 +256,7 @@ mod tests {
         fn new() -> Self {
             let start = Instant::now();
             let mut case = Self {
-                detector: Detector::new(start),
+                detector: Detector::new(start, Brake::default()),
                 start,
                 now_ms: 0,
                 beats: BTreeMap::new(),
@@ -374,9 +399,35 @@ mod tests {
     }
 
     #[test]
+    fn what_another_node_reached_is_spared_for_as_long_as_it_believes_that() {
+        let mut case = Case::new();
+        case.beat_until(21_500, &["c1", "w2"]);
+        case.says("w2", 21_500, PeerAnswer::Serving);
+        case.beat_until(22_000, &["c1", "w2"]);
+        case.says("w2", 22_000, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(23_600, &["c1", "w2"]).liveness["w1"], Liveness::Silent);
+        case.says("w2", 23_600, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(24_000, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn when_the_brake_lets_go_everything_is_found_again() {
+        let mut case = Case::new();
+        case.workers = 3;
+        case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
+        case.beat_until(31_000, &["c1", "w3"]);
+        case.says("w3", 31_000, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(32_000, &["c1", "w3"]).liveness["w1"], Liveness::Suspect, "two of three are silent");
+        case.says("w3", 32_500, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent, "w2 is just back");
+        case.says("w3", 33_500, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(34_200, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
     fn a_restarted_server_waits_for_its_agents() {
         let start = Instant::now();
-        let mut detector = Detector::new(start);
+        let mut detector = Detector::new(start, Brake::default());
         let watched = [Watched { name: "w1".to_owned(), beside_server: false }];
         let mut last = Liveness::Alive;
         for ms in (0..=15_000).step_by(100) {

@@ -40,7 +40,7 @@ pub struct Brake {
 }
 
 impl Brake {
-    fn holds(self, silent: usize, workers: usize) -> bool {
+    pub(super) fn holds(self, silent: usize, workers: usize) -> bool {
         silent == workers || silent > 1 && silent * 100 > workers * usize::from(self.percent)
     }
 }

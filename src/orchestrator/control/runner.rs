@@ -61,7 +61,7 @@ impl Control {
     /// Runs all controllers until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let (liveness_out, liveness) = watch::channel(BTreeMap::new());
-        let detecting = detect(&self.registry, &self.heartbeats, &self.tunnels, liveness_out);
+        let detecting = detect(&self.registry, &self.heartbeats, &self.tunnels, self.brake, liveness_out);
         let telling = tell_balancers(&self.barrier, liveness.clone());
         let controlling = control(&self.registry, self.brake, liveness);
         let sweeping = sweep_events(&self.registry);

@@ -1,6 +1,7 @@
-//! The controllers against a cluster in memory: tables for each, placement, random faults by property, and whole clusters under turmoil.
+//! The controllers against a cluster in memory: tables for each, placement, random faults by property, and whole clusters in simulated time.
 
 mod cluster;
 mod faults;
 mod placement;
 mod tables;
+mod whole;
