@@ -1,6 +1,8 @@
 //! A cluster's life: up, down, and what an interrupted one left behind.
 
 mod bare;
+mod down;
+mod error;
 mod snapshots;
 mod start;
 
@@ -14,21 +16,17 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use tokio::time::timeout;
 
-use super::client::{DaemonClient, DaemonClientError};
+use super::client::DaemonClient;
 use super::daemon::{ClusterRecord, Status, read_json};
 use super::home::{ClusterPaths, Home, private_directory, try_lock, write_private};
 use super::install::{self, InstallError, MachineState, Payload};
-use super::pki::{self, PkiError};
-use super::snapshot::SnapshotError;
-use super::uninstall;
+use super::pki;
 use crate::images::{self, ImageStore};
-use crate::kubernetes::client::{Client, ClientError, ListParams};
+use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::acceleration;
 use crate::machines::boxes::ignition::{self, NetworkCard};
 use crate::machines::boxes::{self, BoxDefinition};
-use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Power, PowerAction, Problem};
-use crate::machines::qemu;
-use crate::machines::vagrant;
+use crate::machines::provider::{Acceleration, BoxFiles, MachineRequest, Power, PowerAction};
 use crate::model::addresses;
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::NodeName;
@@ -36,6 +34,10 @@ use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
 
 pub use bare::{bare_boots, bare_load};
+pub use down::down;
+use down::{Remains, clear, lock_is_free};
+pub use error::LifeError;
+use error::{io_error, part};
 use snapshots::Attempt;
 pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf};
 use start::{Admitted, Daemon, admitted_daemon};
@@ -44,104 +46,6 @@ use start::{Admitted, Daemon, admitted_daemon};
 const SSH_DEADLINE: Duration = Duration::from_secs(180);
 /// Longest from the installation to every node Ready.
 const READY_DEADLINE: Duration = Duration::from_secs(180);
-/// Longest that a daemon may take to end its machines.
-const DOWN_DEADLINE: Duration = Duration::from_secs(30);
-/// The same where Vagrant has to be asked, which takes seconds for each machine.
-const VAGRANT_DOWN_DEADLINE: Duration = Duration::from_mins(3);
-/// Longest that a killed daemon may take to be gone.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// As above, where it has to leave machines that are not ours.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(120);
-
-/// Why a cluster did not come up or go down.
-#[derive(Debug, thiserror::Error)]
-pub enum LifeError {
-    /// Another command changes this cluster now.
-    #[error("another flightcage command is bringing cluster `{0}` up or down; wait for it to end")]
-    Busy(String),
-    /// A `run`, `with` or `demo` holds it for itself.
-    #[error(
-        "cluster `{0}` belongs to a `flightcage run`, `with` or `demo` that is going on; wait for its end, or choose another --name"
-    )]
-    Owned(String),
-    /// Machines read the box from the cache.
-    #[error("cluster `{0}` is up and uses the caches; `flightcage down --name {0}` first")]
-    InUse(String),
-    /// The cluster is up, but made from something else.
-    #[error("cluster `{0}` exists with another specification; `flightcage down --name {0}` first")]
-    OtherSpecification(String),
-    /// What is to be made and to go again must not take a cluster's place.
-    #[error("cluster `{0}` exists already; `flightcage down --name {0}` first")]
-    Exists(String),
-    /// The host cannot hold the cluster.
-    #[error("this host is not able to hold the cluster:{}", list(.0))]
-    Host(Vec<Problem>),
-    /// The daemon did not start.
-    #[error("start the daemon of cluster `{name}`; the end of its log:\n{log}")]
-    DaemonStart {
-        /// The cluster.
-        name: String,
-        /// The log's end.
-        log: String,
-    },
-    /// A time-out, with what was last seen.
-    #[error("waited {seconds} s for {what}; last seen: {seen}")]
-    TimedOut {
-        /// How long.
-        seconds: u64,
-        /// For what.
-        what: String,
-        /// The last that was seen.
-        seen: String,
-    },
-    /// A file or directory.
-    #[error("{what}")]
-    Io {
-        /// A lower-case fragment.
-        what: String,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The daemon refused.
-    #[error(transparent)]
-    Daemon(#[from] DaemonClientError),
-    /// Installing a machine.
-    #[error(transparent)]
-    Install(#[from] InstallError),
-    /// Certificates.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// A snapshot.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The Kubernetes API.
-    #[error("ask the cluster's API")]
-    Api(#[from] ClientError),
-    /// The box, the images, SSH keys or the acceleration proof.
-    #[error("{what}")]
-    Part {
-        /// A lower-case fragment.
-        what: String,
-        /// The cause.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-fn list(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("\n  {}\n    mend: {}", problem.what, problem.mend)).collect()
-}
-
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> LifeError {
-    let what = what.into();
-    move |source| LifeError::Io { what, source }
-}
-
-fn part<E: std::error::Error + Send + Sync + 'static>(what: impl Into<String>) -> impl FnOnce(E) -> LifeError {
-    let what = what.into();
-    move |source| LifeError::Part { what, source: Box::new(source) }
-}
 
 /// What `up` tells while it works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -314,21 +218,6 @@ async fn join(
         () = lock_is_free(paths) => return Ok(None),
     }
     Ok(Some(Cluster { paths: paths.clone(), daemon: daemon.clone(), client, owner: None }))
-}
-
-/// What of a cluster stays on disk when its processes are ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Remains {
-    /// Nothing.
-    Nothing,
-    /// Disks, keys and ports: it can be brought up again.
-    Cluster,
-}
-
-impl Remains {
-    fn of(complete: bool) -> Self {
-        if complete { Self::Cluster } else { Self::Nothing }
-    }
 }
 
 /// What machines are made from.
@@ -676,79 +565,6 @@ fn write_kubeconfig(paths: &ClusterPaths, api_port: u16) -> Result<(), LifeError
     // JSON is YAML: every client reads it.
     let text = serde_json::to_vec_pretty(&kubeconfig).expect("a kubeconfig is plain data");
     write_private(&paths.kubeconfig(), &text).map_err(io_error("write the kubeconfig"))
-}
-
-/// Takes a cluster down and removes it. An absent one is fine; whatever state it is in, nothing of it is left.
-///
-/// # Errors
-/// When another command works on it, or a file cannot be removed.
-pub async fn down(paths: &ClusterPaths) -> Result<(), LifeError> {
-    let clusters = paths.root().parent().expect("clusters live in a directory");
-    if !clusters.exists() {
-        return Ok(());
-    }
-    let _life = lock_life(paths)?;
-    let daemon = DaemonClient::new(paths.clone())?;
-    clear(paths, &daemon, Remains::Nothing).await?;
-    // Only now: its daemon may have been saving.
-    Ok(shelf(paths).sweep()?)
-}
-
-/// Resolves when no daemon holds the cluster. A lock that cannot be looked at is not known to be free.
-async fn lock_is_free(paths: &ClusterPaths) {
-    while !matches!(try_lock(&paths.daemon_lock()), Ok(Some(_))) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Kills the daemon that the lock's file names. Its machines die with it.
-fn kill_daemon(paths: &ClusterPaths) {
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let recorded = || std::fs::read_to_string(paths.daemon_lock()).ok()?.trim().parse::<i32>().ok();
-    let Some(pid) = recorded().and_then(Pid::from_raw) else { return };
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-    // The lock is held, so its writer lives and the id is its own; the name is looked at all the same.
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-    if words.contains(&b"daemon".as_slice()) && words.contains(&paths.name().as_str().as_bytes()) {
-        // Gone already is as good.
-        let _ = pidfd_send_signal(process, Signal::KILL);
-    }
-}
-
-/// Ends every process of a cluster, and removes what is not to remain.
-async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
-    // A daemon that does not answer is dead or about to be: the lock tells.
-    let _ = daemon.down(remains == Remains::Nothing).await;
-    let leaves = read_json::<ClusterRecord>(&paths.spec()).is_ok_and(|record| record.spec.provider == ProviderKind::Hosts);
-    let deadline = match () {
-        () if leaves => LEAVE_DEADLINE,
-        () if vagrant::is_used(paths.root()) => VAGRANT_DOWN_DEADLINE,
-        () => DOWN_DEADLINE,
-    };
-    if timeout(deadline, lock_is_free(paths)).await.is_err() {
-        tracing::warn!(cluster = %paths.name(), "its daemon does not end: killing it");
-        kill_daemon(paths);
-        if timeout(KILL_DEADLINE, lock_is_free(paths)).await.is_err() {
-            return Err(LifeError::TimedOut {
-                seconds: (deadline + KILL_DEADLINE).as_secs(),
-                what: format!("the daemon of cluster `{}` to end", paths.name()),
-                seen: end_of(&paths.daemon_log()),
-            });
-        }
-    }
-    for swept in qemu::sweep(paths.root()).await.map_err(part("clear left-over machines"))? {
-        tracing::info!(swept.pid, swept.node, "left by a daemon that died");
-    }
-    if remains == Remains::Nothing {
-        vagrant::sweep(paths.root()).await.map_err(part("destroy the machines that Vagrant made"))?;
-        // Nothing to read: the daemon has done it, or nothing was begun.
-        if let Ok(record) = read_json::<ClusterRecord>(&paths.spec()) {
-            uninstall::uninstall_all(&record.spec, paths).await?;
-        }
-        paths.remove().map_err(io_error("remove the cluster's directories"))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -59,9 +59,7 @@ impl Pace {
 impl Start {
     /// Holds the turn until the pod serves, the container has ended (`runs` says no after a change), or patience is over.
     pub(crate) async fn settle(self, mut changes: watch::Receiver<u64>, runs: impl Fn() -> bool) {
-        let ended = async {
-            while runs() && changes.changed().await.is_ok() {}
-        };
+        let ended = async { while runs() && changes.changed().await.is_ok() {} };
         let over = timeout(SETTLE_LIMIT, async {
             tokio::select! {
                 () = self.settled.cancelled() => {}

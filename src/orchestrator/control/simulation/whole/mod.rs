@@ -39,9 +39,7 @@ use agent::{Agent, Ask, Call, Machine};
 use audit::Audit;
 use balancers::Process;
 use messages::{Event, Message};
-use network::{
-    CLIENT_END, Host, Network, OUTSIDE, Pipe, Purpose, RESEND_FIRST_MS, RESEND_LAST_MS, SERVER, SERVER_END, Stream,
-};
+use network::{CLIENT_END, Host, Network, OUTSIDE, Pipe, Purpose, RESEND_FIRST_MS, RESEND_LAST_MS, SERVER, SERVER_END, Stream};
 use script::Rollout;
 use server::Server;
 
@@ -286,7 +284,9 @@ impl Simulation {
             Event::CallArrives(call) => self.call_arrives(call),
             Event::CallReturns { call, reply } => self.call_returns(call, reply),
             Event::CallEnds { call, reply } => self.call_ends(call, reply),
-            Event::Report { balancer: index, life, stream, regular } if balancer(index, life) => self.report(index, stream, regular),
+            Event::Report { balancer: index, life, stream, regular } if balancer(index, life) => {
+                self.report(index, stream, regular)
+            }
             Event::Client { balancer: index, life } if balancer(index, life) => self.client(index),
             Event::Detect { life } if server(life) => self.detect(life),
             Event::Reconcile { life } if server(life) => self.reconcile(life),
