@@ -250,6 +250,8 @@ mod tests {
         statements: Statements,
         workers: usize,
         late: Duration,
+        /// It beats, and cannot be asked.
+        mute: Option<&'static str>,
     }
 
     impl Case {
@@ -263,6 +265,7 @@ mod tests {
                 statements: Statements::new(),
                 workers: 2,
                 late: Duration::ZERO,
+                mute: None,
             };
             case.beat_until(20_000, &["c1", "w1", "w2"]);
             case
@@ -279,7 +282,7 @@ mod tests {
                 self.now_ms += 50;
                 if self.now_ms % HEARTBEAT_INTERVAL_MS == 0 {
                     for node in beating {
-                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: true };
+                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: self.mute != Some(*node) };
                         self.beats.insert((*node).to_owned(), beat);
                     }
                 }
@@ -389,13 +392,14 @@ mod tests {
     #[test]
     fn the_servers_own_machine_alone_is_a_weak_witness() {
         let mut case = Case::new();
-        case.beat_until(20_600, &["c1"]);
+        case.mute = Some("w2");
+        case.beat_until(20_600, &["c1", "w2"]);
         for at in (20_700..28_000).step_by(500) {
             case.says("c1", at, PeerAnswer::Silent);
-            assert!(case.beat_until(at + 100, &["c1"]).liveness["w1"] < Liveness::Lost);
+            assert!(case.beat_until(at + 100, &["c1", "w2"]).liveness["w1"] < Liveness::Lost);
         }
         case.says("c1", 28_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(28_200, &["c1"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(case.beat_until(28_200, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]
