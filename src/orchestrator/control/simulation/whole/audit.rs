@@ -158,7 +158,9 @@ impl Simulation {
     pub(super) fn look_converged(&mut self) {
         match self.differs() {
             None => self.over = true,
-            Some(why) if self.now_ms > FAULTS_END_MS + CONVERGES_WITHIN_MS => self.violated(format!("it does not converge: {why}")),
+            Some(why) if self.now_ms > FAULTS_END_MS + CONVERGES_WITHIN_MS => {
+                self.violated(format!("it does not converge: {why}"))
+            }
             Some(_) => self.after(LOOK_EVERY_MS, Event::Script(Step::Converged)),
         }
     }
@@ -178,7 +180,8 @@ impl Simulation {
         if (pods.len(), ready) != (wanted, wanted) {
             return Some(format!("{} pods, {ready} ready, {wanted} wanted", pods.len()));
         }
-        let run: BTreeSet<&str> = self.machines.values().flat_map(|machine| machine.sandboxes.keys().map(String::as_str)).collect();
+        let run: BTreeSet<&str> =
+            self.machines.values().flat_map(|machine| machine.sandboxes.keys().map(String::as_str)).collect();
         if run != pods {
             return Some(format!("{run:?} run, {pods:?} are to"));
         }

@@ -139,9 +139,10 @@ impl Simulation {
         }
         let machine = self.machines.get_mut(&host).expect("a node");
         let agent = &machine.agent;
-        let unknown = machine.sandboxes.keys().filter(|uid| {
-            !wanted.contains_key(*uid) && !agent.workers.contains_key(*uid) && !agent.orphans.contains(*uid)
-        });
+        let unknown = machine
+            .sandboxes
+            .keys()
+            .filter(|uid| !wanted.contains_key(*uid) && !agent.workers.contains_key(*uid) && !agent.orphans.contains(*uid));
         let unknown: Vec<String> = unknown.cloned().collect();
         for uid in unknown {
             self.note(format!("{} removes orphan {uid}", node_name(host)));
@@ -156,7 +157,8 @@ impl Simulation {
     pub(super) fn worker_turn(&mut self, host: Host, uid: &str) {
         let now = Instant::now();
         let sandbox = self.machines[&host].sandboxes.get(uid).cloned();
-        let listening = sandbox.as_ref().is_some_and(|sandbox| self.network().pods.get(&sandbox.address).is_some_and(|pod| pod.listening));
+        let listening =
+            sandbox.as_ref().is_some_and(|sandbox| self.network().pods.get(&sandbox.address).is_some_and(|pod| pod.listening));
         let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
         if worker.observed.finished() {
             self.worker_ends(host, uid);
@@ -179,7 +181,8 @@ impl Simulation {
         let work = |work: Work| Event::Worked { host, life, uid: uid.to_owned(), work };
         let (brief, long) = (self.random(2..40), self.random(20..300));
         let worker = self.agent(host).workers.get_mut(uid).expect("a worker");
-        let key = (worker.pod.metadata.namespace.clone().unwrap_or_default(), worker.pod.metadata.name.clone().unwrap_or_default());
+        let key =
+            (worker.pod.metadata.namespace.clone().unwrap_or_default(), worker.pod.metadata.name.clone().unwrap_or_default());
         match effect {
             Effect::SetUp => {
                 worker.observed.setup = Progress::InFlight;
@@ -269,7 +272,9 @@ impl Simulation {
                 }
             }
             Work::Started(instance) => {
-                let (Some(worker), Some(sandbox)) = (machine.agent.workers.get_mut(uid), machine.sandboxes.get_mut(uid)) else { return };
+                let (Some(worker), Some(sandbox)) = (machine.agent.workers.get_mut(uid), machine.sandboxes.get_mut(uid)) else {
+                    return;
+                };
                 let container = ContainerStatus {
                     name: CONTAINER.to_owned(),
                     id: format!("{uid}-{instance}"),
@@ -389,7 +394,11 @@ impl Simulation {
         let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
         let next = status(&worker.pod, &worker.observed, &worker.status, &Moment { now: Instant::now(), wall, host_address });
         worker.status.clone_from(&next);
-        if worker.in_flight || worker.observed.gone || worker.observed.farewell != Progress::Idle || worker.sent.as_ref() == Some(&next) {
+        if worker.in_flight
+            || worker.observed.gone
+            || worker.observed.farewell != Progress::Idle
+            || worker.sent.as_ref() == Some(&next)
+        {
             return;
         }
         if let Some(at) = worker.retry_ms.filter(|at| *at > now_ms) {
@@ -398,7 +407,8 @@ impl Simulation {
         }
         worker.retry_ms = None;
         worker.in_flight = true;
-        let key = (worker.pod.metadata.namespace.clone().unwrap_or_default(), worker.pod.metadata.name.clone().unwrap_or_default());
+        let key =
+            (worker.pod.metadata.namespace.clone().unwrap_or_default(), worker.pod.metadata.name.clone().unwrap_or_default());
         self.call(host, life, Request::PatchStatus { uid: uid.to_owned(), key, status: Box::new(next) });
     }
 

@@ -212,7 +212,8 @@ impl Simulation {
             network.pods.retain(|_, pod| pod.host != host);
         }
         // Nobody says good-bye.
-        let end_of = |purpose: Purpose| matches!(purpose, Purpose::Tunnel | Purpose::Pods | Purpose::Reports(_) | Purpose::Endpoints(_));
+        let end_of =
+            |purpose: Purpose| matches!(purpose, Purpose::Tunnel | Purpose::Pods | Purpose::Reports(_) | Purpose::Endpoints(_));
         for stream in self.streams.values_mut().filter(|stream| stream.client == host && end_of(stream.purpose)) {
             stream.open[CLIENT_END] = false;
         }
@@ -243,16 +244,16 @@ impl Simulation {
     }
 
     fn kill_container(&mut self, which: usize) {
-        let running: Vec<_> = self
-            .machines
-            .iter()
-            .flat_map(|(host, machine)| {
-                let boot = machine.boot;
-                machine.sandboxes.iter().filter_map(move |(uid, sandbox)| {
-                    Some((*host, boot, uid.clone(), sandbox.container.as_ref()?.restart_count))
+        let running: Vec<_> =
+            self.machines
+                .iter()
+                .flat_map(|(host, machine)| {
+                    let boot = machine.boot;
+                    machine.sandboxes.iter().filter_map(move |(uid, sandbox)| {
+                        Some((*host, boot, uid.clone(), sandbox.container.as_ref()?.restart_count))
+                    })
                 })
-            })
-            .collect();
+                .collect();
         if let Some((host, boot, uid, instance)) = running.get(which % running.len().max(1)).cloned() {
             self.after(0, Event::Container { host, boot, uid, instance, deed: Deed::Exits });
         }
@@ -265,8 +266,15 @@ impl Simulation {
     }
 
     fn delete_pod(&mut self, which: usize) {
-        let pods: Vec<(Key, String)> = self.server.store.world.pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none())
-            .map(|(key, pod)| (key.clone(), pod.metadata.uid.clone().unwrap_or_default())).collect();
+        let pods: Vec<(Key, String)> = self
+            .server
+            .store
+            .world
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none())
+            .map(|(key, pod)| (key.clone(), pod.metadata.uid.clone().unwrap_or_default()))
+            .collect();
         if let (true, Some((key, uid))) = (self.api_answers(), pods.get(which % pods.len().max(1))) {
             self.server.store.delete("Pod", key, uid, false);
             self.server.store.next += 1;

@@ -87,7 +87,8 @@ impl Server {
     pub(super) fn new(now: Instant, workers: usize) -> Self {
         let mut store = Cluster::new(workers);
         let controller = store.world.nodes[&(String::new(), "c1".to_owned())].clone();
-        store.edit("Node", &*controller, |value| value["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = json!(""));
+        store
+            .edit("Node", &*controller, |value| value["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = json!(""));
         Self { up: true, life: 1, store, endpoints_revision: 0, memory: Memory::new(now) }
     }
 }
@@ -181,7 +182,8 @@ impl Simulation {
     /// A tunnel's drains end with it.
     pub(super) fn tunnel_over(&mut self, stream: u64) {
         let memory = &mut self.server.memory;
-        let over: Vec<String> = memory.drains.keys().filter(|(tunnel, _)| *tunnel == stream).map(|(_, uid)| uid.clone()).collect();
+        let over: Vec<String> =
+            memory.drains.keys().filter(|(tunnel, _)| *tunnel == stream).map(|(_, uid)| uid.clone()).collect();
         for uid in over {
             memory.drains.remove(&(stream, uid.clone()));
             memory.barrier.change(|state| state.end(&uid, stream));
@@ -229,9 +231,8 @@ impl Simulation {
     /// One round of failure detection.
     pub(super) fn detect(&mut self, life: u64) {
         let now = Instant::now();
-        let watched: Vec<Watched> = (SERVER..self.hosts())
-            .map(|host| Watched { name: node_name(host), beside_server: host == SERVER })
-            .collect();
+        let watched: Vec<Watched> =
+            (SERVER..self.hosts()).map(|host| Watched { name: node_name(host), beside_server: host == SERVER }).collect();
         let memory = &mut self.server.memory;
         let round = memory.detector.round(now, &watched, &memory.beats, &memory.statements);
         let due = memory.detector.due();
@@ -241,7 +242,8 @@ impl Simulation {
             self.server.memory.number += 1;
             let request = self.server.memory.number;
             let Some(stream) = self.server.memory.tunnels.get(&host_of_node(&observer)).copied() else { continue };
-            let address = (std::net::Ipv4Addr::new(10, 77, 0, 10 + u8::try_from(host_of_node(&suspect)).expect("few")), PEER_PORT);
+            let address =
+                (std::net::Ipv4Addr::new(10, 77, 0, 10 + u8::try_from(host_of_node(&suspect)).expect("few")), PEER_PORT);
             self.server.memory.probes.insert(request, (stream, suspect, now));
             self.send(stream, SERVER_END, Message::ToNode(ToNode::Probe { request, address: address.into() }));
         }
@@ -276,9 +278,10 @@ impl Simulation {
         }
         if self.now_ms >= self.server.memory.alive_at_ms {
             self.server.memory.alive_at_ms = self.now_ms + ALIVE_EVERY_MS;
-            let watches = self.streams.iter().filter(|(_, stream)| {
-                stream.open[SERVER_END] && matches!(stream.purpose, Purpose::Pods | Purpose::Endpoints(_))
-            });
+            let watches = self
+                .streams
+                .iter()
+                .filter(|(_, stream)| stream.open[SERVER_END] && matches!(stream.purpose, Purpose::Pods | Purpose::Endpoints(_)));
             let watches: Vec<u64> = watches.map(|(number, _)| *number).collect();
             for stream in watches {
                 self.send(stream, SERVER_END, Message::Alive);
@@ -349,7 +352,10 @@ impl Simulation {
             | Action::Bind { target, .. }
             | Action::FinalizeNamespace(target) => {
                 let Some(current) = store.value(target.kind, &key_of(&target.namespace, &target.name)) else { return };
-                if !target.uid.is_empty() && current["metadata"]["uid"] != json!(target.uid) && !matches!(action, Action::Replace { .. }) {
+                if !target.uid.is_empty()
+                    && current["metadata"]["uid"] != json!(target.uid)
+                    && !matches!(action, Action::Replace { .. })
+                {
                     return;
                 }
                 Some(current)
@@ -358,7 +364,8 @@ impl Simulation {
         let kind = match &action {
             Action::Create { kind, .. } => *kind,
             Action::Replace { target, object } => {
-                if current.is_some_and(|current| current["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"]) {
+                if current.is_some_and(|current| current["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"])
+                {
                     return;
                 }
                 target.kind
