@@ -137,7 +137,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::orchestrator::api::barrier::Standing;
+    use crate::orchestrator::api::barrier::{LOAD_BALANCER, Standing};
     use crate::orchestrator::api::patch::Patch;
     use crate::orchestrator::api::registry::DeleteOptions;
     use crate::orchestrator::api::registry::tests::registry;
@@ -164,8 +164,8 @@ mod tests {
         registry.create(&kinds::ENDPOINTS, Some("default"), endpoints("web", &["p", "q"])).await.expect("created");
         registry.create(&kinds::ENDPOINTS, Some("default"), endpoints("other", &["p"])).await.expect("created");
         barrier.change(|state| {
-            state.heard("host", Report { applied: registry.revision().0, ..Report::default() }, Instant::now());
-            state.begin("p", Some(Ipv4Addr::new(10, 78, 1, 2)));
+            state.heard(LOAD_BALANCER, Report { applied: registry.revision().0, ..Report::default() }, Instant::now());
+            state.begin("p", Some(Ipv4Addr::new(10, 78, 1, 2)), 1);
         });
         assert!(matches!(standing(&barrier, false).await, Standing::Waiting { .. }));
         let gone = Patch::Merge(json!({"subsets": endpoints("web", &["q"])["subsets"]}));
@@ -176,7 +176,7 @@ mod tests {
         registry.create(&kinds::CONFIG_MAP, Some("default"), json!({"metadata": {"name": "m"}})).await.expect("created");
         assert!(matches!(standing(&barrier, true).await, Standing::Waiting { .. }), "the host has not seen it");
         let report = Report { applied: required, ..Report::default() };
-        barrier.heard("host", report, Instant::now());
+        barrier.heard(LOAD_BALANCER, report, Instant::now());
         assert_eq!(standing(&barrier, true).await, Standing::Drained { excluded: vec![] });
         following.abort();
     }

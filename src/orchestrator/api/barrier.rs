@@ -25,10 +25,15 @@ pub const LAPSED_AFTER: Duration = Duration::from_secs(3);
 /// After the server's start, balancers have so long to come back.
 pub const START_GRACE: Duration = Duration::from_secs(5);
 
+/// The host's load balancer, by its certificate. It is on no node, so nothing but its own report tells a server that there is one.
+pub const LOAD_BALANCER: &str = "system:flightcage:load-balancer";
+
 /// A pod that is to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Drain {
     address: Option<Ipv4Addr>,
+    /// The tunnels that asked for it: a node's old one may end after its new one has asked again.
+    tunnels: BTreeSet<u64>,
     /// The revision that every balancer has to pass; `None` while an Endpoints object still has the pod.
     required: Option<u64>,
 }
@@ -109,15 +114,21 @@ impl State {
         &self.nodes
     }
 
-    /// A pod is to stop; said again, nothing changes.
-    pub fn begin(&mut self, pod_uid: &str, address: Option<Ipv4Addr>) {
-        let drain = self.drains.entry(pod_uid.to_owned()).or_insert(Drain { address, required: None });
+    /// A pod is to stop, says a tunnel; said again, nothing changes.
+    pub fn begin(&mut self, pod_uid: &str, address: Option<Ipv4Addr>, tunnel: u64) {
+        let new = || Drain { address, tunnels: BTreeSet::new(), required: None };
+        let drain = self.drains.entry(pod_uid.to_owned()).or_insert_with(new);
         drain.address = address;
+        drain.tunnels.insert(tunnel);
     }
 
-    /// The pod has stopped.
-    pub fn end(&mut self, pod_uid: &str) {
-        self.drains.remove(pod_uid);
+    /// The pod has stopped, or its tunnel has ended.
+    pub fn end(&mut self, pod_uid: &str, tunnel: u64) {
+        let Some(drain) = self.drains.get_mut(pod_uid) else { return };
+        drain.tunnels.remove(&tunnel);
+        if drain.tunnels.is_empty() {
+            self.drains.remove(pod_uid);
+        }
     }
 
     /// Drains of which it is not known yet whether an Endpoints object has the pod.
@@ -151,7 +162,8 @@ impl State {
         let mut excluded = Vec::new();
         let mut reasons = Vec::new();
         let mut recheck: Option<Instant> = None;
-        let expected = self.nodes.iter().map(|node| proxy_of(node)).chain(self.balancers.keys().cloned());
+        let host = (now < self.started + START_GRACE).then(|| LOAD_BALANCER.to_owned());
+        let expected = self.nodes.iter().map(|node| proxy_of(node)).chain(self.balancers.keys().cloned()).chain(host);
         for name in expected.collect::<BTreeSet<_>>() {
             let (lapses, waits) = match self.balancers.get(&name) {
                 None => (self.started + START_GRACE, Some(format!("{name} has not been heard of"))),
@@ -304,8 +316,8 @@ mod tests {
     fn a_pod_drains_when_all_have_applied_its_leaving_and_none_is_connected() {
         let mut case = Case::new();
         case.report(0, "system:kube-proxy:w1", 6, 2);
-        case.report(0, "host", 9, 0);
-        case.state.begin("p", Some(POD));
+        case.report(0, LOAD_BALANCER, 9, 0);
+        case.state.begin("p", Some(POD), 1);
         assert!(case.state.orders().draining.is_empty());
         assert_eq!(case.reason(100), "it is still in Endpoints");
         assert_eq!(case.state.unsettled(), [("p".to_owned(), Some(POD))]);
@@ -320,14 +332,14 @@ mod tests {
         assert_eq!(case.reason(200), "system:kube-proxy:w1 has 3 open connections to it");
         case.report(300, "system:kube-proxy:w1", 7, 0);
         assert_eq!(case.reason(300), "drained without []");
-        case.state.end("p");
+        case.state.end("p", 1);
         assert!(case.state.orders().draining.is_empty());
     }
 
     #[test]
     fn the_silent_are_not_waited_for_but_named() {
         let mut case = Case::new();
-        case.state.begin("p", Some(POD));
+        case.state.begin("p", Some(POD), 1);
         case.state.left("p", 7);
         case.report(4000, "system:kube-proxy:w1", 6, 0);
         let Standing::Waiting { recheck, .. } = case.state.standing("p", case.at(4000)) else { panic!("it waits") };
@@ -340,13 +352,34 @@ mod tests {
         assert_eq!(case.reason(7600), "drained without []", "with its node, its proxy is gone");
     }
 
+    #[test]
+    fn a_server_that_starts_waits_for_the_hosts_load_balancer() {
+        let mut case = Case::new();
+        case.state.set_nodes(BTreeSet::new());
+        case.state.begin("p", Some(POD), 1);
+        case.state.left("p", 7);
+        assert_eq!(case.reason(4999), format!("{LOAD_BALANCER} has not been heard of"));
+        assert_eq!(case.reason(5000), "drained without []", "there may be none");
+    }
+
+    #[test]
+    fn an_old_tunnel_ends_no_drain_of_the_new_one() {
+        let mut case = Case::new();
+        case.state.begin("p", Some(POD), 1);
+        case.state.begin("p", Some(POD), 2);
+        case.state.end("p", 1);
+        assert_eq!(case.reason(100), "it is still in Endpoints");
+        case.state.end("p", 2);
+        assert_eq!(case.reason(100), "drained without []");
+    }
+
     #[tokio::test]
     async fn waiters_see_every_change() {
         let barrier = Barrier::default();
         let report = |applied| Report { applied, ..Report::default() };
         barrier.change(|state| {
-            state.heard("host", report(0), Instant::now());
-            state.begin("p", Some(POD));
+            state.heard(LOAD_BALANCER, report(0), Instant::now());
+            state.begin("p", Some(POD), 1);
         });
         let reasons = Mutex::new(Vec::new());
         let waiting = barrier.drained("p", |reason| reasons.lock().unwrap().push(reason.to_owned()));
@@ -359,11 +392,12 @@ mod tests {
             said(1).await;
             barrier.change(|state| state.left("p", 1));
             said(2).await;
-            barrier.heard("host", report(1), Instant::now());
+            barrier.heard(LOAD_BALANCER, report(1), Instant::now());
         };
         let (excluded, ()) = tokio::join!(waiting, leaving);
         assert!(excluded.is_empty());
-        assert_eq!(*reasons.lock().unwrap(), ["it is still in Endpoints", "host has not acknowledged that it left"]);
+        let left = format!("{LOAD_BALANCER} has not acknowledged that it left");
+        assert_eq!(*reasons.lock().unwrap(), ["it is still in Endpoints".to_owned(), left]);
         assert!(barrier.drained("unknown", |_| unreachable!("it waits for nothing")).await.is_empty());
     }
 }

@@ -149,7 +149,7 @@ impl Tunnels {
         let replaced = CancellationToken::new();
         let id = self.numbers.fetch_add(1, Ordering::Relaxed);
         let probes = Probes::default();
-        let mut drains = Drains { barrier: self.barrier.clone(), outbound: outbound.clone(), waiting: BTreeMap::new() };
+        let mut drains = Drains { id, barrier: self.barrier.clone(), outbound: outbound.clone(), waiting: BTreeMap::new() };
         let tunnel = Tunnel { id, outbound, requests: requests.clone(), probes: probes.clone(), replaced: replaced.clone() };
         let old = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), tunnel);
         if let Some(old) = old {
@@ -224,6 +224,8 @@ impl Tunnels {
 
 /// The drains that one tunnel asked for. They are over with it: an agent whose tunnel broke asks again.
 struct Drains {
+    /// The tunnel's number.
+    id: u64,
     barrier: Arc<Barrier>,
     outbound: mpsc::Sender<ToNode>,
     waiting: BTreeMap<String, AbortOnDropHandle<()>>,
@@ -234,7 +236,7 @@ impl Drains {
         if self.waiting.len() >= REQUESTS {
             return tracing::warn!(pod_uid, "a node drains more pods at once than it can have");
         }
-        self.barrier.change(|state| state.begin(&pod_uid, address));
+        self.barrier.change(|state| state.begin(&pod_uid, address, self.id));
         let (barrier, outbound, uid) = (self.barrier.clone(), self.outbound.clone(), pod_uid.clone());
         let waiting = tokio::spawn(async move {
             let tell = |reason: &str| {
@@ -250,7 +252,7 @@ impl Drains {
 
     fn end(&mut self, pod_uid: &str) {
         if self.waiting.remove(pod_uid).is_some() {
-            self.barrier.change(|state| state.end(pod_uid));
+            self.barrier.change(|state| state.end(pod_uid, self.id));
         }
     }
 }
@@ -258,7 +260,7 @@ impl Drains {
 impl Drop for Drains {
     fn drop(&mut self) {
         for pod_uid in self.waiting.keys() {
-            self.barrier.change(|state| state.end(pod_uid));
+            self.barrier.change(|state| state.end(pod_uid, self.id));
         }
     }
 }

@@ -15,7 +15,7 @@
 //!   only after [`EVICT_ALONE`].
 //! - A node goes on serving while another answers it that the server hears that one, or so many answer that the server is gone that the brake
 //!   holds here; and it believes what was answered for a while. So for [`SPARED_FOR`] after another node found it alive, or the brake held,
-//!   it is not lost either.
+//!   it is not lost either; nor for [`WITNESS_FOR`] after another worker was heard last that is silent now, since that one may have told it so.
 //! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm.
 //!
 //! ```text
@@ -57,6 +57,9 @@ const ANSWER_COUNTS: Duration = Duration::from_secs(2);
 /// After something spoke against replacing a node's pods, they are left alone for so long: as long as the node may go on serving on account of
 /// it (`agent::contact::ANSWER_COUNTS`), and three rounds of its fence.
 const SPARED_FOR: Duration = Duration::from_millis(1800);
+/// So long after the server heard a worker last, others may serve on by its word that the server hears it (`agent::contact`: `ASK_AFTER`,
+/// `ANSWER_COUNTS`, and a round of the fence).
+const WITNESS_FOR: Duration = Duration::from_millis(2300);
 /// So many nodes at most are asked about one.
 const OBSERVERS: usize = 3;
 
@@ -96,8 +99,14 @@ struct Known {
     heard: Instant,
     liveness: Liveness,
     asked: Option<Instant>,
-    /// When something last spoke against replacing its pods.
-    spared: Option<Instant>,
+    /// Until when something speaks against replacing its pods.
+    spared_until: Option<Instant>,
+}
+
+impl Known {
+    fn spare(&mut self, until: Option<Instant>) {
+        self.spared_until = self.spared_until.max(until);
+    }
 }
 
 impl Detector {
@@ -123,7 +132,7 @@ impl Detector {
                 heard: now,
                 liveness: Liveness::Alive,
                 asked: None,
-                spared: None,
+                spared_until: None,
             });
             if missed > TOLERATED {
                 known.heard = (known.heard + missed).min(now);
@@ -144,7 +153,7 @@ impl Detector {
             if unknown || silence < BEAT * 3 + patience.saturating_sub(PATIENCE_MIN / 2) {
                 known.liveness = Liveness::Alive;
                 known.asked = None;
-                known.spared = None;
+                known.spared_until = None;
             } else {
                 silences.push((node, silence));
                 known.liveness = known.liveness.max(Liveness::Suspect);
@@ -154,19 +163,22 @@ impl Detector {
         let silent = silences.iter().filter(|(node, _)| !node.beside_server).count();
         let braked = self.brake.holds(silent, workers);
         let mut ask = Vec::new();
-        for (node, silence) in silences {
-            if let Some(known) = self.nodes.get_mut(&node.name).filter(|_| braked) {
-                known.spared = Some(now);
-                // What was found before the brake held may not be so any more when it lets go.
-                known.liveness = known.liveness.min(Liveness::Silent);
+        for &(node, silence) in &silences {
+            let witnesses = silences.iter().filter(|(other, _)| other.name != node.name && !other.beside_server);
+            let witness = witnesses.map(|(_, silence)| *silence).min().filter(|silence| *silence < WITNESS_FOR);
+            if let Some(known) = self.nodes.get_mut(&node.name) {
+                known.spare(witness.map(|silence| now + WITNESS_FOR - silence));
+                known.spare(braked.then(|| now + SPARED_FOR));
+                if braked {
+                    // What was found before the brake held may not be so any more when it lets go.
+                    known.liveness = known.liveness.min(Liveness::Silent);
+                }
             }
             let observers = self.observers(watched, &node.name, beats);
             let (liveness, asked, found_alive) = self.judge(now, node, silence, patience, &observers, statements);
             let Some(known) = self.nodes.get_mut(&node.name) else { continue };
             known.liveness = liveness;
-            if found_alive {
-                known.spared = Some(now);
-            }
+            known.spare(found_alive.then(|| now + SPARED_FOR));
             if asked {
                 known.asked = Some(now);
                 ask.extend(observers.into_iter().map(|observer| (observer.name.clone(), node.name.clone())));
@@ -218,7 +230,7 @@ impl Detector {
         let missing = answers.iter().any(|answer| matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced));
         let alive = answers.iter().any(|answer| matches!(answer, PeerAnswer::Serving | PeerAnswer::Refused));
         let fenced = answers.contains(&PeerAnswer::Fenced);
-        let spared = known.spared.is_some_and(|spared| now.saturating_duration_since(spared) < SPARED_FOR);
+        let spared = known.spared_until.is_some_and(|until| now < until);
         let alone = observers.iter().all(|observer| observer.beside_server);
         let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
         if silence >= limit && missing && !alive && (fenced || !spared) {
@@ -250,6 +262,8 @@ mod tests {
         statements: Statements,
         workers: usize,
         late: Duration,
+        /// It beats, and cannot be asked.
+        mute: Option<&'static str>,
     }
 
     impl Case {
@@ -263,6 +277,7 @@ mod tests {
                 statements: Statements::new(),
                 workers: 2,
                 late: Duration::ZERO,
+                mute: None,
             };
             case.beat_until(20_000, &["c1", "w1", "w2"]);
             case
@@ -279,7 +294,7 @@ mod tests {
                 self.now_ms += 50;
                 if self.now_ms % HEARTBEAT_INTERVAL_MS == 0 {
                     for node in beating {
-                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: true };
+                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: self.mute != Some(*node) };
                         self.beats.insert((*node).to_owned(), beat);
                     }
                 }
@@ -389,13 +404,14 @@ mod tests {
     #[test]
     fn the_servers_own_machine_alone_is_a_weak_witness() {
         let mut case = Case::new();
-        case.beat_until(20_600, &["c1"]);
+        case.mute = Some("w2");
+        case.beat_until(20_600, &["c1", "w2"]);
         for at in (20_700..28_000).step_by(500) {
             case.says("c1", at, PeerAnswer::Silent);
-            assert!(case.beat_until(at + 100, &["c1"]).liveness["w1"] < Liveness::Lost);
+            assert!(case.beat_until(at + 100, &["c1", "w2"]).liveness["w1"] < Liveness::Lost);
         }
         case.says("c1", 28_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(28_200, &["c1"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(case.beat_until(28_200, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]
@@ -422,6 +438,18 @@ mod tests {
         assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent, "w2 is just back");
         case.says("w3", 33_500, PeerAnswer::Silent);
         assert_eq!(case.beat_until(34_200, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn a_witness_that_falls_silent_too_is_believed_for_a_while() {
+        let mut case = Case::new();
+        case.workers = 4;
+        case.beat_until(30_000, &["c1", "w1", "w2", "w3", "w4"]);
+        case.beat_until(31_000, &["c1", "w3", "w4"]);
+        case.says("w3", 31_000, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(32_200, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Suspect);
+        case.says("w3", 32_200, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(32_500, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Simulation {
     }
 
     pub(super) fn agent_dialled(&mut self, host: Host, stream: u64, purpose: Purpose) {
-        self.note(format!("host {host} dialled {purpose:?} {stream}"));
+        self.note(format!("agent of {} has {purpose:?}", node_name(host)));
         let agent = self.agent(host);
         if purpose == Purpose::Tunnel {
             agent.tunnel = Some(stream);
@@ -189,7 +189,7 @@ impl Simulation {
 
     /// The agent's end of a connection is closed: it dials again.
     pub(super) fn agent_lost(&mut self, host: Host, stream: u64) {
-        self.note(format!("host {host} lost {stream}"));
+        self.note(format!("agent of {} lost a connection", node_name(host)));
         let life = self.machines[&host].life;
         let agent = self.agent(host);
         let backoff = agent.backoff_ms;
@@ -207,6 +207,8 @@ impl Simulation {
         if self.machines[&host].agent.tunnel != Some(stream) {
             return;
         }
+        let late = Duration::from_millis(self.now_ms - due_ms);
+        let late = self.agent(host).contact.late(Instant::now(), late);
         for (tunnel, limit) in [(Some(stream), SILENCE_LIMIT_MS), (self.machines[&host].agent.watch, CALL_LIMIT_MS)] {
             let Some(number) = tunnel else { continue };
             if self.streams.get(&number).is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > limit) {
@@ -217,9 +219,8 @@ impl Simulation {
         if self.machines[&host].agent.tunnel != Some(stream) {
             return;
         }
-        let late = Duration::from_millis(self.now_ms - due_ms);
+        let late_ms = u64::try_from(late.as_millis()).expect("short");
         let agent = self.agent(host);
-        let late_ms = u64::try_from(agent.contact.late(Instant::now(), late).as_millis()).expect("short");
         agent.sequence += 1;
         if agent.sequence * HEARTBEAT_INTERVAL_MS > BACKOFF_LAST_MS {
             agent.backoff_ms = BACKOFF_FIRST_MS;

@@ -15,7 +15,7 @@ use super::messages::{Event, Message, Reply, Request};
 use super::network::{Host, OUTSIDE, Purpose, SERVER, SERVER_END};
 use crate::balancer::report::Orders;
 use crate::orchestrator::api::balancers::lists;
-use crate::orchestrator::api::barrier::{Barrier, Standing, State};
+use crate::orchestrator::api::barrier::{Barrier, LOAD_BALANCER, Standing, State};
 use crate::orchestrator::api::heartbeats::{Beat, Statement, Statements};
 use crate::orchestrator::control::detector::{Detector, Watched};
 use crate::orchestrator::control::nodes::Brake;
@@ -95,7 +95,7 @@ impl Server {
 
 /// The name of a balancer's certificate.
 pub(super) fn balancer_name(host: Host) -> String {
-    if host == OUTSIDE { "system:flightcage:load-balancer".to_owned() } else { format!("system:kube-proxy:{}", node_name(host)) }
+    if host == OUTSIDE { LOAD_BALANCER.to_owned() } else { format!("system:kube-proxy:{}", node_name(host)) }
 }
 
 pub(super) fn node_name(host: Host) -> String {
@@ -186,7 +186,7 @@ impl Simulation {
             memory.drains.keys().filter(|(tunnel, _)| *tunnel == stream).map(|(_, uid)| uid.clone()).collect();
         for uid in over {
             memory.drains.remove(&(stream, uid.clone()));
-            memory.barrier.change(|state| state.end(&uid));
+            memory.barrier.change(|state| state.end(&uid, stream));
         }
         self.barrier_turn();
     }
@@ -209,13 +209,13 @@ impl Simulation {
             }
             Message::FromNode(FromNode::Drain { pod_uid, address }) => {
                 self.note(format!("{} drains {pod_uid}", node_name(client)));
-                self.server.memory.barrier.change(|state| state.begin(&pod_uid, address));
+                self.server.memory.barrier.change(|state| state.begin(&pod_uid, address, stream));
                 self.server.memory.drains.insert((stream, pod_uid), None);
                 self.barrier_turn();
             }
             Message::FromNode(FromNode::DrainOver { pod_uid }) => {
                 if self.server.memory.drains.remove(&(stream, pod_uid.clone())).is_some() {
-                    self.server.memory.barrier.change(|state| state.end(&pod_uid));
+                    self.server.memory.barrier.change(|state| state.end(&pod_uid, stream));
                     self.barrier_turn();
                 }
             }
