@@ -161,6 +161,8 @@ mod tests {
         let registry = registry().await;
         let barrier = Arc::new(Barrier::default());
         let following = tokio::spawn(follow(registry.clone(), barrier.clone()));
+        // It has begun: what is required of balancers counts from its own start at least.
+        tokio::task::yield_now().await;
         registry.create(&kinds::ENDPOINTS, Some("default"), endpoints("web", &["p", "q"])).await.expect("created");
         registry.create(&kinds::ENDPOINTS, Some("default"), endpoints("other", &["p"])).await.expect("created");
         barrier.change(|state| {
