@@ -50,6 +50,10 @@ use server::Server;
 /// 242: a node was more patient with itself than the server, which had not heard how late it was.
 /// 545, 585: a node served on by the word of another that was cut off with it.
 const REGRESSIONS: &[u64] = &[0, 3, 151, 171, 242, 545, 585];
+/// Seeds that fail, and whose cause is still in production: a node that was frozen and replaced meanwhile thaws while the server does not
+/// hear it, or it not the server, and serves on (`Lease::ServeOn`): others tell it that the server is gone (100545; 100570, where its agent
+/// started anew) or that it is there (100833), and it knows nothing of the time it slept through. They move up when that is mended.
+const OPEN: &[u64] = &[100_545, 100_570, 100_833];
 /// So many others run by default.
 const SEEDS: u64 = 60;
 /// A dial that nobody answers is tried again after so long.
@@ -451,7 +455,12 @@ fn run(seed: u64) -> Result<Outcome, (String, Vec<String>)> {
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing");
-    runtime.block_on(async { Simulation::new(seed).run().await })
+    let simulated = || runtime.block_on(async { Simulation::new(seed).run().await });
+    // An assertion of production's that fails is a finding, too, and needs its seed.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(simulated)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err((format!("panicked: {}", text.unwrap_or_default()), Vec::new()))
+    })
 }
 
 fn seeds() -> Vec<u64> {
@@ -491,4 +500,12 @@ fn invariants_hold_whatever_happens() {
 fn a_seed_repeats() {
     let once = run(7).map_err(|(violation, _)| violation);
     assert_eq!(once, run(7).map_err(|(violation, _)| violation));
+}
+
+#[test]
+#[ignore = "fails: see OPEN"]
+fn what_is_still_open() {
+    for seed in OPEN {
+        assert_eq!(run(*seed).map(drop).map_err(|(violation, _)| violation), Ok(()), "seed {seed}");
+    }
 }

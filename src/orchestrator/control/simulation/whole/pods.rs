@@ -87,7 +87,8 @@ impl Simulation {
 
     /// `Worker::take_input`.
     fn take_input(&mut self, host: Host, uid: &str, pod: Arc<Pod>, gone: bool) {
-        let worker = self.agent(host).workers.get_mut(uid).expect("a worker");
+        // One whose end was noticed on the way here has gone.
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
         worker.pod = pod;
         worker.gone = gone;
         worker.observed.gone = gone;
