@@ -472,7 +472,6 @@ fn seeds() -> Vec<u64> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a test's output is shown on request")]
 fn invariants_hold_whatever_happens() {
     let (mut total, mut failed) = (Outcome::default(), Vec::new());
     let seeds = seeds();
@@ -482,7 +481,6 @@ fn invariants_hold_whatever_happens() {
             Err((violation, lines)) => failed.push((*seed, violation, lines)),
         }
     }
-    println!("{} seeds: {total:?}", seeds.len());
     if let Some((seed, _, lines)) = failed.first() {
         let violations: Vec<String> = failed.iter().map(|(seed, violation, _)| format!("seed {seed}: {violation}")).collect();
         panic!(
