@@ -110,7 +110,9 @@ pub(crate) fn config(
     };
     // As with Docker, another user than root holds none of them until it runs something that grants them.
     let held = if account.uid == 0 { capabilities.clone() } else { Vec::new() };
-    let mut namespaces = vec![json!({"type": "pid"}), json!({"type": "mount"}), json!({"type": "ipc"})];
+    // A control group namespace too: from the machine's own, mounting the hierarchy would set the mount options of the whole machine's.
+    let mut namespaces =
+        vec![json!({"type": "pid"}), json!({"type": "mount"}), json!({"type": "ipc"}), json!({"type": "cgroup"})];
     if let Some(netns) = places.netns {
         namespaces.push(json!({"type": "network", "path": netns}));
         namespaces.push(json!({"type": "uts"}));
