@@ -25,6 +25,8 @@ use crate::orchestrator::tunnel::{PEER_PORT, PeerAnswer};
 
 /// A node that has not answered for so long is silent.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+/// A lost SYN is sent again by the kernel after a second only, so a second connection is tried after so long: one lost packet is no silence.
+const CONNECT_AGAIN: Duration = Duration::from_millis(150);
 /// When the limit itself comes so late, this node was starved, and its finding counts for nothing.
 const LATE: Duration = Duration::from_millis(150);
 /// Longest answer.
@@ -122,7 +124,7 @@ impl Peers {
     /// Asks another agent.
     pub(crate) async fn ask(&self, address: SocketAddr) -> Found {
         let begun = Instant::now();
-        let connected = timeout(ANSWER_WITHIN, TcpStream::connect(address)).await;
+        let connected = timeout(ANSWER_WITHIN, connect(address)).await;
         if begun.elapsed() > ANSWER_WITHIN + LATE {
             return Found::Late;
         }
@@ -147,6 +149,18 @@ impl Peers {
     /// Looks for another agent, for the server.
     pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
         self.ask(address).await.into()
+    }
+}
+
+/// Connects, twice if need be; the first connection that is made or refused counts.
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let again = async {
+        tokio::time::sleep(CONNECT_AGAIN).await;
+        TcpStream::connect(address).await
+    };
+    tokio::select! {
+        connected = TcpStream::connect(address) => connected,
+        connected = again => connected,
     }
 }
 

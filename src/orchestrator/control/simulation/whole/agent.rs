@@ -29,6 +29,7 @@ const ASK_EVERY: Duration = Duration::from_millis(850);
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 /// As in `agent::peers`.
 const ANSWER_WITHIN_MS: u64 = 400;
+const CONNECT_AGAIN_MS: u64 = 150;
 const LATE_MS: u64 = 150;
 /// A request to the API that nothing comes back of fails after so long (keep-alive), and is sent again so often meanwhile.
 const CALL_LIMIT_MS: u64 = 5000;
@@ -335,11 +336,18 @@ impl Simulation {
         let life = self.machines[&from].life;
         let id = self.fresh();
         self.asks.insert(id, Ask { from, life, to, begun_ms: self.now_ms, why, over: false });
+        self.ask_leaves(id);
+        self.after(CONNECT_AGAIN_MS, Event::AskLeaves(id));
+        self.after(ANSWER_WITHIN_MS, Event::AskEnds { ask: id, found: Found::Silence });
+    }
+
+    /// A connection is dialled, the first or the second.
+    pub(super) fn ask_leaves(&mut self, id: u64) {
+        let Some(Ask { from, to, .. }) = self.asks.get(&id).cloned() else { return };
         let passes = self.network().passes(from, to);
         if let Some(after) = passes {
             self.after(after, Event::AskArrives(id));
         }
-        self.after(ANSWER_WITHIN_MS, Event::AskEnds { ask: id, found: Found::Silence });
     }
 
     /// The question is at the other machine, whose kernel answers whatever its agent does.

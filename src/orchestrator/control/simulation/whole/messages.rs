@@ -76,6 +76,7 @@ pub(super) enum Event {
     Worker { host: Host, life: u64, uid: String },
     Worked { host: Host, life: u64, uid: String, work: Work },
     Container { host: Host, boot: u64, uid: String, instance: u32, deed: Deed },
+    AskLeaves(u64),
     AskArrives(u64),
     AskEnds { ask: u64, found: Found },
     CallLeaves(u64),

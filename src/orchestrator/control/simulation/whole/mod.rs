@@ -243,7 +243,7 @@ impl Simulation {
             | Event::Worker { host, .. }
             | Event::Worked { host, .. }
             | Event::Container { host, .. } => Some(*host),
-            Event::AskEnds { ask, .. } => self.asker(*ask),
+            Event::AskLeaves(ask) | Event::AskEnds { ask, .. } => self.asker(*ask),
             Event::CallLeaves(call) | Event::CallEnds { call, .. } => self.calls.get(call).map(|call| call.from),
             Event::CallArrives(_)
             | Event::CallReturns { .. }
@@ -284,6 +284,7 @@ impl Simulation {
             Event::Container { host, boot, uid, instance, deed } if self.machines[&host].boot == boot => {
                 self.container(host, &uid, instance, deed);
             }
+            Event::AskLeaves(ask) => self.ask_leaves(ask),
             Event::AskArrives(ask) => self.ask_arrives(ask),
             Event::AskEnds { ask, found } => self.ask_ends(ask, found),
             Event::CallLeaves(call) => self.call_leaves(call),
