@@ -1,12 +1,13 @@
 //! Agents ask each other whether they live: the indirect probe of failure detection, and how a node without contact tells a dead server
-//! from a cut cable (see [`contact`](super::contact)).
+//! from a cut cable (see [`lease`](super::lease)).
 //!
 //! One question is one TLS connection, mutually authenticated, to [`PEER_PORT`]: the answer is one line of JSON, and it is over. A node asks
 //! only while somebody is silent, so that a quiet cluster has none of these.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -44,6 +45,9 @@ pub(crate) struct Hello {
     pub(crate) contact_ms: u64,
     /// It keeps service traffic from its pods.
     pub(crate) fenced: bool,
+    /// How long ago it told the server that the asking node is silent, or fenced: that it may be replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) denounced_ms: Option<u64>,
 }
 
 /// The other agents.
@@ -55,6 +59,8 @@ pub(crate) struct Peers {
     workers: Vec<SocketAddr>,
     contact: Arc<Contact>,
     fenced: AtomicBool,
+    /// Of whom the server was told that they may be replaced, and when last.
+    denounced: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
 impl Peers {
@@ -72,6 +78,7 @@ impl Peers {
             workers,
             contact,
             fenced: AtomicBool::new(false),
+            denounced: Mutex::default(),
         })
     }
 
@@ -109,11 +116,14 @@ impl Peers {
     }
 
     async fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
+        let asker = stream.peer_addr()?.ip();
         let mut stream = self.acceptor.accept(stream).await?;
-        let contact = Instant::now().saturating_duration_since(self.contact.heard());
+        let now = Instant::now();
+        let ago_ms = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
         let hello = Hello {
-            contact_ms: u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
+            contact_ms: ago_ms(self.contact.heard()),
             fenced: self.fenced.load(Ordering::Relaxed),
+            denounced_ms: self.denounced().get(&asker).copied().map(ago_ms),
         };
         let mut line = serde_json::to_vec(&hello)?;
         line.push(b'\n');
@@ -148,7 +158,15 @@ impl Peers {
 
     /// Looks for another agent, for the server.
     pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
-        self.ask(address).await.into()
+        let answer = self.ask(address).await.into();
+        if matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced) {
+            self.denounced().insert(address.ip(), Instant::now());
+        }
+        answer
+    }
+
+    fn denounced(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Instant>> {
+        self.denounced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
