@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::contact::Kept;
+use crate::orchestrator::private_file::make_private_parents;
 
 /// Three times in nanoseconds, the lowest byte first.
 const BYTES: usize = 24;
@@ -28,9 +29,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Opens the file, and reads what the agent before kept, if there was one since the machine started.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<Kept>)> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
+        make_private_parents(path)?;
         let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let mut bytes = [0; BYTES];
         let kept = file.read_exact_at(&mut bytes, 0).ok().and_then(|()| decode(&bytes, Clock::now()));

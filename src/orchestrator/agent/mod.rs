@@ -53,6 +53,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::kubernetes::client::{Client, ClientError, ListParams, Object, ObjectMap, Reflector};
+use crate::orchestrator::RUN_DIRECTORY;
 use crate::orchestrator::config::AgentConfig;
 use contact::Contact;
 use containers::{RealRuntime, RuntimeConfig};
@@ -67,9 +68,6 @@ use server::Server;
 pub use tunnel::TunnelError;
 use volumes::Roots;
 use work::Context;
-
-/// Where what must not touch the disk is kept: systemd makes `/run` a tmpfs.
-const RUN_DIRECTORY: &str = "/run/flightcage";
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
