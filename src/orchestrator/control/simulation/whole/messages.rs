@@ -85,6 +85,7 @@ pub(super) enum Event {
     CallEnds { call: u64, reply: Reply },
     Report { balancer: usize, life: u64, stream: u64, regular: bool },
     Client { balancer: usize, life: u64 },
+    Rules { balancer: usize, life: u64 },
     Detect { life: u64 },
     Reconcile { life: u64 },
     Write { life: u64, actions: Vec<Action> },

@@ -257,7 +257,9 @@ impl Simulation {
             | Event::Write { .. }
             | Event::Barrier { .. }
             | Event::TunnelOver { .. } => Some(SERVER),
-            Event::Report { balancer, .. } | Event::Client { balancer, .. } => Some(self.balancers[*balancer].host),
+            Event::Report { balancer, .. } | Event::Client { balancer, .. } | Event::Rules { balancer, .. } => {
+                Some(self.balancers[*balancer].host)
+            }
             Event::AskArrives(_) | Event::Script(_) => None,
         }
     }
@@ -300,6 +302,7 @@ impl Simulation {
                 self.report(index, stream, regular)
             }
             Event::Client { balancer: index, life } if balancer(index, life) => self.client(index),
+            Event::Rules { balancer: index, life } if balancer(index, life) => self.old_rules(index),
             Event::Detect { life } if server(life) => self.detect(life),
             Event::Reconcile { life } if server(life) => self.reconcile(life),
             Event::Write { life, actions } if server(life) => self.write(actions),

@@ -255,6 +255,7 @@ impl Simulation {
         if self.balancers[host].up {
             self.stop_balancer(host);
         }
+        self.balancers[host].kept = None;
         if host == SERVER && self.server.up {
             self.stop_server();
         }
