@@ -1,54 +1,56 @@
-//! When the server last heard this node, and what follows from its silence: the node's own lease.
+//! When the server last heard this node, and whether it may have replaced this node's pods since: the node's own lease.
 //!
 //! Every ping on the tunnel carries a number; its answer proves that the server had heard this node when the ping was sent, or later. So
-//! the lease, which counts from the sending, has lapsed here before the server can think so.
+//! the lease, which counts from the sending, has lapsed here before the server can think so. What follows then is [`lease`](super::lease)'s
+//! table.
 //!
-//! # Cut off, or left alone?
-//! From this side a dead server and a cut cable look the same; the other nodes tell them apart. The question matters: pods of a node that
-//! is cut off are replaced elsewhere, pods of a node that lost its server are not, and must go on serving (fail static).
+//! # Doubt
+//! That table is for a node that was awake. One that slept (its machine was frozen, or stood still) past the time for which it knew that
+//! nothing was replaced, or whose agent has just started, may have been replaced and brought back to a cluster whose server is gone by now,
+//! or cut off from this node alone. What others say of now does not help it. The clock counts the time that was slept (design.md,
+//! "Freeze"), so the first look afterwards finds it out:
 //!
-//! | the lease has lapsed, and | the node |
-//! |---|---|
-//! | another worker answers that it does reach the server | serves on for [`CUT_OFF_AFTER`], since the server does not evict what another node reaches; then it fences itself and says so, which lets the server replace |
-//! | it and those that answer that they do not reach the server either are more than half of all workers | serves on: the server is gone, or on the smaller side, where it may not evict so many (`control::Brake`) |
-//! | they are not | fences its pods: it is on the smaller side of a partition |
-//! | there is no other worker | serves on: nothing can be replaced anywhere |
-//!
-//! Nobody is silent who lets a TCP connection be made: a machine's kernel answers long before a starved agent does. And a node whose own
-//! processor is starved is patient by as much as it was late of late, as the server is, which it tells so with every beat: by what the
-//! server is known to have heard, no more.
-//!
-//! The fence is lifted once the server hears this node again, after the pods that were replaced have been removed by UID; without the server
-//! only when so many lost it no later than this node did that it cannot have replaced anything ([`Lease::LeftAlone`]): behind a fence that
-//! was up while the server lived there may be pods that serve elsewhere.
+//! ```text
+//!  sure ──────── now is past what was known to be safe, or the agent starts ────────► in doubt ──the table says so──► fenced
+//!    ▲                                                                                   │ undecided, or serves on,     │
+//!    │                                                                                   └── for DECIDED_WITHIN ───────►│
+//!    ├── the API has every pod that runs here, and has heard the node without a break since ◄───────────────────────────┤
+//!    └── left alone: the server was gone before it could replace anything ◄─────────────────────────────────────────────┘
+//! ```
+//! A node in doubt does not fence itself at once: most have stood still for a moment, as the whole host may have, and their server
+//! answers the next ping.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::lease::{CUT_OFF_AFTER, Lease, Own, PeerSaid, judge, lapses};
 use crate::orchestrator::lateness::Lateness;
 
-/// Without contact for so long the lease has lapsed. Shorter than the time after which the server may replace this node's pods (a pause of a
-/// second, a beat, and its patience: `control::detector`).
-pub(crate) const LEASE: Duration = Duration::from_millis(1250);
-/// Other nodes are asked when contact is older than this, which is two pings.
-pub(crate) const ASK_AFTER: Duration = Duration::from_millis(700);
-/// A node that is cut off from the server alone gives up its pods after so long.
-pub(crate) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
-/// An answer of another node counts for so long.
-pub(crate) const ANSWER_COUNTS: Duration = Duration::from_millis(1500);
-/// An answer comes within so long (`peers::ANSWER_WITHIN`, once to connect and once to speak).
-const ANSWERED_WITHIN: Duration = Duration::from_millis(800);
-/// The server is patient by as much as a node was late, by these at least and at most (`control::detector`); the least is part of [`LEASE`].
-const LATE_MIN: Duration = Duration::from_millis(150);
-const LATE_MAX: Duration = Duration::from_secs(3);
 /// Pings whose answers are waited for.
 const PINGS: usize = 64;
+/// Who was awake at a moment is found silent by nobody for so long: a question is waited for as long (`peers::ANSWER_WITHIN`).
+const AWAKE_FOR: Duration = Duration::from_millis(400);
+/// A node in doubt may serve for so long: a ping and its answer, or a question to the others and a second. Longer after the agent's start:
+/// its tunnel has to be dialled.
+const DECIDED_WITHIN: Duration = Duration::from_millis(1200);
+const DECIDED_AFTER_START: Duration = Duration::from_secs(3);
 
-/// Pings and their answers.
+/// What an agent knows that the next one needs, should it end now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// When the server is known to have heard this node last.
+    pub(crate) heard: Instant,
+    /// By how much the node was late, as far as the server knew then.
+    pub(crate) late: Duration,
+    /// When the last lease lapses under which nothing here had been replaced.
+    pub(crate) sure: Instant,
+}
+
+/// Pings and their answers, and what they prove.
 #[derive(Debug)]
 pub(crate) struct Contact {
     state: Mutex<State>,
@@ -59,9 +61,21 @@ struct State {
     next: u64,
     waiting: VecDeque<Waiting>,
     heard: Instant,
+    /// The server has heard the node since then without a lapse in between.
+    unbroken_since: Instant,
     lateness: Lateness,
     /// The worst lateness that the server knew of when it heard this node last.
     told: Duration,
+    /// See [`Kept`]. It stays where it is while there is doubt.
+    sure: Instant,
+    /// Nothing here is replaced before this.
+    safe_until: Instant,
+    /// There is doubt, and it is decided by then.
+    doubt: Option<Instant>,
+    /// When it was last looked what to do.
+    looked: Instant,
+    /// Others reach the server since then, and this node does not. (When all have lost it and it returns, somebody is the last to find it.)
+    cut_off_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -71,23 +85,53 @@ struct Waiting {
     told: Duration,
 }
 
+impl State {
+    fn lapse(&self) -> Instant {
+        lapses(self.heard, self.told)
+    }
+
+    /// The server was heard while there was no doubt.
+    fn is_sure(&mut self) {
+        let lapse = self.lapse();
+        self.sure = lapse;
+        self.safe_until = self.safe_until.max(lapse);
+    }
+}
+
 impl Contact {
-    /// The lease of an agent that starts now.
-    pub(crate) fn new(now: Instant) -> Self {
-        let state = State { next: 0, waiting: VecDeque::new(), heard: now, lateness: Lateness::default(), told: Duration::ZERO };
+    /// The lease of an agent that starts now. `before` is what the agent before it kept; without one, nothing ran before.
+    pub(crate) fn new(now: Instant, before: Option<Kept>) -> Self {
+        let kept = before.unwrap_or(Kept { heard: now, late: Duration::ZERO, sure: lapses(now, Duration::ZERO) });
+        let state = State {
+            next: 0,
+            waiting: VecDeque::new(),
+            heard: kept.heard,
+            unbroken_since: now,
+            lateness: Lateness::default(),
+            told: kept.late,
+            sure: kept.sure,
+            safe_until: now,
+            doubt: Some(now + DECIDED_AFTER_START),
+            looked: now,
+            cut_off_since: None,
+        };
         Self { state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A beat was late by so much. Returns what it is to tell the server: the worst of late, since any beat before may be lost.
     pub(crate) fn late(&self, now: Instant, late: Duration) -> Duration {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.lateness.note(now, late);
         state.lateness.worst(now)
     }
 
     /// What to put into a ping that is sent now, behind a beat.
     pub(crate) fn ping(&self, now: Instant) -> Bytes {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.next += 1;
         let number = state.next;
         let told = state.lateness.worst(now);
@@ -98,181 +142,245 @@ impl Contact {
         Bytes::copy_from_slice(&number.to_be_bytes())
     }
 
-    /// A ping was answered.
-    pub(crate) fn answered(&self, ping: &[u8]) {
-        let Ok(number) = ping.try_into().map(u64::from_be_bytes) else { return };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A ping was answered. Returns what is to be kept of it.
+    pub(crate) fn answered(&self, ping: &[u8]) -> Option<Kept> {
+        let number = ping.try_into().map(u64::from_be_bytes).ok()?;
+        let mut state = self.state();
+        let mut news = false;
         while state.waiting.front().is_some_and(|waiting| waiting.number <= number) {
-            if let Some(Waiting { sent, told, .. }) = state.waiting.pop_front().filter(|waiting| waiting.sent >= state.heard) {
-                (state.heard, state.told) = (sent, told);
+            let Some(Waiting { sent, told, .. }) = state.waiting.pop_front().filter(|waiting| waiting.sent >= state.heard) else {
+                continue;
+            };
+            if sent > state.lapse() {
+                state.unbroken_since = sent;
             }
+            (state.heard, state.told) = (sent, told);
+            // One that slept and is answered before its next look has not looked at what was replaced meanwhile.
+            if state.doubt.is_none() && sent <= state.safe_until {
+                state.is_sure();
+            }
+            news = true;
         }
+        news.then(|| Kept { heard: state.heard, late: state.told, sure: state.sure })
     }
 
     /// When the server is known to have heard this node last.
     pub(crate) fn heard(&self) -> Instant {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).heard
+        self.state().heard
     }
 
-    /// By how much this node was late, as far as the server knew then: it is as patient.
-    pub(crate) fn patience(&self) -> Duration {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).told
+    /// When the lease lapses.
+    pub(crate) fn lapse(&self) -> Instant {
+        self.state().lapse()
     }
-}
 
-/// What another worker said last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PeerSaid {
-    /// When it was asked.
-    pub(crate) asked: Instant,
-    /// What came back.
-    pub(crate) word: Word,
-}
+    /// What to do now. `workers` are the last words of all other workers. To be called several times a second while contact is missing.
+    pub(crate) fn look(&self, now: Instant, workers: &[Option<PeerSaid>]) -> Lease {
+        let mut state = self.state();
+        let slept = now > state.looked + AWAKE_FOR;
+        state.looked = now;
+        state.doubt = match state.doubt {
+            None => (now > state.safe_until).then(|| now + DECIDED_WITHIN),
+            // What was to decide it could not be asked for meanwhile.
+            Some(by) if slept => Some(by.max(now + DECIDED_WITHIN)),
+            doubt => doubt,
+        };
+        let mut lease = judge(now, &Own { lapse: state.lapse(), sure: state.sure }, workers);
+        match lease {
+            Lease::CutOff(_) if now.saturating_duration_since(*state.cut_off_since.get_or_insert(now)) >= CUT_OFF_AFTER => {
+                lease = Lease::Fence;
+            }
+            Lease::Held | Lease::ServeOn(_) | Lease::LeftAlone(_) => state.cut_off_since = None,
+            Lease::CutOff(_) | Lease::Fence | Lease::Undecided => {}
+        }
+        match (lease, state.doubt) {
+            (Lease::LeftAlone(until), _) => {
+                state.doubt = None;
+                state.safe_until = state.safe_until.max(until);
+            }
+            (Lease::Fence, _) => state.doubt = Some(now),
+            (Lease::ServeOn(_) | Lease::CutOff(_) | Lease::Undecided, Some(by)) if now >= by => return Lease::Fence,
+            (Lease::ServeOn(until) | Lease::CutOff(until), None) => state.safe_until = state.safe_until.max(until),
+            (Lease::Held | Lease::Undecided, None) => state.safe_until = state.safe_until.max(now + AWAKE_FOR),
+            (Lease::Held | Lease::ServeOn(_) | Lease::CutOff(_) | Lease::Undecided, Some(_)) => {}
+        }
+        lease
+    }
 
-/// What came back from another worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// It said how long ago the server heard it.
-    Contact(Duration),
-    /// Its machine answered, its agent did not, or not in time.
-    Reached,
-    /// Nothing.
-    Silence,
-}
+    /// Whether pods of this node may have been replaced.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.state().doubt.is_some()
+    }
 
-/// What to do with the pods' service traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lease {
-    /// The server hears this node.
-    Held,
-    /// The server does not hear this node, but its pods are not being replaced: as before, with or without a fence.
-    ServeOn,
-    /// Nor can they have been replaced since the lease lapsed: the server was gone by then.
-    LeftAlone,
-    /// Keep service traffic away from the pods.
-    Fence,
-    /// Nobody has answered yet: as before.
-    Undecided,
-}
+    /// The API was asked then, and had every pod that runs here. Returns whether that is still worth something: the server must have heard
+    /// the node ever since.
+    pub(crate) fn all_are_known(&self, asked: Instant) -> bool {
+        let mut state = self.state();
+        let worth = state.unbroken_since <= asked;
+        if worth {
+            state.doubt = None;
+            state.is_sure();
+        }
+        worth
+    }
 
-/// When the lease lapses.
-pub(crate) fn lapses(heard: Instant, late: Duration) -> Instant {
-    heard + LEASE + late.clamp(LATE_MIN, LATE_MAX) - LATE_MIN
-}
-
-/// The table of the module's head. `workers` are the last words of all other workers; `late` is [`Contact::patience`].
-pub(crate) fn judge(now: Instant, heard: Instant, workers: &[Option<PeerSaid>], late: Duration) -> Lease {
-    let silence = now.saturating_duration_since(heard);
-    if now < lapses(heard, late) {
-        return Lease::Held;
+    /// Whatever could not be removed is served no more by anybody: the doubt is given up.
+    pub(crate) fn give_up_doubt(&self) {
+        let mut state = self.state();
+        state.doubt = None;
+        state.is_sure();
     }
-    if workers.is_empty() {
-        return Lease::LeftAlone;
-    }
-    let fresh = |said: &&PeerSaid| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
-    let said: Vec<PeerSaid> = workers.iter().flatten().filter(fresh).copied().collect();
-    let words: Vec<Word> = said.iter().map(|said| said.word).collect();
-    if words.iter().any(|word| matches!(word, Word::Contact(contact) if *contact < ASK_AFTER)) {
-        return if silence >= CUT_OFF_AFTER { Lease::Fence } else { Lease::ServeOn };
-    }
-    let count = |wanted: fn(&Word) -> bool| words.iter().filter(|word| wanted(word)).count();
-    let is_majority = |others: usize| (others + 1) * 2 > workers.len() + 1;
-    // It spoke after it was asked, and within the limits of a question: then its contact is not younger than this.
-    let lost_by = |said: &PeerSaid| match said.word {
-        Word::Contact(contact) => (said.asked + ANSWERED_WITHIN).checked_sub(contact),
-        Word::Reached | Word::Silence => None,
-    };
-    if is_majority(said.iter().filter_map(lost_by).filter(|lost| *lost <= heard + LEASE).count()) {
-        return Lease::LeftAlone;
-    }
-    if is_majority(count(|word| matches!(word, Word::Contact(_)))) {
-        return Lease::ServeOn;
-    }
-    let possible = workers.len() - count(|word| *word == Word::Silence);
-    if is_majority(possible) { Lease::Undecided } else { Lease::Fence }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lease::{LEASE, Word};
     use super::*;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
+    /// A node that was sure when it was heard at its start.
+    fn sure(start: Instant) -> Contact {
+        let contact = Contact::new(start, None);
+        assert!(contact.all_are_known(start));
+        contact
+    }
+
+    fn said(asked: Instant, age_ms: u64) -> [Option<PeerSaid>; 1] {
+        [Some(PeerSaid { asked, answered: asked, word: Word::Contact(MS(age_ms)), denounced: None })]
+    }
+
     #[test]
     fn the_lease_counts_from_the_sending_of_an_answered_ping() {
         let start = Instant::now();
-        let contact = Contact::new(start);
+        let contact = sure(start);
         let pings: Vec<Bytes> = (1..=3).map(|number| contact.ping(start + MS(number * 300))).collect();
-        contact.answered(&pings[1]);
+        assert!(contact.answered(&pings[1]).is_some());
         assert_eq!(contact.heard(), start + MS(600));
-        contact.answered(&pings[0]);
-        contact.answered(b"nonsens");
+        assert_eq!(contact.answered(&pings[0]), None);
+        assert_eq!(contact.answered(b"nonsens"), None);
         assert_eq!(contact.heard(), start + MS(600), "an old answer takes nothing back");
-        contact.answered(&pings[2]);
-        assert_eq!(contact.heard(), start + MS(900));
+        let kept = contact.answered(&pings[2]);
+        let sure = start + MS(900) + LEASE;
+        assert_eq!(kept, Some(Kept { heard: start + MS(900), late: Duration::ZERO, sure }));
         for _ in 0..1000 {
             contact.ping(start);
         }
-        assert!(contact.state.lock().unwrap().waiting.len() <= PINGS);
+        assert!(contact.state().waiting.len() <= PINGS);
     }
 
     #[test]
     fn patience_is_what_the_server_knows_of() {
         let start = Instant::now();
-        let contact = Contact::new(start);
+        let contact = sure(start);
+        let patience = || contact.lapse() - contact.heard() - LEASE;
         let ping = contact.ping(start);
         assert_eq!(contact.late(start + MS(2000), MS(1800)), MS(1800));
         contact.answered(&ping);
-        assert_eq!(contact.patience(), Duration::ZERO, "that ping was before");
+        assert_eq!(patience(), Duration::ZERO, "that ping was before");
         assert_eq!(contact.late(start + MS(2150), MS(0)), MS(1800), "told again, since a beat may be lost");
         contact.answered(&contact.ping(start + MS(2150)));
-        assert_eq!(contact.patience(), MS(1800));
+        assert_eq!(patience(), MS(1650), "the least is part of the lease");
         contact.answered(&contact.ping(start + MS(8000)));
-        assert_eq!(contact.patience(), Duration::ZERO);
+        assert_eq!(patience(), Duration::ZERO);
     }
 
     #[test]
-    fn cut_off_or_left_alone() {
-        let heard = Instant::now();
-        let now = heard + MS(1300);
-        let said = |word: Word| Some(PeerSaid { asked: now - MS(200), word });
-        let contact = |age| said(Word::Contact(MS(age)));
-        let (silence, reached) = (said(Word::Silence), said(Word::Reached));
-        let old = Some(PeerSaid { asked: now - MS(1600), word: Word::Silence });
-        for (workers, wanted) in [
-            (vec![], Lease::LeftAlone),
-            (vec![None], Lease::Undecided),
-            (vec![old], Lease::Undecided),
-            (vec![silence], Lease::Fence),
-            (vec![reached], Lease::Undecided),
-            (vec![silence, None], Lease::Undecided),
-            (vec![silence, silence, None], Lease::Fence),
-            (vec![contact(1200), silence], Lease::LeftAlone),
-            (vec![contact(1200), silence, silence], Lease::Fence),
-            (vec![contact(1200), contact(1300), silence, None], Lease::LeftAlone),
-            (vec![contact(100), silence, silence], Lease::ServeOn),
-        ] {
-            assert_eq!(judge(now, heard, &workers, Duration::ZERO), wanted, "{workers:?}");
-            assert_eq!(judge(now, heard, &workers, MS(250)), Lease::Held, "it was late itself");
+    fn who_slept_is_in_doubt_whatever_others_say() {
+        for (age_ms, why) in [(100, "the server is there"), (2000, "it is gone, and was not when the lease lapsed")] {
+            let start = Instant::now();
+            let contact = sure(start);
+            let woke = start + MS(10_000);
+            let look = |ms| contact.look(woke + MS(ms), &said(woke + MS(ms), age_ms + ms));
+            assert!(matches!(look(0), Lease::ServeOn(_) | Lease::CutOff(_)), "{why}");
+            assert!(contact.is_in_doubt());
+            for ms in (300..1200).step_by(300) {
+                assert_ne!(look(ms), Lease::Fence, "its server may answer yet");
+            }
+            assert_eq!(look(1200), Lease::Fence, "{why}");
         }
-        let later = heard + CUT_OFF_AFTER;
-        let word = |age| Some(PeerSaid { asked: later - MS(100), word: Word::Contact(MS(age)) });
-        assert_eq!(judge(later, heard, &[word(100)], Duration::ZERO), Lease::Fence, "cut off from the server alone");
-        assert_eq!(judge(later, heard, &[word(5000)], MS(60_000)), Lease::ServeOn, "the server is gone, for as long as it takes");
     }
 
     #[test]
-    fn a_fence_stays_while_the_server_may_have_replaced_what_is_behind_it() {
-        let heard = Instant::now();
-        let now = heard + MS(10_000);
-        let lost = |age| Some(PeerSaid { asked: now - MS(200), word: Word::Contact(MS(age)) });
-        for (workers, wanted) in [
-            (vec![lost(9500), lost(9600)], Lease::LeftAlone),
-            (vec![lost(9500), lost(2000)], Lease::LeftAlone),
-            (vec![lost(2000), lost(2000)], Lease::ServeOn),
-            (vec![lost(9500), lost(100)], Lease::ServeOn),
-        ] {
-            assert_eq!(judge(now, heard, &workers, Duration::ZERO), wanted, "{workers:?}");
+    fn who_is_awake_serves_on_until_it_was_cut_off_alone_for_long() {
+        let start = Instant::now();
+        let contact = sure(start);
+        // At first the server is gone for all, later for it alone.
+        for ms in (0..60_000).step_by(300) {
+            let now = start + MS(ms);
+            let lease = contact.look(now, &said(now, if ms < 30_000 { ms } else { 100 }));
+            let wanted = match ms {
+                0..1250 => matches!(lease, Lease::Held),
+                1250..30_000 => matches!(lease, Lease::LeftAlone(_)),
+                30_000..50_000 => matches!(lease, Lease::CutOff(_)),
+                _ => lease == Lease::Fence,
+            };
+            assert!(wanted, "{lease:?} at {ms}");
+            assert_eq!(contact.is_in_doubt(), lease == Lease::Fence);
         }
+    }
+
+    #[test]
+    fn who_slept_and_was_left_alone_is_sure() {
+        let start = Instant::now();
+        let contact = sure(start);
+        let woke = start + MS(10_000);
+        assert_eq!(contact.look(woke, &[None]), Lease::Undecided);
+        assert!(contact.is_in_doubt());
+        assert!(matches!(contact.look(woke + MS(100), &said(woke, 9900)), Lease::LeftAlone(_)));
+        assert!(!contact.is_in_doubt());
+    }
+
+    #[test]
+    fn doubt_ends_when_the_api_has_what_runs_here_and_contact_was_not_broken() {
+        let start = Instant::now();
+        let contact = sure(start);
+        let woke = start + MS(10_000);
+        let kept = contact.answered(&contact.ping(woke)).expect("it is news");
+        assert_eq!(kept.sure, start + LEASE, "it has slept, though it did not look yet");
+        assert_eq!(contact.look(woke + MS(10), &[None]), Lease::Held);
+        assert!(contact.is_in_doubt());
+        assert!(!contact.all_are_known(woke - MS(9000)), "pods may have been replaced after that");
+        assert!(contact.all_are_known(woke + MS(10)) && !contact.is_in_doubt());
+        let kept = contact.answered(&contact.ping(woke + MS(300))).expect("it is news");
+        assert_eq!(kept.sure, woke + MS(300) + LEASE);
+    }
+
+    #[test]
+    fn a_fence_is_doubt_that_contact_alone_does_not_end() {
+        let start = Instant::now();
+        let contact = sure(start);
+        let silence = |at| [Some(PeerSaid { asked: at, answered: at, word: Word::Silence, denounced: None })];
+        for ms in (300..=1200).step_by(300) {
+            contact.look(start + MS(ms), &silence(start + MS(ms)));
+        }
+        assert_eq!(contact.look(start + MS(1300), &silence(start + MS(1300))), Lease::Fence);
+        // Heard for a moment; then the server is gone, as others say, before it could be asked anything.
+        contact.answered(&contact.ping(start + MS(5000)));
+        assert_eq!(contact.look(start + MS(5100), &[None]), Lease::Held);
+        let later = start + MS(7000);
+        assert!(matches!(contact.look(later, &said(later, 2000)), Lease::ServeOn(_)), "the fence is left as it is");
+        assert!(contact.is_in_doubt());
+    }
+
+    #[test]
+    fn an_agent_that_starts_knows_what_the_one_before_it_kept() {
+        let before = Instant::now();
+        let start = before + MS(10_000);
+        let kept = Kept { heard: before, late: Duration::ZERO, sure: before + LEASE };
+        // Left alone all the time: the server was gone first.
+        let contact = Contact::new(start, Some(kept));
+        assert!(matches!(contact.look(start, &said(start, 9900)), Lease::LeftAlone(_)));
+        // The server lives, and has had the time to replace: the tunnel has to be open by then.
+        let contact = Contact::new(start, Some(kept));
+        for ms in (0..3000).step_by(300) {
+            assert!(matches!(contact.look(start + MS(ms), &said(start + MS(ms), 100)), Lease::CutOff(_)), "{ms}");
+        }
+        assert_eq!(contact.look(start + MS(3000), &said(start + MS(3000), 100)), Lease::Fence);
+        // What was in doubt before stays so.
+        let contact = Contact::new(start, Some(Kept { heard: start - MS(100), ..kept }));
+        assert_eq!(contact.look(start, &[None]), Lease::Held);
+        assert!(matches!(contact.look(start + MS(1300), &said(start + MS(1300), 1400)), Lease::ServeOn(_)));
+        assert!(contact.is_in_doubt());
     }
 }

@@ -22,7 +22,9 @@ mod drain;
 mod environment;
 mod events;
 mod fence;
+mod kept;
 mod launch;
+pub(crate) mod lease;
 mod node;
 mod objects;
 pub(crate) mod peers;
@@ -51,11 +53,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::kubernetes::client::{Client, ClientError, ListParams, Object, ObjectMap, Reflector};
+use crate::orchestrator::RUN_DIRECTORY;
 use crate::orchestrator::config::AgentConfig;
 use contact::Contact;
 use containers::{RealRuntime, RuntimeConfig};
 use drain::Drains;
 use events::Recorder;
+use kept::Keeper;
 use node::Machine;
 use peers::Peers;
 use pods::{Checkpoint, Wanted};
@@ -64,9 +68,6 @@ use server::Server;
 pub use tunnel::TunnelError;
 use volumes::Roots;
 use work::Context;
-
-/// Where what must not touch the disk is kept: systemd makes `/run` a tmpfs.
-const RUN_DIRECTORY: &str = "/run/flightcage";
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,9 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let identity = &config.identity;
     let client = Client::from_identity_files(&config.server, &identity.ca, &identity.certificate, &identity.key)?;
     let endpoint = tunnel::Endpoint::new(&config)?;
-    let contact = Arc::new(Contact::new(tokio::time::Instant::now()));
+    let path = volatile.join("contact");
+    let (keeper, before) = Keeper::open(&path).map_err(|source| AgentError::Directory { path, source })?;
+    let contact = Arc::new(Contact::new(tokio::time::Instant::now(), before));
     let peers = Arc::new(Peers::new(&config, contact.clone())?);
     let machine = Machine::inspect();
     let roots = Roots { durable: config.data_dir.join("volumes"), volatile: volatile.join("volumes") };
@@ -149,7 +152,7 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let mut tasks = JoinSet::new();
     tasks.spawn(peers.clone().answer_all());
     tasks.spawn(fence::keep(client.clone(), config.node.clone(), runtime.clone(), peers.clone(), contact.clone()));
-    tasks.spawn(tunnel::keep(endpoint, tunnel::Served { runtime, peers, contact, drains, opened: look.clone() }));
+    tasks.spawn(tunnel::keep(endpoint, tunnel::Served { runtime, peers, contact, keeper, drains, opened: look.clone() }));
     tasks.spawn(node::keep_lease(client.clone(), config.node.clone()));
     tasks.spawn(node::keep_node(client.clone(), config.clone(), machine, look));
     tasks.spawn(events::send_all(client, config.node.clone(), queue));

@@ -4,9 +4,8 @@
 //! container can be restarted, also by a restarted agent, while the API is away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodStatus, Secret};
@@ -14,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::volumes::{Roots, make_private_parents};
+use super::volumes::Roots;
 use crate::model::json;
+use crate::orchestrator::private_file::write_private;
 
 /// What a status update came to.
 #[derive(Debug)]
@@ -121,16 +121,4 @@ fn load(path: &Path) -> PodObjects {
 
 fn keep(path: &Path, objects: &PodObjects) -> io::Result<()> {
     write_private(path, &json::to_vec(objects)?)
-}
-
-/// Replaces a file that only this user may read, in one step.
-pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
-    make_private_parents(path)?;
-    let mut next = PathBuf::from(path);
-    next.set_extension("next");
-    drop(std::fs::remove_file(&next));
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
-    file.write_all(contents)?;
-    drop(file);
-    std::fs::rename(&next, path)
 }

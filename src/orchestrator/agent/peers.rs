@@ -1,12 +1,13 @@
 //! Agents ask each other whether they live: the indirect probe of failure detection, and how a node without contact tells a dead server
-//! from a cut cable (see [`contact`](super::contact)).
+//! from a cut cable (see [`lease`](super::lease)).
 //!
 //! One question is one TLS connection, mutually authenticated, to [`PEER_PORT`]: the answer is one line of JSON, and it is over. A node asks
 //! only while somebody is silent, so that a quiet cluster has none of these.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -25,6 +26,8 @@ use crate::orchestrator::tunnel::{PEER_PORT, PeerAnswer};
 
 /// A node that has not answered for so long is silent.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+/// A lost SYN is sent again by the kernel after a second only, so a second connection is tried after so long: one lost packet is no silence.
+const CONNECT_AGAIN: Duration = Duration::from_millis(150);
 /// When the limit itself comes so late, this node was starved, and its finding counts for nothing.
 const LATE: Duration = Duration::from_millis(150);
 /// Longest answer.
@@ -42,6 +45,9 @@ pub(crate) struct Hello {
     pub(crate) contact_ms: u64,
     /// It keeps service traffic from its pods.
     pub(crate) fenced: bool,
+    /// How long ago it told the server that the asking node is silent, or fenced: that it may be replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) denounced_ms: Option<u64>,
 }
 
 /// The other agents.
@@ -53,6 +59,8 @@ pub(crate) struct Peers {
     workers: Vec<SocketAddr>,
     contact: Arc<Contact>,
     fenced: AtomicBool,
+    /// Of whom the server was told that they may be replaced, and when last.
+    denounced: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
 impl Peers {
@@ -70,6 +78,7 @@ impl Peers {
             workers,
             contact,
             fenced: AtomicBool::new(false),
+            denounced: Mutex::default(),
         })
     }
 
@@ -107,11 +116,14 @@ impl Peers {
     }
 
     async fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
+        let asker = stream.peer_addr()?.ip();
         let mut stream = self.acceptor.accept(stream).await?;
-        let contact = Instant::now().saturating_duration_since(self.contact.heard());
+        let now = Instant::now();
+        let ago_ms = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
         let hello = Hello {
-            contact_ms: u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
+            contact_ms: ago_ms(self.contact.heard()),
             fenced: self.fenced.load(Ordering::Relaxed),
+            denounced_ms: self.denounced().get(&asker).copied().map(ago_ms),
         };
         let mut line = serde_json::to_vec(&hello)?;
         line.push(b'\n');
@@ -122,7 +134,7 @@ impl Peers {
     /// Asks another agent.
     pub(crate) async fn ask(&self, address: SocketAddr) -> Found {
         let begun = Instant::now();
-        let connected = timeout(ANSWER_WITHIN, TcpStream::connect(address)).await;
+        let connected = timeout(ANSWER_WITHIN, connect(address)).await;
         if begun.elapsed() > ANSWER_WITHIN + LATE {
             return Found::Late;
         }
@@ -146,7 +158,27 @@ impl Peers {
 
     /// Looks for another agent, for the server.
     pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
-        self.ask(address).await.into()
+        let answer = self.ask(address).await.into();
+        if matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced) {
+            self.denounced().insert(address.ip(), Instant::now());
+        }
+        answer
+    }
+
+    fn denounced(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Instant>> {
+        self.denounced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects, twice if need be; the first connection that is made or refused counts.
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let again = async {
+        tokio::time::sleep(CONNECT_AGAIN).await;
+        TcpStream::connect(address).await
+    };
+    tokio::select! {
+        connected = TcpStream::connect(address) => connected,
+        connected = again => connected,
     }
 }
 

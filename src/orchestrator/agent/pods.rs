@@ -14,11 +14,12 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 
-use super::objects::{PodApi, write_private};
+use super::objects::PodApi;
 use super::runtime::{ContainerState, Runtime, SandboxStatus};
 use super::work::{Context, chain};
 use super::worker::{self, Input};
 use crate::model::json;
+use crate::orchestrator::private_file::write_private;
 
 /// Pods of this node by UID, or `None` before the API has been listed.
 pub(crate) type Wanted = Option<Arc<BTreeMap<String, Arc<Pod>>>>;

@@ -24,6 +24,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::contact::Contact;
 use super::drain::Drains;
+use super::kept::Keeper;
+use super::lease::BEATS_PER_PING;
 use super::peers::Peers;
 use super::runtime::{LogQuery, Runtime};
 use super::work::chain;
@@ -35,8 +37,6 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(2);
 /// For TCP, TLS and the WebSocket's handshake together.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
-/// A ping is sent with every so many beats: its answer proves that the server has heard this node, and renews the lease.
-const BEATS_PER_PING: u64 = 2;
 /// A server that is silent for so long is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 /// A message that cannot be written for so long: the connection is gone.
@@ -130,6 +130,8 @@ pub(crate) struct Served<R> {
     pub(crate) peers: Arc<Peers>,
     /// What proves that the server hears this node.
     pub(crate) contact: Arc<Contact>,
+    /// Where that is kept for the next agent.
+    pub(super) keeper: Keeper,
     /// Pods that drain.
     pub(crate) drains: Drains,
     /// Told each time the tunnel opens.
@@ -222,8 +224,10 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, served: &Served<R>, o
             Ok(Some(Err(error))) => return error.to_string(),
             Ok(Some(Ok(message))) => message,
         };
-        if let Message::Pong(ping) = &message {
-            served.contact.answered(ping);
+        if let Message::Pong(ping) = &message
+            && let Some(kept) = served.contact.answered(ping)
+        {
+            served.keeper.keep(&kept);
         }
         let Message::Text(text) = message else { continue };
         requests.retain(|_, task| !task.is_finished());

@@ -12,13 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, Pod, Secret, Volume};
 
 use super::environment::ConfigError;
 use super::runtime::Mount;
+use crate::orchestrator::private_file::make_private_parents;
 
 /// Kubernetes' mode of a projected file that names none.
 const DEFAULT_FILE_MODE: i32 = 0o644;
@@ -317,14 +318,6 @@ fn collect(root: &Path, below: &Path, found: &mut BTreeSet<PathBuf>) -> io::Resu
         }
     }
     Ok(())
-}
-
-/// Makes the directories above `path`, readable by this user only.
-pub(crate) fn make_private_parents(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
-        None => Ok(()),
-    }
 }
 
 fn safe_name(name: &str) -> bool {

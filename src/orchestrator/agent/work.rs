@@ -13,11 +13,12 @@ use super::decide::is_sidecar;
 use super::drain::Drains;
 use super::events::Recorder;
 use super::launch::{self, Launch};
-use super::objects::{self, PodApi, write_private};
+use super::objects::{self, PodApi};
 use super::pod_files;
 use super::probe::{Action, Prober, http_action};
 use super::runtime::{ContainerState, ContainerStatus, Image, Mount, Runtime, SandboxSpec};
 use super::volumes::{self, Roots, Sources};
+use crate::orchestrator::private_file::write_private;
 
 /// After preStop a container gets at least so long to stop, as in the kubelet.
 const LEAST_STOP_GRACE: Duration = Duration::from_secs(2);

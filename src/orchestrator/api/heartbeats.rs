@@ -64,8 +64,7 @@ impl Heartbeats {
 
     /// `observer` has looked for `suspect`.
     pub fn testify(&self, suspect: &str, observer: &str, statement: Statement) {
-        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        statements.entry(suspect.to_owned()).or_default().insert(observer.to_owned(), statement);
+        testify(&mut self.statements.lock().unwrap_or_else(PoisonError::into_inner), suspect, observer, statement);
     }
 
     /// Every node that ever beat.
@@ -92,6 +91,14 @@ impl Heartbeats {
     }
 }
 
+/// The newest question counts: silence is answered later than life, so that of an older one may come after it.
+pub(crate) fn testify(statements: &mut Statements, suspect: &str, observer: &str, statement: Statement) {
+    let known = statements.entry(suspect.to_owned()).or_default().entry(observer.to_owned()).or_insert(statement);
+    if known.asked <= statement.asked {
+        *known = statement;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +113,15 @@ mod tests {
         assert_eq!(heartbeats.snapshot()["w1"], Beat { last: at, late: Duration::ZERO, connected: false });
         assert!(changes.has_changed().expect("open"));
         assert_eq!(*changes.borrow_and_update(), 2);
+    }
+
+    #[test]
+    fn the_answer_to_the_newest_question_counts() {
+        let (mut statements, start) = (Statements::new(), Instant::now());
+        for (asked_ms, answer) in [(250, PeerAnswer::Serving), (0, PeerAnswer::Silent)] {
+            let asked = start + Duration::from_millis(asked_ms);
+            testify(&mut statements, "w1", "w2", Statement { asked, answer });
+        }
+        assert_eq!(statements["w1"]["w2"].answer, PeerAnswer::Serving);
     }
 }

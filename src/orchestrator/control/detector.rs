@@ -55,9 +55,9 @@ const TOLERATED: Duration = Duration::from_millis(20);
 const ASK_EVERY: Duration = Duration::from_millis(250);
 const ANSWER_COUNTS: Duration = Duration::from_secs(2);
 /// After something spoke against replacing a node's pods, they are left alone for so long: as long as the node may go on serving on account of
-/// it (`agent::contact::ANSWER_COUNTS`), and three rounds of its fence.
+/// it (`agent::lease::ANSWER_COUNTS`), and three rounds of its fence.
 const SPARED_FOR: Duration = Duration::from_millis(1800);
-/// So long after the server heard a worker last, others may serve on by its word that the server hears it (`agent::contact`: `ASK_AFTER`,
+/// So long after the server heard a worker last, others may serve on by its word that the server hears it (`agent::lease`: `ASK_AFTER`,
 /// `ANSWER_COUNTS`, and a round of the fence).
 const WITNESS_FOR: Duration = Duration::from_millis(2300);
 /// So many nodes at most are asked about one.
@@ -146,10 +146,12 @@ impl Detector {
         let patience = self.patience(now);
         // First who is silent, then who may speak about them.
         let mut silences: Vec<(&Watched, Duration)> = Vec::new();
+        let mut unheard = 0;
         for node in watched {
             let Some(known) = self.nodes.get_mut(&node.name) else { continue };
             let silence = now.saturating_duration_since(known.heard);
             let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
+            unheard += usize::from(unknown && !node.beside_server);
             if unknown || silence < BEAT * 3 + patience.saturating_sub(PATIENCE_MIN / 2) {
                 known.liveness = Liveness::Alive;
                 known.asked = None;
@@ -161,7 +163,8 @@ impl Detector {
         }
         let workers = watched.iter().filter(|node| !node.beside_server).count();
         let silent = silences.iter().filter(|(node, _)| !node.beside_server).count();
-        let braked = self.brake.holds(silent, workers);
+        // Who has not come back to this server yet may be on the other side of a partition, with those that are silent.
+        let braked = self.brake.holds(silent + unheard, workers);
         let mut ask = Vec::new();
         for &(node, silence) in &silences {
             let witnesses = silences.iter().filter(|(other, _)| other.name != node.name && !other.beside_server);
@@ -450,6 +453,20 @@ mod tests {
         assert_eq!(case.beat_until(32_200, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Suspect);
         case.says("w3", 32_200, PeerAnswer::Silent);
         assert_eq!(case.beat_until(32_500, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn who_has_not_come_back_to_a_restarted_server_keeps_its_brake() {
+        let mut case = Case::new();
+        case.detector = Detector::new(case.at(20_000), Brake::default());
+        case.workers = 3;
+        case.beat_until(20_300, &["c1", "w1", "w2"]);
+        case.says("w2", 20_900, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(22_500, &["c1", "w2"]).liveness["w1"], Liveness::Suspect, "w3 may be cut off with it");
+        case.says("w2", 22_500, PeerAnswer::Silent);
+        case.beat_until(24_000, &["c1", "w2", "w3"]);
+        case.says("w2", 24_000, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(24_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]

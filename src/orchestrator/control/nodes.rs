@@ -30,7 +30,7 @@ pub(super) const CONTROL_PLANE_LABELS: [&str; 2] =
 /// When evictions stop: when more than `percent` of all workers are silent. One of several workers may always be replaced.
 ///
 /// The default, 50, is what keeps replicas single when the network parts: the larger part of the workers is never replaced, and serves on
-/// when it has lost the server (`agent::contact`), the smaller one fences itself. Kubernetes (`ComputeZoneState` of
+/// when it has lost the server (`agent::lease`), the smaller one fences itself. Kubernetes (`ComputeZoneState` of
 /// `pkg/controller/nodelifecycle`, 55 % and never less than three nodes) would replace two of three. Set by `eviction_brake_percent` in the
 /// cluster file; above 50 both sides of a partition may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

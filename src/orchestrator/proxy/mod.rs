@@ -1,10 +1,11 @@
 //! The `flightcage proxy` role, on every node: carries connections to ClusterIPs to ready endpoints, and answers cluster DNS.
 //!
 //! It knows what the API says and what its own connections do, nothing else. While the API server is away everything stays as it
-//! was (fail static). A ClusterIP needs no packet rules: the whole service network is a local route (AnyIP), so a listener bound
+//! was (fail static), also for a proxy that is started then: it goes by the rules of the one before. A ClusterIP needs no packet rules: the whole service network is a local route (AnyIP), so a listener bound
 //! to the ClusterIP gets the connection, whether it comes from a pod or from the node itself.
 
 mod dns;
+mod kept;
 mod listeners;
 mod route;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod zone;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +25,10 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::dns::Dns;
+use self::kept::{Keeper, Kept};
 use self::listeners::Listeners;
 use self::zone::Zone;
+use super::RUN_DIRECTORY;
 use super::config::ProxyConfig;
 use crate::balancer::stream::{self, ControlPlane, StreamError};
 use crate::balancer::{Balancer, ServiceTable};
@@ -34,6 +38,9 @@ use crate::transport::HostNetwork;
 
 /// How often the route and the listeners that could not be made are looked after.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(5);
+/// After its start a proxy waits so long for the API server, before it goes by the rules of the proxy before it: newer ones are better, but
+/// none lose every connection.
+const API_WAIT: Duration = Duration::from_secs(1);
 
 /// Why the proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,15 +89,39 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
     let _dns = Dns::start(SocketAddr::from((addresses::DNS_SERVICE, dns::PORT)), proxy.zone.subscribe())
         .await
         .map_err(system("listen for DNS on the cluster DNS address"))?;
+    let keeper = Keeper::new(Path::new(RUN_DIRECTORY).join("proxy/rules.json"));
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = follow(&client, &mut proxy, keeper) => Ok(()),
+    }
+}
+
+/// Keeps the proxy in line with the API, for ever.
+async fn follow(client: &Client, proxy: &mut Proxy, mut keeper: Keeper) {
     let services = client.reflect::<Service>("", ListParams::all());
     let endpoints = client.reflect::<Endpoints>("", ListParams::all());
     let (mut service_changes, mut endpoint_progress) = (services.subscribe(), endpoints.progress());
     let mut maintenance = tokio::time::interval(MAINTENANCE_EVERY);
     maintenance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let api_wait = tokio::time::sleep(API_WAIT);
+    tokio::pin!(api_wait);
+    let mut knows_rules = false;
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            () = &mut api_wait, if !knows_rules => {
+                knows_rules = true;
+                if let Some(kept) = keeper.read() {
+                    tracing::warn!("the API server is away: services go by the rules of before");
+                    // No revision: what is to drain must wait until this proxy knows better.
+                    proxy.apply(kept.services.iter().map(AsRef::as_ref), kept.endpoints.iter().map(AsRef::as_ref), 0);
+                }
+                continue;
+            }
+            () = keeper.due() => {
+                keeper.write();
+                continue;
+            }
             Ok(()) = service_changes.changed() => {}
             // Every revision is acknowledged, one that changes nothing here too.
             Ok(()) = endpoint_progress.changed() => {}
@@ -107,7 +138,9 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
             // In this order: the objects are then at least as new as the revision.
             let revision = endpoint_progress.borrow_and_update().revision.parse().unwrap_or(0);
             let (services, endpoints) = (services.objects(), endpoints.objects());
+            knows_rules = true;
             proxy.apply(services.values().map(AsRef::as_ref), endpoints.values().map(AsRef::as_ref), revision);
+            keeper.changed(Kept::new(&services, &endpoints));
         }
     }
 }

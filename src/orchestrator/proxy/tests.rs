@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::*;
+use crate::kubernetes::client::ClientConfig;
 
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 79, 0, 20), 80);
 
@@ -111,4 +112,36 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
     assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     proxy.apply([&service()], [&endpoints(&[first])], 5);
     assert_eq!(ask_web().await.unwrap(), first.to_string());
+}
+
+#[tokio::test]
+#[ignore = "needs a network namespace of its own: tests/run makes one"]
+async fn a_proxy_that_starts_while_the_api_is_away_goes_by_the_rules_of_the_one_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rules.json");
+    let mut service = service();
+    service.spec.as_mut().unwrap().cluster_ip = Some("10.79.0.21".to_owned());
+    let web = SocketAddrV4::new(Ipv4Addr::new(10, 79, 0, 21), 80);
+    let port = pod().await;
+    let mut before = Keeper::new(path.clone());
+    before.changed(Kept { services: vec![Arc::new(service)], endpoints: vec![Arc::new(endpoints(&[port]))] });
+    before.write();
+
+    route::ensure().await.unwrap();
+    // The discard port: nobody listens there.
+    let nobody = ClientConfig { server: "http://127.0.0.1:9".to_owned(), ..ClientConfig::default() };
+    let client = Client::new(nobody).unwrap();
+    let mut proxy = Proxy::new();
+    let (mut zone, balancer) = (proxy.zone.subscribe(), proxy.balancer.clone());
+    let asked = async {
+        zone.wait_for(Option::is_some).await.unwrap();
+        let mut answer = String::new();
+        TcpStream::connect(web).await.unwrap().read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    tokio::select! {
+        () = follow(&client, &mut proxy, Keeper::new(path)) => unreachable!("it follows for ever"),
+        answer = tokio::time::timeout(Duration::from_secs(20), asked) => assert_eq!(answer.unwrap(), port.to_string()),
+    }
+    assert_eq!(balancer.report().applied, 0, "no drain may rely on it");
 }

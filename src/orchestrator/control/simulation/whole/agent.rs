@@ -1,4 +1,4 @@
-//! A node's agent: its tunnel, its lease and fence, its questions to others. Decisions are those of production: [`Contact`], [`judge`].
+//! A node's agent: its tunnel, its lease and fence, its questions to others. Decisions are those of production: [`Contact`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -13,7 +13,8 @@ use super::messages::{Event, Message, Reply, Request};
 use super::network::{CLIENT_END, Host, Purpose, SERVER};
 use super::pods::Worker;
 use super::server::node_name;
-use crate::orchestrator::agent::contact::{ASK_AFTER, Contact, Lease, PeerSaid, Word, judge, lapses};
+use crate::orchestrator::agent::contact::{Contact, Kept};
+use crate::orchestrator::agent::lease::{ASK_AFTER, BEATS_PER_PING, Lease, PeerSaid};
 use crate::orchestrator::agent::peers::{Found, Hello};
 use crate::orchestrator::agent::runtime::ContainerStatus;
 use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, PeerAnswer, ToNode};
@@ -21,14 +22,15 @@ use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, PeerAnswer, T
 /// As in `agent::tunnel`.
 const BACKOFF_FIRST_MS: u64 = 200;
 const BACKOFF_LAST_MS: u64 = 2000;
-const BEATS_PER_PING: u64 = 2;
 const SILENCE_LIMIT_MS: u64 = 4000;
 /// As in `agent::fence`.
 const FENCE_ROUND_MS: u64 = 100;
 const ASK_EVERY: Duration = Duration::from_millis(850);
+const LIST_EVERY: Duration = Duration::from_millis(250);
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 /// As in `agent::peers`.
 const ANSWER_WITHIN_MS: u64 = 400;
+const CONNECT_AGAIN_MS: u64 = 150;
 const LATE_MS: u64 = 150;
 /// A request to the API that nothing comes back of fails after so long (keep-alive), and is sent again so often meanwhile.
 const CALL_LIMIT_MS: u64 = 5000;
@@ -52,6 +54,8 @@ pub(super) struct Machine {
     /// Manifests on disk, of this boot.
     pub(super) checkpoint: BTreeMap<String, Arc<Pod>>,
     pub(super) addresses: u8,
+    /// What the agent keeps for the next one, of this boot.
+    pub(super) kept: Option<Kept>,
     /// The agent's process, which may be down.
     pub(super) up: bool,
     pub(super) life: u64,
@@ -71,6 +75,10 @@ pub(super) struct Agent {
     asked: Option<Instant>,
     pub(super) fence_up: Option<bool>,
     held_since: Option<Instant>,
+    /// Of whom the server was told that they are silent, and when.
+    denounced: BTreeMap<Host, u64>,
+    /// When the API was asked for this node's pods last, and whether it has not answered yet.
+    listing: Option<(Instant, bool)>,
     pub(super) wanted: Option<Arc<BTreeMap<String, Arc<Pod>>>>,
     pub(super) workers: BTreeMap<String, Worker>,
     pub(super) orphans: BTreeSet<String>,
@@ -78,9 +86,9 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(now: Instant, other_workers: usize) -> Self {
+    pub(super) fn new(now: Instant, before: Option<Kept>, other_workers: usize) -> Self {
         Self {
-            contact: Contact::new(now),
+            contact: Contact::new(now, before),
             tunnel: None,
             watch: None,
             backoff_ms: BACKOFF_FIRST_MS,
@@ -90,6 +98,8 @@ impl Agent {
             asked: None,
             fence_up: None,
             held_since: None,
+            denounced: BTreeMap::new(),
+            listing: None,
             wanted: None,
             workers: BTreeMap::new(),
             orphans: BTreeSet::new(),
@@ -145,7 +155,7 @@ impl Simulation {
         let machine = self.machines.get_mut(&host).expect("a node");
         machine.life += 1;
         machine.up = true;
-        machine.agent = Agent::new(Instant::now(), others);
+        machine.agent = Agent::new(Instant::now(), machine.kept, others);
         let life = machine.life;
         self.audit.excused_until.insert(host, self.now_ms + 3500);
         self.after(0, Event::Dial { host, purpose: Purpose::Tunnel, life });
@@ -236,7 +246,10 @@ impl Simulation {
 
     pub(super) fn agent_hears(&mut self, host: Host, stream: u64, message: Message) {
         match message {
-            Message::Pong(ping) => self.agent(host).contact.answered(&ping),
+            Message::Pong(ping) => {
+                let machine = self.machines.get_mut(&host).expect("a node");
+                machine.kept = machine.agent.contact.answered(&ping).or(machine.kept);
+            }
             Message::ToNode(ToNode::Probe { request, address }) => {
                 let std::net::IpAddr::V4(address) = address.ip() else { return };
                 let to = usize::from(address.octets()[3]) - 10;
@@ -267,46 +280,53 @@ impl Simulation {
         } else {
             agent.asked = None;
         }
-        let lease = judge(now, heard, &agent.peers, agent.contact.patience());
+        let lease = agent.contact.look(now, &agent.peers);
         if ask {
             for (worker, to) in others.into_iter().enumerate() {
                 self.ask(host, to, Why::Fence(worker));
             }
         }
-        if !self.obey(host, life, lease) {
-            self.next_fence(host, life);
-        }
-    }
-
-    fn next_fence(&mut self, host: Host, life: u64) {
+        self.obey(host, life, lease);
         let agent = &self.machines[&host].agent;
-        let calm = self.ms_of(agent.contact.heard() + ASK_AFTER) + 1;
+        let calm = self.ms_of(heard + ASK_AFTER) + 1;
         let round = self.now_ms + FENCE_ROUND_MS;
-        let lapse = self.ms_of(lapses(agent.contact.heard(), agent.contact.patience()));
-        let due = if agent.fence_up == Some(false) { calm.max(round) } else { round };
+        let lapse = self.ms_of(agent.contact.lapse());
+        let due = if agent.fence_up == Some(false) && !agent.contact.is_in_doubt() { calm.max(round) } else { round };
         let due = if lapse > self.now_ms { due.min(lapse) } else { due };
         self.at(due, Event::Fence { host, life });
     }
 
-    /// `Fence::obey`. Returns whether it waits for the API.
-    fn obey(&mut self, host: Host, life: u64, lease: Lease) -> bool {
+    /// `Fence::obey`.
+    fn obey(&mut self, host: Host, life: u64, lease: Lease) {
         let agent = self.agent(host);
+        if lease != Lease::Held {
+            agent.held_since = None;
+            agent.listing = None;
+        }
         match lease {
-            Lease::Fence => {
-                agent.held_since = None;
-                if agent.fence_up != Some(true) {
-                    self.set_fence(host, true);
+            Lease::Fence if agent.fence_up != Some(true) => self.set_fence(host, true),
+            Lease::LeftAlone(_) if agent.fence_up != Some(false) => self.set_fence(host, false),
+            Lease::Held if agent.fence_up != Some(false) || agent.contact.is_in_doubt() => {
+                let since = *agent.held_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > REMOVAL_LIMIT {
+                    agent.contact.give_up_doubt();
+                    self.trust(host);
+                } else if agent.listing.is_none_or(|(asked, waits)| !waits && asked.elapsed() > LIST_EVERY) {
+                    agent.listing = Some((Instant::now(), true));
+                    self.call(host, life, Request::ListOwn);
                 }
             }
-            Lease::LeftAlone if agent.fence_up == Some(true) => self.set_fence(host, false),
-            Lease::Held if agent.fence_up != Some(false) => {
-                agent.held_since.get_or_insert_with(Instant::now);
-                self.call(host, life, Request::ListOwn);
-                return true;
-            }
+            Lease::Held => agent.listing = None,
             _ => {}
         }
-        false
+    }
+
+    fn trust(&mut self, host: Host) {
+        let agent = self.agent(host);
+        (agent.held_since, agent.listing) = (None, None);
+        if agent.fence_up != Some(false) {
+            self.set_fence(host, false);
+        }
     }
 
     fn set_fence(&mut self, host: Host, up: bool) {
@@ -314,32 +334,41 @@ impl Simulation {
         if agent.fence_up.is_some() || up {
             self.note(format!("fence of {} {}", node_name(host), if up { "up" } else { "down" }));
         }
+        if up && self.audit.nobody_fences {
+            self.violated(format!("{} fences itself without a reason", node_name(host)));
+        }
         self.agent(host).fence_up = Some(up);
         self.network().fenced[host] = up;
     }
 
-    /// The second half of `Fence::obey`: what the API has now.
-    pub(super) fn own_listed(&mut self, host: Host, life: u64, listed: Option<&[String]>) {
-        let running: Vec<String> = self.machines[&host].sandboxes.keys().cloned().collect();
-        let agent = self.agent(host);
-        let gone = listed.is_some_and(|known| running.iter().all(|uid| known.contains(uid)));
-        let over = agent.held_since.is_some_and(|since| since.elapsed() > REMOVAL_LIMIT);
-        if gone || over {
-            agent.held_since = None;
-            self.set_fence(host, false);
+    /// `Fence::listed`: what the API had when it was asked.
+    pub(super) fn own_listed(&mut self, host: Host, asked_ms: u64, listed: Option<&[String]>) {
+        let asked = self.instant(asked_ms);
+        let machine = self.machines.get_mut(&host).expect("a node");
+        let Some(listing) = machine.agent.listing.as_mut().filter(|(last, _)| *last == asked) else { return };
+        listing.1 = false;
+        let gone = listed.is_some_and(|known| machine.sandboxes.keys().all(|uid| known.contains(uid)));
+        if gone && machine.agent.contact.all_are_known(asked) {
+            self.trust(host);
         }
-        self.next_fence(host, life);
     }
 
     fn ask(&mut self, from: Host, to: Host, why: Why) {
         let life = self.machines[&from].life;
         let id = self.fresh();
         self.asks.insert(id, Ask { from, life, to, begun_ms: self.now_ms, why, over: false });
+        self.ask_leaves(id);
+        self.after(CONNECT_AGAIN_MS, Event::AskLeaves(id));
+        self.after(ANSWER_WITHIN_MS, Event::AskEnds { ask: id, found: Found::Silence });
+    }
+
+    /// A connection is dialled, the first or the second.
+    pub(super) fn ask_leaves(&mut self, id: u64) {
+        let Some(Ask { from, to, .. }) = self.asks.get(&id).cloned() else { return };
         let passes = self.network().passes(from, to);
         if let Some(after) = passes {
             self.after(after, Event::AskArrives(id));
         }
-        self.after(ANSWER_WITHIN_MS, Event::AskEnds { ask: id, found: Found::Silence });
     }
 
     /// The question is at the other machine, whose kernel answers whatever its agent does.
@@ -366,6 +395,7 @@ impl Simulation {
         let hello = Hello {
             contact_ms: u64::try_from(contact.as_millis()).expect("short"),
             fenced: machine.agent.fence_up == Some(true),
+            denounced_ms: machine.agent.denounced.get(&ask.from).map(|at_ms| self.now_ms - at_ms),
         };
         let found = if after <= ANSWER_WITHIN_MS { Found::Agent(hello) } else { Found::Machine };
         self.after(after.min(ANSWER_WITHIN_MS), Event::AskEnds { ask: id, found });
@@ -380,17 +410,16 @@ impl Simulation {
         let found = if late && found == Found::Silence { Found::Late } else { found };
         match ask.why {
             Why::Fence(worker) => {
-                let word = match found {
-                    Found::Agent(hello) => Word::Contact(Duration::from_millis(hello.contact_ms)),
-                    Found::Machine => Word::Reached,
-                    Found::Silence => Word::Silence,
-                    Found::Late => return,
-                };
-                let asked = self.instant(ask.begun_ms);
-                self.agent(ask.from).peers[worker] = Some(PeerSaid { asked, word });
+                if let Some(said) = PeerSaid::new(self.instant(ask.begun_ms), Instant::now(), &found) {
+                    self.agent(ask.from).peers[worker] = Some(said);
+                }
             }
             Why::Server(request) => {
                 let answer: PeerAnswer = found.into();
+                if matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced) {
+                    let now_ms = self.now_ms;
+                    self.agent(ask.from).denounced.insert(ask.to, now_ms);
+                }
                 if let Some(stream) = self.machines[&ask.from].agent.tunnel {
                     self.send(stream, CLIENT_END, Message::FromNode(FromNode::Probed { request, answer }));
                 }
@@ -449,7 +478,7 @@ impl Simulation {
         match call.request {
             Request::ListOwn => {
                 let listed = if let Reply::Listed(uids) = &reply { Some(uids.as_slice()) } else { None };
-                self.own_listed(call.from, call.life, listed);
+                self.own_listed(call.from, call.begun_ms, listed);
             }
             Request::PatchStatus { uid, status, .. } => self.patched(call.from, &uid, *status, &reply),
             Request::Delete { uid, .. } => self.deleted(call.from, &uid, &reply),

@@ -31,6 +31,8 @@ pub(super) struct Audit {
     /// Until when a node that thawed, or whose agent started, has time to fence itself.
     pub(super) excused_until: BTreeMap<Host, u64>,
     pub(super) evictions: usize,
+    /// No node has a reason to fence itself.
+    pub(super) nobody_fences: bool,
 }
 
 impl Audit {

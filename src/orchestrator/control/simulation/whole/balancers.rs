@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::Simulation;
 use super::messages::{Event, Message};
-use super::network::{CLIENT_END, Host, Purpose, SERVER, SimulatedDial};
+use super::network::{CLIENT_END, Host, OUTSIDE, Purpose, SERVER, SimulatedDial};
 use super::server::balancer_name;
 use crate::balancer::report::{Orders, REPORT_INTERVAL_MS};
 use crate::balancer::stream::follow;
@@ -19,8 +19,13 @@ const BACKOFF_FIRST_MS: u64 = 200;
 const BACKOFF_LAST_MS: u64 = 2000;
 const SILENCE_LIMIT_MS: u64 = 4000;
 const WATCH_LIMIT_MS: u64 = 5000;
+/// As in `proxy`.
+const API_WAIT_MS: u64 = 1000;
 /// While something drains it is looked so often whether there is news; production is told.
 const NEWS_EVERY_MS: u64 = 10;
+
+/// Services, and Endpoints of that revision.
+type Rules = (Vec<Arc<Service>>, Vec<Arc<Endpoints>>, u64);
 
 /// A balancer's process.
 pub(super) struct Process {
@@ -30,6 +35,9 @@ pub(super) struct Process {
     pub(super) life: u64,
     pub(super) balancer: Balancer,
     pub(super) table: ServiceTable,
+    /// What a proxy keeps for the next one, of this boot.
+    pub(super) kept: Option<Arc<Rules>>,
+    knows_rules: bool,
     known: Orders,
     stream: Option<u64>,
     watch: Option<u64>,
@@ -55,6 +63,8 @@ impl Process {
             life: 1,
             balancer: Balancer::new(Arc::new(dial)),
             table: ServiceTable::default(),
+            kept: None,
+            knows_rules: false,
             known: Orders::default(),
             stream: None,
             watch: None,
@@ -66,14 +76,37 @@ impl Process {
     }
 }
 
+impl Process {
+    fn apply(&mut self, (services, endpoints, _): &Rules, revision: u64) {
+        let services: Vec<&Service> = services.iter().map(AsRef::as_ref).collect();
+        let endpoints: Vec<&Endpoints> = endpoints.iter().map(AsRef::as_ref).collect();
+        self.knows_rules = true;
+        self.table = ServiceTable::build(services, endpoints);
+        self.balancer.apply(&self.table, revision);
+    }
+}
+
 impl Simulation {
     pub(super) fn start_balancer(&mut self, index: usize) {
         let (host, life) = (self.balancers[index].host, self.balancers[index].life + 1);
-        self.balancers[index] = Process { life, ..Process::new(self, host) };
+        let kept = self.balancers[index].kept.take();
+        self.balancers[index] = Process { life, kept, ..Process::new(self, host) };
         self.note(format!("{} starts", self.balancers[index].name));
         self.after(0, Event::Dial { host, purpose: Purpose::Reports(index), life });
         self.after(0, Event::Dial { host, purpose: Purpose::Endpoints(index), life });
         self.after(100, Event::Client { balancer: index, life });
+        self.after(API_WAIT_MS, Event::Rules { balancer: index, life });
+    }
+
+    /// `proxy::follow` has waited for the API.
+    pub(super) fn old_rules(&mut self, index: usize) {
+        let process = &mut self.balancers[index];
+        if !process.knows_rules
+            && let Some(kept) = process.kept.clone()
+        {
+            process.apply(&kept, 0);
+            self.note(format!("{} goes by the rules of before", self.balancers[index].name));
+        }
     }
 
     pub(super) fn stop_balancer(&mut self, index: usize) {
@@ -134,11 +167,10 @@ impl Simulation {
                 }
             }
             Message::Endpoints(objects) => {
-                let (services, endpoints, revision) = &*objects;
-                let services: Vec<&Service> = services.iter().map(AsRef::as_ref).collect();
-                let endpoints: Vec<&Endpoints> = endpoints.iter().map(AsRef::as_ref).collect();
-                process.table = ServiceTable::build(services, endpoints);
-                process.balancer.apply(&process.table, *revision);
+                process.apply(&objects, objects.2);
+                if process.host != OUTSIDE {
+                    process.kept = Some(objects);
+                }
                 let (life, stream, name) = (process.life, process.stream, process.name.clone());
                 if !connected {
                     self.violated(format!("{name} changed its rules without the control plane"));

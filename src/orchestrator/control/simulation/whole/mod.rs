@@ -5,7 +5,7 @@
 //! to containers; several of their select loops are fair by chance and their maps in random order. None of it would run unchanged, and what
 //! ran would not repeat. So messages are simulated and decisions are not: a queue of events in simulated time (tokio's paused clock, so that
 //! [`Instant`] is production's) carries what tunnels, watches and streams say over lossy links, and what they decide is production's own code:
-//! the controllers' `reconcile`, the detector's rounds, the barrier, the agents' contact, `judge`, `decide` and `status`, the rolling
+//! the controllers' `reconcile`, the detector's rounds, the barrier, the agents' contact and its `lease`, `decide` and `status`, the rolling
 //! update's `next`; balancers run whole, over a simulated dial.
 //!
 //! What stands in for production here, and so is not proven: the loops around those decisions (`agent::{fence, pods, worker, tunnel}`,
@@ -40,7 +40,7 @@ use audit::Audit;
 use balancers::Process;
 use messages::{Event, Message};
 use network::{CLIENT_END, Host, Network, OUTSIDE, Pipe, Purpose, RESEND_FIRST_MS, RESEND_LAST_MS, SERVER, SERVER_END, Stream};
-use script::Rollout;
+use script::{Rollout, Step};
 use server::Server;
 
 /// Seeds of failures that were found: they run always. What they showed when they were found:
@@ -49,11 +49,12 @@ use server::Server;
 /// 171: a node that another had just reached was evicted before it could know that nobody does any more.
 /// 242: a node was more patient with itself than the server, which had not heard how late it was.
 /// 545, 585: a node served on by the word of another that was cut off with it.
-const REGRESSIONS: &[u64] = &[0, 3, 151, 171, 242, 545, 585];
-/// Seeds that fail, and whose cause is still in production: a node that was frozen and replaced meanwhile thaws while the server does not
-/// hear it, or it not the server, and serves on (`Lease::ServeOn`): others tell it that the server is gone (100545; 100570, where its agent
-/// started anew) or that it is there (100833), and it knows nothing of the time it slept through. They move up when that is mended.
-const OPEN: &[u64] = &[100_545, 100_570, 100_833];
+/// 100545, 100833: a node slept while it was replaced, and served on by the word of others when the server was gone since, or cut off from it.
+/// 100570: an agent that was started anew knew nothing of the time before.
+/// 200146: a server that had just started took nodes that it had not heard yet for alive, and let go of its brake.
+/// 200244: a fence was lifted by the word of one whom the server still counted among the living when it replaced.
+/// 200285: as that, and the server heard him for seconds: only what he heard was cut.
+const REGRESSIONS: &[u64] = &[0, 3, 151, 171, 242, 545, 585, 100_545, 100_570, 100_833, 200_146, 200_244, 200_285];
 /// So many others run by default.
 const SEEDS: u64 = 60;
 /// A dial that nobody answers is tried again after so long.
@@ -88,6 +89,9 @@ struct Simulation {
     over: bool,
 }
 
+/// What will happen, and when, to a cluster of so many machines.
+type Plan = fn(&mut StdRng, usize) -> Vec<(u64, Step)>;
+
 /// What a run came to.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
@@ -116,12 +120,13 @@ impl Simulation {
         let epoch = Instant::now();
         let machine = |host: Host| {
             let others = workers - usize::from(host != SERVER);
-            let agent = Agent::new(epoch, others);
+            let agent = Agent::new(epoch, None, others);
             let machine = Machine {
                 boot: 1,
                 sandboxes: BTreeMap::new(),
                 checkpoint: BTreeMap::new(),
                 addresses: 0,
+                kept: None,
                 up: false,
                 life: 1,
                 agent,
@@ -154,13 +159,13 @@ impl Simulation {
         simulation
     }
 
-    async fn run(mut self) -> Result<Outcome, (String, Vec<String>)> {
+    async fn run(mut self, plan: Plan) -> Result<Outcome, (String, Vec<String>)> {
         self.boot();
         let replicas = self.rng.random_range(1..5);
         self.server.store.service();
         self.create("web", replicas);
         let hosts = self.hosts();
-        for (at, step) in script::plan(&mut self.rng, hosts) {
+        for (at, step) in plan(&mut self.rng, hosts) {
             self.at(at, Event::Script(step));
         }
         while !self.over {
@@ -243,7 +248,7 @@ impl Simulation {
             | Event::Worker { host, .. }
             | Event::Worked { host, .. }
             | Event::Container { host, .. } => Some(*host),
-            Event::AskEnds { ask, .. } => self.asker(*ask),
+            Event::AskLeaves(ask) | Event::AskEnds { ask, .. } => self.asker(*ask),
             Event::CallLeaves(call) | Event::CallEnds { call, .. } => self.calls.get(call).map(|call| call.from),
             Event::CallArrives(_)
             | Event::CallReturns { .. }
@@ -252,7 +257,9 @@ impl Simulation {
             | Event::Write { .. }
             | Event::Barrier { .. }
             | Event::TunnelOver { .. } => Some(SERVER),
-            Event::Report { balancer, .. } | Event::Client { balancer, .. } => Some(self.balancers[*balancer].host),
+            Event::Report { balancer, .. } | Event::Client { balancer, .. } | Event::Rules { balancer, .. } => {
+                Some(self.balancers[*balancer].host)
+            }
             Event::AskArrives(_) | Event::Script(_) => None,
         }
     }
@@ -284,6 +291,7 @@ impl Simulation {
             Event::Container { host, boot, uid, instance, deed } if self.machines[&host].boot == boot => {
                 self.container(host, &uid, instance, deed);
             }
+            Event::AskLeaves(ask) => self.ask_leaves(ask),
             Event::AskArrives(ask) => self.ask_arrives(ask),
             Event::AskEnds { ask, found } => self.ask_ends(ask, found),
             Event::CallLeaves(call) => self.call_leaves(call),
@@ -294,6 +302,7 @@ impl Simulation {
                 self.report(index, stream, regular)
             }
             Event::Client { balancer: index, life } if balancer(index, life) => self.client(index),
+            Event::Rules { balancer: index, life } if balancer(index, life) => self.old_rules(index),
             Event::Detect { life } if server(life) => self.detect(life),
             Event::Reconcile { life } if server(life) => self.reconcile(life),
             Event::Write { life, actions } if server(life) => self.write(actions),
@@ -449,13 +458,13 @@ impl Simulation {
 }
 
 /// Runs a seed to its end; what was violated, and what came before it.
-fn run(seed: u64) -> Result<Outcome, (String, Vec<String>)> {
+fn run(seed: u64, plan: Plan) -> Result<Outcome, (String, Vec<String>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing");
-    let simulated = || runtime.block_on(async { Simulation::new(seed).run().await });
+    let simulated = || runtime.block_on(async { Simulation::new(seed).run(plan).await });
     // An assertion of production's that fails is a finding, too, and needs its seed.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(simulated)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -476,7 +485,7 @@ fn invariants_hold_whatever_happens() {
     let (mut total, mut failed) = (Outcome::default(), Vec::new());
     let seeds = seeds();
     for seed in &seeds {
-        match run(*seed) {
+        match run(*seed, script::plan) {
             Ok(outcome) => total.add(&outcome),
             Err((violation, lines)) => failed.push((*seed, violation, lines)),
         }
@@ -496,14 +505,17 @@ fn invariants_hold_whatever_happens() {
 
 #[test]
 fn a_seed_repeats() {
-    let once = run(7).map_err(|(violation, _)| violation);
-    assert_eq!(once, run(7).map_err(|(violation, _)| violation));
+    let once = run(7, script::plan).map_err(|(violation, _)| violation);
+    assert_eq!(once, run(7, script::plan).map_err(|(violation, _)| violation));
 }
 
+/// Fail static: whatever agents and nodes go through meanwhile, without the server nothing is replaced, so nobody has to be fenced.
 #[test]
-#[ignore = "fails: see OPEN"]
-fn what_is_still_open() {
-    for seed in OPEN {
-        assert_eq!(run(*seed).map(drop).map_err(|(violation, _)| violation), Ok(()), "seed {seed}");
+fn nobody_is_fenced_while_the_server_is_gone() {
+    for seed in 0..SEEDS {
+        match run(seed, script::without_server) {
+            Ok(outcome) => assert_eq!(outcome.evictions, 0, "seed {seed}"),
+            Err((violation, lines)) => panic!("seed {seed}: {violation}\n{}", lines.join("\n")),
+        }
     }
 }

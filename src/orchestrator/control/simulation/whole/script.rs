@@ -47,6 +47,8 @@ pub(super) enum Step {
     Roll(Turn),
     EndOfFaults,
     Converged,
+    /// From now on no node has a reason to fence itself.
+    NobodyFences,
 }
 
 /// An update that is under way.
@@ -76,6 +78,30 @@ pub(super) fn plan(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)> {
             _ => Step::Update,
         };
         steps.push((at, step));
+    }
+    steps.push((FAULTS_END_MS, Step::EndOfFaults));
+    steps
+}
+
+/// The server ends and comes back; meanwhile agents end and start again, and one node at a time is frozen.
+pub(super) fn without_server(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)> {
+    let ends = if rng.random_bool(0.5) { Step::KillServer } else { Step::PowerOff(SERVER) };
+    let mut steps = vec![(QUIET_UNTIL_MS, Step::NobodyFences), (QUIET_UNTIL_MS, ends)];
+    let workers = SERVER + 1..hosts;
+    for worker in workers.clone() {
+        let mut at = QUIET_UNTIL_MS + rng.random_range(0..8_000);
+        while rng.random_bool(0.7) && at < FAULTS_END_MS - 8_000 {
+            // systemd starts it after a second.
+            let until = at + rng.random_range(1_000..2_500);
+            steps.extend([(at, Step::KillAgent(worker)), (until, Step::StartAgent(worker))]);
+            at = until + rng.random_range(100..5_000);
+        }
+    }
+    // Of two, the one that is awake could not tell that from the smaller side of a partition.
+    if workers.len() > 2 {
+        let worker = rng.random_range(workers);
+        let at = QUIET_UNTIL_MS + rng.random_range(3_000..10_000);
+        steps.extend([(at, Step::Freeze(worker)), (at + rng.random_range(500..9_000), Step::Thaw(worker))]);
     }
     steps.push((FAULTS_END_MS, Step::EndOfFaults));
     steps
@@ -160,6 +186,7 @@ impl Simulation {
             Step::Roll(turn) => self.roll(turn),
             Step::EndOfFaults => self.end_faults(),
             Step::Converged => self.look_converged(),
+            Step::NobodyFences => self.audit.nobody_fences = true,
             _ => {}
         }
     }
@@ -224,9 +251,11 @@ impl Simulation {
         machine.boot += 1;
         machine.sandboxes.clear();
         machine.checkpoint.clear();
+        machine.kept = None;
         if self.balancers[host].up {
             self.stop_balancer(host);
         }
+        self.balancers[host].kept = None;
         if host == SERVER && self.server.up {
             self.stop_server();
         }

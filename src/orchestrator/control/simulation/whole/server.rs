@@ -16,7 +16,7 @@ use super::network::{Host, OUTSIDE, Purpose, SERVER, SERVER_END};
 use crate::balancer::report::Orders;
 use crate::orchestrator::api::balancers::lists;
 use crate::orchestrator::api::barrier::{Barrier, LOAD_BALANCER, Standing, State};
-use crate::orchestrator::api::heartbeats::{Beat, Statement, Statements};
+use crate::orchestrator::api::heartbeats::{Beat, Statement, Statements, testify};
 use crate::orchestrator::control::detector::{Detector, Watched};
 use crate::orchestrator::control::nodes::Brake;
 use crate::orchestrator::control::reconcile;
@@ -203,8 +203,7 @@ impl Simulation {
                 if let Some((_, suspect, asked)) = self.server.memory.probes.remove(&request) {
                     self.note(format!("{} finds {suspect} {answer:?}", node_name(client)));
                     self.audit.testified(self.now_ms, &suspect, &node_name(client), answer);
-                    let statements = self.server.memory.statements.entry(suspect).or_default();
-                    statements.insert(node_name(client), Statement { asked, answer });
+                    testify(&mut self.server.memory.statements, &suspect, &node_name(client), Statement { asked, answer });
                 }
             }
             Message::FromNode(FromNode::Drain { pod_uid, address }) => {

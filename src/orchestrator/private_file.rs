@@ -1,0 +1,26 @@
+//! Files that only this user may read: they hold what the API says, Secrets among it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Replaces a file that only this user may read, in one step.
+pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    make_private_parents(path)?;
+    let mut next = PathBuf::from(path);
+    next.set_extension("next");
+    drop(fs::remove_file(&next));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    file.write_all(contents)?;
+    drop(file);
+    fs::rename(&next, path)
+}
+
+/// Makes the directories above `path`, readable by this user only.
+pub(crate) fn make_private_parents(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        None => Ok(()),
+    }
+}
