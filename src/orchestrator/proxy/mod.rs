@@ -1,8 +1,9 @@
 //! The `flightcage proxy` role, on every node: carries connections to ClusterIPs to ready endpoints, and answers cluster DNS.
 //!
 //! It knows what the API says and what its own connections do, nothing else. While the API server is away everything stays as it
-//! was (fail static), also for a proxy that is started then: it goes by the rules of the one before. A ClusterIP needs no packet rules: the whole service network is a local route (AnyIP), so a listener bound
-//! to the ClusterIP gets the connection, whether it comes from a pod or from the node itself.
+//! was (fail static), also for a proxy that is started then: it goes by the rules of the one before. A ClusterIP needs no packet
+//! rules: the whole service network is a local route (AnyIP), so a listener bound to the ClusterIP gets the connection, whether it
+//! comes from a pod or from the node itself.
 
 mod dns;
 mod kept;

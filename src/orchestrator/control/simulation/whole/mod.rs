@@ -55,6 +55,11 @@ use server::Server;
 /// 200244: a fence was lifted by the word of one whom the server still counted among the living when it replaced.
 /// 200285: as that, and the server heard him for seconds: only what he heard was cut.
 const REGRESSIONS: &[u64] = &[0, 3, 151, 171, 242, 545, 585, 100_545, 100_570, 100_833, 200_146, 200_244, 200_285];
+/// Seeds that fail, and whose cause is still in production; in each a node serves on that has been evicted. They move up when that is mended.
+/// 300367: an agent that was never heard says that it was when it started, and others take it for one that reaches the server. 300285 and
+/// 300990: the server's patience is long after a stall, so it asks others late, and a node serves on by their word, which it has not heard.
+/// 202797 and 300969: only the way from the server to the node is cut, so the server hears a node that does not hear it.
+const OPEN: &[u64] = &[202_797, 300_285, 300_367, 300_969, 300_990];
 /// So many others run by default.
 const SEEDS: u64 = 60;
 /// A dial that nobody answers is tried again after so long.
@@ -517,5 +522,13 @@ fn nobody_is_fenced_while_the_server_is_gone() {
             Ok(outcome) => assert_eq!(outcome.evictions, 0, "seed {seed}"),
             Err((violation, lines)) => panic!("seed {seed}: {violation}\n{}", lines.join("\n")),
         }
+    }
+}
+
+#[test]
+#[ignore = "fails: see OPEN"]
+fn what_is_still_open() {
+    for seed in OPEN {
+        assert_eq!(run(*seed, script::plan).map(drop).map_err(|(violation, _)| violation), Ok(()), "seed {seed}");
     }
 }
