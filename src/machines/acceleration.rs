@@ -28,7 +28,7 @@ const KVM_LIMIT: Duration = Duration::from_secs(2);
 const KVM_TO_TCG: u32 = 2;
 /// QEMU's exit code after the guest writes 0x10 to `isa-debug-exit`: twice that, plus one.
 const PROOF_EXIT: i32 = 0x21;
-/// The guest's code, at 0x7c00. Hardware and TCG count to its end within a fifth of a second, an emulating KVM within a minute.
+/// The guest's code, at 0x7c00. TCG counts to its end in a fifth of a second; a KVM that emulates was still counting after 30 s.
 #[rustfmt::skip]
 const GUEST: [u8; 90] = [
     // Real mode. cli; xor ax, ax; mov ds, ax; lgdt [GDT_REGISTER]; cr0 |= 1; jmp 8:protected
