@@ -521,6 +521,39 @@ fn l_another_cluster_file_is_refused_while_this_one_is_up() {
 }
 
 #[test]
+fn m_limits_hold_and_are_reported() {
+    cluster();
+    kubectl_ok(&["apply", "-f", "tests/fixtures/manifests/limits.yml"]);
+    wait_for("the glutton killed for its memory, and started again", || {
+        let container = get(&["pod", "glutton"])["status"]["containerStatuses"][0].clone();
+        let states = [&container["state"], &container["lastState"]];
+        let killed = states.iter().any(|state| state["terminated"]["reason"] == "OOMKilled");
+        if killed && container["restartCount"].as_i64() > Some(0) { Ok(()) } else { Err(container.to_string()) }
+    });
+    kubectl_ok(&["delete", "pod", "glutton"]);
+    wait_for("the spinner", || {
+        let pod = get(&["pod", "spinner"]);
+        if pod["status"]["phase"] == "Running" { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    assert_eq!(get(&["pod", "spinner"])["status"]["qosClass"], "Guaranteed");
+    // What it used between two looks, by the node's own clock, which the container shares.
+    let look = || -> (f64, f64) {
+        let told = ok(&["exec", "spinner", "--", "cat", "/proc/uptime", "/sys/fs/cgroup/cpu.stat"]);
+        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<f64>().ok()).unwrap_or_else(|| panic!("{told}"));
+        let used = told.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        (number(told.split_whitespace().next()), number(used) / 1e6)
+    };
+    let (from, before) = look();
+    std::thread::sleep(Duration::from_secs(20));
+    let (to, after) = look();
+    let used = (after - before) / (to - from);
+    println!("limits: 200m of a processor: {:.1}m used over {:.1} s", used * 1000.0, to - from);
+    // A busy host may give it less.
+    assert!(used < 0.22, "{used} of a processor, at most 0.2 and a tenth of it");
+    kubectl_ok(&["delete", "pod", "spinner"]);
+}
+
+#[test]
 fn z_killing_the_daemon_leaves_nothing_and_up_brings_the_cluster_back() {
     cluster();
     let daemons = Command::new("pgrep").args(["-f", &format!("daemon --name {NAME}")]).output().expect("pgrep runs");

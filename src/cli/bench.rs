@@ -46,8 +46,11 @@ enum What {
     Up(Up),
     /// A worker loses its power under load: failed requests, outages and times from the onset; least, median, most of several runs.
     Failover(Repeated),
-    /// v1 becomes v2 under load: failed requests, outages and how long it takes; least, median, most of several runs.
+    /// v1 becomes v2 under load, and then v1 again: failed requests, outages and how long it takes; least, median, most of several runs.
     RollingUpdate(Repeated),
+    /// Four pods are killed under load, one after the other, without a stop signal: failed requests and outages; least, median, most of
+    /// several runs.
+    PodsKilled(Repeated),
 }
 
 impl Bench {
@@ -58,7 +61,8 @@ impl Bench {
             What::Relay { listen, endpoint } => Self::relay(listen, endpoint).await,
             What::Up(up) => up.run(name).await,
             What::Failover(repeated) => repeated.run(name, "failover").await,
-            What::RollingUpdate(repeated) => repeated.run(name, "rolling-update").await,
+            What::RollingUpdate(repeated) => repeated.run(name, "update-and-back").await,
+            What::PodsKilled(repeated) => repeated.run(name, "pods-killed").await,
         }
     }
 

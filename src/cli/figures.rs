@@ -1,4 +1,5 @@
-//! `bench failover` and `bench rolling-update`: the figures of a shipped scenario over several runs on one cluster: least, median, most.
+//! `bench failover`, `bench rolling-update` and `bench pods-killed`: the figures of a shipped scenario over several runs on one cluster:
+//! least, median, most.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,13 @@ use crate::scenario::matrix::Cell;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, exit_code};
 
-/// Arguments of `bench failover` and `bench rolling-update`.
+/// The scenarios that are only measured, beside those of the demonstration.
+const FILES: &[(&str, &str)] = &[
+    ("update-and-back.toml", include_str!("../../scenarios/update-and-back.toml")),
+    ("pods-killed.toml", include_str!("../../scenarios/pods-killed.toml")),
+];
+
+/// Arguments of the benches that run a scenario.
 #[derive(Debug, Args)]
 pub(super) struct Repeated {
     /// How often it is run, on one cluster.
@@ -114,7 +121,9 @@ fn unwritable(folder: &Path) -> impl FnOnce(std::io::Error) -> Failure {
 /// The shipped scenario of that name, for a cluster of that name.
 pub(super) fn shipped(home: &Home, cluster: &ClusterName, name: &str) -> Result<Scenario, Failure> {
     let folder = folder(home);
-    write_files(&folder, SCENARIO_FILES).map_err(unwritable(&folder))?;
+    for files in [SCENARIO_FILES, FILES] {
+        write_files(&folder, files).map_err(unwritable(&folder))?;
+    }
     let file = folder.join(format!("{name}.toml"));
     Ok(scenario::file::read(&file, &Against::own_cluster(cluster, manifests::check))?)
 }
@@ -160,9 +169,11 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
         let elsewhere = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "elsewhere");
         figures.extend(elsewhere.and_then(|step| step["end_ms"].as_f64()).map(|at| ("replicas_back_ms", at - onset)));
     }
-    let update = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "update");
-    if let Some((from, to)) = update.and_then(|step| Some((step["start_ms"].as_f64()?, step["end_ms"].as_f64()?))) {
-        figures.insert("update_took_ms", to - from);
+    for (step, figure) in [("update", "update_took_ms"), ("and-back", "way_back_took_ms")] {
+        let update = report["steps"].as_array().into_iter().flatten().find(|one| one["id"] == step);
+        if let Some((from, to)) = update.and_then(|step| Some((step["start_ms"].as_f64()?, step["end_ms"].as_f64()?))) {
+            figures.insert(figure, to - from);
+        }
     }
     figures
 }

@@ -167,6 +167,7 @@ impl Run {
                 trusted: None,
                 target: target.clone(),
                 nodes: Vec::new(),
+                daemon: None,
             };
             let judged = judge(case, environment, updates, stop, live).await;
             outcomes.push(tell(judged, self.report.as_deref(), live));

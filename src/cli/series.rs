@@ -13,9 +13,10 @@ use super::failure::Failure;
 use super::interruption::Interruption;
 use super::terminal::Live;
 use crate::cluster::home::Home;
+use crate::cluster::inventory;
 use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
 use crate::machines::provider::Acceleration;
-use crate::model::cluster::ClusterSpec;
+use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::ClusterName;
 use crate::scenario::fault::{DialService, Faults};
 use crate::scenario::report::TargetFacts;
@@ -188,6 +189,7 @@ pub(super) async fn run_on(
             trusted: None,
             target,
             nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
+            daemon: inventory::daemon(&cluster.paths).filter(|_| status.spec.provider == ProviderKind::Qemu),
         };
         Ok(tell(judge(case, environment, updates, stop, live).await, settings.report, live))
     };

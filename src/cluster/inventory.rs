@@ -104,6 +104,12 @@ pub fn look(home: &Home) -> Result<Inventory, LifeError> {
     Ok(Inventory { clusters, caches, abandoned })
 }
 
+/// The process of the daemon that holds a cluster, or held it last.
+#[must_use]
+pub fn daemon(paths: &ClusterPaths) -> Option<u32> {
+    fs::read_to_string(paths.daemon_lock()).ok()?.trim().parse().ok()
+}
+
 fn entry(paths: &ClusterPaths) -> Result<Entry, LifeError> {
     let fail = |source| LifeError::Io { what: format!("look at cluster `{}`", paths.name()), source };
     let machines = qemu::processes(paths.root()).map_err(|error| fail(io::Error::other(super::chain(&error))))?;
@@ -115,11 +121,10 @@ fn entry(paths: &ClusterPaths) -> Result<Entry, LifeError> {
         sockets: paths.runtime().exists(),
     };
     let record: Option<ClusterRecord> = read_json(&paths.spec()).ok();
-    let recorded = fs::read_to_string(paths.daemon_lock()).ok().and_then(|text| text.trim().parse().ok());
     Ok(Entry {
         name: paths.name().clone(),
         state: facts.state(),
-        daemon: recorded.filter(|_| facts.held),
+        daemon: daemon(paths).filter(|_| facts.held),
         orphans: facts.orphans(),
         machines,
         wanted_machines: record.map_or(0, |record| record.spec.machines.len()),

@@ -13,6 +13,7 @@ mod expectation;
 pub mod fault;
 pub mod file;
 mod file_problem;
+mod host;
 pub mod injection;
 pub mod load;
 pub mod matrix;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::deploy::{self, DeployError, Deployed, NAMESPACE};
 use super::events::View;
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
+use super::host::Watch;
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
 use super::report::{EventReport, Report, StepReport, TargetFacts, Verdict};
@@ -54,6 +55,8 @@ pub struct Environment {
     pub target: TargetFacts,
     /// The cluster's nodes.
     pub nodes: Vec<NodeName>,
+    /// The process whose children the machines are, where they run on this host.
+    pub daemon: Option<u32>,
 }
 
 /// What a run tells while it goes on.
@@ -176,6 +179,7 @@ impl Run<'_> {
             self.note_failure(&mut measured, failure);
         } else {
             self.tell("deployed; the load starts");
+            let watch = Watch::start(self.environment.daemon);
             let request = |url: &super::spec::Url| HttpRequest {
                 dial: Arc::clone(&self.environment.dial),
                 url: url.clone(),
@@ -216,6 +220,7 @@ impl Run<'_> {
                 let records = running.finish().await;
                 measured.loads.insert(name, MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()));
             }
+            measured.starvation = watch.seen();
         }
         for expectation in &self.scenario.expectations {
             if let Check::Replicas { rc, .. } = &expectation.check {

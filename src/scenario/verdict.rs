@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::host::Starvation;
 use super::load::analysis::{RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions};
 use super::load::{Pause, Record};
 use super::report::{ExpectationReport, FaultReport, LoadReport, OutageReport, StreamReport, Verdict};
@@ -10,6 +11,8 @@ use super::spec::{Check, Expectation, Load, Scenario, StreamKind};
 
 /// More late requests, or more sleep of the prober, than this share make a run inconclusive.
 const LATE_SHARE_MAX: f64 = 0.01;
+/// Machines that were starved for more of the run than this may have failed for that alone.
+const STARVED_SHARE_MAX: f64 = 0.05;
 /// Fewer requests than this on a stream say nothing.
 const SENT_MIN: usize = 50;
 /// How long a stream must stay good for its recovery to be told when no expectation says.
@@ -36,6 +39,8 @@ pub struct Measured {
     pub step_failures: Vec<String>,
     /// Why the run cannot be judged.
     pub doubts: Vec<String>,
+    /// Whether the machines had the host's processors to themselves.
+    pub starvation: Starvation,
 }
 
 /// What one load measured.
@@ -97,6 +102,10 @@ pub fn judge(scenario: &Scenario, measured: &Measured) -> Judgement {
             .filter(|row| !row.ok)
             .map(|row| format!("{}: expected {}, measured {}", row.name, row.expected, row.measured)),
     );
+    // What passes on a starved host passes all the more on another.
+    if !failures.is_empty() {
+        doubts.extend(starvation_doubt(&measured.starvation));
+    }
     let (verdict, reasons) = if !doubts.is_empty() {
         doubts.extend(failures);
         (Verdict::Inconclusive, doubts)
@@ -130,6 +139,17 @@ fn load_doubts(name: &str, spec: &Load, load: &MeasuredLoad) -> Vec<String> {
         doubts.push(format!("{name}: the prober itself slept for {stalled_ms:.0} of {ran_ms:.0} ms"));
     }
     doubts
+}
+
+fn starvation_doubt(starvation: &Starvation) -> Option<String> {
+    let Starvation { watched, starved, others } = starvation;
+    (starved.as_secs_f64() > STARVED_SHARE_MAX * watched.as_secs_f64()).then(|| {
+        let (percent, starved, watched) = (others * 100.0, starved.as_secs_f64(), watched.as_secs_f64());
+        format!(
+            "other programs took {percent:.0} % of this host's processors, and left none idle, for {starved:.0} of {watched:.0} s: \
+             what failed may be theirs"
+        )
+    })
 }
 
 fn of_stream(load: &MeasuredLoad, stream: StreamKind) -> Vec<&Record> {

@@ -84,6 +84,8 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     option("netdev", format!("user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", start.ssh_port));
     option("device", network_card("ssh", ssh_mac(request.index)));
 
+    // What the guest has freed goes back to the host, and into no snapshot.
+    option("device", "virtio-balloon-pci,free-page-reporting=on".to_owned());
     option("object", "rng-random,id=random,filename=/dev/urandom".to_owned());
     option("device", "virtio-rng-pci,rng=random".to_owned());
     option("chardev", format!("file,id=console,append=on,path={}", value(&directory.console())));

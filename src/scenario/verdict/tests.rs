@@ -88,6 +88,21 @@ fn each_doubt_and_each_failure_has_its_verdict() {
     assert_eq!(check(|m| records(m)[..5].iter_mut().for_each(|r| r.sent_ms += 60.0)).0, Verdict::Pass);
     assert_eq!(check(|m| m.loads.get_mut("web").unwrap().stalled = Duration::from_secs(1)).0, Verdict::Inconclusive);
     assert_eq!(check(|m| m.faults_left = 1).0, Verdict::Fail);
+    let starved = |m: &mut Measured, seconds| {
+        m.starvation = Starvation { watched: Duration::from_secs(100), starved: Duration::from_secs(seconds), others: 0.5 };
+    };
+    assert_eq!(check(|m| starved(m, 100)).0, Verdict::Pass, "nothing failed all the same");
+    let (verdict, reasons) = check(|m| {
+        starved(m, 6);
+        m.faults_left = 1;
+    });
+    assert_eq!((verdict, reasons.len()), (Verdict::Inconclusive, 2), "{reasons:?}");
+    assert!(reasons[0].contains("50 %") && reasons[0].contains("6 of 100 s"), "{reasons:?}");
+    let passing = |m: &mut Measured| {
+        starved(m, 5);
+        m.faults_left = 1;
+    };
+    assert_eq!(check(passing).0, Verdict::Fail, "a moment of it proves nothing");
     assert_eq!(check(|m| m.pods_deleted = 1).0, Verdict::Fail);
     assert_eq!(check(|m| m.replicas.clear()).0, Verdict::Fail);
     assert_eq!(check(|m| m.step_failures.push("step `back`: no".into())).0, Verdict::Fail);
