@@ -539,7 +539,8 @@ fn m_limits_hold_and_are_reported() {
     // What it used between two looks, by the node's own clock, which the container shares.
     let look = || -> (f64, f64) {
         let told = ok(&["exec", "spinner", "--", "cat", "/proc/uptime", "/sys/fs/cgroup/cpu.stat"]);
-        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<f64>().ok()).unwrap_or_else(|| panic!("{told}"));
+        let number =
+            |text: Option<&str>| text.and_then(|text| text.trim().parse::<f64>().ok()).unwrap_or_else(|| panic!("{told}"));
         let used = told.lines().find_map(|line| line.strip_prefix("usage_usec "));
         (number(told.split_whitespace().next()), number(used) / 1e6)
     };
