@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -32,6 +33,9 @@ const FILES: &[(&str, &str)] = &[
     ("pods-killed.toml", include_str!("../../scenarios/pods-killed.toml")),
 ];
 
+/// A host on which this is missed before anything happens cannot carry the load: the run is INCONCLUSIVE.
+const BASELINE_P99: Duration = Duration::from_millis(250);
+
 /// Arguments of the benches that run a scenario.
 #[derive(Debug, Args)]
 pub(super) struct Repeated {
@@ -55,8 +59,9 @@ impl Repeated {
         doctor::require_able_host().await?;
         let home = open_home()?;
         let mut scenario = shipped(&home, &name, shipped_name)?;
-        if let Some(rate) = self.rate {
-            scenario.loads.values_mut().for_each(|load| load.rate = f64::from(rate));
+        for load in scenario.loads.values_mut() {
+            load.baseline.p99 = Some(BASELINE_P99);
+            load.rate = self.rate.map_or(load.rate, f64::from);
         }
         let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let folder = folder(&home);
