@@ -71,6 +71,13 @@ struct Index {
     built: BTreeMap<String, Resolved>,
 }
 
+/// Only a manifest says its own media type at the top; a layer or a configuration is no manifest.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Typed {
+    media_type: String,
+}
+
 /// The store. Cheap to clone: it holds no state but its directory.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
@@ -129,12 +136,6 @@ impl ImageStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file("read", &path)(error)),
         };
-        // Only a manifest says its own media type at the top; a layer or a configuration is no manifest.
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Typed {
-            media_type: String,
-        }
         let typed = serde_json::from_slice::<Typed>(&content).ok();
         Ok(typed.map(|typed| Resolved { digest: reference.to_owned(), media_type: typed.media_type }))
     }

@@ -54,8 +54,8 @@ impl Default for Options {
     /// kubectl's defaults.
     fn default() -> Self {
         Self {
-            update_period: Duration::from_secs(60),
-            timeout: Duration::from_secs(300),
+            update_period: Duration::from_mins(1),
+            timeout: Duration::from_mins(5),
             max_surge: 1,
             max_unavailable: 0,
             keep_name: false,
@@ -307,7 +307,7 @@ pub async fn rolling_update(
         patch_controller(client, namespace, old_name, old_name, patch).await?;
     }
     let rename_to = options.keep_name.then(|| old_name.to_owned());
-    Roll { client, namespace, old, new, desired, options, rename_to }.run(&mut on_progress).await
+    Box::pin(Roll { client, namespace, old, new, desired, options, rename_to }.run(&mut on_progress)).await
 }
 
 /// Takes an interrupted update from `old_name` to `new_name` back: the old controller is scaled up to what it had, the new one
@@ -333,7 +333,8 @@ pub async fn rollback(
     let marks = annotate(&[(DESIRED_REPLICAS, Some(original.to_string())), (UPDATE_SOURCE, Some(source_id(&away)))]);
     let back = patch_controller(client, namespace, old_name, old_name, marks).await?;
     let options = Options { keep_name: false, ..options.clone() };
-    Roll { client, namespace, old: away, new: back, desired: original, options, rename_to: None }.run(&mut on_progress).await
+    let roll = Roll { client, namespace, old: away, new: back, desired: original, options, rename_to: None };
+    Box::pin(roll.run(&mut on_progress)).await
 }
 
 struct Roll<'a> {

@@ -239,7 +239,7 @@ async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon
                 // Ends with the pipe, whoever closed it and however it died.
                 let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut nothing).await;
                 if daemon.disowned.load(Ordering::SeqCst) {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         }

@@ -25,7 +25,7 @@ use super::status::{self, Moment};
 use super::work::{self, Context, Failure, SetUp};
 
 /// Secrets and ConfigMaps of a pod are read again this often, besides whenever one changes; as in the kubelet.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+const REFRESH_INTERVAL: Duration = Duration::from_mins(1);
 /// After a failed set-up, configuration, removal or API call.
 const RETRY: Duration = Duration::from_secs(2);
 /// Probe reports that wait, at most.
@@ -241,7 +241,7 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             }
             Effect::Drain(by) => {
                 self.observed.drain = Progress::InFlight;
-                let own = !self.spec().is_some_and(|spec| spec.host_network == Some(true));
+                let own = self.spec().is_none_or(|spec| spec.host_network != Some(true));
                 let mut draining = context.drains.begin(&work::uid(&pod), self.observed.address.filter(|_| own));
                 self.tasks.spawn(async move {
                     let drained = draining.wait(by.saturating_duration_since(Instant::now())).await;
