@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::definition::is_sha256;
+
 /// A reference with nothing left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
@@ -71,8 +73,7 @@ impl fmt::Display for Reference {
 
 /// `sha256:` and 64 lower-case hexadecimal digits; no other algorithm is in use.
 pub fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+    text.strip_prefix("sha256:").is_some_and(is_sha256)
 }
 
 /// Whether a registry may have a repository of this name.
