@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+pub mod dialler;
 pub mod relay;
 
 /// A connected byte stream, whatever carries it.

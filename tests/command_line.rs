@@ -25,7 +25,7 @@ struct Ran {
 fn check(arguments: &[&str]) -> Ran {
     let home = tempfile::tempdir().expect("a temporary directory can be made");
     let output = flightcage(home.path()).args(arguments).output().expect("the binary runs");
-    let clusters = std::fs::read_dir(home.path().join("clusters")).map(Iterator::count).unwrap_or(0);
+    let clusters = std::fs::read_dir(home.path().join("clusters")).map_or(0, Iterator::count);
     assert_eq!(clusters, 0, "`flightcage {}` left a cluster", arguments.join(" "));
     Ran {
         code: output.status.code().expect("it was not killed"),

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flightcage::images::mirror::{self, DirectoryStore, MirrorStore, StoredManifest, Upstreams};
+use flightcage::images::mirror::{self, Upstreams};
+use flightcage::images::{ImageStore, Resolved};
 use flightcage::orchestrator::agent::containers::{RealRuntime, RuntimeConfig};
 use flightcage::orchestrator::agent::runtime::{
     ContainerSpec, ContainerState, Image, LogQuery, Mount, PullError, PullPolicy, Runtime, SandboxSpec,
@@ -20,6 +21,7 @@ use flightcage::orchestrator::config::IdentityFiles;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 const UID: &str = "0b7c7a52-1111-4222-8333-444455556666";
+const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const OTHER: &str = "1c8d8b63-1111-4222-8333-444455556666";
 
 fn digest(bytes: &[u8]) -> String {
@@ -28,7 +30,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// An image of busybox with two layers, the upper of which hides a file of the lower.
-fn fill(store: &DirectoryStore, busybox: &[u8]) {
+fn fill(store: &ImageStore, busybox: &[u8]) {
     let mut lower = tar::Builder::new(Vec::new());
     let mut file = |path: &str, mode: u32, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -64,6 +66,7 @@ fn fill(store: &DirectoryStore, busybox: &[u8]) {
     .unwrap();
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
         "config": {"digest": digest(&config), "size": config.len()},
         "layers": [{"digest": digest(&lower)}, {"digest": digest(&upper)}],
     }))
@@ -82,31 +85,25 @@ fn fill(store: &DirectoryStore, busybox: &[u8]) {
         "layers": [{"digest": digest(b"not what comes")}],
     }))
     .unwrap();
-    let keep = |digest: &str, bytes: &[u8]| {
-        let mut file = store.incoming().unwrap();
-        file.write_all(bytes).unwrap();
-        store.keep_blob(digest, file).unwrap();
-    };
     for bytes in [&lower, &upper, &config, &manifest, &index, &lying] {
-        keep(&digest(bytes), bytes);
+        store.put_blob(bytes).unwrap();
     }
     // A store gone bad: the node has to notice.
-    keep(&digest(b"not what comes"), &upper);
-    for (reference, bytes) in [("latest", &index), ("lying", &lying), (&*digest(&manifest), &manifest)] {
-        let stored =
-            StoredManifest { digest: digest(bytes), media_type: "application/vnd.oci.image.manifest.v1+json".to_owned() };
-        store.keep_reference("docker.io", "user/box", reference, &stored).unwrap();
+    std::fs::write(store.blob_path(&digest(b"not what comes")).unwrap(), &upper).unwrap();
+    for (tag, bytes) in [("latest", &index), ("lying", &lying)] {
+        let resolved = Resolved { digest: digest(bytes), media_type: MANIFEST_TYPE.to_owned() };
+        store.tag(&format!("docker.io/user/box:{tag}"), &resolved).unwrap();
     }
 }
 
 /// The mirror on loopback; returns its port.
 async fn registry(directory: &Path, busybox: &[u8]) -> (u16, IdentityFiles) {
-    let store = DirectoryStore::open(directory.join("store")).unwrap();
+    let store = ImageStore::open(directory.join("store")).unwrap();
     fill(&store, busybox);
     let issued = test_identity(directory);
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    tokio::spawn(mirror::serve(listener, issued.server, mirror::router(Arc::new(store), Upstreams::none())));
+    tokio::spawn(mirror::serve(listener, issued.server, mirror::router(store, Upstreams::none())));
     (port, issued.client)
 }
 

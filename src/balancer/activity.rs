@@ -85,7 +85,7 @@ impl Activity {
             _ => (endpoint, needed),
         };
         let silent = Duration::from_millis(self.ms(now).saturating_sub(since));
-        (silent < needed).then(|| (needed - silent).max(Duration::from_millis(1)))
+        needed.checked_sub(silent).filter(|left| !left.is_zero()).map(|left| left.max(Duration::from_millis(1)))
     }
 }
 

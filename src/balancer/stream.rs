@@ -2,26 +2,19 @@
 //!
 //! Invariant: what the control plane ordered last holds while it is away (fail static).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_tungstenite::WebSocketStream;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Balancer;
 use super::report::{Orders, PATH, REPORT_INTERVAL_MS, Report};
+use crate::transport::dialler::{Dialler, Socket};
 
-/// Pause before the next dial: doubles from the first to the last.
-const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_LAST: Duration = Duration::from_secs(2);
-/// For TCP, TLS and the WebSocket's handshake together.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
 /// A report that cannot be written for so long: the connection is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(4);
 /// A ping goes with every so many reports, and a control plane that answers none for so long is gone.
@@ -29,8 +22,6 @@ const REPORTS_PER_PING: u32 = 2;
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 /// Reports that come at once are at least so far apart: connections end in crowds.
 const REPORT_PACE: Duration = Duration::from_millis(5);
-
-type Socket = WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>;
 
 /// Why the stream cannot be dialled at all.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +38,7 @@ pub enum StreamError {
 }
 
 /// Where to report, and as whom.
-pub struct ControlPlane {
-    address: SocketAddr,
-    url: String,
-    tls: tokio_rustls::TlsConnector,
-}
+pub struct ControlPlane(Dialler);
 
 impl ControlPlane {
     /// The control plane at `server` (`https://ADDRESS:PORT`), and this balancer's identity in PEM.
@@ -59,8 +46,6 @@ impl ControlPlane {
     /// # Errors
     /// When one of them cannot be used.
     pub fn new(server: &str, ca_pem: &str, certificate_pem: &str, key_pem: &str) -> Result<Self, StreamError> {
-        let authority = server.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
-        let address = authority.parse().map_err(|_| StreamError::Server(server.to_owned()))?;
         let certificates = |pem: &str, what| {
             let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
             read.map_err(|_| StreamError::Identity(what))
@@ -70,44 +55,24 @@ impl ControlPlane {
             roots.add(authority)?;
         }
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| StreamError::Identity("key"))?;
-        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(certificates(certificate_pem, "certificate")?, key)?;
-        // A WebSocket is an upgrade of HTTP/1.1.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { address, url: format!("wss://{authority}{PATH}"), tls: Arc::new(config).into() })
-    }
-
-    async fn dial(&self) -> Result<Socket, String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let name = ServerName::IpAddress(self.address.ip().into());
-        let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.map_err(|error| error.to_string())?;
-        Ok(socket)
+        Dialler::new(server, PATH, config).map(Self).ok_or_else(|| StreamError::Server(server.to_owned()))
     }
 }
 
 /// Reports to the control plane and follows its orders, for ever.
 pub async fn keep(control_plane: ControlPlane, balancer: Balancer) {
-    let mut backoff = BACKOFF_FIRST;
+    let ControlPlane(mut dialler) = control_plane;
+    let server = dialler.address();
     let mut known = Orders::default();
     loop {
-        match timeout(DIAL_LIMIT, control_plane.dial()).await.unwrap_or_else(|_| Err("no answer in time".into())) {
-            Ok(socket) => {
-                tracing::info!(server = %control_plane.address, "reporting to the control plane");
-                let begun = Instant::now();
-                let why = serve(socket, &balancer, &mut known).await;
-                tracing::warn!(server = %control_plane.address, why, "the stream to the control plane broke, dialling again");
-                if begun.elapsed() > BACKOFF_LAST {
-                    backoff = BACKOFF_FIRST;
-                }
-            }
-            Err(why) => tracing::debug!(server = %control_plane.address, why, "no stream to the control plane, dialling again"),
-        }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
+        let socket = dialler.connect().await;
+        tracing::info!(%server, "reporting to the control plane");
+        let why = serve(socket, &balancer, &mut known).await;
+        tracing::warn!(%server, why, "the stream to the control plane broke, dialling again");
     }
 }
 

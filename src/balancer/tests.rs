@@ -55,7 +55,7 @@ fn key() -> ServicePortKey {
 async fn balancer(manners: &[Manner]) -> (Balancer, Arc<Network>) {
     let network = Arc::new(Network::default());
     let balancer = Balancer::new(Arc::clone(&network) as Arc<dyn Dial>);
-    let endpoints: Vec<_> = (1..=manners.len() as u8).map(|n| Endpoint { addr: addr(n), node: Some(format!("w{n}")) }).collect();
+    let endpoints: Vec<_> = (1..).zip(manners).map(|(n, _)| Endpoint { addr: addr(n), node: Some(format!("w{n}")) }).collect();
     network.manners.lock().unwrap().extend(endpoints.iter().map(|endpoint| (endpoint.addr, AT_ONCE)));
     balancer.set_endpoints(&key(), &endpoints);
     for endpoint in &endpoints {

@@ -1,5 +1,6 @@
 //! `up`, `down`, `status`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::journal;
+use super::scenarios::read_cluster_file;
 use super::snapshots::Automatic;
 use super::terminal::{Live, say};
 use super::{File, doctor};
@@ -31,13 +33,7 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let spec = match &self.file {
-            Some(file) => super::scenarios::read_cluster_file(file, &name)?,
-            None => ClusterSpec::with_workers(name.clone(), 2),
-        };
-        if spec.provider == ProviderKind::Qemu {
-            doctor::require_able_host().await?;
-        }
+        let spec = wanted(self.file.as_deref(), &name).await?;
         let home = open_home()?;
         let live = Live::new();
         let cluster = bring_up(&home, spec, self.automatic.boot(Lifetime::UntilDown), &live).await?;
@@ -46,6 +42,18 @@ impl Up {
         say(&format!("\nUse it:  export KUBECONFIG={}", cluster.paths.kubeconfig().display()));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The cluster of a file, or else the usual one, which this host is able to run.
+pub(super) async fn wanted(file: Option<&Path>, name: &ClusterName) -> Result<ClusterSpec, Failure> {
+    let spec = match file {
+        Some(file) => read_cluster_file(file, name)?,
+        None => ClusterSpec::with_workers(name.clone(), 2),
+    };
+    if spec.provider == ProviderKind::Qemu {
+        doctor::require_able_host().await?;
+    }
+    Ok(spec)
 }
 
 /// Brings a cluster up; Ctrl-C and SIGTERM take down what was begun.

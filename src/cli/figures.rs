@@ -156,7 +156,7 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
     figures.extend(most("reused", "longest_outage_ms").map(|value| ("longest_outage_reused_ms", value)));
     if let Some(onset) = report["faults"][0]["onset_ms"].as_f64() {
         // The last moment at which a new connection still failed.
-        let outages = streams.iter().filter(|(name, _)| *name == "new").flat_map(|(_, stream)| stream["outages"].as_array());
+        let outages = streams.iter().filter(|(name, _)| *name == "new").filter_map(|(_, stream)| stream["outages"].as_array());
         let ends = outages.flatten().filter(|outage| outage["from_ms"].as_f64().is_some_and(|from| from + 1000.0 >= onset));
         let last = ends.filter_map(|outage| outage["to_ms"].as_f64()).fold(onset, f64::max);
         figures.insert("new_connections_fail_until_ms", last - onset);

@@ -77,7 +77,9 @@ impl Prune {
             say("nothing is left to clear");
             return Ok(ExitCode::SUCCESS);
         }
-        prunable.iter().for_each(|(what, bytes)| say(&format!("{what}  {}", mebibytes(*bytes))));
+        for (what, bytes) in &prunable {
+            say(&format!("{what}  {}", mebibytes(*bytes)));
+        }
         if !self.yes && !confirm("Clear these?") {
             let hint =
                 if is_interactive() { "nothing was changed" } else { "`--yes` agrees without a terminal; nothing was changed" };

@@ -323,7 +323,7 @@ impl RollingUpdate {
         let client = connect(name).await?.client;
         let options = Options { update_period: self.update_period, timeout: self.timeout, ..Options::default() };
         let summary = rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| {
-            say(&step.to_string())
+            say(&step.to_string());
         })
         .await
         .map_err(update_failed)?;
@@ -351,7 +351,7 @@ impl Rollback {
         let client = connect(name).await?.client;
         let options = Options { update_period: self.update_period, ..Options::default() };
         let summary = rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| {
-            say(&step.to_string())
+            say(&step.to_string());
         })
         .await
         .map_err(update_failed)?;

@@ -17,6 +17,7 @@ pub(super) struct Refused {
     failure: Failure,
 }
 
+#[expect(clippy::result_large_err, reason = "there is one a file, and files are few")]
 pub(super) fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, Refused> {
     scenario::file::read(path, against).map_err(|error| {
         let (problems, failure) = match error {

@@ -10,13 +10,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::cluster::{bring_up, open_home};
-use super::doctor;
+use super::cluster::{bring_up, open_home, wanted};
 use super::failure::{self, Failure};
 use super::snapshots::Automatic;
 use super::terminal::Live;
 use crate::cluster::life::{self, Cluster, Lifetime};
-use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
+use crate::model::cluster::{ClusterSpec, Role};
 use crate::model::names::ClusterName;
 
 /// What we exit with when the command was not run, or the cluster could not be taken down: as `env` and `timeout` do.
@@ -47,13 +46,7 @@ impl With {
     }
 
     async fn run_command(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let spec = match &self.file {
-            Some(file) => super::scenarios::read_cluster_file(file, &name)?,
-            None => ClusterSpec::with_workers(name.clone(), 2),
-        };
-        if spec.provider == ProviderKind::Qemu {
-            doctor::require_able_host().await?;
-        }
+        let spec = wanted(self.file.as_deref(), &name).await?;
         let home = open_home()?;
         let live = Live::new();
         let cluster = bring_up(&home, spec.clone(), self.automatic.boot(Lifetime::Owned), &live).await?;

@@ -25,7 +25,7 @@ use crate::transport::BoxStream;
 /// Longest that a control request may take which is not known to wait for something.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest that asking for the machines' states may take: those that exist already are asked themselves.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(60);
+const STATUS_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest that a machine may take to boot; the daemon gives up earlier when nothing moves, and Vagrant after half an hour: it may have to
 /// fetch a box, and boots emulated machines in minutes.
 const BOOT_TIMEOUT: Duration = Duration::from_mins(35);
@@ -36,7 +36,7 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest that changing links may take: machines with a network of their own do it themselves, and are asked over SSH before and after.
 const LINKS_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest that saving or restoring may take; the daemon gives up earlier.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(5);
 /// Longest answer line on the dial socket.
 const MAX_REPLY: u64 = 64;
 

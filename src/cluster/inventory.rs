@@ -314,7 +314,7 @@ mod tests {
         let states: Vec<_> = found.clusters.iter().map(|entry| (entry.name.as_str(), entry.state)).collect();
         let expected = [("dead", State::Dead), ("lives", State::Up), ("locked", State::Dead), ("stopped", State::Stopped)];
         assert_eq!(states, expected);
-        assert_eq!(found.abandoned, [unfinished.clone()]);
+        assert_eq!(found.abandoned, std::slice::from_ref(&unfinished));
         assert!(matches!(prune(&home, &found, Reach::All).await, Err(LifeError::InUse(name)) if name == "lives"));
         assert!(unfinished.exists() && stopped.root().exists(), "nothing was changed");
 

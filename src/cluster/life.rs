@@ -43,9 +43,9 @@ pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot
 use start::{Admitted, Daemon, admitted_daemon};
 
 /// Longest from a machine's boot to its SSH session.
-const SSH_DEADLINE: Duration = Duration::from_secs(180);
+const SSH_DEADLINE: Duration = Duration::from_mins(3);
 /// Longest from the installation to every node Ready.
-const READY_DEADLINE: Duration = Duration::from_secs(180);
+const READY_DEADLINE: Duration = Duration::from_mins(3);
 
 /// What `up` tells while it works.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,9 +29,9 @@ use crate::model::addresses;
 use crate::model::cluster::ClusterSpec;
 
 /// Machines' clocks may run a little behind the host's.
-const BACKDATE: Duration = Duration::from_secs(24 * 3600);
+const BACKDATE: Duration = Duration::from_hours(24);
 /// A cluster does not outlive its certificates.
-const LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
+const LIFETIME: Duration = Duration::from_hours(3650 * 24);
 
 /// Why certificates could not be made.
 #[derive(Debug, thiserror::Error)]

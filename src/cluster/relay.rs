@@ -39,7 +39,7 @@ use crate::transport::{BoxStream, Dial, Listen};
 /// How long the first machine may take before another is asked to dial as well.
 const NEXT_VANTAGE: Duration = Duration::from_millis(300);
 /// Longest from the start of SSH to the relay's first byte: two logins, one through the other, on emulated machines that boot.
-const LOGIN_LIMIT: Duration = Duration::from_secs(60);
+const LOGIN_LIMIT: Duration = Duration::from_mins(1);
 /// Pause before a machine is logged in to again: doubles from the first to the last.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LAST: Duration = Duration::from_secs(8);

@@ -47,11 +47,11 @@ pub async fn build(
 ) -> Result<Built, ImageError> {
     let _lock = DirectoryLock::take(scratch, progress).await?;
     let hash = definition.hash();
-    if let Some(manifest) = store.built(&hash)? {
-        if let Some(layers_bytes) = whole(store, &manifest) {
-            tag(definition, store, &manifest)?;
-            return Ok(Built { manifest, layers_bytes, was_cached: true });
-        }
+    if let Some(manifest) = store.built(&hash)?
+        && let Some(layers_bytes) = whole(store, &manifest)
+    {
+        tag(definition, store, &manifest)?;
+        return Ok(Built { manifest, layers_bytes, was_cached: true });
     }
     progress(&format!("building image {}", definition.tags[0]));
     let distribution = distribution_layer(definition, store, scratch, progress).await?;

@@ -2,12 +2,10 @@
 //!
 //! Anonymously; over HTTPS, or plain HTTP on loopback. The registry is always asked: a tag may have moved.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
-use super::ImageStore;
-use super::mirror::{Mirror, MirrorError, StoredManifest, Upstreams};
+use super::mirror::{Mirror, MirrorError, Upstreams};
+use super::{ImageStore, Resolved};
 use crate::model::image_reference::Reference;
 use crate::shell::debian::Progress;
 
@@ -75,7 +73,7 @@ pub async fn pull(
     };
     let unusable = |what: String| PullError::Unusable { image: image.clone(), what };
     let (registry, repository) = (reference.registry.as_str(), reference.repository.as_str());
-    let mirror = Mirror::new(Arc::new(store.clone()), upstreams);
+    let mirror = Mirror::new(store.clone(), upstreams);
     progress(&format!("asking {registry}"));
     let top = mirror.fetch_manifest(registry, repository, reference.version_text()).await.map_err(failed)?;
     let mut manifest = read(store, &top).map_err(unusable)?;
@@ -96,11 +94,11 @@ pub async fn pull(
         mirror.blob(registry, repository, digest).await.map_err(failed)?;
     }
     // The name comes last: until now it stood for what was there before, whole.
-    mirror.keep_name(registry, repository, reference.version_text(), &top).map_err(failed)?;
+    mirror.keep_name(registry, repository, reference.version_text(), &top).map_err(|error| failed(error.into()))?;
     Ok(top.digest)
 }
 
-fn read(store: &ImageStore, manifest: &StoredManifest) -> Result<Manifest, String> {
+fn read(store: &ImageStore, manifest: &Resolved) -> Result<Manifest, String> {
     let path = store.blob_path(&manifest.digest).ok_or("its digest is not sha256")?;
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map_err(|error| format!("its manifest: {error}"))
@@ -109,14 +107,14 @@ fn read(store: &ImageStore, manifest: &StoredManifest) -> Result<Manifest, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::Stored;
     use crate::images::mirror::router;
-    use crate::images::{Resolved, Stored};
 
     /// A registry on loopback: our own mirror over another store, where names begin with `docker.io`.
     async fn registry(store: &ImageStore) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let router = router(Arc::new(store.clone()), Upstreams::none());
+        let router = router(store.clone(), Upstreams::none());
         tokio::spawn(async move { axum::serve(listener, router).await });
         address
     }

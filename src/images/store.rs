@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::mirror::{MirrorStore, StoredManifest};
 use crate::model::definition::hexadecimal;
+use crate::model::image_reference::is_digest;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,13 @@ struct Index {
     built: BTreeMap<String, Resolved>,
 }
 
+/// Only a manifest says its own media type at the top; a layer or a configuration is no manifest.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Typed {
+    media_type: String,
+}
+
 /// The store. Cheap to clone: it holds no state but its directory.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
@@ -94,9 +101,8 @@ impl ImageStore {
 
     /// Where the blob of this digest lies or would lie; `None` if it is not `sha256:` and 64 lower-case hexadecimal digits.
     pub fn blob_path(&self, digest: &str) -> Option<PathBuf> {
-        let hex = digest.strip_prefix("sha256:")?;
-        let fine = hex.len() == 64 && hex.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
-        fine.then(|| self.directory.join("blobs/sha256").join(hex))
+        let hex = digest.strip_prefix("sha256:").filter(|_| is_digest(digest))?;
+        Some(self.directory.join("blobs/sha256").join(hex))
     }
 
     /// The size of the blob, if the store holds it.
@@ -106,9 +112,13 @@ impl ImageStore {
 
     /// Starts a blob whose content is written piece by piece.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { store: self.clone(), file: self.incoming()?, hash: Sha256::new(), size: 0 })
+    }
+
+    /// A file for a blob that is coming in. Dropped, it leaves nothing.
+    pub(super) fn incoming(&self) -> Result<tempfile::NamedTempFile, StoreError> {
         let partial = self.directory.join("partial");
-        let file = tempfile::NamedTempFile::new_in(&partial).map_err(file("make a file in", &partial))?;
-        Ok(BlobWriter { store: self.clone(), file, hash: Sha256::new(), size: 0 })
+        tempfile::NamedTempFile::new_in(&partial).map_err(file("make a file in", &partial))
     }
 
     /// Stores a blob.
@@ -129,12 +139,6 @@ impl ImageStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file("read", &path)(error)),
         };
-        // Only a manifest says its own media type at the top; a layer or a configuration is no manifest.
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Typed {
-            media_type: String,
-        }
         let typed = serde_json::from_slice::<Typed>(&content).ok();
         Ok(typed.map(|typed| Resolved { digest: reference.to_owned(), media_type: typed.media_type }))
     }
@@ -204,7 +208,7 @@ impl BlobWriter {
         }
         let path = self.store.blob_path(&digest).expect("a SHA-256 in hexadecimal is a digest");
         self.file.as_file().sync_data().map_err(file("write", &path))?;
-        self.file.persist(&path).map_err(|error| file("write", &path)(error.error))?;
+        place(self.file, &path)?;
         Ok(Stored { digest, size: self.size })
     }
 }
@@ -222,40 +226,9 @@ impl Write for BlobWriter {
     }
 }
 
-impl MirrorStore for ImageStore {
-    fn resolve(&self, registry: &str, repository: &str, reference: &str) -> Option<StoredManifest> {
-        let resolved = ImageStore::resolve(self, &format!("{registry}/{repository}"), reference);
-        let resolved = resolved.inspect_err(|error| tracing::warn!(%error, "image store")).ok()??;
-        Some(StoredManifest { digest: resolved.digest, media_type: resolved.media_type })
-    }
-
-    fn blob_path(&self, digest: &str) -> Option<PathBuf> {
-        ImageStore::blob_path(self, digest).filter(|path| path.is_file())
-    }
-
-    fn incoming(&self) -> std::io::Result<tempfile::NamedTempFile> {
-        tempfile::NamedTempFile::new_in(self.directory.join("partial"))
-    }
-
-    fn keep_blob(&self, digest: &str, file: tempfile::NamedTempFile) -> std::io::Result<()> {
-        let path =
-            ImageStore::blob_path(self, digest).ok_or_else(|| std::io::Error::other(format!("`{digest}` is not a digest")))?;
-        file.persist(path).map(drop).map_err(|error| error.error)
-    }
-
-    fn keep_reference(
-        &self,
-        registry: &str,
-        repository: &str,
-        reference: &str,
-        manifest: &StoredManifest,
-    ) -> std::io::Result<()> {
-        if reference.starts_with("sha256:") {
-            return Ok(());
-        }
-        let resolved = Resolved { digest: manifest.digest.clone(), media_type: manifest.media_type.clone() };
-        self.tag(&format!("{registry}/{repository}:{reference}"), &resolved).map_err(std::io::Error::other)
-    }
+/// Puts a whole file in its place.
+pub(super) fn place(partial: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
+    partial.persist(path).map(drop).map_err(|error| file("write", path)(error.error))
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {

@@ -74,7 +74,7 @@ pub async fn exec(
     let path = format!("/flightcage/v1/namespaces/{}/pods/{}/exec", target.namespace, target.pod);
     let mut query: Vec<(&str, String)> = command.iter().map(|word| ("command", word.clone())).collect();
     query.extend(target.container.clone().map(|container| ("container", container)));
-    let mut chunks = client.open_as(Method::POST, &path, &query).await?.bytes_stream();
+    let mut chunks = client.open(Method::POST, &path, &query).await?.bytes_stream();
     let broken = || ExecError::Broken(target.pod.clone());
     let mut buffer = BytesMut::new();
     while let Some(chunk) = chunks.next().await {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::definition::is_sha256;
+
 /// A reference with nothing left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
@@ -39,13 +41,8 @@ impl Reference {
             None => ("docker.io".to_owned(), format!("library/{rest}")),
         };
         let registry = if registry == "index.docker.io" { "docker.io".to_owned() } else { registry };
-        let repository_is_valid = repository.len() <= 255
-            && repository.split('/').all(|part| {
-                part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-            });
         let registry_is_valid = registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b));
-        if !repository_is_valid || !registry_is_valid {
+        if !is_repository(&repository) || !registry_is_valid {
             return None;
         }
         let version = match (digest, tag) {
@@ -76,8 +73,16 @@ impl fmt::Display for Reference {
 
 /// `sha256:` and 64 lower-case hexadecimal digits; no other algorithm is in use.
 pub fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+    text.strip_prefix("sha256:").is_some_and(is_sha256)
+}
+
+/// Whether a registry may have a repository of this name.
+pub fn is_repository(name: &str) -> bool {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+    };
+    name.len() <= 255 && name.split('/').all(is_part)
 }
 
 fn is_tag(text: &str) -> bool {

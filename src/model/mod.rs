@@ -10,5 +10,6 @@ pub mod json;
 pub mod link;
 pub mod names;
 pub mod reader;
+pub mod turns;
 pub mod units;
 pub mod vagrant;

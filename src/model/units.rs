@@ -105,7 +105,7 @@ mod tests {
     fn durations_need_units() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for bad in ["", "1", "s", "1 parsec", "-1s", "1e400s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

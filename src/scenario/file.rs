@@ -26,11 +26,11 @@ use deploy::{DEPLOY_WAIT, deploy, manifest_file};
 /// The format this program reads.
 const FORMAT: u64 = 1;
 /// How long the baseline may take that says nothing.
-const BASELINE_WITHIN: Duration = Duration::from_secs(60);
+const BASELINE_WITHIN: Duration = Duration::from_mins(1);
 /// kubectl's default pause between the pods of a rolling update.
-const UPDATE_PERIOD: Duration = Duration::from_secs(60);
+const UPDATE_PERIOD: Duration = Duration::from_mins(1);
 /// How long a rolling update may take that says nothing.
-const UPDATE_WITHIN: Duration = Duration::from_secs(300);
+const UPDATE_WITHIN: Duration = Duration::from_mins(5);
 /// Requests a second that one stream may ask for.
 const RATE_MAX: f64 = 2000.0;
 const STATUS: RangeInclusive<u64> = 100..=599;

@@ -275,9 +275,9 @@ impl Run<'_> {
     /// A failure while we are being cancelled says nothing about the stack.
     fn note_failure(&self, measured: &mut Measured, failure: String) {
         if self.cancel.is_cancelled() {
-            measured.doubts.push("interrupted".to_owned())
+            measured.doubts.push("interrupted".to_owned());
         } else {
-            measured.step_failures.push(failure)
+            measured.step_failures.push(failure);
         }
     }
 

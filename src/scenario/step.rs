@@ -26,7 +26,7 @@ use crate::kubernetes::rolling_update::{Options, Progress as UpdateProgress, Rol
 use crate::model::names::NodeName;
 
 /// How long a fault may take to bite or to be healed, and how often healing is tried.
-const FAULT_WITHIN: Duration = Duration::from_secs(60);
+const FAULT_WITHIN: Duration = Duration::from_mins(1);
 const HEAL_TRIES: u32 = 3;
 /// How long one question of an `http` step may take, and the pause before the next.
 const HTTP_DEADLINE: Duration = Duration::from_secs(2);
@@ -110,7 +110,7 @@ impl<'a> Steps<'a> {
             Action::Fault { fault, target, duration } => self.fault(index, *fault, target, *duration).await,
             Action::Wait { condition, within } => self.stoppable(self.wait(condition, *within)).await,
             Action::RollingUpdate { from, to, update_period, within, ends } => {
-                self.stoppable(self.update(index, from, to, (*update_period, *within, *ends))).await
+                self.stoppable(Box::pin(self.update(index, from, to, (*update_period, *within, *ends)))).await
             }
             Action::Rollback { old, new, within } => self.stoppable(self.roll_back(old, new, *within)).await,
             Action::DeletePod { rc, grace } => {

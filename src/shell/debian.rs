@@ -16,7 +16,7 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 /// Lines of a failed command that are kept for its error.
 const KEPT_LINES: usize = 25;
 /// Longest wait for another builder.
-const LOCK_WAIT: Duration = Duration::from_secs(40 * 60);
+const LOCK_WAIT: Duration = Duration::from_mins(40);
 /// What a root takes while it is made: the packages, their archives, and what is made of them.
 const BUILD_BYTES: u64 = 3 << 29;
 /// How the directory of an unfinished build begins.
@@ -364,7 +364,7 @@ mod tests {
         );
     }
 
-    async fn owned(script: &str) -> (tokio::process::Child, tokio::process::ChildStdin) {
+    fn owned(script: &str) -> (tokio::process::Child, tokio::process::ChildStdin) {
         let mut command = Command::new("sh");
         command.args(["-c", OWNED, "owned", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
@@ -374,11 +374,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_owned_command_ends_with_its_owner_and_returns_its_status() {
-        let (mut child, pipe) = owned("exit 7").await;
+        let (mut child, pipe) = owned("exit 7");
         assert_eq!(child.wait().await.unwrap().code(), Some(7));
         drop(pipe);
 
-        let (mut child, pipe) = owned("trap 'echo asked; exit 3' TERM; echo begun; while :; do sleep 1; done").await;
+        let (mut child, pipe) = owned("trap 'echo asked; exit 3' TERM; echo begun; while :; do sleep 1; done");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("begun"));
         drop(pipe);

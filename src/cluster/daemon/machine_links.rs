@@ -22,7 +22,7 @@ use crate::model::names::NodeName;
 use crate::shell::ssh::Ssh;
 
 /// How long a rule holds without us.
-const HOLD: Duration = Duration::from_secs(60);
+const HOLD: Duration = Duration::from_mins(1);
 /// How often it is told again.
 const RENEW_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest that a machine may take to let us in; an emulated one under load takes seconds.

@@ -131,7 +131,7 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
 
     let provider = provider(&paths, &record)?;
     let Opened { network, dial, registry } = network::open(&paths, &record.spec, provider.clone(), &mut tasks).await?;
-    let store = Arc::new(ImageStore::open(home.images()).map_err(starting("open the image store"))?);
+    let store = ImageStore::open(home.images()).map_err(starting("open the image store"))?;
     let tls = pki::server_tls(&paths.pki(), "registry").map_err(starting("load the registry's certificate"))?;
     let upstreams = upstreams(&record.spec)?;
     tasks.spawn(async move {
@@ -239,7 +239,7 @@ async fn wait_for_the_end(ownership: Ownership, stop: &CancellationToken, daemon
                 // Ends with the pipe, whoever closed it and however it died.
                 let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut nothing).await;
                 if daemon.disowned.load(Ordering::SeqCst) {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         }

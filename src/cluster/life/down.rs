@@ -20,7 +20,7 @@ const VAGRANT_DOWN_DEADLINE: Duration = Duration::from_mins(3);
 /// Longest that a killed daemon may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// As [`DOWN_DEADLINE`], where it has to leave machines that are not ours.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(120);
+const LEAVE_DEADLINE: Duration = Duration::from_mins(2);
 
 /// What of a cluster stays on disk when its processes are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

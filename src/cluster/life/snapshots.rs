@@ -186,6 +186,7 @@ fn processor() -> String {
 }
 
 /// What came of looking for an automatic snapshot.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Attempt {
     /// The cluster is up.
     Restored(Cluster),

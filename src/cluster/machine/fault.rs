@@ -347,8 +347,8 @@ pub async fn thaw() -> Result<(), MachineError> {
 
 /// Control groups of units that run, and of the pods.
 fn groups() -> Vec<PathBuf> {
-    let unit = |unit: &&str| Path::new(CGROUP_ROOT).join(format!("{unit}.service"));
-    FROZEN_UNITS.iter().map(|name| unit(&name)).chain([PathBuf::from(CGROUP)]).filter(|group| group.exists()).collect()
+    let unit = |unit: &str| Path::new(CGROUP_ROOT).join(format!("{unit}.service"));
+    FROZEN_UNITS.into_iter().map(unit).chain([PathBuf::from(CGROUP)]).filter(|group| group.exists()).collect()
 }
 
 async fn set_frozen(group: &Path, frozen: bool) -> Result<(), MachineError> {

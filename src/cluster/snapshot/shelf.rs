@@ -30,6 +30,9 @@ pub struct Shelf {
     directory: PathBuf,
 }
 
+/// A snapshot's name, and what is known of it.
+pub(crate) type Listed = (String, Result<Manifest, SnapshotError>);
+
 /// A snapshot that is being written. One that is dropped is removed by [`Shelf::sweep`].
 #[derive(Debug)]
 pub struct Draft {
@@ -72,7 +75,7 @@ impl Shelf {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn list(&self) -> Result<Vec<(String, Result<Manifest, SnapshotError>)>, SnapshotError> {
+    pub fn list(&self) -> Result<Vec<Listed>, SnapshotError> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(io_error(format!("read `{}`", self.directory.display())))?,
@@ -294,7 +297,7 @@ impl Shelf {
     }
 }
 
-fn is_automatic((name, manifest): &(String, Result<Manifest, SnapshotError>)) -> bool {
+fn is_automatic((name, manifest): &Listed) -> bool {
     name.starts_with(super::AUTOMATIC) || manifest.as_ref().is_ok_and(|manifest| manifest.kind == Kind::Automatic)
 }
 

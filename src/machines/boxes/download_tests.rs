@@ -35,12 +35,15 @@ struct Served {
     ranges: Vec<Option<String>>,
 }
 
+/// Contents by path.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// The server: `/image` behaves as told, every other path holds what was put there.
 #[derive(Clone)]
 pub(in crate::machines::boxes) struct Server {
     pub(in crate::machines::boxes) url: String,
     served: Arc<Mutex<Served>>,
-    files: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    files: Arc<Mutex<Files>>,
 }
 
 impl Server {

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::BoxDefinition;
 use super::download::{DownloadError, Downloader, forget};
-use super::image::{ImageOrigin, KeyOrigin, Location, is_sha256};
+use super::image::{ImageOrigin, KeyOrigin, Location};
 use super::signature::{self, SignatureError};
 use super::unpack::{self, UnpackError};
 use crate::machines::provider::{BoxBoot, BoxFiles, DiskImage};
+use crate::model::definition::is_sha256;
 use crate::shell::debian::Progress;
 
 /// Authorities that the host trusts.

@@ -1,7 +1,7 @@
 //! A published disk image, as a box's `[image]` table says: where it is, what proves it, what it is packed in.
 
 use crate::machines::provider::DiskFormat;
-use crate::model::definition::{Source, checked, optional, required, source_of};
+use crate::model::definition::{Source, checked, is_sha256, optional, required, source_of};
 use crate::model::reader::{Table, Value, suggestion};
 
 /// Where a published image is and what proves it.
@@ -132,11 +132,6 @@ fn url(value: Value<'_, '_>) -> String {
         value.problem(format!("`{text}` is not a URL"), Some("one that begins with `https://`".into()));
     }
     text.to_owned()
-}
-
-/// Whether a text is a SHA-256 as it is written here.
-pub(super) fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn one_of<T: Copy>(value: Option<Value<'_, '_>>, choices: &[(&str, T)]) -> Option<T> {

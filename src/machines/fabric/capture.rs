@@ -252,7 +252,7 @@ mod tests {
         blocks
     }
 
-    async fn everything(mut capture: Capture) -> Vec<(u32, Vec<u8>)> {
+    fn everything(mut capture: Capture) -> Vec<(u32, Vec<u8>)> {
         let mut bytes = Vec::new();
         while let Some(Some(more)) = capture.next().now_or_never() {
             bytes.extend(more);
@@ -272,8 +272,8 @@ mod tests {
             assert_eq!((blocks[0].0, blocks[1].0), (0x0a0d_0d0a, 1));
             blocks[2..].iter().map(|(kind, contents)| if *kind == 6 { contents[20 + 12] } else { 0 }).collect()
         };
-        assert_eq!(marks(everything(port).await), [1, 2]);
-        assert_eq!(marks(everything(link).await), [1]);
+        assert_eq!(marks(everything(port)), [1, 2]);
+        assert_eq!(marks(everything(link)), [1]);
         assert_eq!(switch.taps.count.load(Ordering::Relaxed), 0, "a dropped capture is gone");
     }
 
@@ -284,7 +284,7 @@ mod tests {
         for _ in 0..WAITING_FRAMES + 3 {
             switch.forward(node_port(0), &frame(node_mac(1), 0, 1));
         }
-        let blocks = everything(capture).await;
+        let blocks = everything(capture);
         assert_eq!(blocks.iter().filter(|(kind, _)| *kind == 6).count(), WAITING_FRAMES);
         let (_, statistics) = blocks.iter().find(|(kind, _)| *kind == 5).unwrap();
         assert_eq!(statistics[16..24], 3_u64.to_le_bytes());

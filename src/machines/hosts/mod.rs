@@ -25,7 +25,7 @@ const REACH_LIMIT: Duration = Duration::from_secs(30);
 /// Longest from a power-on to an SSH session.
 const BOOT_LIMIT: Duration = Duration::from_mins(5);
 /// Longest from a power-off to silence.
-const OFF_LIMIT: Duration = Duration::from_secs(60);
+const OFF_LIMIT: Duration = Duration::from_mins(1);
 /// How long a host that is asked whether it is there may take to answer: an emulated one under load, behind a gate, takes seconds. One that
 /// is off is known earlier.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);

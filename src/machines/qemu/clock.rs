@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Pause after readings that were not good enough: a busy machine is not to be kept busy by questions.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 /// A machine that is busy answers late; a question is asked again after this.
-const ANSWER_LIMIT: Duration = Duration::from_millis(1000);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Longest that a machine may take to write what it holds for its disks.
 const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// Questions asked in a row; the quickest answer counts.

@@ -64,10 +64,8 @@ fn version_problem(version: Option<(u32, u32)>) -> Option<Problem> {
 /// `promised` is what machines that run already may still take of what is free now.
 fn memory_problem(needed: u64, free: u64, promised: u64) -> Option<Problem> {
     (needed > free.saturating_sub(promised)).then(|| {
-        let mut what = format!("the machines need {} MiB of memory, {} MiB are available", needed >> 20, free >> 20);
-        if promised > 0 {
-            what += &format!(", of which {} MiB are promised to machines that run", promised >> 20);
-        }
+        let promised = promise(promised, "machines that run");
+        let what = format!("the machines need {} MiB of memory, {} MiB are available{promised}", needed >> 20, free >> 20);
         problem(&what, "end other programs, or ask for fewer or smaller machines in the cluster file")
     })
 }
@@ -123,13 +121,14 @@ fn promised_disk(state_dir: &Path) -> u64 {
 
 fn disk_problem(needed: u64, free: u64, promised: u64, directory: &Path) -> Option<Problem> {
     (needed > free.saturating_sub(promised)).then(|| {
-        let mut what =
-            format!("the machines' disks need {} MiB in {}, {} MiB are free", needed >> 20, directory.display(), free >> 20);
-        if promised > 0 {
-            what += &format!(", of which {} MiB are promised to other clusters", promised >> 20);
-        }
+        let (needed, free, promised) = (needed >> 20, free >> 20, promise(promised, "other clusters"));
+        let what = format!("the machines' disks need {needed} MiB in {}, {free} MiB are free{promised}", directory.display());
         problem(&what, "free some space, or set FLIGHTCAGE_HOME to a directory on a larger disk")
     })
+}
+
+fn promise(promised: u64, to: &str) -> String {
+    if promised > 0 { format!(", of which {} MiB are promised to {to}", promised >> 20) } else { String::new() }
 }
 
 /// Memory that could be used without swapping, in bytes (proc(5), `MemAvailable`).

@@ -27,7 +27,7 @@ use crate::model::names::NodeName;
 use crate::shell;
 
 /// Longest that saving or loading one machine's memory may take; a slow disk carries 512 MiB in less.
-const MEMORY_LIMIT: Duration = Duration::from_secs(120);
+const MEMORY_LIMIT: Duration = Duration::from_mins(2);
 /// Pause between two looks at a memory that is being saved or loaded.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Migration is throttled to 128 MiB/s by default.

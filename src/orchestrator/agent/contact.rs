@@ -273,7 +273,7 @@ mod tests {
     fn patience_is_what_the_server_knows_of() {
         let start = Instant::now();
         let contact = sure(start);
-        let patience = || contact.lapse() - contact.heard() - LEASE;
+        let patience = || (contact.lapse() - contact.heard()).checked_sub(LEASE).expect("it lasts a lease at least");
         let ping = contact.ping(start);
         assert_eq!(contact.late(start + MS(2000), MS(1800)), MS(1800));
         contact.answered(&ping);

@@ -31,7 +31,7 @@ const ASKED_AT_MOST: usize = 16;
 const LIST_LIMIT: Duration = Duration::from_secs(2);
 const LIST_EVERY: Duration = Duration::from_millis(250);
 /// A replaced pod that cannot be removed does not keep the others from serving for longer than this; nobody sends it anything any more.
-const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+const REMOVAL_LIMIT: Duration = Duration::from_mins(1);
 
 /// Watches the lease, for ever.
 pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<R>, peers: Arc<Peers>, contact: Arc<Contact>) {
@@ -116,7 +116,7 @@ impl<R: Runtime> Fence<R> {
                 self.set(true, "the lease has lapsed, and the pods may be replaced elsewhere").await;
             }
             Lease::LeftAlone(_) if self.up != Some(false) => {
-                self.set(false, "the server is gone, and was before anything could be replaced").await
+                self.set(false, "the server is gone, and was before anything could be replaced").await;
             }
             Lease::Held if self.up != Some(false) || self.contact.is_in_doubt() => {
                 let since = *self.held_since.get_or_insert_with(Instant::now);
@@ -150,7 +150,7 @@ impl<R: Runtime> Fence<R> {
                 self.peers.set_fenced(up);
             }
             Err(error) => {
-                tracing::error!(up, error = %chain(&error), "the fence around this node's pods cannot be set, trying again")
+                tracing::error!(up, error = %chain(&error), "the fence around this node's pods cannot be set, trying again");
             }
         }
     }

@@ -83,7 +83,8 @@ fn decode(bytes: &[u8; BYTES], clock: Clock) -> Option<Kept> {
     let (heard, late, sure) = (next()?, next()?, next()?);
     let ago = clock.since_boot.checked_sub(heard)?;
     let heard_at = clock.instant.checked_sub(ago)?;
-    let sure_at = if sure > heard { heard_at.checked_add(sure - heard)? } else { heard_at.checked_sub(heard - sure)? };
+    let apart = sure.abs_diff(heard);
+    let sure_at = if sure > heard { heard_at.checked_add(apart)? } else { heard_at.checked_sub(apart)? };
     Some(Kept { heard: heard_at, late, sure: sure_at })
 }
 

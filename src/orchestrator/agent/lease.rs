@@ -165,6 +165,7 @@ mod tests {
         Own { lapse, sure: lapse }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what a peer may have said is an Option")]
     fn said(asked: Instant, word: Word) -> Option<PeerSaid> {
         Some(PeerSaid { asked, answered: asked, word, denounced: None })
     }

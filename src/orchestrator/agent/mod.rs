@@ -119,7 +119,7 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     }
     let identity = &config.identity;
     let client = Client::from_identity_files(&config.server, &identity.ca, &identity.certificate, &identity.key)?;
-    let endpoint = tunnel::Endpoint::new(&config)?;
+    let dialler = tunnel::dialler(&config)?;
     let path = volatile.join("contact");
     let (keeper, before) = Keeper::open(&path).map_err(|source| AgentError::Directory { path, source })?;
     let contact = Arc::new(Contact::new(tokio::time::Instant::now(), before));
@@ -152,7 +152,7 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let mut tasks = JoinSet::new();
     tasks.spawn(peers.clone().answer_all());
     tasks.spawn(fence::keep(client.clone(), config.node.clone(), runtime.clone(), peers.clone(), contact.clone()));
-    tasks.spawn(tunnel::keep(endpoint, tunnel::Served { runtime, peers, contact, keeper, drains, opened: look.clone() }));
+    tasks.spawn(tunnel::keep(dialler, tunnel::Served { runtime, peers, contact, keeper, drains, opened: look.clone() }));
     tasks.spawn(node::keep_lease(client.clone(), config.node.clone()));
     tasks.spawn(node::keep_node(client.clone(), config.clone(), machine, look));
     tasks.spawn(events::send_all(client, config.node.clone(), queue));

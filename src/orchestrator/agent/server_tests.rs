@@ -22,7 +22,7 @@ use crate::orchestrator::config::{AgentConfig, IdentityFiles, ServerConfig};
 use crate::transport::HostNetwork;
 
 /// Far longer than this takes; only a hang gets there.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn certificates(directory: &Path) {
     let key = KeyPair::generate().unwrap();

@@ -70,7 +70,7 @@ fn sandbox(uid: &str, containers: &[ContainerStatus]) -> SandboxStatus {
         pod_uid: uid.to_owned(),
         namespace: "default".into(),
         name: "web".into(),
-        address: Ipv4Addr::new(127, 0, 0, 1),
+        address: Ipv4Addr::LOCALHOST,
         containers: containers.iter().map(|status| (status.name.clone(), status.clone())).collect(),
     }
 }
@@ -233,10 +233,8 @@ impl Node {
     async fn status(&self, what: &str, wanted: impl Fn(&PodStatus) -> bool) -> PodStatus {
         let mut statuses = self.api.status.subscribe();
         let found = tokio::time::timeout(PATIENCE, statuses.wait_for(|status| status.as_ref().is_some_and(&wanted))).await;
-        match found {
-            Ok(status) => status.unwrap().clone().unwrap(),
-            Err(_) => panic!("waited for {what}, last seen {:?}", self.api.status.borrow()),
-        }
+        let Ok(status) = found else { panic!("waited for {what}, last seen {:?}", self.api.status.borrow()) };
+        status.unwrap().clone().unwrap()
     }
 
     async fn event(&mut self, reason: &str) -> String {

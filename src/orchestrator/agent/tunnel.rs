@@ -4,7 +4,6 @@
 //! and dialled anew, for ever, with a bounded pause.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +13,9 @@ use base64::engine::general_purpose::STANDARD;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,12 +28,8 @@ use super::runtime::{LogQuery, Runtime};
 use super::work::chain;
 use crate::orchestrator::config::{AgentConfig, IdentityFiles};
 use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, ToNode};
+use crate::transport::dialler::{Dialler, Socket};
 
-/// Pause before the next dial: doubles from the first to the last.
-const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_LAST: Duration = Duration::from_secs(2);
-/// For TCP, TLS and the WebSocket's handshake together.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
 /// A server that is silent for so long is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 /// A message that cannot be written for so long: the connection is gone.
@@ -49,8 +42,6 @@ const REQUEST_LIMIT: usize = 64;
 const CHUNK_BYTES: usize = 32 * 1024;
 /// A command may run this long.
 const EXEC_LIMIT: Duration = Duration::from_mins(10);
-
-type Socket = WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>;
 
 /// Why the tunnel cannot be dialled at all.
 #[derive(Debug, thiserror::Error)]
@@ -71,33 +62,11 @@ pub enum TunnelError {
     Tls(#[from] rustls::Error),
 }
 
-/// Where to dial, and as whom.
-pub(crate) struct Endpoint {
-    address: SocketAddr,
-    url: String,
-    tls: tokio_rustls::TlsConnector,
-}
-
-impl Endpoint {
-    /// Reads the identity.
-    pub(crate) fn new(config: &AgentConfig) -> Result<Self, TunnelError> {
-        let authority = config.server.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
-        let address: SocketAddr = authority.parse().map_err(|_| TunnelError::Server(config.server.clone()))?;
-        Ok(Self {
-            address,
-            url: format!("wss://{authority}/flightcage/v1/nodes/{}/tunnel", config.node),
-            tls: Arc::new(client_config(&config.identity)?).into(),
-        })
-    }
-
-    async fn dial(&self) -> Result<Socket, String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let name = ServerName::IpAddress(self.address.ip().into());
-        let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.map_err(|error| error.to_string())?;
-        Ok(socket)
-    }
+/// Where the node's tunnel is dialled.
+pub(crate) fn dialler(config: &AgentConfig) -> Result<Dialler, TunnelError> {
+    let path = format!("/flightcage/v1/nodes/{}/tunnel", config.node);
+    let dialler = Dialler::new(&config.server, &path, client_config(&config.identity)?);
+    dialler.ok_or_else(|| TunnelError::Server(config.server.clone()))
 }
 
 pub(crate) fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientConfig, TunnelError> {
@@ -113,12 +82,10 @@ pub(crate) fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientCo
     }
     let key = PrivateKeyDer::from_pem_file(&identity.key)
         .map_err(|error| TunnelError::Identity { path: identity.key.clone(), what: error.to_string() })?;
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(pem(&identity.certificate)?, key)?;
-    // A WebSocket is an upgrade of HTTP/1.1; peers do not care.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
@@ -139,24 +106,14 @@ pub(crate) struct Served<R> {
 }
 
 /// Keeps the tunnel open, for ever.
-pub(crate) async fn keep<R: Runtime>(endpoint: Endpoint, served: Served<R>) {
-    let mut backoff = BACKOFF_FIRST;
+pub(crate) async fn keep<R: Runtime>(mut dialler: Dialler, served: Served<R>) {
+    let server = dialler.address();
     loop {
-        match timeout(DIAL_LIMIT, endpoint.dial()).await.unwrap_or_else(|_| Err("no answer in time".into())) {
-            Ok(socket) => {
-                tracing::info!(server = %endpoint.address, "the tunnel is open");
-                served.opened.notify_one();
-                let begun = Instant::now();
-                let why = serve(socket, &served).await;
-                tracing::warn!(server = %endpoint.address, why, "the tunnel broke, dialling again");
-                if begun.elapsed() > BACKOFF_LAST {
-                    backoff = BACKOFF_FIRST;
-                }
-            }
-            Err(why) => tracing::debug!(server = %endpoint.address, why, "the tunnel cannot be opened, dialling again"),
-        }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
+        let socket = dialler.connect().await;
+        tracing::info!(%server, "the tunnel is open");
+        served.opened.notify_one();
+        let why = serve(socket, &served).await;
+        tracing::warn!(%server, why, "the tunnel broke, dialling again");
     }
 }
 

@@ -91,6 +91,12 @@ impl FieldRequirement {
     }
 }
 
+/// An object's own selector, as a request would name it.
+pub(super) fn written(object: &Value) -> String {
+    let labels = object.pointer("/spec/selector").and_then(Value::as_object).into_iter().flatten();
+    labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+}
+
 /// Splits at commas outside parentheses.
 fn split_labels(text: &str) -> Vec<String> {
     let (mut parts, mut part, mut depth) = (Vec::new(), String::new(), 0_u32);

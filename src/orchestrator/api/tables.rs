@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::kinds::{self, Kind};
+use super::selectors;
 
 /// How a client wants its objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,14 +379,7 @@ fn containers(rc: &Value, field: &str) -> String {
 }
 
 fn selector(object: &Value) -> String {
-    let pairs: Vec<String> = object
-        .pointer("/spec/selector")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect();
-    or_none(&pairs.join(",")).to_owned()
+    or_none(&selectors::written(object)).to_owned()
 }
 
 #[cfg(test)]

@@ -322,7 +322,7 @@ fn probe(probe: &Value, path: &str, which: &str, found: &mut Causes) {
         }
     }
     if which != "readinessProbe"
-        && let Some(value) = probe.get("successThreshold").filter(|value| **value != Value::from(1))
+        && let Some(value) = probe.get("successThreshold").filter(|value| **value != 1)
     {
         found.invalid(format!("{path}.successThreshold"), value, "must be 1");
     }
@@ -418,7 +418,7 @@ fn service(object: &Value, found: &mut Causes) {
 fn secret(object: &Value, old: Option<&Value>, found: &mut Causes) {
     data_keys(object, "data", found);
     for (key, value) in object.get("data").and_then(Value::as_object).into_iter().flatten() {
-        if !value.as_str().is_some_and(|text| STANDARD.decode(text).is_ok()) {
+        if value.as_str().is_none_or(|text| STANDARD.decode(text).is_err()) {
             // The value itself is never repeated: it is a secret.
             found.invalid(format!("data[{key}]"), &Value::from("<redacted>"), "must be base64");
         }

@@ -23,7 +23,7 @@ use crate::orchestrator::store::{Event, Revision};
 /// How often a client that asked for bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a watch lasts when the client does not say.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3000);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(50);
 /// Events taken from the ring at once.
 const EVENTS_AT_ONCE: usize = 256;
 

@@ -295,7 +295,7 @@ mod tests {
             let mut round = Round::default();
             while self.now_ms < to_ms {
                 self.now_ms += 50;
-                if self.now_ms % HEARTBEAT_INTERVAL_MS == 0 {
+                if self.now_ms.is_multiple_of(HEARTBEAT_INTERVAL_MS) {
                     for node in beating {
                         let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: self.mute != Some(*node) };
                         self.beats.insert((*node).to_owned(), beat);
@@ -332,7 +332,7 @@ mod tests {
         assert!(asked.is_some(), "another worker is asked");
         case.says("w2", 20_700, PeerAnswer::Silent);
         assert_eq!(case.beat_until(21_200, &["c1", "w2"]).liveness["w1"], Liveness::Suspect, "a pause of a second is borne");
-        assert_ne!(std::mem::replace(&mut asked, None), case.detector.nodes["w1"].asked, "and asked again");
+        assert_ne!(asked.take(), case.detector.nodes["w1"].asked, "and asked again");
         assert_eq!(case.beat_until(21_400, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
         assert_eq!(case.beat_until(22_000, &["c1", "w1", "w2"]).liveness["w1"], Liveness::Alive);
     }

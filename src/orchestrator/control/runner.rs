@@ -41,7 +41,7 @@ const BUSY_ROUNDS_PER_SECOND: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Events are kept so long (Kubernetes' `--event-ttl`), and looked through so often.
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
-const EVENT_SWEEP: Duration = Duration::from_secs(60);
+const EVENT_SWEEP: Duration = Duration::from_mins(1);
 
 /// What the controllers need to run.
 pub struct Control {
@@ -301,7 +301,7 @@ impl Cache {
             if kind.is(&kinds::EVENT) && !terminating {
                 continue;
             }
-            let parsed = self.others.entry(kind.kind).or_default().refresh(&list(kind), |value| bare(value));
+            let parsed = self.others.entry(kind.kind).or_default().refresh(&list(kind), bare);
             others.extend(parsed.into_values().map(|object| (kind.kind, Arc::new(object.metadata.clone()))));
         }
         // Dependents are read before what may own them.

@@ -82,6 +82,9 @@ pub struct EmbeddedStore {
     writer: Option<JoinHandle<()>>,
 }
 
+/// Keys and sealed values, as they are in the database.
+type Rows = Vec<(String, Vec<u8>)>;
+
 struct Write {
     key: Arc<str>,
     /// `None` deletes.
@@ -212,7 +215,7 @@ fn load(
         Ok(())
     };
     started().map_err(|error| refused(error.to_string()))?;
-    let rows = || -> Result<(Vec<(String, Vec<u8>)>, Option<u64>), redb::Error> {
+    let rows = || -> Result<(Rows, Option<u64>), redb::Error> {
         let transaction = database.begin_read()?;
         let last = transaction.open_table(META)?.get(REVISION)?.map(|found| found.value());
         let table = transaction.open_table(OBJECTS)?;
@@ -390,7 +393,9 @@ impl Writer {
         let Some(last) = events.last().map(|event| event.revision) else { return };
         {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            events.into_iter().for_each(|event| index.apply(event));
+            for event in events {
+                index.apply(event);
+            }
         }
         self.announce.send_replace(last);
     }

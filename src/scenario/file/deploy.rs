@@ -14,7 +14,7 @@ use crate::scenario::deploy::NAMESPACE;
 use crate::scenario::spec::{Deploy, TlsSecret};
 
 /// How long a deployment may take that says nothing.
-pub(super) const DEPLOY_WAIT: Duration = Duration::from_secs(240);
+pub(super) const DEPLOY_WAIT: Duration = Duration::from_mins(4);
 
 pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
     table.allow(&["files", "tls_secret", "wait"]);

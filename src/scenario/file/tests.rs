@@ -134,7 +134,7 @@ fn the_shipped_scenarios_are_right() {
     for name in ["failover", "rolling-update"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
         let scenario = read(&path, &Against::own_cluster(&"test".parse().unwrap(), |_, _| Vec::new()));
-        let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {:?}", error));
+        let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         assert_eq!(scenario.name, name);
         assert!(scenario.loads["web"].url.tls);
     }

@@ -4,11 +4,9 @@
 //! digest was right, so half of one is never used; an image's record is written after its last layer. The mirror is asked
 //! with containerd's `ns` parameter, which names the registry that the reference named.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -20,7 +18,9 @@ use super::bundle::ImageRecord;
 use super::helper::chain;
 use super::layer;
 use super::records;
+use crate::model::definition::hexadecimal;
 use crate::model::image_reference::{Reference, is_digest};
+use crate::model::turns::Turns;
 use crate::orchestrator::config::IdentityFiles;
 
 /// Layers of one image that are fetched and unpacked together.
@@ -44,7 +44,7 @@ pub(crate) struct Images {
     layers: PathBuf,
     records: PathBuf,
     /// One pull at a time for each image, and for each layer: whoever comes later finds it done.
-    turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Turns,
 }
 
 /// A manifest or an index, of OCI or Docker.
@@ -106,7 +106,7 @@ impl Images {
             mirror: mirror.trim_end_matches('/').to_owned(),
             layers,
             records: images,
-            turns: Mutex::default(),
+            turns: Turns::default(),
         })
     }
 
@@ -114,8 +114,7 @@ impl Images {
     pub(crate) async fn pull(&self, text: &str, policy: PullPolicy) -> Result<Image, PullError> {
         let reference = Reference::parse(text).ok_or_else(|| PullError::InvalidName(text.to_owned()))?;
         let name = reference.to_string();
-        let turn = self.turn(&name);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.take(&name).await;
         let here = self.find(&name);
         match (policy, here) {
             (PullPolicy::Never | PullPolicy::IfNotPresent, Some(image)) => Ok(image),
@@ -143,18 +142,7 @@ impl Images {
 
     fn name_file(&self, name: &str) -> PathBuf {
         let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-        self.records.join(format!("{}.name", to_hex(digest.as_ref())))
-    }
-
-    fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
-        turns.insert(key.to_owned(), Arc::downgrade(&turn));
-        turn
+        self.records.join(format!("{}.name", hexadecimal(digest.as_ref())))
     }
 
     async fn fetch(&self, reference: &Reference, name: &str) -> Result<Image, PullError> {
@@ -247,8 +235,7 @@ impl Images {
     }
 
     async fn fetch_layer(&self, reference: &Reference, digest: &str) -> Result<(), String> {
-        let turn = self.turn(digest);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.take(digest).await;
         let place = self.layer(digest);
         if place.is_dir() {
             return Ok(());
@@ -334,7 +321,7 @@ fn unpack(receiver: mpsc::Receiver<io::Result<Bytes>>, directory: &Path, digest:
     }
     let mut stream = Hashed { receiver, chunk: Bytes::new(), digest: ring::digest::Context::new(&ring::digest::SHA256) };
     layer::unpack(&mut stream, directory)?;
-    let found = format!("sha256:{}", to_hex(stream.digest.finish().as_ref()));
+    let found = format!("sha256:{}", hexadecimal(stream.digest.finish().as_ref()));
     if found != digest {
         return Err(io::Error::other(format!("what came has digest {found}")));
     }
@@ -369,13 +356,5 @@ fn hex(digest: &str) -> Option<&str> {
 }
 
 fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", to_hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()))
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("sha256:{}", hexadecimal(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()))
 }

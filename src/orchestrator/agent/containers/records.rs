@@ -146,6 +146,13 @@ impl Process {
         let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         self.is_alive().then_some(handle)
     }
+
+    /// Tells it, if it is still there.
+    pub(crate) fn signal(self, signal: rustix::process::Signal) {
+        if let Some(handle) = self.open() {
+            let _ = rustix::process::pidfd_send_signal(handle, signal);
+        }
+    }
 }
 
 fn start_ticks(stat: &str) -> Option<u64> {
@@ -164,6 +171,12 @@ pub(crate) enum StateRecord {
     Running { helper: Process, init: Process, started_at_ms: i64 },
     /// Its init ended.
     Exited { exit_code: i32, oom_killed: bool, started_at_ms: i64, finished_at_ms: i64 },
+}
+
+impl StateRecord {
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
 }
 
 /// Writes `value` as JSON beside `path` and renames it into place.

@@ -2,18 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::orchestrator::api::selectors;
 use crate::orchestrator::api::status::Status;
 
 /// The Scale of an object.
 pub(in crate::orchestrator::api) fn from_object(object: &Value) -> Value {
     let get = |pointer: &str| object.pointer(pointer).cloned().unwrap_or_default();
-    let selector: Vec<String> = object
-        .pointer("/spec/selector")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect();
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -27,7 +21,7 @@ pub(in crate::orchestrator::api) fn from_object(object: &Value) -> Value {
         "spec": {"replicas": object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0)},
         "status": {
             "replicas": object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0),
-            "selector": selector.join(","),
+            "selector": selectors::written(object),
         },
     })
 }

@@ -263,9 +263,9 @@ impl Cluster {
         ready
     }
 
-    pub(super) fn edit<K: Serialize>(&mut self, kind: &str, object: &K, change: impl FnOnce(&mut Value))
+    pub(super) fn edit<K>(&mut self, kind: &str, object: &K, change: impl FnOnce(&mut Value))
     where
-        K: Metadata<Ty = ObjectMeta>,
+        K: Serialize + Metadata<Ty = ObjectMeta>,
     {
         let namespace = object.metadata().namespace.clone().unwrap_or_default();
         let mut value = json!(object);

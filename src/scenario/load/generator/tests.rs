@@ -43,7 +43,7 @@ impl DialService for Server {
                 Mode::Reset => drop(server),
                 Mode::Silent => {
                     tokio::spawn(async move {
-                        sleep(Duration::from_secs(3600)).await;
+                        sleep(Duration::from_hours(1)).await;
                         drop(server);
                     });
                 }

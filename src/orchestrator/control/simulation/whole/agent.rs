@@ -27,7 +27,7 @@ const SILENCE_LIMIT_MS: u64 = 4000;
 const FENCE_ROUND_MS: u64 = 100;
 const ASK_EVERY: Duration = Duration::from_millis(850);
 const LIST_EVERY: Duration = Duration::from_millis(250);
-const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+const REMOVAL_LIMIT: Duration = Duration::from_mins(1);
 /// As in `agent::peers`.
 const ANSWER_WITHIN_MS: u64 = 400;
 const CONNECT_AGAIN_MS: u64 = 150;

@@ -161,7 +161,7 @@ impl Simulation {
         match self.differs() {
             None => self.over = true,
             Some(why) if self.now_ms > FAULTS_END_MS + CONVERGES_WITHIN_MS => {
-                self.violated(format!("it does not converge: {why}"))
+                self.violated(format!("it does not converge: {why}"));
             }
             Some(_) => self.after(LOOK_EVERY_MS, Event::Script(Step::Converged)),
         }

@@ -25,7 +25,7 @@ const API_WAIT_MS: u64 = 1000;
 const NEWS_EVERY_MS: u64 = 10;
 
 /// Services, and Endpoints of that revision.
-type Rules = (Vec<Arc<Service>>, Vec<Arc<Endpoints>>, u64);
+pub(super) type Rules = (Vec<Arc<Service>>, Vec<Arc<Endpoints>>, u64);
 
 /// A balancer's process.
 pub(super) struct Process {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, PodStatus, Service};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use super::balancers::Rules;
 use super::network::{Host, Purpose};
 use super::script::Step;
 use crate::balancer::report::{Orders, Report};
@@ -25,7 +26,7 @@ pub(super) enum Message {
     /// A node's pods by UID.
     Pods(Arc<BTreeMap<String, Arc<Pod>>>),
     /// Services, and Endpoints of that revision.
-    Endpoints(Arc<(Vec<Arc<Service>>, Vec<Arc<Endpoints>>, u64)>),
+    Endpoints(Arc<Rules>),
     /// Nothing has changed.
     Alive,
     /// The other end was closed.

@@ -304,7 +304,7 @@ impl Simulation {
             Event::CallReturns { call, reply } => self.call_returns(call, reply),
             Event::CallEnds { call, reply } => self.call_ends(call, reply),
             Event::Report { balancer: index, life, stream, regular } if balancer(index, life) => {
-                self.report(index, stream, regular)
+                self.report(index, stream, regular);
             }
             Event::Client { balancer: index, life } if balancer(index, life) => self.client(index),
             Event::Rules { balancer: index, life } if balancer(index, life) => self.old_rules(index),

@@ -34,6 +34,7 @@ pub(super) struct Worker {
     in_flight: bool,
     retry_ms: Option<u64>,
     /// A drain that was asked for, and its address.
+    #[expect(clippy::option_option, reason = "a pod of the host's network drains without an address")]
     drain: Option<Option<Ipv4Addr>>,
 }
 

@@ -212,6 +212,7 @@ impl Simulation {
                 self.server.memory.drains.insert((stream, pod_uid), None);
                 self.barrier_turn();
             }
+            #[expect(clippy::collapsible_match, reason = "a guard that removes would surprise")]
             Message::FromNode(FromNode::DrainOver { pod_uid }) => {
                 if self.server.memory.drains.remove(&(stream, pod_uid.clone())).is_some() {
                     self.server.memory.barrier.change(|state| state.end(&pod_uid, stream));
@@ -438,6 +439,9 @@ impl Simulation {
     }
 
     fn push_endpoints(&mut self, stream: u64, revision: u64) {
+        fn all<K>(objects: &Objects<K>) -> Vec<Arc<K>> {
+            objects.values().cloned().collect()
+        }
         let known = self.streams[&stream].pushed;
         let services: u64 = self.server.store.world.services.len() as u64;
         if known == Some((revision, services)) {
@@ -445,9 +449,6 @@ impl Simulation {
         }
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.pushed = Some((self.server.endpoints_revision, services));
-        }
-        fn all<K>(objects: &Objects<K>) -> Vec<Arc<K>> {
-            objects.values().cloned().collect()
         }
         let world = &self.server.store.world;
         let message = (all(&world.services), all(&world.endpoints), revision.max(self.server.endpoints_revision));
