@@ -13,6 +13,9 @@ pub const HEARTBEAT_INTERVAL_MS: u64 = 150;
 /// Where agents answer each other (the kubelet's port), on their node's address.
 pub const PEER_PORT: u16 = 10250;
 
+/// What a node whose agent the server has never answered says of how long ago that was.
+pub const NEVER_MS: u64 = u64::MAX;
+
 /// What a node found when it asked another whether it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::peers::Found;
+use crate::orchestrator::tunnel::NEVER_MS;
 
 /// Without contact for so long the lease has lapsed. Shorter than the time after which the server may replace this node's pods (a pause of a
 /// second, a beat, and its patience: `control::detector`).
@@ -65,7 +66,7 @@ impl PeerSaid {
         let word = match found {
             Found::Agent(hello) => {
                 denounced = hello.denounced_ms.and_then(|ago_ms| answered.checked_sub(Duration::from_millis(ago_ms)));
-                Word::Contact(Duration::from_millis(hello.contact_ms))
+                if hello.contact_ms == NEVER_MS { Word::Unheard } else { Word::Contact(Duration::from_millis(hello.contact_ms)) }
             }
             Found::Machine => Word::Reached,
             Found::Silence => Word::Silence,
@@ -80,6 +81,8 @@ impl PeerSaid {
 pub(crate) enum Word {
     /// It said how long ago the server heard it.
     Contact(Duration),
+    /// It said that the server has not heard it since it started, which tells nothing of the time before.
+    Unheard,
     /// Its machine answered, its agent did not, or not in time.
     Reached,
     /// Nothing.
@@ -137,7 +140,7 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     // When nothing could be replaced any more, as far as it can tell: by a server that was gone, or had its brake on.
     let gone_by = |said: &PeerSaid| match said.word {
         Word::Contact(contact) => said.answered.checked_sub(contact).map(|heard| heard + UNTIL_THE_SERVER_KNOWS),
-        Word::Reached | Word::Silence => None,
+        Word::Unheard | Word::Reached | Word::Silence => None,
     };
     let in_time = |said: &&PeerSaid| gone_by(said).is_some_and(|gone| gone <= own.sure);
     let lost_in_time: Vec<Instant> = said.iter().filter(in_time).map(|said| said.asked).collect();
@@ -146,7 +149,8 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     if is_majority(lost_in_time.len()) && !denounced {
         return Lease::LeftAlone(counts_until(&lost_in_time));
     }
-    let lost: Vec<Instant> = said.iter().filter(|said| matches!(said.word, Word::Contact(_))).map(|said| said.asked).collect();
+    let is_lost = |said: &&PeerSaid| matches!(said.word, Word::Contact(_) | Word::Unheard);
+    let lost: Vec<Instant> = said.iter().filter(is_lost).map(|said| said.asked).collect();
     if is_majority(lost.len()) {
         return Lease::ServeOn(counts_until(&lost));
     }
@@ -156,6 +160,7 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
 
 #[cfg(test)]
 mod tests {
+    use super::super::peers::Hello;
     use super::*;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -201,6 +206,8 @@ mod tests {
             (vec![contact(1200), silence, silence], "fence"),
             (vec![contact(1200), contact(1300), silence, None], "left alone"),
             (vec![contact(100), silence, silence], "cut off"),
+            (vec![said(Word::Unheard)], "serve on"),
+            (vec![said(Word::Unheard), silence, silence], "fence"),
         ] {
             assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &workers)), wanted, "{workers:?}");
             assert_eq!(judge(now, &own(heard, MS(250)), &workers), Lease::Held, "it was late itself");
@@ -229,6 +236,14 @@ mod tests {
         assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &[denouncer])), "serve on", "it was said to be silent");
         let before = lost(9500).map(|said| PeerSaid { denounced: Some(heard - MS(100)), ..said });
         assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &[before])), "left alone", "it was heard since");
+    }
+
+    #[test]
+    fn who_was_never_heard_is_no_contact() {
+        let now = Instant::now();
+        let hello = |contact_ms| Found::Agent(Hello { contact_ms, fenced: false, denounced_ms: None });
+        let word = |contact_ms| PeerSaid::new(now, now, &hello(contact_ms)).map(|said| said.word);
+        assert_eq!((word(100), word(NEVER_MS)), (Some(Word::Contact(MS(100))), Some(Word::Unheard)));
     }
 
     #[test]

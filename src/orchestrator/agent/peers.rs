@@ -41,7 +41,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Hello {
-    /// How long ago the server is known to have heard it.
+    /// How long ago the server is known to have heard it; [`NEVER_MS`](crate::orchestrator::tunnel::NEVER_MS).
     pub(crate) contact_ms: u64,
     /// It keeps service traffic from its pods.
     pub(crate) fenced: bool,
@@ -121,7 +121,7 @@ impl Peers {
         let now = Instant::now();
         let ago_ms = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
         let hello = Hello {
-            contact_ms: ago_ms(self.contact.heard()),
+            contact_ms: self.contact.heard_ms_ago(now),
             fenced: self.fenced.load(Ordering::Relaxed),
             denounced_ms: self.denounced().get(&asker).copied().map(ago_ms),
         };

@@ -391,9 +391,8 @@ impl Simulation {
                 None => after += super::network::RESEND_FIRST_MS * 2,
             }
         }
-        let contact = Instant::now().saturating_duration_since(machine.agent.contact.heard());
         let hello = Hello {
-            contact_ms: u64::try_from(contact.as_millis()).expect("short"),
+            contact_ms: machine.agent.contact.heard_ms_ago(Instant::now()),
             fenced: machine.agent.fence_up == Some(true),
             denounced_ms: machine.agent.denounced.get(&ask.from).map(|at_ms| self.now_ms - at_ms),
         };
