@@ -41,6 +41,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Patience with an idle cluster, and with one whose processors are starved.
 const PATIENCE_MIN: Duration = Duration::from_millis(150);
 const PATIENCE_MAX: Duration = Duration::from_secs(3);
+/// Silent for so long, three beats and half the least patience, a node is asked about, however long the patience: what another said to it
+/// counts for a while, so it has to be known who could have said something long before anything is replaced.
+const ASK_AFTER: Duration = Duration::from_millis(HEARTBEAT_INTERVAL_MS * 3 + 75);
 /// Silent for so long, a node is said to be not ready, whatever others find.
 const NOT_READY_AFTER: Duration = Duration::from_millis(2500);
 /// Without an observer on another machine than the server's, a node's pods are replaced after so long.
@@ -98,6 +101,8 @@ struct Known {
     /// Silence counts from here: the last beat, later by what the server missed.
     heard: Instant,
     liveness: Liveness,
+    /// Others are asked about it; that alone has no effect.
+    quiet: bool,
     asked: Option<Instant>,
     /// Until when something speaks against replacing its pods.
     spared_until: Option<Instant>,
@@ -131,6 +136,7 @@ impl Detector {
                 beat: None,
                 heard: now,
                 liveness: Liveness::Alive,
+                quiet: false,
                 asked: None,
                 spared_until: None,
             });
@@ -144,6 +150,7 @@ impl Detector {
             }
         }
         let patience = self.patience(now);
+        let suspected_after = ASK_AFTER + patience - PATIENCE_MIN;
         // First who is silent, then who may speak about them.
         let mut silences: Vec<(&Watched, Duration)> = Vec::new();
         let mut unheard = 0;
@@ -152,12 +159,16 @@ impl Detector {
             let silence = now.saturating_duration_since(known.heard);
             let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
             unheard += usize::from(unknown && !node.beside_server);
-            if unknown || silence < BEAT * 3 + patience.saturating_sub(PATIENCE_MIN / 2) {
-                known.liveness = Liveness::Alive;
+            known.quiet = !unknown && silence >= ASK_AFTER;
+            if known.quiet {
+                silences.push((node, silence));
+            } else {
                 known.asked = None;
                 known.spared_until = None;
+            }
+            if unknown || silence < suspected_after {
+                known.liveness = Liveness::Alive;
             } else {
-                silences.push((node, silence));
                 known.liveness = known.liveness.max(Liveness::Suspect);
             }
         }
@@ -200,7 +211,7 @@ impl Detector {
     fn observers<'a>(&self, watched: &'a [Watched], about: &str, beats: &BTreeMap<String, Beat>) -> Vec<&'a Watched> {
         let speaks = |node: &&Watched| {
             node.name != about
-                && self.nodes.get(&node.name).is_some_and(|known| known.liveness == Liveness::Alive && known.beat.is_some())
+                && self.nodes.get(&node.name).is_some_and(|known| !known.quiet && known.beat.is_some())
                 && beats.get(&node.name).is_some_and(|beat| beat.connected)
         };
         let after = watched.iter().position(|node| node.name == about).unwrap_or(0);
@@ -238,6 +249,8 @@ impl Detector {
         let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
         if silence >= limit && missing && !alive && (fenced || !spared) {
             (Liveness::Lost, false, false)
+        } else if known.liveness == Liveness::Alive {
+            (Liveness::Alive, asked, alive)
         } else if silence >= NOT_READY_AFTER {
             (Liveness::Silent, asked, alive)
         } else {
