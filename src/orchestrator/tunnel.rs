@@ -44,6 +44,10 @@ pub enum FromNode {
         /// kept from it.
         #[serde(default)]
         late_ms: u64,
+        /// How long ago the server is known to have heard the node, that is, when the last ping was sent that it answered; [`NEVER_MS`]. A
+        /// node whose beats come through may hear nothing itself.
+        #[serde(default)]
+        contact_ms: u64,
     },
     /// What came of [`ToNode::Probe`]; ends that request.
     Probed {

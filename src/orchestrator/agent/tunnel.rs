@@ -188,9 +188,10 @@ async fn write(
             biased;
             due = beats.tick() => {
                 sequence += 1;
-                let late = contact.late(Instant::now(), due.elapsed());
+                let now = Instant::now();
+                let late = contact.late(now, due.elapsed());
                 let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                vec![FromNode::Heartbeat { sequence, late_ms }]
+                vec![FromNode::Heartbeat { sequence, late_ms, contact_ms: contact.heard_ms_ago(now) }]
             }
             Ok(()) = drain_changes.changed() => drains.news(&mut said),
             Some(answer) = answers.recv() => vec![answer],

@@ -63,6 +63,9 @@ const SPARED_FOR: Duration = Duration::from_millis(1800);
 /// So long after the server heard a worker last, others may serve on by its word that the server hears it (`agent::lease`: `ASK_AFTER`,
 /// `ANSWER_COUNTS`, and a round of the fence).
 const WITNESS_FOR: Duration = Duration::from_millis(2300);
+/// A node that no answer of the server's has reached for so long says to others that it does not reach it (`agent::lease::ASK_AFTER`), though
+/// its beats may come through: its brake holds as if it were silent.
+const UNANSWERED_FOR: Duration = Duration::from_millis(700);
 /// So many nodes at most are asked about one.
 const OBSERVERS: usize = 3;
 
@@ -100,6 +103,8 @@ struct Known {
     beat: Option<Instant>,
     /// Silence counts from here: the last beat, later by what the server missed.
     heard: Instant,
+    /// How long before that beat the server had answered the node, as far as the node knew.
+    contact: Duration,
     liveness: Liveness,
     /// Others are asked about it; that alone has no effect.
     quiet: bool,
@@ -109,6 +114,11 @@ struct Known {
 }
 
 impl Known {
+    /// How long ago the server answered it, as far as it knew when it beat last.
+    fn unanswered(&self, now: Instant) -> Duration {
+        self.beat.map_or(Duration::MAX, |beat| now.saturating_duration_since(beat).saturating_add(self.contact))
+    }
+
     fn spare(&mut self, until: Option<Instant>) {
         self.spared_until = self.spared_until.max(until);
     }
@@ -128,65 +138,23 @@ impl Detector {
         beats: &BTreeMap<String, Beat>,
         statements: &Statements,
     ) -> Round {
-        let missed = now.saturating_duration_since(self.due);
-        self.due = now + ROUND;
-        self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
-        for node in watched {
-            let known = self.nodes.entry(node.name.clone()).or_insert(Known {
-                beat: None,
-                heard: now,
-                liveness: Liveness::Alive,
-                quiet: false,
-                asked: None,
-                spared_until: None,
-            });
-            if missed > TOLERATED {
-                known.heard = (known.heard + missed).min(now);
-            }
-            if let Some(beat) = beats.get(&node.name).filter(|beat| known.beat != Some(beat.last)) {
-                known.beat = Some(beat.last);
-                known.heard = known.heard.max(beat.last);
-                self.lateness.note(now, beat.late);
-            }
-        }
+        self.hear(now, watched, beats);
         let patience = self.patience(now);
-        let suspected_after = ASK_AFTER + patience - PATIENCE_MIN;
         // First who is silent, then who may speak about them.
-        let mut silences: Vec<(&Watched, Duration)> = Vec::new();
-        let mut unheard = 0;
-        for node in watched {
-            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
-            let silence = now.saturating_duration_since(known.heard);
-            let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
-            unheard += usize::from(unknown && !node.beside_server);
-            known.quiet = !unknown && silence >= ASK_AFTER;
-            if known.quiet {
-                silences.push((node, silence));
-            } else {
-                known.asked = None;
-                known.spared_until = None;
-            }
-            if unknown || silence < suspected_after {
-                known.liveness = Liveness::Alive;
-            } else {
-                known.liveness = known.liveness.max(Liveness::Suspect);
-            }
-        }
+        let out_of_reach = self.out_of_reach(now, watched, patience);
         let workers = watched.iter().filter(|node| !node.beside_server).count();
-        let silent = silences.iter().filter(|(node, _)| !node.beside_server).count();
-        // Who has not come back to this server yet may be on the other side of a partition, with those that are silent.
-        let braked = self.brake.holds(silent + unheard, workers);
+        let braked = self.brake.holds(out_of_reach.len(), workers);
         let mut ask = Vec::new();
-        for &(node, silence) in &silences {
-            let witnesses = silences.iter().filter(|(other, _)| other.name != node.name && !other.beside_server);
-            let witness = witnesses.map(|(_, silence)| *silence).min().filter(|silence| *silence < WITNESS_FOR);
-            if let Some(known) = self.nodes.get_mut(&node.name) {
-                known.spare(witness.map(|silence| now + WITNESS_FOR - silence));
-                known.spare(braked.then(|| now + SPARED_FOR));
-                if braked {
-                    // What was found before the brake held may not be so any more when it lets go.
-                    known.liveness = known.liveness.min(Liveness::Silent);
-                }
+        for node in watched {
+            let Some(known) = self.nodes.get_mut(&node.name).filter(|known| known.quiet) else { continue };
+            let silence = now.saturating_duration_since(known.heard);
+            let others = out_of_reach.iter().filter(|(other, _)| *other != node.name);
+            let witness = others.map(|(_, since)| *since).min().filter(|since| *since < WITNESS_FOR);
+            known.spare(witness.map(|since| now + WITNESS_FOR - since));
+            known.spare(braked.then(|| now + SPARED_FOR));
+            if braked {
+                // What was found before the brake held may not be so any more when it lets go.
+                known.liveness = known.liveness.min(Liveness::Silent);
             }
             let observers = self.observers(watched, &node.name, beats);
             let (liveness, asked, found_alive) = self.judge(now, node, silence, patience, &observers, statements);
@@ -199,6 +167,60 @@ impl Detector {
             }
         }
         Round { liveness: self.nodes.iter().map(|(name, known)| (name.clone(), known.liveness)).collect(), ask }
+    }
+
+    /// Takes in what was heard since the last round.
+    fn hear(&mut self, now: Instant, watched: &[Watched], beats: &BTreeMap<String, Beat>) {
+        let missed = now.saturating_duration_since(self.due);
+        self.due = now + ROUND;
+        self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
+        for node in watched {
+            let known = self.nodes.entry(node.name.clone()).or_insert(Known {
+                beat: None,
+                heard: now,
+                contact: Duration::MAX,
+                liveness: Liveness::Alive,
+                quiet: false,
+                asked: None,
+                spared_until: None,
+            });
+            if missed > TOLERATED {
+                known.heard = (known.heard + missed).min(now);
+            }
+            if let Some(beat) = beats.get(&node.name).filter(|beat| known.beat != Some(beat.last)) {
+                known.beat = Some(beat.last);
+                known.heard = known.heard.max(beat.last);
+                known.contact = beat.contact;
+                self.lateness.note(now, beat.late);
+            }
+        }
+    }
+
+    /// Says of all nodes whether they are quiet and suspect. Returns the workers that do not hear the server, or it does not hear, and how long
+    /// ago they could say otherwise last. Who has not come back to this server yet may be on the other side of a partition with them.
+    fn out_of_reach<'a>(&mut self, now: Instant, watched: &'a [Watched], patience: Duration) -> Vec<(&'a str, Duration)> {
+        let suspected_after = ASK_AFTER + patience - PATIENCE_MIN;
+        let mut out_of_reach = Vec::new();
+        for node in watched {
+            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
+            let silence = now.saturating_duration_since(known.heard);
+            let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
+            known.quiet = !unknown && silence >= ASK_AFTER;
+            if !known.quiet {
+                known.asked = None;
+                known.spared_until = None;
+            }
+            if unknown || silence < suspected_after {
+                known.liveness = Liveness::Alive;
+            } else {
+                known.liveness = known.liveness.max(Liveness::Suspect);
+            }
+            let since = if known.quiet { silence } else { known.unanswered(now) };
+            if !node.beside_server && (known.quiet || since >= UNANSWERED_FOR) {
+                out_of_reach.push((node.name.as_str(), since));
+            }
+        }
+        out_of_reach
     }
 
     /// How long silence is borne beyond [`PAUSE`] and a beat.
@@ -280,6 +302,8 @@ mod tests {
         late: Duration,
         /// It beats, and cannot be asked.
         mute: Option<&'static str>,
+        /// It beats, and hears no answer.
+        deaf: Option<&'static str>,
     }
 
     impl Case {
@@ -294,6 +318,7 @@ mod tests {
                 workers: 2,
                 late: Duration::ZERO,
                 mute: None,
+                deaf: None,
             };
             case.beat_until(20_000, &["c1", "w1", "w2"]);
             case
@@ -310,7 +335,12 @@ mod tests {
                 self.now_ms += 50;
                 if self.now_ms % HEARTBEAT_INTERVAL_MS == 0 {
                     for node in beating {
-                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: self.mute != Some(*node) };
+                        let beat = Beat {
+                            last: self.at(self.now_ms),
+                            late: self.late,
+                            contact: if self.deaf == Some(*node) { Duration::MAX } else { Duration::ZERO },
+                            connected: self.mute != Some(*node),
+                        };
                         self.beats.insert((*node).to_owned(), beat);
                     }
                 }
@@ -466,6 +496,20 @@ mod tests {
         assert_eq!(case.beat_until(32_200, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Suspect);
         case.says("w3", 32_200, PeerAnswer::Silent);
         assert_eq!(case.beat_until(32_500, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn who_does_not_hear_the_server_keeps_its_brake() {
+        let mut case = Case::new();
+        case.workers = 3;
+        case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
+        case.deaf = Some("w3");
+        case.says("w2", 30_700, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(32_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Suspect, "w3 tells w1 so");
+        case.deaf = None;
+        case.says("w2", 32_300, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(33_700, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent);
+        assert_eq!(case.beat_until(34_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]

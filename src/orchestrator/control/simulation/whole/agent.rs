@@ -236,8 +236,9 @@ impl Simulation {
             agent.backoff_ms = BACKOFF_FIRST_MS;
         }
         let sequence = agent.sequence;
+        let contact_ms = agent.contact.heard_ms_ago(Instant::now());
         let ping = (sequence % BEATS_PER_PING == 1).then(|| agent.contact.ping(Instant::now()));
-        self.send(stream, CLIENT_END, Message::FromNode(FromNode::Heartbeat { sequence, late_ms }));
+        self.send(stream, CLIENT_END, Message::FromNode(FromNode::Heartbeat { sequence, late_ms, contact_ms }));
         if let Some(ping) = ping {
             self.send(stream, CLIENT_END, Message::Ping(ping));
         }
