@@ -197,7 +197,7 @@ impl Contact {
             Some(by) if slept => Some(by.max(now + DECIDED_WITHIN)),
             doubt => doubt,
         };
-        let mut lease = judge(now, &Own { lapse: state.lapse(), sure: state.sure }, workers);
+        let mut lease = judge(now, &Own { heard: state.heard, lapse: state.lapse(), sure: state.sure }, workers);
         match lease {
             Lease::CutOff(_) if now.saturating_duration_since(*state.cut_off_since.get_or_insert(now)) >= CUT_OFF_AFTER => {
                 lease = Lease::Fence;

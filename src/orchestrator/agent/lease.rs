@@ -7,6 +7,7 @@
 //! | the lease has lapsed, and | the node |
 //! |---|---|
 //! | another worker answers that it does reach the server | serves on for [`CUT_OFF_AFTER`], since the server does not evict what another node reaches; then it fences itself and says so, which lets the server replace |
+//! | as that, but has just told it that this node is silent, as has every other that reaches it | fences its pods: they may be replaced at any moment |
 //! | it and those that answer that they do not reach the server either are more than half of all workers | serves on: the server is gone, or on the smaller side, where it may not evict so many (`control::Brake`) |
 //! | they are not | fences its pods: it is on the smaller side of a partition |
 //! | there is no other worker | serves on: nothing can be replaced anywhere |
@@ -37,6 +38,8 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(700);
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
 /// An answer of another node counts for so long.
 pub(crate) const ANSWER_COUNTS: Duration = Duration::from_millis(1500);
+/// The server may replace a node for so long on account of one that told it that the node is silent (`control::detector`).
+const DENOUNCED_FOR: Duration = Duration::from_secs(2);
 /// A ping is sent with every so many beats: its answer proves that the server has heard this node, and renews the lease.
 pub(crate) const BEATS_PER_PING: u64 = 2;
 /// A server that lives knows so long after it was last heard by a node that it does not hear that node either, and then counts it to those
@@ -109,6 +112,8 @@ pub(crate) enum Lease {
 /// What this node itself knows of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Own {
+    /// When the server is known to have heard it last.
+    pub(super) heard: Instant,
     /// When the lease lapses.
     pub(super) lapse: Instant,
     /// When the last lease lapsed, or will, under which nothing here had been replaced.
@@ -131,8 +136,13 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     let fresh = |said: &&PeerSaid| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
     let said: Vec<PeerSaid> = workers.iter().flatten().filter(fresh).copied().collect();
     let in_contact = said.iter().filter(|said| matches!(said.word, Word::Contact(contact) if contact < ASK_AFTER));
-    if let Some(asked) = in_contact.map(|said| said.asked).max() {
+    let is_denouncer = |said: &&PeerSaid| said.denounced.is_some_and(|at| at > own.heard && at + DENOUNCED_FOR > said.answered);
+    let (denouncers, vouchers): (Vec<&PeerSaid>, Vec<&PeerSaid>) = in_contact.partition(is_denouncer);
+    if let Some(asked) = vouchers.iter().map(|said| said.asked).max() {
         return Lease::CutOff(asked + ANSWER_COUNTS);
+    }
+    if !denouncers.is_empty() {
+        return Lease::Fence;
     }
     let is_majority = |others: usize| (others + 1) * 2 > workers.len() + 1;
     // The older the first of their answers, the sooner they are a majority no more.
@@ -167,7 +177,7 @@ mod tests {
 
     fn own(heard: Instant, late: Duration) -> Own {
         let lapse = lapses(heard, late);
-        Own { lapse, sure: lapse }
+        Own { heard, lapse, sure: lapse }
     }
 
     fn said(asked: Instant, word: Word) -> Option<PeerSaid> {
@@ -244,6 +254,26 @@ mod tests {
         let hello = |contact_ms| Found::Agent(Hello { contact_ms, fenced: false, denounced_ms: None });
         let word = |contact_ms| PeerSaid::new(now, now, &hello(contact_ms)).map(|said| said.word);
         assert_eq!((word(100), word(NEVER_MS)), (Some(Word::Contact(MS(100))), Some(Word::Unheard)));
+    }
+
+    #[test]
+    fn the_word_of_one_that_called_this_node_silent_is_none() {
+        let heard = Instant::now();
+        let now = heard + MS(3000);
+        let said = |denounced: Option<u64>| {
+            let denounced = denounced.map(|ago_ms| now - MS(ago_ms));
+            Some(PeerSaid { asked: now - MS(200), answered: now, word: Word::Contact(MS(100)), denounced })
+        };
+        for (workers, wanted) in [
+            (vec![said(Some(1900))], "fence"),
+            (vec![said(Some(2100))], "cut off"),
+            (vec![said(Some(1900)), said(None)], "cut off"),
+            (vec![said(Some(1900)), said(Some(300))], "fence"),
+        ] {
+            assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &workers)), wanted, "{workers:?}");
+        }
+        let since = own(now - MS(1300), Duration::ZERO);
+        assert_eq!(kind(judge(now, &since, &[said(Some(1900))])), "cut off", "it was heard since");
     }
 
     #[test]
