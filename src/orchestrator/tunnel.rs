@@ -32,6 +32,20 @@ pub enum PeerAnswer {
     Late,
 }
 
+impl PeerAnswer {
+    /// The other was found.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Serving | Self::Refused)
+    }
+
+    /// The other may be replaced, as far as the one that asked can tell.
+    #[must_use]
+    pub fn is_missing(self) -> bool {
+        matches!(self, Self::Silent | Self::Fenced)
+    }
+}
+
 /// Agent to server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]

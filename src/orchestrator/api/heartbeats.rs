@@ -113,7 +113,10 @@ mod tests {
         heartbeats.beat("w1", Duration::ZERO, Duration::ZERO);
         let at = heartbeats.snapshot()["w1"].last;
         heartbeats.disconnected("w1");
-        assert_eq!(heartbeats.snapshot()["w1"], Beat { last: at, late: Duration::ZERO, contact: Duration::ZERO, connected: false });
+        assert_eq!(
+            heartbeats.snapshot()["w1"],
+            Beat { last: at, late: Duration::ZERO, contact: Duration::ZERO, connected: false }
+        );
         assert!(changes.has_changed().expect("open"));
         assert_eq!(*changes.borrow_and_update(), 2);
     }

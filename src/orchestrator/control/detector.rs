@@ -9,14 +9,17 @@
 //!   an idle one 1.3 s.
 //! - When the server itself was late (its round came after it was due), everybody's silence is shortened by that time: what it could not hear
 //!   it does not hold against anybody. After its start it judges only nodes it has heard, for [`START_GRACE`].
-//! - Silence here may be the fault of the path to the server. Other nodes are asked to look for the silent one, again and again (the
-//!   indirect probe of SWIM, Das et al. 2002); a node is lost only when one that was not itself late (Lifeguard, Dadgar et al. 2017) found
-//!   silence too, and none of those asked found it alive. An observer on the server's own machine shares the server's path: alone it counts
-//!   only after [`EVICT_ALONE`].
+//! - Silence here may be the fault of the path to the server. Other nodes are asked to look for the silent one, again and again, from
+//!   [`ASK_AFTER`] on (the indirect probe of SWIM, Das et al. 2002); a node is lost only when one that was not itself late (Lifeguard, Dadgar
+//!   et al. 2017) found silence too, and none of those asked found it alive. An observer on the server's own machine shares the server's
+//!   path: alone it counts only after [`EVICT_ALONE`].
 //! - A node goes on serving while another answers it that the server hears that one, or so many answer that the server is gone that the brake
 //!   holds here; and it believes what was answered for a while. So for [`SPARED_FOR`] after another node found it alive, or the brake held,
 //!   it is not lost either; nor for [`WITNESS_FOR`] after another worker was heard last that is silent now, since that one may have told it so.
-//! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm.
+//! - A node whose beats come through may hear nothing itself, and says so with its beats. It is not lost for that; but it tells others that
+//!   it does not reach the server, and serves on by their word. So it keeps the brake as if it were silent, and others are asked about it.
+//! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm, unless
+//!   the brake held: then all may have told it that the server is gone, and it lifts its fence.
 //!
 //! ```text
 //!  Alive ──silent for 3 beats + patience──► Suspect ──NOT_READY_AFTER──► Silent
@@ -31,7 +34,7 @@ use tokio::time::Instant;
 
 use super::nodes::Brake;
 use super::world::Liveness;
-use crate::orchestrator::api::heartbeats::{Beat, Statements};
+use crate::orchestrator::api::heartbeats::{Beat, Statement, Statements};
 use crate::orchestrator::lateness::Lateness;
 use crate::orchestrator::tunnel::{HEARTBEAT_INTERVAL_MS, PeerAnswer};
 
@@ -41,8 +44,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Patience with an idle cluster, and with one whose processors are starved.
 const PATIENCE_MIN: Duration = Duration::from_millis(150);
 const PATIENCE_MAX: Duration = Duration::from_secs(3);
-/// Silent for so long, three beats and half the least patience, a node is asked about, however long the patience: what another said to it
-/// counts for a while, so it has to be known who could have said something long before anything is replaced.
+/// Silent for so long (three beats, and half the least patience), a node is asked about and keeps the brake, however long the patience: by
+/// what others say to it from then on it may serve on when that is over.
 const ASK_AFTER: Duration = Duration::from_millis(HEARTBEAT_INTERVAL_MS * 3 + 75);
 /// Silent for so long, a node is said to be not ready, whatever others find.
 const NOT_READY_AFTER: Duration = Duration::from_millis(2500);
@@ -106,17 +109,25 @@ struct Known {
     /// How long before that beat the server had answered the node, as far as the node knew.
     contact: Duration,
     liveness: Liveness,
-    /// Others are asked about it; that alone has no effect.
+    /// It has been silent for [`ASK_AFTER`].
     quiet: bool,
+    /// It is quiet, or deaf, since then, and others are asked about it; that alone has no effect.
+    doubted_since: Option<Instant>,
     asked: Option<Instant>,
-    /// Until when something speaks against replacing its pods.
+    /// Until when something speaks against replacing its pods, unless it is fenced.
     spared_until: Option<Instant>,
+    /// The brake held; who is fenced may lift its fence on account of that.
+    braked_until: Option<Instant>,
 }
 
 impl Known {
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
+    }
+
     /// How long ago the server answered it, as far as it knew when it beat last.
     fn unanswered(&self, now: Instant) -> Duration {
-        self.beat.map_or(Duration::MAX, |beat| now.saturating_duration_since(beat).saturating_add(self.contact))
+        self.silence(now).saturating_add(self.contact)
     }
 
     fn spare(&mut self, until: Option<Instant>) {
@@ -146,13 +157,13 @@ impl Detector {
         let braked = self.brake.holds(out_of_reach.len(), workers);
         let mut ask = Vec::new();
         for node in watched {
-            let Some(known) = self.nodes.get_mut(&node.name).filter(|known| known.quiet) else { continue };
-            let silence = now.saturating_duration_since(known.heard);
+            let Some(known) = self.nodes.get_mut(&node.name).filter(|known| known.doubted_since.is_some()) else { continue };
+            let silence = known.silence(now);
             let others = out_of_reach.iter().filter(|(other, _)| *other != node.name);
             let witness = others.map(|(_, since)| *since).min().filter(|since| *since < WITNESS_FOR);
             known.spare(witness.map(|since| now + WITNESS_FOR - since));
-            known.spare(braked.then(|| now + SPARED_FOR));
             if braked {
+                known.braked_until = Some(now + SPARED_FOR);
                 // What was found before the brake held may not be so any more when it lets go.
                 known.liveness = known.liveness.min(Liveness::Silent);
             }
@@ -181,8 +192,10 @@ impl Detector {
                 contact: Duration::MAX,
                 liveness: Liveness::Alive,
                 quiet: false,
+                doubted_since: None,
                 asked: None,
                 spared_until: None,
+                braked_until: None,
             });
             if missed > TOLERATED {
                 known.heard = (known.heard + missed).min(now);
@@ -203,12 +216,14 @@ impl Detector {
         let mut out_of_reach = Vec::new();
         for node in watched {
             let Some(known) = self.nodes.get_mut(&node.name) else { continue };
-            let silence = now.saturating_duration_since(known.heard);
+            let silence = known.silence(now);
             let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
             known.quiet = !unknown && silence >= ASK_AFTER;
-            if !known.quiet {
-                known.asked = None;
-                known.spared_until = None;
+            let deaf = known.unanswered(now) >= UNANSWERED_FOR;
+            if known.quiet || deaf && !unknown {
+                known.doubted_since.get_or_insert(now);
+            } else {
+                (known.doubted_since, known.asked, known.spared_until, known.braked_until) = (None, None, None, None);
             }
             if unknown || silence < suspected_after {
                 known.liveness = Liveness::Alive;
@@ -216,7 +231,7 @@ impl Detector {
                 known.liveness = known.liveness.max(Liveness::Suspect);
             }
             let since = if known.quiet { silence } else { known.unanswered(now) };
-            if !node.beside_server && (known.quiet || since >= UNANSWERED_FOR) {
+            if !node.beside_server && (known.quiet || deaf) {
                 out_of_reach.push((node.name.as_str(), since));
             }
         }
@@ -257,19 +272,20 @@ impl Detector {
             return (Liveness::Lost, false, false);
         }
         let asked = known.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY);
-        let said = |observer: &&&Watched| {
-            let statement = statements.get(&node.name)?.get(&observer.name)?;
-            let fresh = statement.asked > known.heard && now.saturating_duration_since(statement.asked) < ANSWER_COUNTS;
-            fresh.then_some(statement.answer)
-        };
-        let answers: Vec<PeerAnswer> = observers.iter().filter_map(|observer| said(&observer)).collect();
-        let missing = answers.iter().any(|answer| matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced));
-        let alive = answers.iter().any(|answer| matches!(answer, PeerAnswer::Serving | PeerAnswer::Refused));
-        let fenced = answers.contains(&PeerAnswer::Fenced);
-        let spared = known.spared_until.is_some_and(|until| now < until);
+        let statements = statements.get(&node.name);
+        let said = |observer: &&Watched| statements?.get(&observer.name);
+        let fresh = |said: &&Statement| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
+        let answers: Vec<&Statement> = observers.iter().filter_map(said).filter(fresh).collect();
+        // Life speaks for a deaf node though it beat since; silence counts for nothing as soon as it has.
+        let alive = answers.iter().any(|said| known.doubted_since <= Some(said.asked) && said.answer.is_alive());
+        let missing: Vec<PeerAnswer> =
+            answers.iter().filter(|said| said.asked > known.heard && said.answer.is_missing()).map(|said| said.answer).collect();
+        let fenced = missing.contains(&PeerAnswer::Fenced);
+        let until = known.braked_until.max(if fenced { None } else { known.spared_until });
+        let spared = until.is_some_and(|until| now < until);
         let alone = observers.iter().all(|observer| observer.beside_server);
         let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
-        if silence >= limit && missing && !alive && (fenced || !spared) {
+        if silence >= limit && !missing.is_empty() && !alive && !spared {
             (Liveness::Lost, false, false)
         } else if known.liveness == Liveness::Alive {
             (Liveness::Alive, asked, alive)
@@ -289,7 +305,6 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::orchestrator::api::heartbeats::Statement;
 
     /// A cluster of c1, w1 and w2 that beats, and a detector whose rounds come when they are due.
     struct Case {
