@@ -32,7 +32,7 @@ use crate::orchestrator::tunnel::NEVER_MS;
 /// Without contact for so long the lease has lapsed. Shorter than the time after which the server may replace this node's pods (a pause of a
 /// second, a beat, and its patience: `control::detector`).
 pub(crate) const LEASE: Duration = Duration::from_millis(1250);
-/// Other nodes are asked when contact is older than this, which is two pings.
+/// Other nodes are asked when contact is older than this, which is four pings: one is sent with every beat.
 pub(crate) const ASK_AFTER: Duration = Duration::from_millis(700);
 /// A node that is cut off from the server alone gives up its pods after so long.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
@@ -40,8 +40,6 @@ pub(super) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
 pub(crate) const ANSWER_COUNTS: Duration = Duration::from_millis(1500);
 /// The server may replace a node for so long on account of one that told it that the node is silent (`control::detector`).
 const DENOUNCED_FOR: Duration = Duration::from_secs(2);
-/// A ping is sent with every so many beats: its answer proves that the server has heard this node, and renews the lease.
-pub(crate) const BEATS_PER_PING: u64 = 2;
 /// A server that lives knows so long after it was last heard by a node that it does not hear that node either, and then counts it to those
 /// that keep its brake: the node's next beat, three in silence and the least patience, and a round (`control::detector`).
 const UNTIL_THE_SERVER_KNOWS: Duration = Duration::from_millis(800);

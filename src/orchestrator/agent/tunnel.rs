@@ -25,7 +25,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::contact::Contact;
 use super::drain::Drains;
 use super::kept::Keeper;
-use super::lease::BEATS_PER_PING;
 use super::peers::Peers;
 use super::runtime::{LogQuery, Runtime};
 use super::work::chain;
@@ -196,7 +195,8 @@ async fn write(
             Ok(()) = drain_changes.changed() => drains.news(&mut said),
             Some(answer) = answers.recv() => vec![answer],
         };
-        let ping = matches!(messages[..], [FromNode::Heartbeat { sequence, .. }] if sequence % BEATS_PER_PING == 1);
+        // Its answer proves that the server has heard this node, and renews the lease.
+        let ping = matches!(messages[..], [FromNode::Heartbeat { .. }]);
         let sent = async {
             for message in messages {
                 let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");

@@ -14,7 +14,7 @@ use super::network::{CLIENT_END, Host, Purpose, SERVER};
 use super::pods::Worker;
 use super::server::node_name;
 use crate::orchestrator::agent::contact::{Contact, Kept};
-use crate::orchestrator::agent::lease::{ASK_AFTER, BEATS_PER_PING, Lease, PeerSaid};
+use crate::orchestrator::agent::lease::{ASK_AFTER, Lease, PeerSaid};
 use crate::orchestrator::agent::peers::Found;
 use crate::orchestrator::agent::runtime::ContainerStatus;
 use crate::orchestrator::agent::words::Words;
@@ -237,11 +237,9 @@ impl Simulation {
         }
         let sequence = agent.sequence;
         let contact_ms = agent.contact.heard_ms_ago(Instant::now());
-        let ping = (sequence % BEATS_PER_PING == 1).then(|| agent.contact.ping(Instant::now()));
+        let ping = agent.contact.ping(Instant::now());
         self.send(stream, CLIENT_END, Message::FromNode(FromNode::Heartbeat { sequence, late_ms, contact_ms }));
-        if let Some(ping) = ping {
-            self.send(stream, CLIENT_END, Message::Ping(ping));
-        }
+        self.send(stream, CLIENT_END, Message::Ping(ping));
         self.after(HEARTBEAT_INTERVAL_MS, Event::Beat { host, stream });
     }
 
