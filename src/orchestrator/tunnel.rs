@@ -13,6 +13,9 @@ pub const HEARTBEAT_INTERVAL_MS: u64 = 150;
 /// Where agents answer each other (the kubelet's port), on their node's address.
 pub const PEER_PORT: u16 = 10250;
 
+/// What a node whose agent the server has never answered says of how long ago that was.
+pub const NEVER_MS: u64 = u64::MAX;
+
 /// What a node found when it asked another whether it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +32,20 @@ pub enum PeerAnswer {
     Late,
 }
 
+impl PeerAnswer {
+    /// The other was found.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Serving | Self::Refused)
+    }
+
+    /// The other may be replaced, as far as the one that asked can tell.
+    #[must_use]
+    pub fn is_missing(self) -> bool {
+        matches!(self, Self::Silent | Self::Fenced)
+    }
+}
+
 /// Agent to server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
@@ -41,6 +58,10 @@ pub enum FromNode {
         /// kept from it.
         #[serde(default)]
         late_ms: u64,
+        /// How long ago the server is known to have heard the node, that is, when the last ping was sent that it answered; [`NEVER_MS`]. A
+        /// node whose beats come through may hear nothing itself.
+        #[serde(default)]
+        contact_ms: u64,
     },
     /// What came of [`ToNode::Probe`]; ends that request.
     Probed {

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use super::lease::{CUT_OFF_AFTER, Lease, Own, PeerSaid, judge, lapses};
 use crate::orchestrator::lateness::Lateness;
+use crate::orchestrator::tunnel::NEVER_MS;
 
 /// Pings whose answers are waited for.
 const PINGS: usize = 64;
@@ -61,6 +62,8 @@ struct State {
     next: u64,
     waiting: VecDeque<Waiting>,
     heard: Instant,
+    /// It is known to have heard this agent, or one before it, at all.
+    ever_heard: bool,
     /// The server has heard the node since then without a lapse in between.
     unbroken_since: Instant,
     lateness: Lateness,
@@ -106,6 +109,7 @@ impl Contact {
             next: 0,
             waiting: VecDeque::new(),
             heard: kept.heard,
+            ever_heard: before.is_some(),
             unbroken_since: now,
             lateness: Lateness::default(),
             told: kept.late,
@@ -155,6 +159,7 @@ impl Contact {
                 state.unbroken_since = sent;
             }
             (state.heard, state.told) = (sent, told);
+            state.ever_heard = true;
             // One that slept and is answered before its next look has not looked at what was replaced meanwhile.
             if state.doubt.is_none() && sent <= state.safe_until {
                 state.is_sure();
@@ -164,9 +169,16 @@ impl Contact {
         news.then(|| Kept { heard: state.heard, late: state.told, sure: state.sure })
     }
 
-    /// When the server is known to have heard this node last.
+    /// When the server is known to have heard this node last; the start of an agent that it never heard.
     pub(crate) fn heard(&self) -> Instant {
         self.state().heard
+    }
+
+    /// What to tell others of that: how long ago it was in milliseconds, [`NEVER_MS`] if it never was.
+    pub(crate) fn heard_ms_ago(&self, now: Instant) -> u64 {
+        let state = self.state();
+        let ago = now.saturating_duration_since(state.heard).as_millis();
+        if state.ever_heard { u64::try_from(ago).unwrap_or(NEVER_MS) } else { NEVER_MS }
     }
 
     /// When the lease lapses.
@@ -185,7 +197,7 @@ impl Contact {
             Some(by) if slept => Some(by.max(now + DECIDED_WITHIN)),
             doubt => doubt,
         };
-        let mut lease = judge(now, &Own { lapse: state.lapse(), sure: state.sure }, workers);
+        let mut lease = judge(now, &Own { heard: state.heard, lapse: state.lapse(), sure: state.sure }, workers);
         match lease {
             Lease::CutOff(_) if now.saturating_duration_since(*state.cut_off_since.get_or_insert(now)) >= CUT_OFF_AFTER => {
                 lease = Lease::Fence;
@@ -267,6 +279,17 @@ mod tests {
             contact.ping(start);
         }
         assert!(contact.state().waiting.len() <= PINGS);
+    }
+
+    #[test]
+    fn who_was_never_heard_says_so() {
+        let start = Instant::now();
+        let contact = Contact::new(start, None);
+        assert_eq!(contact.heard_ms_ago(start + MS(100)), NEVER_MS, "its start is not a word of the server");
+        contact.answered(&contact.ping(start + MS(200)));
+        assert_eq!(contact.heard_ms_ago(start + MS(500)), 300);
+        let kept = Kept { heard: start, late: Duration::ZERO, sure: start + LEASE };
+        assert_eq!(Contact::new(start + MS(400), Some(kept)).heard_ms_ago(start + MS(500)), 500);
     }
 
     #[test]

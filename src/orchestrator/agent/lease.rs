@@ -7,6 +7,7 @@
 //! | the lease has lapsed, and | the node |
 //! |---|---|
 //! | another worker answers that it does reach the server | serves on for [`CUT_OFF_AFTER`], since the server does not evict what another node reaches; then it fences itself and says so, which lets the server replace |
+//! | as that, but has just told it that this node is silent, as has every other that reaches it | fences its pods: they may be replaced at any moment |
 //! | it and those that answer that they do not reach the server either are more than half of all workers | serves on: the server is gone, or on the smaller side, where it may not evict so many (`control::Brake`) |
 //! | they are not | fences its pods: it is on the smaller side of a partition |
 //! | there is no other worker | serves on: nothing can be replaced anywhere |
@@ -26,18 +27,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::peers::Found;
+use crate::orchestrator::tunnel::NEVER_MS;
 
 /// Without contact for so long the lease has lapsed. Shorter than the time after which the server may replace this node's pods (a pause of a
 /// second, a beat, and its patience: `control::detector`).
 pub(crate) const LEASE: Duration = Duration::from_millis(1250);
-/// Other nodes are asked when contact is older than this, which is two pings.
+/// Other nodes are asked when contact is older than this, which is four pings: one is sent with every beat.
 pub(crate) const ASK_AFTER: Duration = Duration::from_millis(700);
 /// A node that is cut off from the server alone gives up its pods after so long.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_secs(20);
 /// An answer of another node counts for so long.
 pub(crate) const ANSWER_COUNTS: Duration = Duration::from_millis(1500);
-/// A ping is sent with every so many beats: its answer proves that the server has heard this node, and renews the lease.
-pub(crate) const BEATS_PER_PING: u64 = 2;
+/// The server may replace a node for so long on account of one that told it that the node is silent (`control::detector`).
+const DENOUNCED_FOR: Duration = Duration::from_secs(2);
 /// A server that lives knows so long after it was last heard by a node that it does not hear that node either, and then counts it to those
 /// that keep its brake: the node's next beat, three in silence and the least patience, and a round (`control::detector`).
 const UNTIL_THE_SERVER_KNOWS: Duration = Duration::from_millis(800);
@@ -65,7 +67,7 @@ impl PeerSaid {
         let word = match found {
             Found::Agent(hello) => {
                 denounced = hello.denounced_ms.and_then(|ago_ms| answered.checked_sub(Duration::from_millis(ago_ms)));
-                Word::Contact(Duration::from_millis(hello.contact_ms))
+                if hello.contact_ms == NEVER_MS { Word::Unheard } else { Word::Contact(Duration::from_millis(hello.contact_ms)) }
             }
             Found::Machine => Word::Reached,
             Found::Silence => Word::Silence,
@@ -80,6 +82,8 @@ impl PeerSaid {
 pub(crate) enum Word {
     /// It said how long ago the server heard it.
     Contact(Duration),
+    /// It said that the server has not heard it since it started, which tells nothing of the time before.
+    Unheard,
     /// Its machine answered, its agent did not, or not in time.
     Reached,
     /// Nothing.
@@ -106,6 +110,8 @@ pub(crate) enum Lease {
 /// What this node itself knows of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Own {
+    /// When the server is known to have heard it last.
+    pub(super) heard: Instant,
     /// When the lease lapses.
     pub(super) lapse: Instant,
     /// When the last lease lapsed, or will, under which nothing here had been replaced.
@@ -128,8 +134,13 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     let fresh = |said: &&PeerSaid| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
     let said: Vec<PeerSaid> = workers.iter().flatten().filter(fresh).copied().collect();
     let in_contact = said.iter().filter(|said| matches!(said.word, Word::Contact(contact) if contact < ASK_AFTER));
-    if let Some(asked) = in_contact.map(|said| said.asked).max() {
+    let is_denouncer = |said: &&PeerSaid| said.denounced.is_some_and(|at| at > own.heard && at + DENOUNCED_FOR > said.answered);
+    let (denouncers, vouchers): (Vec<&PeerSaid>, Vec<&PeerSaid>) = in_contact.partition(is_denouncer);
+    if let Some(asked) = vouchers.iter().map(|said| said.asked).max() {
         return Lease::CutOff(asked + ANSWER_COUNTS);
+    }
+    if !denouncers.is_empty() {
+        return Lease::Fence;
     }
     let is_majority = |others: usize| (others + 1) * 2 > workers.len() + 1;
     // The older the first of their answers, the sooner they are a majority no more.
@@ -137,7 +148,7 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     // When nothing could be replaced any more, as far as it can tell: by a server that was gone, or had its brake on.
     let gone_by = |said: &PeerSaid| match said.word {
         Word::Contact(contact) => said.answered.checked_sub(contact).map(|heard| heard + UNTIL_THE_SERVER_KNOWS),
-        Word::Reached | Word::Silence => None,
+        Word::Unheard | Word::Reached | Word::Silence => None,
     };
     let in_time = |said: &&PeerSaid| gone_by(said).is_some_and(|gone| gone <= own.sure);
     let lost_in_time: Vec<Instant> = said.iter().filter(in_time).map(|said| said.asked).collect();
@@ -146,7 +157,8 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     if is_majority(lost_in_time.len()) && !denounced {
         return Lease::LeftAlone(counts_until(&lost_in_time));
     }
-    let lost: Vec<Instant> = said.iter().filter(|said| matches!(said.word, Word::Contact(_))).map(|said| said.asked).collect();
+    let is_lost = |said: &&PeerSaid| matches!(said.word, Word::Contact(_) | Word::Unheard);
+    let lost: Vec<Instant> = said.iter().filter(is_lost).map(|said| said.asked).collect();
     if is_majority(lost.len()) {
         return Lease::ServeOn(counts_until(&lost));
     }
@@ -156,13 +168,14 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
 
 #[cfg(test)]
 mod tests {
+    use super::super::peers::Hello;
     use super::*;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     fn own(heard: Instant, late: Duration) -> Own {
         let lapse = lapses(heard, late);
-        Own { lapse, sure: lapse }
+        Own { heard, lapse, sure: lapse }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "what a peer may have said is an Option")]
@@ -202,6 +215,8 @@ mod tests {
             (vec![contact(1200), silence, silence], "fence"),
             (vec![contact(1200), contact(1300), silence, None], "left alone"),
             (vec![contact(100), silence, silence], "cut off"),
+            (vec![said(Word::Unheard)], "serve on"),
+            (vec![said(Word::Unheard), silence, silence], "fence"),
         ] {
             assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &workers)), wanted, "{workers:?}");
             assert_eq!(judge(now, &own(heard, MS(250)), &workers), Lease::Held, "it was late itself");
@@ -230,6 +245,34 @@ mod tests {
         assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &[denouncer])), "serve on", "it was said to be silent");
         let before = lost(9500).map(|said| PeerSaid { denounced: Some(heard - MS(100)), ..said });
         assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &[before])), "left alone", "it was heard since");
+    }
+
+    #[test]
+    fn who_was_never_heard_is_no_contact() {
+        let now = Instant::now();
+        let hello = |contact_ms| Found::Agent(Hello { contact_ms, fenced: false, denounced_ms: None });
+        let word = |contact_ms| PeerSaid::new(now, now, &hello(contact_ms)).map(|said| said.word);
+        assert_eq!((word(100), word(NEVER_MS)), (Some(Word::Contact(MS(100))), Some(Word::Unheard)));
+    }
+
+    #[test]
+    fn the_word_of_one_that_called_this_node_silent_is_none() {
+        let heard = Instant::now();
+        let now = heard + MS(3000);
+        let said = |denounced: Option<u64>| {
+            let denounced = denounced.map(|ago_ms| now - MS(ago_ms));
+            Some(PeerSaid { asked: now - MS(200), answered: now, word: Word::Contact(MS(100)), denounced })
+        };
+        for (workers, wanted) in [
+            (vec![said(Some(1900))], "fence"),
+            (vec![said(Some(2100))], "cut off"),
+            (vec![said(Some(1900)), said(None)], "cut off"),
+            (vec![said(Some(1900)), said(Some(300))], "fence"),
+        ] {
+            assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &workers)), wanted, "{workers:?}");
+        }
+        let since = own(now - MS(1300), Duration::ZERO);
+        assert_eq!(kind(judge(now, &since, &[said(Some(1900))])), "cut off", "it was heard since");
     }
 
     #[test]

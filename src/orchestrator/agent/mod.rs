@@ -37,6 +37,7 @@ mod server;
 pub(crate) mod status;
 mod tunnel;
 mod volumes;
+pub(crate) mod words;
 mod work;
 mod worker;
 

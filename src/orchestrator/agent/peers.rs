@@ -4,7 +4,6 @@
 //! One question is one TLS connection, mutually authenticated, to [`PEER_PORT`]: the answer is one line of JSON, and it is over. A node asks
 //! only while somebody is silent, so that a quiet cluster has none of these.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::contact::Contact;
 use super::tunnel::TunnelError;
 use super::tunnel::client_config;
+use super::words::Words;
 use crate::orchestrator::api::tls;
 use crate::orchestrator::config::AgentConfig;
 use crate::orchestrator::tunnel::{PEER_PORT, PeerAnswer};
@@ -41,7 +41,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Hello {
-    /// How long ago the server is known to have heard it.
+    /// How long ago the server is known to have heard it; [`NEVER_MS`](crate::orchestrator::tunnel::NEVER_MS).
     pub(crate) contact_ms: u64,
     /// It keeps service traffic from its pods.
     pub(crate) fenced: bool,
@@ -59,8 +59,7 @@ pub(crate) struct Peers {
     workers: Vec<SocketAddr>,
     contact: Arc<Contact>,
     fenced: AtomicBool,
-    /// Of whom the server was told that they may be replaced, and when last.
-    denounced: Mutex<BTreeMap<IpAddr, Instant>>,
+    words: Mutex<Words<IpAddr>>,
 }
 
 impl Peers {
@@ -78,7 +77,7 @@ impl Peers {
             workers,
             contact,
             fenced: AtomicBool::new(false),
-            denounced: Mutex::default(),
+            words: Mutex::default(),
         })
     }
 
@@ -119,12 +118,7 @@ impl Peers {
         let asker = stream.peer_addr()?.ip();
         let mut stream = self.acceptor.accept(stream).await?;
         let now = Instant::now();
-        let ago_ms = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
-        let hello = Hello {
-            contact_ms: ago_ms(self.contact.heard()),
-            fenced: self.fenced.load(Ordering::Relaxed),
-            denounced_ms: self.denounced().get(&asker).copied().map(ago_ms),
-        };
+        let hello = self.words().hello(now, asker, self.contact.heard_ms_ago(now), self.fenced.load(Ordering::Relaxed));
         let mut line = serde_json::to_vec(&hello)?;
         line.push(b'\n');
         stream.write_all(&line).await?;
@@ -158,15 +152,12 @@ impl Peers {
 
     /// Looks for another agent, for the server.
     pub(crate) async fn look(&self, address: SocketAddr) -> PeerAnswer {
-        let answer = self.ask(address).await.into();
-        if matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced) {
-            self.denounced().insert(address.ip(), Instant::now());
-        }
-        answer
+        let found = self.ask(address).await.into();
+        self.words().testify(Instant::now(), address.ip(), found)
     }
 
-    fn denounced(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Instant>> {
-        self.denounced.lock().unwrap_or_else(PoisonError::into_inner)
+    fn words(&self) -> MutexGuard<'_, Words<IpAddr>> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

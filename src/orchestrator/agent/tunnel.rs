@@ -22,7 +22,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::contact::Contact;
 use super::drain::Drains;
 use super::kept::Keeper;
-use super::lease::BEATS_PER_PING;
 use super::peers::Peers;
 use super::runtime::{LogQuery, Runtime};
 use super::work::chain;
@@ -145,14 +144,16 @@ async fn write(
             biased;
             due = beats.tick() => {
                 sequence += 1;
-                let late = contact.late(Instant::now(), due.elapsed());
+                let now = Instant::now();
+                let late = contact.late(now, due.elapsed());
                 let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                vec![FromNode::Heartbeat { sequence, late_ms }]
+                vec![FromNode::Heartbeat { sequence, late_ms, contact_ms: contact.heard_ms_ago(now) }]
             }
             Ok(()) = drain_changes.changed() => drains.news(&mut said),
             Some(answer) = answers.recv() => vec![answer],
         };
-        let ping = matches!(messages[..], [FromNode::Heartbeat { sequence, .. }] if sequence % BEATS_PER_PING == 1);
+        // Its answer proves that the server has heard this node, and renews the lease.
+        let ping = matches!(messages[..], [FromNode::Heartbeat { .. }]);
         let sent = async {
             for message in messages {
                 let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");

@@ -25,7 +25,8 @@ pub const LAPSED_AFTER: Duration = Duration::from_secs(3);
 /// After the server's start, balancers have so long to come back.
 pub const START_GRACE: Duration = Duration::from_secs(5);
 
-/// The host's load balancer, by its certificate. It is on no node, so nothing but its own report tells a server that there is one.
+/// The host's load balancer, by its certificate. It is on no node, so nothing but its own report tells a server that there is one: until then
+/// it may be cut off from a server that was started anew, and is waited for and named as a silent one.
 pub const LOAD_BALANCER: &str = "system:flightcage:load-balancer";
 
 /// A pod that is to stop.
@@ -162,7 +163,7 @@ impl State {
         let mut excluded = Vec::new();
         let mut reasons = Vec::new();
         let mut recheck: Option<Instant> = None;
-        let host = (now < self.started + START_GRACE).then(|| LOAD_BALANCER.to_owned());
+        let host = std::iter::once(LOAD_BALANCER.to_owned());
         let expected = self.nodes.iter().map(|node| proxy_of(node)).chain(self.balancers.keys().cloned()).chain(host);
         for name in expected.collect::<BTreeSet<_>>() {
             let (lapses, waits) = match self.balancers.get(&name) {
@@ -345,11 +346,12 @@ mod tests {
         let Standing::Waiting { recheck, .. } = case.state.standing("p", case.at(4000)) else { panic!("it waits") };
         assert_eq!(recheck, Some(case.at(5000)), "the other one may still come back after the start");
         assert_eq!(case.reason(6999), "system:kube-proxy:w1 has not acknowledged that it left");
-        assert_eq!(case.reason(7000), r#"drained without ["system:kube-proxy:w1", "system:kube-proxy:w2"]"#);
+        let all = format!(r#"drained without ["{LOAD_BALANCER}", "system:kube-proxy:w1", "system:kube-proxy:w2"]"#);
+        assert_eq!(case.reason(7000), all);
         case.report(7500, "system:kube-proxy:w1", 6, 0);
         assert_eq!(case.reason(7600), "system:kube-proxy:w1 has not acknowledged that it left", "it is back");
         case.state.set_nodes(BTreeSet::new());
-        assert_eq!(case.reason(7600), "drained without []", "with its node, its proxy is gone");
+        assert_eq!(case.reason(7600), format!("drained without [{LOAD_BALANCER:?}]"), "with its node, its proxy is gone");
     }
 
     #[test]
@@ -359,7 +361,7 @@ mod tests {
         case.state.begin("p", Some(POD), 1);
         case.state.left("p", 7);
         assert_eq!(case.reason(4999), format!("{LOAD_BALANCER} has not been heard of"));
-        assert_eq!(case.reason(5000), "drained without []", "there may be none");
+        assert_eq!(case.reason(5000), format!("drained without [{LOAD_BALANCER:?}]"), "it may be cut off, or there may be none");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Beat {
     pub last: Instant,
     /// By how much that beat was late by the node's own clock.
     pub late: Duration,
+    /// How long before that beat the server had answered it, as far as the node knew; [`Duration::MAX`]: never.
+    pub contact: Duration,
     /// Whether its tunnel is open.
     pub connected: bool,
 }
@@ -47,9 +49,10 @@ impl Default for Heartbeats {
 }
 
 impl Heartbeats {
-    /// The node lives; its tunnel is open. `late` is by how much the beat was late by the node's own clock.
-    pub fn beat(&self, node: &str, late: Duration) {
-        let beat = Beat { last: Instant::now(), late, connected: true };
+    /// The node lives; its tunnel is open. `late` is by how much the beat was late by the node's own clock, `contact` how long before it the
+    /// server had answered the node.
+    pub fn beat(&self, node: &str, late: Duration, contact: Duration) {
+        let beat = Beat { last: Instant::now(), late, contact, connected: true };
         self.beats.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), beat);
         self.changes.send_modify(|count| *count += 1);
     }
@@ -107,10 +110,13 @@ mod tests {
     async fn a_closed_tunnel_keeps_the_time_of_the_last_beat() {
         let heartbeats = Heartbeats::default();
         let mut changes = heartbeats.subscribe();
-        heartbeats.beat("w1", Duration::ZERO);
+        heartbeats.beat("w1", Duration::ZERO, Duration::ZERO);
         let at = heartbeats.snapshot()["w1"].last;
         heartbeats.disconnected("w1");
-        assert_eq!(heartbeats.snapshot()["w1"], Beat { last: at, late: Duration::ZERO, connected: false });
+        assert_eq!(
+            heartbeats.snapshot()["w1"],
+            Beat { last: at, late: Duration::ZERO, contact: Duration::ZERO, connected: false }
+        );
         assert!(changes.has_changed().expect("open"));
         assert_eq!(*changes.borrow_and_update(), 2);
     }

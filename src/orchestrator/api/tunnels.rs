@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::barrier::Barrier;
 use super::heartbeats::{Heartbeats, Statement};
 use super::status::Status;
-use crate::orchestrator::tunnel::{FromNode, ToNode};
+use crate::orchestrator::tunnel::{FromNode, NEVER_MS, ToNode};
 
 /// A tunnel that has been silent for so long is closed; the agent dials again.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -156,7 +156,8 @@ impl Tunnels {
             old.replaced.cancel();
         }
         tracing::info!(node, "tunnel opened");
-        self.heartbeats.beat(node, Duration::ZERO);
+        // Whether it hears the server is its first beat's to say.
+        self.heartbeats.beat(node, Duration::ZERO, Duration::MAX);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -197,7 +198,10 @@ impl Tunnels {
 
     fn received(&self, node: &str, requests: &Requests, probes: &Probes, message: FromNode) {
         let (number, piece) = match message {
-            FromNode::Heartbeat { late_ms, .. } => return self.heartbeats.beat(node, Duration::from_millis(late_ms)),
+            FromNode::Heartbeat { late_ms, contact_ms, .. } => {
+                let contact = if contact_ms == NEVER_MS { Duration::MAX } else { Duration::from_millis(contact_ms) };
+                return self.heartbeats.beat(node, Duration::from_millis(late_ms), contact);
+            }
             FromNode::Drain { .. } | FromNode::DrainOver { .. } => return,
             FromNode::Probed { request, answer } => {
                 let probe = probes.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);

@@ -9,14 +9,17 @@
 //!   an idle one 1.3 s.
 //! - When the server itself was late (its round came after it was due), everybody's silence is shortened by that time: what it could not hear
 //!   it does not hold against anybody. After its start it judges only nodes it has heard, for [`START_GRACE`].
-//! - Silence here may be the fault of the path to the server. Other nodes are asked to look for the silent one, again and again (the
-//!   indirect probe of SWIM, Das et al. 2002); a node is lost only when one that was not itself late (Lifeguard, Dadgar et al. 2017) found
-//!   silence too, and none of those asked found it alive. An observer on the server's own machine shares the server's path: alone it counts
-//!   only after [`EVICT_ALONE`].
+//! - Silence here may be the fault of the path to the server. Other nodes are asked to look for the silent one, again and again, from
+//!   [`ASK_AFTER`] on (the indirect probe of SWIM, Das et al. 2002); a node is lost only when one that was not itself late (Lifeguard, Dadgar
+//!   et al. 2017) found silence too, and none of those asked found it alive. An observer on the server's own machine shares the server's
+//!   path: alone it counts only after [`EVICT_ALONE`].
 //! - A node goes on serving while another answers it that the server hears that one, or so many answer that the server is gone that the brake
 //!   holds here; and it believes what was answered for a while. So for [`SPARED_FOR`] after another node found it alive, or the brake held,
 //!   it is not lost either; nor for [`WITNESS_FOR`] after another worker was heard last that is silent now, since that one may have told it so.
-//! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm.
+//! - A node whose beats come through may hear nothing itself, and says so with its beats. It is not lost for that; but it tells others that
+//!   it does not reach the server, and serves on by their word. So it keeps the brake as if it were silent, and others are asked about it.
+//! - A node that says it is fenced (it keeps service traffic from its pods, since its lease has lapsed) may be replaced without harm, unless
+//!   the brake held: then all may have told it that the server is gone, and it lifts its fence.
 //!
 //! ```text
 //!  Alive ──silent for 3 beats + patience──► Suspect ──NOT_READY_AFTER──► Silent
@@ -31,7 +34,7 @@ use tokio::time::Instant;
 
 use super::nodes::Brake;
 use super::world::Liveness;
-use crate::orchestrator::api::heartbeats::{Beat, Statements};
+use crate::orchestrator::api::heartbeats::{Beat, Statement, Statements};
 use crate::orchestrator::lateness::Lateness;
 use crate::orchestrator::tunnel::{HEARTBEAT_INTERVAL_MS, PeerAnswer};
 
@@ -41,6 +44,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Patience with an idle cluster, and with one whose processors are starved.
 const PATIENCE_MIN: Duration = Duration::from_millis(150);
 const PATIENCE_MAX: Duration = Duration::from_secs(3);
+/// Silent for so long (three beats, and half the least patience), a node is asked about and keeps the brake, however long the patience: by
+/// what others say to it from then on it may serve on when that is over.
+const ASK_AFTER: Duration = Duration::from_millis(HEARTBEAT_INTERVAL_MS * 3 + 75);
 /// Silent for so long, a node is said to be not ready, whatever others find.
 const NOT_READY_AFTER: Duration = Duration::from_millis(2500);
 /// Without an observer on another machine than the server's, a node's pods are replaced after so long.
@@ -60,6 +66,9 @@ const SPARED_FOR: Duration = Duration::from_millis(1800);
 /// So long after the server heard a worker last, others may serve on by its word that the server hears it (`agent::lease`: `ASK_AFTER`,
 /// `ANSWER_COUNTS`, and a round of the fence).
 const WITNESS_FOR: Duration = Duration::from_millis(2300);
+/// A node that no answer of the server's has reached for so long says to others that it does not reach it (`agent::lease::ASK_AFTER`), though
+/// its beats may come through: its brake holds as if it were silent.
+const UNANSWERED_FOR: Duration = Duration::from_millis(700);
 /// So many nodes at most are asked about one.
 const OBSERVERS: usize = 3;
 
@@ -97,13 +106,30 @@ struct Known {
     beat: Option<Instant>,
     /// Silence counts from here: the last beat, later by what the server missed.
     heard: Instant,
+    /// How long before that beat the server had answered the node, as far as the node knew.
+    contact: Duration,
     liveness: Liveness,
+    /// It has been silent for [`ASK_AFTER`].
+    quiet: bool,
+    /// It is quiet, or deaf, since then, and others are asked about it; that alone has no effect.
+    doubted_since: Option<Instant>,
     asked: Option<Instant>,
-    /// Until when something speaks against replacing its pods.
+    /// Until when something speaks against replacing its pods, unless it is fenced.
     spared_until: Option<Instant>,
+    /// The brake held; who is fenced may lift its fence on account of that.
+    braked_until: Option<Instant>,
 }
 
 impl Known {
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
+    }
+
+    /// How long ago the server answered it, as far as it knew when it beat last.
+    fn unanswered(&self, now: Instant) -> Duration {
+        self.silence(now).saturating_add(self.contact)
+    }
+
     fn spare(&mut self, until: Option<Instant>) {
         self.spared_until = self.spared_until.max(until);
     }
@@ -123,59 +149,23 @@ impl Detector {
         beats: &BTreeMap<String, Beat>,
         statements: &Statements,
     ) -> Round {
-        let missed = now.saturating_duration_since(self.due);
-        self.due = now + ROUND;
-        self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
-        for node in watched {
-            let known = self.nodes.entry(node.name.clone()).or_insert(Known {
-                beat: None,
-                heard: now,
-                liveness: Liveness::Alive,
-                asked: None,
-                spared_until: None,
-            });
-            if missed > TOLERATED {
-                known.heard = (known.heard + missed).min(now);
-            }
-            if let Some(beat) = beats.get(&node.name).filter(|beat| known.beat != Some(beat.last)) {
-                known.beat = Some(beat.last);
-                known.heard = known.heard.max(beat.last);
-                self.lateness.note(now, beat.late);
-            }
-        }
+        self.hear(now, watched, beats);
         let patience = self.patience(now);
         // First who is silent, then who may speak about them.
-        let mut silences: Vec<(&Watched, Duration)> = Vec::new();
-        let mut unheard = 0;
-        for node in watched {
-            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
-            let silence = now.saturating_duration_since(known.heard);
-            let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
-            unheard += usize::from(unknown && !node.beside_server);
-            if unknown || silence < BEAT * 3 + patience.saturating_sub(PATIENCE_MIN / 2) {
-                known.liveness = Liveness::Alive;
-                known.asked = None;
-                known.spared_until = None;
-            } else {
-                silences.push((node, silence));
-                known.liveness = known.liveness.max(Liveness::Suspect);
-            }
-        }
+        let out_of_reach = self.out_of_reach(now, watched, patience);
         let workers = watched.iter().filter(|node| !node.beside_server).count();
-        let silent = silences.iter().filter(|(node, _)| !node.beside_server).count();
-        // Who has not come back to this server yet may be on the other side of a partition, with those that are silent.
-        let braked = self.brake.holds(silent + unheard, workers);
+        let braked = self.brake.holds(out_of_reach.len(), workers);
         let mut ask = Vec::new();
-        for &(node, silence) in &silences {
-            let witnesses = silences.iter().filter(|(other, _)| other.name != node.name && !other.beside_server);
-            let witness = witnesses.map(|(_, silence)| *silence).min().filter(|silence| *silence < WITNESS_FOR);
-            if let Some(known) = self.nodes.get_mut(&node.name) {
-                known.spare(witness.map(|silence| now + WITNESS_FOR - silence));
-                known.spare(braked.then(|| now + SPARED_FOR));
-                if braked {
-                    // What was found before the brake held may not be so any more when it lets go.
-                    known.liveness = known.liveness.min(Liveness::Silent);
-                }
+        for node in watched {
+            let Some(known) = self.nodes.get_mut(&node.name).filter(|known| known.doubted_since.is_some()) else { continue };
+            let silence = known.silence(now);
+            let others = out_of_reach.iter().filter(|(other, _)| *other != node.name);
+            let witness = others.map(|(_, since)| *since).min().filter(|since| *since < WITNESS_FOR);
+            known.spare(witness.map(|since| now + WITNESS_FOR - since));
+            if braked {
+                known.braked_until = Some(now + SPARED_FOR);
+                // What was found before the brake held may not be so any more when it lets go.
+                known.liveness = known.liveness.min(Liveness::Silent);
             }
             let observers = self.observers(watched, &node.name, beats);
             let (liveness, asked, found_alive) = self.judge(now, node, silence, patience, &observers, statements);
@@ -190,6 +180,64 @@ impl Detector {
         Round { liveness: self.nodes.iter().map(|(name, known)| (name.clone(), known.liveness)).collect(), ask }
     }
 
+    /// Takes in what was heard since the last round.
+    fn hear(&mut self, now: Instant, watched: &[Watched], beats: &BTreeMap<String, Beat>) {
+        let missed = now.saturating_duration_since(self.due);
+        self.due = now + ROUND;
+        self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
+        for node in watched {
+            let known = self.nodes.entry(node.name.clone()).or_insert(Known {
+                beat: None,
+                heard: now,
+                contact: Duration::MAX,
+                liveness: Liveness::Alive,
+                quiet: false,
+                doubted_since: None,
+                asked: None,
+                spared_until: None,
+                braked_until: None,
+            });
+            if missed > TOLERATED {
+                known.heard = (known.heard + missed).min(now);
+            }
+            if let Some(beat) = beats.get(&node.name).filter(|beat| known.beat != Some(beat.last)) {
+                known.beat = Some(beat.last);
+                known.heard = known.heard.max(beat.last);
+                known.contact = beat.contact;
+                self.lateness.note(now, beat.late);
+            }
+        }
+    }
+
+    /// Says of all nodes whether they are quiet and suspect. Returns the workers that do not hear the server, or it does not hear, and how long
+    /// ago they could say otherwise last. Who has not come back to this server yet may be on the other side of a partition with them.
+    fn out_of_reach<'a>(&mut self, now: Instant, watched: &'a [Watched], patience: Duration) -> Vec<(&'a str, Duration)> {
+        let suspected_after = ASK_AFTER + patience - PATIENCE_MIN;
+        let mut out_of_reach = Vec::new();
+        for node in watched {
+            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
+            let silence = known.silence(now);
+            let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
+            known.quiet = !unknown && silence >= ASK_AFTER;
+            let deaf = known.unanswered(now) >= UNANSWERED_FOR;
+            if known.quiet || deaf && !unknown {
+                known.doubted_since.get_or_insert(now);
+            } else {
+                (known.doubted_since, known.asked, known.spared_until, known.braked_until) = (None, None, None, None);
+            }
+            if unknown || silence < suspected_after {
+                known.liveness = Liveness::Alive;
+            } else {
+                known.liveness = known.liveness.max(Liveness::Suspect);
+            }
+            let since = if known.quiet { silence } else { known.unanswered(now) };
+            if !node.beside_server && (known.quiet || deaf) {
+                out_of_reach.push((node.name.as_str(), since));
+            }
+        }
+        out_of_reach
+    }
+
     /// How long silence is borne beyond [`PAUSE`] and a beat.
     fn patience(&mut self, now: Instant) -> Duration {
         self.lateness.worst(now).clamp(PATIENCE_MIN, PATIENCE_MAX)
@@ -200,7 +248,7 @@ impl Detector {
     fn observers<'a>(&self, watched: &'a [Watched], about: &str, beats: &BTreeMap<String, Beat>) -> Vec<&'a Watched> {
         let speaks = |node: &&Watched| {
             node.name != about
-                && self.nodes.get(&node.name).is_some_and(|known| known.liveness == Liveness::Alive && known.beat.is_some())
+                && self.nodes.get(&node.name).is_some_and(|known| !known.quiet && known.beat.is_some())
                 && beats.get(&node.name).is_some_and(|beat| beat.connected)
         };
         let after = watched.iter().position(|node| node.name == about).unwrap_or(0);
@@ -224,20 +272,23 @@ impl Detector {
             return (Liveness::Lost, false, false);
         }
         let asked = known.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY);
-        let said = |observer: &&&Watched| {
-            let statement = statements.get(&node.name)?.get(&observer.name)?;
-            let fresh = statement.asked > known.heard && now.saturating_duration_since(statement.asked) < ANSWER_COUNTS;
-            fresh.then_some(statement.answer)
-        };
-        let answers: Vec<PeerAnswer> = observers.iter().filter_map(|observer| said(&observer)).collect();
-        let missing = answers.iter().any(|answer| matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced));
-        let alive = answers.iter().any(|answer| matches!(answer, PeerAnswer::Serving | PeerAnswer::Refused));
-        let fenced = answers.contains(&PeerAnswer::Fenced);
-        let spared = known.spared_until.is_some_and(|until| now < until);
+        let statements = statements.get(&node.name);
+        let said = |observer: &&Watched| statements?.get(&observer.name);
+        let fresh = |said: &&Statement| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
+        let answers: Vec<&Statement> = observers.iter().filter_map(said).filter(fresh).collect();
+        // Life speaks for a deaf node though it beat since; silence counts for nothing as soon as it has.
+        let alive = answers.iter().any(|said| known.doubted_since <= Some(said.asked) && said.answer.is_alive());
+        let missing: Vec<PeerAnswer> =
+            answers.iter().filter(|said| said.asked > known.heard && said.answer.is_missing()).map(|said| said.answer).collect();
+        let fenced = missing.contains(&PeerAnswer::Fenced);
+        let until = known.braked_until.max(if fenced { None } else { known.spared_until });
+        let spared = until.is_some_and(|until| now < until);
         let alone = observers.iter().all(|observer| observer.beside_server);
         let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
-        if silence >= limit && missing && !alive && (fenced || !spared) {
+        if silence >= limit && !missing.is_empty() && !alive && !spared {
             (Liveness::Lost, false, false)
+        } else if known.liveness == Liveness::Alive {
+            (Liveness::Alive, asked, alive)
         } else if silence >= NOT_READY_AFTER {
             (Liveness::Silent, asked, alive)
         } else {
@@ -254,7 +305,6 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::orchestrator::api::heartbeats::Statement;
 
     /// A cluster of c1, w1 and w2 that beats, and a detector whose rounds come when they are due.
     struct Case {
@@ -267,6 +317,8 @@ mod tests {
         late: Duration,
         /// It beats, and cannot be asked.
         mute: Option<&'static str>,
+        /// It beats, and hears no answer.
+        deaf: Option<&'static str>,
     }
 
     impl Case {
@@ -281,6 +333,7 @@ mod tests {
                 workers: 2,
                 late: Duration::ZERO,
                 mute: None,
+                deaf: None,
             };
             case.beat_until(20_000, &["c1", "w1", "w2"]);
             case
@@ -297,7 +350,12 @@ mod tests {
                 self.now_ms += 50;
                 if self.now_ms.is_multiple_of(HEARTBEAT_INTERVAL_MS) {
                     for node in beating {
-                        let beat = Beat { last: self.at(self.now_ms), late: self.late, connected: self.mute != Some(*node) };
+                        let beat = Beat {
+                            last: self.at(self.now_ms),
+                            late: self.late,
+                            contact: if self.deaf == Some(*node) { Duration::MAX } else { Duration::ZERO },
+                            connected: self.mute != Some(*node),
+                        };
                         self.beats.insert((*node).to_owned(), beat);
                     }
                 }
@@ -453,6 +511,20 @@ mod tests {
         assert_eq!(case.beat_until(32_200, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Suspect);
         case.says("w3", 32_200, PeerAnswer::Silent);
         assert_eq!(case.beat_until(32_500, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn who_does_not_hear_the_server_keeps_its_brake() {
+        let mut case = Case::new();
+        case.workers = 3;
+        case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
+        case.deaf = Some("w3");
+        case.says("w2", 30_700, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(32_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Suspect, "w3 tells w1 so");
+        case.deaf = None;
+        case.says("w2", 32_300, PeerAnswer::Silent);
+        assert_eq!(case.beat_until(33_700, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent);
+        assert_eq!(case.beat_until(34_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]

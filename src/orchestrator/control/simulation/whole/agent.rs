@@ -14,10 +14,11 @@ use super::network::{CLIENT_END, Host, Purpose, SERVER};
 use super::pods::Worker;
 use super::server::node_name;
 use crate::orchestrator::agent::contact::{Contact, Kept};
-use crate::orchestrator::agent::lease::{ASK_AFTER, BEATS_PER_PING, Lease, PeerSaid};
-use crate::orchestrator::agent::peers::{Found, Hello};
+use crate::orchestrator::agent::lease::{ASK_AFTER, Lease, PeerSaid};
+use crate::orchestrator::agent::peers::Found;
 use crate::orchestrator::agent::runtime::ContainerStatus;
-use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, PeerAnswer, ToNode};
+use crate::orchestrator::agent::words::Words;
+use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, ToNode};
 
 /// As in `agent::tunnel`.
 const BACKOFF_FIRST_MS: u64 = 200;
@@ -75,8 +76,7 @@ pub(super) struct Agent {
     asked: Option<Instant>,
     pub(super) fence_up: Option<bool>,
     held_since: Option<Instant>,
-    /// Of whom the server was told that they are silent, and when.
-    denounced: BTreeMap<Host, u64>,
+    words: Words<Host>,
     /// When the API was asked for this node's pods last, and whether it has not answered yet.
     listing: Option<(Instant, bool)>,
     pub(super) wanted: Option<Arc<BTreeMap<String, Arc<Pod>>>>,
@@ -98,7 +98,7 @@ impl Agent {
             asked: None,
             fence_up: None,
             held_since: None,
-            denounced: BTreeMap::new(),
+            words: Words::default(),
             listing: None,
             wanted: None,
             workers: BTreeMap::new(),
@@ -236,11 +236,10 @@ impl Simulation {
             agent.backoff_ms = BACKOFF_FIRST_MS;
         }
         let sequence = agent.sequence;
-        let ping = (sequence % BEATS_PER_PING == 1).then(|| agent.contact.ping(Instant::now()));
-        self.send(stream, CLIENT_END, Message::FromNode(FromNode::Heartbeat { sequence, late_ms }));
-        if let Some(ping) = ping {
-            self.send(stream, CLIENT_END, Message::Ping(ping));
-        }
+        let contact_ms = agent.contact.heard_ms_ago(Instant::now());
+        let ping = agent.contact.ping(Instant::now());
+        self.send(stream, CLIENT_END, Message::FromNode(FromNode::Heartbeat { sequence, late_ms, contact_ms }));
+        self.send(stream, CLIENT_END, Message::Ping(ping));
         self.after(HEARTBEAT_INTERVAL_MS, Event::Beat { host, stream });
     }
 
@@ -378,8 +377,7 @@ impl Simulation {
             return;
         }
         let Some(back) = self.network().passes(ask.to, ask.from) else { return };
-        let machine = &self.machines[&ask.to];
-        if !machine.up {
+        if !self.machines[&ask.to].up {
             self.after(back, Event::AskEnds { ask: id, found: Found::Machine });
             return;
         }
@@ -391,12 +389,8 @@ impl Simulation {
                 None => after += super::network::RESEND_FIRST_MS * 2,
             }
         }
-        let contact = Instant::now().saturating_duration_since(machine.agent.contact.heard());
-        let hello = Hello {
-            contact_ms: u64::try_from(contact.as_millis()).expect("short"),
-            fenced: machine.agent.fence_up == Some(true),
-            denounced_ms: machine.agent.denounced.get(&ask.from).map(|at_ms| self.now_ms - at_ms),
-        };
+        let (now, agent) = (Instant::now(), self.agent(ask.to));
+        let hello = agent.words.hello(now, ask.from, agent.contact.heard_ms_ago(now), agent.fence_up == Some(true));
         let found = if after <= ANSWER_WITHIN_MS { Found::Agent(hello) } else { Found::Machine };
         self.after(after.min(ANSWER_WITHIN_MS), Event::AskEnds { ask: id, found });
     }
@@ -415,11 +409,7 @@ impl Simulation {
                 }
             }
             Why::Server(request) => {
-                let answer: PeerAnswer = found.into();
-                if matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced) {
-                    let now_ms = self.now_ms;
-                    self.agent(ask.from).denounced.insert(ask.to, now_ms);
-                }
+                let answer = self.agent(ask.from).words.testify(Instant::now(), ask.to, found.into());
                 if let Some(stream) = self.machines[&ask.from].agent.tunnel {
                     self.send(stream, CLIENT_END, Message::FromNode(FromNode::Probed { request, answer }));
                 }

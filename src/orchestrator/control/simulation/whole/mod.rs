@@ -54,12 +54,22 @@ use server::Server;
 /// 200146: a server that had just started took nodes that it had not heard yet for alive, and let go of its brake.
 /// 200244: a fence was lifted by the word of one whom the server still counted among the living when it replaced.
 /// 200285: as that, and the server heard him for seconds: only what he heard was cut.
-const REGRESSIONS: &[u64] = &[0, 3, 151, 171, 242, 545, 585, 100_545, 100_570, 100_833, 200_146, 200_244, 200_285];
-/// Seeds that fail, and whose cause is still in production; in each a node serves on that has been evicted. They move up when that is mended.
-/// 300367: an agent that was never heard says that it was when it started, and others take it for one that reaches the server. 300285 and
-/// 300990: the server's patience is long after a stall, so it asks others late, and a node serves on by their word, which it has not heard.
-/// 202797 and 300969: only the way from the server to the node is cut, so the server hears a node that does not hear it.
-const OPEN: &[u64] = &[202_797, 300_285, 300_367, 300_969, 300_990];
+/// 300367: an agent that was never heard said that it was when it started, and others took it for one that reaches the server.
+/// 300285, 300990: the server was patient after a stall and asked others late, and a node served on by their word, which it had not heard.
+/// 202797: a node that heard nothing told another that the server is gone, and its beats told the server that it need not brake.
+/// 300969, 400530, 402682, 408464: a node that heard nothing lived by the word of another before it fell silent, and nobody was asked.
+/// 404656, 410764: one that had just answered a node did not reach it, and told the server so.
+/// 404718, 408356: a drain did not wait for a load balancer that had not come back to a new server, and did not name it.
+/// 1024147, 1024815: the simulation gave an agent less time when its machine was frozen while it started.
+/// 405571: a node was replaced because it had been found fenced, and lifted its fence because the server had looked gone.
+const REGRESSIONS: &[u64] = &[
+    0, 3, 151, 171, 242, 545, 585, 100_545, 100_570, 100_833, 200_146, 200_244, 200_285, 202_797, 300_285, 300_367, 300_969,
+    300_990, 400_530, 402_682, 404_656, 404_718, 405_571, 408_356, 408_464, 410_764, 1_024_147, 1_024_815,
+];
+/// Seeds that fail, and whose cause is still in production. They move up when that is mended.
+/// 412575: a pod is deleted in the milliseconds in which it becomes ready; Endpoints are written with it, as decided before, when its drain has
+/// already found that no Endpoints have it.
+const OPEN: &[u64] = &[412_575];
 /// So many others run by default.
 const SEEDS: u64 = 60;
 /// A dial that nobody answers is tried again after so long.

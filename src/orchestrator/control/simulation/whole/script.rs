@@ -213,7 +213,9 @@ impl Simulation {
         if !std::mem::replace(&mut self.network().frozen[host], false) {
             return;
         }
-        self.audit.excused_until.insert(host, self.now_ms + 1500);
+        // An agent that was started meanwhile has the time that it has after a start.
+        let excused = self.audit.excused_until.entry(host).or_default();
+        *excused = (*excused).max(self.now_ms + 1500);
         let deferred = self.deferred.remove(&host).unwrap_or_default();
         // What waits in the network card comes before timers that have run out.
         let (packets, timers): (Vec<_>, Vec<_>) =

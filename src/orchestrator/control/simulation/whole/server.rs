@@ -22,7 +22,7 @@ use crate::orchestrator::control::nodes::Brake;
 use crate::orchestrator::control::reconcile;
 use crate::orchestrator::control::simulation::cluster::{Cluster, start};
 use crate::orchestrator::control::world::{Action, Key, Liveness, Objects, node_of};
-use crate::orchestrator::tunnel::{FromNode, PEER_PORT, ToNode};
+use crate::orchestrator::tunnel::{FromNode, NEVER_MS, PEER_PORT, ToNode};
 
 /// A connection on which a client says nothing for so long is closed (`api::tunnels`, `api::balancers`).
 const SILENCE_MS: u64 = 10_000;
@@ -144,7 +144,7 @@ impl Simulation {
         match purpose {
             Purpose::Tunnel => {
                 let old = memory.tunnels.insert(client, stream);
-                let beat = Beat { last: Instant::now(), late: Duration::ZERO, connected: true };
+                let beat = Beat { last: Instant::now(), late: Duration::ZERO, contact: Duration::MAX, connected: true };
                 memory.beats.insert(node_name(client), beat);
                 if let Some(old) = old {
                     self.close(old, SERVER_END);
@@ -194,8 +194,9 @@ impl Simulation {
     pub(super) fn server_hears(&mut self, stream: u64, client: Host, message: Message) {
         let now = Instant::now();
         match message {
-            Message::FromNode(FromNode::Heartbeat { late_ms, .. }) => {
-                let beat = Beat { last: now, late: Duration::from_millis(late_ms), connected: true };
+            Message::FromNode(FromNode::Heartbeat { late_ms, contact_ms, .. }) => {
+                let contact = if contact_ms == NEVER_MS { Duration::MAX } else { Duration::from_millis(contact_ms) };
+                let beat = Beat { last: now, late: Duration::from_millis(late_ms), contact, connected: true };
                 self.server.memory.beats.insert(node_name(client), beat);
                 self.audit.beats.insert(node_name(client), self.now_ms);
             }
