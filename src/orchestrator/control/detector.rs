@@ -463,6 +463,16 @@ mod tests {
     }
 
     #[test]
+    fn others_are_asked_whatever_the_patience() {
+        let mut case = Case::new();
+        case.late = Duration::from_secs(3);
+        case.beat_until(21_000, &["c1", "w1", "w2"]);
+        let round = case.beat_until(21_700, &["c1", "w2"]);
+        assert!(case.detector.nodes["w1"].asked.is_some());
+        assert_eq!(round.liveness["w1"], Liveness::Alive, "that alone has no effect");
+    }
+
+    #[test]
     fn the_servers_own_machine_alone_is_a_weak_witness() {
         let mut case = Case::new();
         case.mute = Some("w2");
@@ -525,6 +535,39 @@ mod tests {
         case.says("w2", 32_300, PeerAnswer::Silent);
         assert_eq!(case.beat_until(33_700, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent);
         assert_eq!(case.beat_until(34_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+    }
+
+    #[test]
+    fn who_does_not_hear_the_server_is_asked_about_and_spared() {
+        for (deaf, wanted) in [(None, Liveness::Lost), (Some("w1"), Liveness::Suspect)] {
+            let mut case = Case::new();
+            case.workers = 3;
+            case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
+            case.deaf = deaf;
+            case.beat_until(30_700, &["c1", "w1", "w2", "w3"]);
+            assert_eq!(case.detector.nodes["w1"].asked.is_some(), deaf.is_some());
+            case.says("w2", 30_700, PeerAnswer::Serving);
+            let round = case.beat_until(30_900, &["c1", "w1", "w2", "w3"]);
+            assert_eq!(round.liveness["w1"], Liveness::Alive, "being asked about has no effect");
+            case.beat_until(31_600, &["c1", "w2", "w3"]);
+            case.says("w2", 31_600, PeerAnswer::Silent);
+            assert_eq!(case.beat_until(32_300, &["c1", "w2", "w3"]).liveness["w1"], wanted, "deaf: {deaf:?}");
+            case.says("w2", 33_300, PeerAnswer::Silent);
+            assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_fenced_is_spared_after_the_brake_held() {
+        let mut case = Case::new();
+        case.workers = 3;
+        case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
+        case.beat_until(32_000, &["c1", "w3"]);
+        case.beat_until(32_200, &["c1", "w2", "w3"]);
+        case.says("w3", 32_200, PeerAnswer::Fenced);
+        assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent, "it may lift its fence");
+        case.says("w3", 33_600, PeerAnswer::Fenced);
+        assert_eq!(case.beat_until(34_100, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
     }
 
     #[test]
