@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use procfs::process::{Process, all_processes};
+use procfs::process::{Process, Stat, all_processes};
 use procfs::{CurrentSI as _, KernelStats, ProcResult};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -62,14 +62,7 @@ impl Ticks {
         let idle = total.idle + total.iowait.unwrap_or(0);
         // What a hypervisor withheld went to others, too. (Guests' time is part of `user` and `nice`.)
         let kernel = [total.irq, total.softirq, total.steal].into_iter().flatten().sum::<u64>();
-        let mut ours = 0;
-        for process in [Process::myself()?, Process::new(daemon)?] {
-            let stat = process.stat()?;
-            // The time of children that have ended is their parent's, so that the sum never falls.
-            ours += stat.utime + stat.stime + u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
-        }
-        let children = all_processes()?.filter_map(|process| process.ok()?.stat().ok()).filter(|stat| stat.ppid == daemon);
-        ours += children.map(|stat| stat.utime + stat.stime).sum::<u64>();
+        let ours = spent(&Process::myself()?.stat()?) + spent_by_family(daemon)?;
         Ok(Self { idle, busy: total.user + total.nice + total.system + kernel, ours })
     }
 
@@ -81,6 +74,17 @@ impl Ticks {
         let share = |ticks: u64| ticks as f64 / (idle + busy) as f64;
         (idle + busy > 0).then(|| Spent { idle: share(idle), others: share(busy.saturating_sub(ours)) })
     }
+}
+
+/// The ticks of a process, and of its children that have ended.
+fn spent(stat: &Stat) -> u64 {
+    stat.utime + stat.stime + u64::try_from(stat.cutime + stat.cstime).unwrap_or(0)
+}
+
+/// The ticks of a process and all its children. The sum does not fall when one of them ends.
+fn spent_by_family(parent: i32) -> ProcResult<u64> {
+    let children = all_processes()?.filter_map(|process| process.ok()?.stat().ok()).filter(|stat| stat.ppid == parent);
+    Ok(spent(&Process::new(parent)?.stat()?) + children.map(|stat| spent(&stat)).sum::<u64>())
 }
 
 /// Watches until it is dropped.
@@ -129,6 +133,9 @@ async fn watch(daemon: Option<i32>, seen: Arc<Mutex<Starvation>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
@@ -141,19 +148,40 @@ mod tests {
         assert!((seen.others - 0.4).abs() < 1e-9, "{seen:?}");
     }
 
+    /// A parent that itself does nothing; its child is busy until the parent reads a line.
     #[test]
-    fn what_a_daemon_and_its_children_spend_is_ours() {
-        let me = i32::try_from(std::process::id()).expect("a process id");
-        let before = Ticks::read(me).expect("Linux tells");
-        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("there is a shell");
+    fn what_children_spend_is_their_parents_even_when_they_have_ended() {
+        let script = "sh -c 'while :; do :; done' & read -r line; kill $!; wait; echo ended; read -r line";
+        let mut parent = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let pid = i32::try_from(parent.id()).expect("a process id");
+        let family = || spent_by_family(pid).expect("it is there");
         // A tick is a hundredth of a second; a busy host may let the loop wait.
-        let enough = (0..300).any(|_| {
+        let grew = (0..300).any(|_| {
             std::thread::sleep(Duration::from_millis(50));
-            Ticks::read(me).expect("Linux tells").ours >= before.ours + 10
+            family() >= 10
         });
-        child.kill().and_then(|()| child.wait()).expect("it was there");
-        let after = Ticks::read(me).expect("Linux tells");
-        assert!(enough && after.ours >= before.ours + 10, "and stays so when it has ended: {before:?}, {after:?}");
-        assert!(after.busy > before.busy);
+        let before = family();
+        let mut input = parent.stdin.take().expect("it was asked for");
+        writeln!(input).expect("it reads");
+        let mut ended = String::new();
+        BufReader::new(parent.stdout.take().expect("it was asked for")).read_line(&mut ended).expect("it says so");
+        let after = family();
+        drop(input);
+        parent.wait().expect("it ends with its input");
+        assert!(grew && after >= before, "{before}, then {after}");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_of_others() {
+        let before = Ticks { idle: 100, busy: 1000, ours: 50 };
+        let after = Ticks { idle: 110, busy: 1090, ours: 80 };
+        let spent = after.since(before).expect("time went by");
+        assert!((spent.idle - 0.1).abs() < 1e-9 && (spent.others - 0.6).abs() < 1e-9, "{spent:?}");
+        assert_eq!(before.since(before), None);
     }
 }
