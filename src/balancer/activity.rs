@@ -5,7 +5,8 @@
 //! endpoint, silence, more bytes of the endpoint without any of the client between) tells the two apart: a connection is quiet
 //! when the endpoint spoke last and has been silent for [`SAFETY`] times that, within bounds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -31,12 +32,37 @@ pub(super) struct Activity {
     endpoint_ms: AtomicU64,
     longest_pause_ms: AtomicU64,
     answers: AtomicU64,
+    /// Whether it is counted in `pending`: nobody has said anything yet, or the client spoke last.
+    is_pending: AtomicBool,
+    pending: Arc<AtomicUsize>,
 }
 
 impl Activity {
-    pub(super) fn new(now: Instant) -> Self {
+    /// `pending` counts the endpoint's connections that wait for it: from before they are dialled to its first bytes, and again
+    /// whenever the client has spoken.
+    pub(super) fn new(now: Instant, pending: Arc<AtomicUsize>) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { opened: now, client_ms: zero(), endpoint_ms: zero(), longest_pause_ms: zero(), answers: zero() }
+        pending.fetch_add(1, Ordering::Relaxed);
+        Self {
+            opened: now,
+            client_ms: zero(),
+            endpoint_ms: zero(),
+            longest_pause_ms: zero(),
+            answers: zero(),
+            is_pending: AtomicBool::new(true),
+            pending,
+        }
+    }
+
+    fn set_pending(&self, pending: bool) {
+        if self.is_pending.swap(pending, Ordering::Relaxed) == pending {
+            return;
+        }
+        if pending {
+            self.pending.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn ms(&self, now: Instant) -> u64 {
@@ -45,11 +71,13 @@ impl Activity {
 
     /// Bytes of the client have passed.
     pub(super) fn client_spoke(&self, now: Instant) {
+        self.set_pending(true);
         self.client_ms.store(self.ms(now), Ordering::Relaxed);
     }
 
     /// Bytes of the endpoint have passed. Returns whether the client had waited for them.
     pub(super) fn endpoint_spoke(&self, now: Instant) -> bool {
+        self.set_pending(false);
         let now = self.ms(now);
         let before = self.endpoint_ms.swap(now, Ordering::Relaxed);
         let answers = self.client_ms.load(Ordering::Relaxed) >= before.max(1);
@@ -89,6 +117,12 @@ impl Activity {
     }
 }
 
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.set_pending(false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +135,7 @@ mod tests {
     fn a_connection_is_quiet_when_its_last_answer_is_over() {
         let start = Instant::now();
         let at = |count| start + ms(count);
-        let activity = Activity::new(start);
+        let activity = Activity::new(start, Arc::default());
         assert_eq!(activity.until_quiet(ms(0), at(1)), Some(ms(999)));
         activity.client_spoke(at(10));
         assert_eq!(activity.until_quiet(ms(0), at(5000)), Some(LOOK_AGAIN), "an answer is under way, however slow");
@@ -120,5 +154,25 @@ mod tests {
         }
         assert!(activity.endpoint_spoke(at(5220)));
         assert_eq!(activity.until_quiet(ms(1000), at(5340)), None, "its own gaps are known by now");
+    }
+
+    #[test]
+    fn a_connection_is_pending_until_the_endpoint_speaks_and_whenever_the_client_has() {
+        let now = Instant::now();
+        let pending = Arc::new(AtomicUsize::new(0));
+        let [first, second] = [(); 2].map(|()| Activity::new(now, Arc::clone(&pending)));
+        let count = || pending.load(Ordering::Relaxed);
+        assert_eq!(count(), 2, "nobody has said anything");
+        first.client_spoke(now);
+        assert_eq!(count(), 2);
+        first.endpoint_spoke(now);
+        first.endpoint_spoke(now);
+        assert_eq!(count(), 1);
+        drop(second);
+        assert_eq!(count(), 0);
+        first.client_spoke(now);
+        assert_eq!(count(), 1);
+        drop(first);
+        assert_eq!(count(), 0);
     }
 }

@@ -8,6 +8,8 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -35,6 +37,8 @@ struct Member {
     confirmed: bool,
     penalised: bool,
     last_penalty: Option<(Instant, Duration)>,
+    /// Connections that wait for it.
+    pending: Arc<AtomicUsize>,
 }
 
 impl Choice {
@@ -46,8 +50,14 @@ impl Choice {
             if let Some(member) = self.member(*addr) {
                 member.node.clone_from(node);
             } else {
-                let node = node.clone();
-                self.members.push(Member { addr: *addr, node, confirmed: false, penalised: false, last_penalty: None });
+                self.members.push(Member {
+                    addr: *addr,
+                    node: node.clone(),
+                    confirmed: false,
+                    penalised: false,
+                    last_penalty: None,
+                    pending: Arc::default(),
+                });
                 new.push(*addr);
             }
         }
@@ -78,6 +88,11 @@ impl Choice {
         Some(pause)
     }
 
+    /// The count of connections that wait for an endpoint in the set, for whoever opens one.
+    pub(super) fn pending(&self, addr: SocketAddr) -> Option<Arc<AtomicUsize>> {
+        self.members.iter().find(|member| member.addr == addr).map(|member| Arc::clone(&member.pending))
+    }
+
     /// The node of an endpoint.
     pub(super) fn node(&self, addr: SocketAddr) -> Option<&str> {
         self.members.iter().find(|member| member.addr == addr)?.node.as_deref()
@@ -92,21 +107,24 @@ impl Choice {
         self.members.iter().any(|member| member.addr == addr && member.confirmed)
     }
 
-    /// The endpoints in the order in which a new connection should try them: good ones by turns, then those that are penalised or
-    /// `unanswering`, then those that never accepted a connection.
+    /// The endpoints in the order in which a new connection should try them: good ones, then those that are penalised or
+    /// `unanswering`, then those that never accepted a connection. Among equals first those for which the fewest connections wait, so that
+    /// one that has become slow gets less to do at once, and by turns.
     pub(super) fn order(&mut self, unanswering: impl Fn(SocketAddr) -> bool) -> Vec<SocketAddr> {
         let turn = self.next;
         self.next = self.next.wrapping_add(1);
-        let mut ranked: [Vec<SocketAddr>; 3] = Default::default();
+        let mut ranked: [Vec<(usize, SocketAddr)>; 3] = Default::default();
         for member in &self.members {
             let doubtful = member.penalised || unanswering(member.addr);
-            ranked[if member.confirmed { usize::from(doubtful) } else { 2 }].push(member.addr);
+            let pending = member.pending.load(Ordering::Relaxed);
+            ranked[if member.confirmed { usize::from(doubtful) } else { 2 }].push((pending, member.addr));
         }
         for rank in &mut ranked {
             let members = rank.len().max(1);
             rank.rotate_left(turn % members);
+            rank.sort_by_key(|(pending, _)| *pending);
         }
-        ranked.concat()
+        ranked.into_iter().flatten().map(|(_, addr)| addr).collect()
     }
 
     fn member(&mut self, addr: SocketAddr) -> Option<&mut Member> {
@@ -143,6 +161,19 @@ mod tests {
         let mut choice = confirmed(&[1, 2, 3]);
         let firsts: Vec<_> = (0..6).map(|_| order(&mut choice)[0]).collect();
         assert_eq!(firsts, [1, 2, 3, 1, 2, 3].map(addr));
+    }
+
+    #[test]
+    fn those_that_fewer_wait_for_come_first() {
+        let mut choice = confirmed(&[1, 2, 3]);
+        let [slow, slower] = [1, 2].map(|last| choice.pending(addr(last)).expect("it is in the set"));
+        slow.store(1, Ordering::Relaxed);
+        slower.store(2, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(order(&mut choice), [3, 1, 2].map(addr));
+        }
+        choice.penalise(addr(3), Instant::now());
+        assert_eq!(order(&mut choice), [1, 2, 3].map(addr), "a good one that is slow before a doubtful one");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! - An endpoint gets connections only after a TCP connect to it has succeeded, unless none of its Service has got that far.
 //! - A connect that is refused, or silent for [`HEDGE_AFTER`], is hedged to the next endpoint, so that no new connection is lost
 //!   while one endpoint lives.
+//! - Among good endpoints the one for which the fewest connections wait comes first, by turns when that is equal: one that has
+//!   become slow, for whatever reason, gets less to do before anybody calls it bad.
 //! - An endpoint that refuses or stays silent is a last resort until a probe's connect succeeds; so are, at the first silence, all
 //!   endpoints on its node, and for some seconds an endpoint that accepts but leaves a client waiting.
 //! - An endpoint that leaves the set gets no new connection; its open ones go on, until they end, or their node is declared dead,
@@ -166,7 +168,8 @@ impl Balancer {
     fn admit(&self, key: &ServicePortKey, addr: SocketAddr) -> Option<OpenConnection> {
         let services = self.services();
         let choice = &services.get(key)?.choice;
-        choice.contains(addr).then(|| OpenConnections::add(&self.shared.open, key, addr, choice.node(addr).map(str::to_owned)))
+        let (node, pending) = (choice.node(addr).map(str::to_owned), choice.pending(addr)?);
+        Some(OpenConnections::add(&self.shared.open, key, addr, node, pending))
     }
 
     /// What has been applied and is open, for the control plane.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -117,7 +117,14 @@ struct Entry {
 }
 
 impl OpenConnections {
-    pub(super) fn add(registry: &Arc<Self>, key: &ServicePortKey, addr: SocketAddr, node: Option<String>) -> OpenConnection {
+    /// Counts a connection that is about to be dialled; as long as it waits for the endpoint, in `pending` too.
+    pub(super) fn add(
+        registry: &Arc<Self>,
+        key: &ServicePortKey,
+        addr: SocketAddr,
+        node: Option<String>,
+        pending: Arc<AtomicUsize>,
+    ) -> OpenConnection {
         let key = (key.clone(), addr);
         let drains = registry.draining().contains(&addr.ip());
         let mut entries = registry.entries();
@@ -131,7 +138,13 @@ impl OpenConnections {
             entry.draining = CancellationToken::new();
         }
         let (aborted, draining) = (entry.aborted.clone(), entry.draining.clone());
-        OpenConnection { registry: Arc::clone(registry), aborted, draining, key, activity: Activity::new(Instant::now()) }
+        OpenConnection {
+            registry: Arc::clone(registry),
+            aborted,
+            draining,
+            key,
+            activity: Activity::new(Instant::now(), pending),
+        }
     }
 
     pub(super) fn count(&self, key: &ServicePortKey, addr: SocketAddr) -> usize {

@@ -147,6 +147,9 @@ pub struct EventReport {
     pub object: String,
 }
 
+/// So many failed requests of a stream are told one by one.
+pub const FAILURES_SHOWN: usize = 100;
+
 /// One load.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LoadReport {
@@ -165,6 +168,8 @@ pub struct StreamReport {
     pub failed: u64,
     /// The failed ones by how they ended.
     pub by_class: BTreeMap<&'static str, u64>,
+    /// The first [`FAILURES_SHOWN`] of them, by intended time.
+    pub failures: Vec<FailureReport>,
     /// Requests that the prober sent too late.
     pub late: u64,
     /// The outages, in order.
@@ -177,6 +182,23 @@ pub struct StreamReport {
     pub latency_ms: Latency,
     /// Answers by version.
     pub versions: BTreeMap<String, u64>,
+}
+
+/// One failed request, in milliseconds since the start of the run: how far it got tells where it was stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FailureReport {
+    /// When it should have been sent.
+    pub intended_ms: u64,
+    /// When its connection was up, TLS included.
+    pub connected_ms: Option<u64>,
+    /// When the head of an answer had come.
+    pub first_byte_ms: Option<u64>,
+    /// When it was over.
+    pub end_ms: u64,
+    /// Number of its connection within the load.
+    pub connection: Option<u64>,
+    /// How it ended.
+    pub class: &'static str,
 }
 
 /// One outage.

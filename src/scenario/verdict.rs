@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::host::Starvation;
 use super::load::analysis::{RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions};
 use super::load::{Pause, Record};
-use super::report::{ExpectationReport, FaultReport, LoadReport, OutageReport, StreamReport, Verdict};
+use super::report::{
+    ExpectationReport, FAILURES_SHOWN, FailureReport, FaultReport, LoadReport, OutageReport, StreamReport, Verdict,
+};
 use super::spec::{Check, Expectation, Load, Scenario, StreamKind};
 
 /// More late requests, or more sleep of the prober, than this share make a run inconclusive.
@@ -172,6 +174,17 @@ fn millis(ms: f64) -> u64 {
     }
 }
 
+fn failure(record: &Record) -> FailureReport {
+    FailureReport {
+        intended_ms: millis(record.intended_ms),
+        connected_ms: record.connected_ms.map(millis),
+        first_byte_ms: record.first_byte_ms.map(millis),
+        end_ms: millis(record.end_ms),
+        connection: record.connection,
+        class: record.class.name(),
+    }
+}
+
 fn load_report(spec: &Load, load: &MeasuredLoad, measured: &Measured, holds: &BTreeMap<String, Duration>) -> LoadReport {
     let streams = spec.streams.iter().map(|&stream| {
         let records = of_stream(load, stream);
@@ -191,6 +204,7 @@ fn load_report(spec: &Load, load: &MeasuredLoad, measured: &Measured, holds: &BT
             good,
             failed: sent - good,
             by_class: classes,
+            failures: records.iter().filter(|record| !record.good()).take(FAILURES_SHOWN).map(|record| failure(record)).collect(),
             late: records.iter().filter(|record| record.late()).count() as u64,
             longest_outage_ms: outages.iter().map(|outage| millis(outage.length_ms())).max().unwrap_or(0),
             outages: outages.iter().map(|o| OutageReport { from_ms: millis(o.from_ms), to_ms: millis(o.to_ms) }).collect(),

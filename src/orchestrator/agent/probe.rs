@@ -330,8 +330,25 @@ pub(crate) fn ready_at_once(container: &Container) -> bool {
     container.readiness_probe.is_none() && listening_ports(container).is_empty()
 }
 
-/// Reports a container without a readiness probe as ready when every port that it declares accepts, or patience is over.
-pub(crate) async fn wait_listening<P: Prober>(prober: &P, ports: &[u16], target: Target, reports: mpsc::Sender<Report>) {
+/// Patience with a first answer.
+const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a container without a readiness probe is asked once before it is ready: what its liveness probe asks by HTTP.
+pub(crate) fn first_question(container: &Container) -> Option<Action> {
+    let liveness = plans(container).into_iter().find(|plan| plan.kind == Kind::Liveness)?;
+    matches!(liveness.action, Action::Http { .. }).then_some(liveness.action)
+}
+
+/// Reports a container without a readiness probe as ready when every port that it declares accepts and it has answered `question`, or
+/// patience is over. A program's first answer takes longest, since it loads what it needs for it: no client shall wait for that. What
+/// the answer says is of no consequence, that is for the probe itself to judge, when its time has come.
+pub(crate) async fn wait_listening<P: Prober>(
+    prober: &P,
+    ports: &[u16],
+    question: Option<Action>,
+    target: Target,
+    reports: mpsc::Sender<Report>,
+) {
     let patience = tokio::time::sleep(LISTEN_PATIENCE.saturating_sub(target.age));
     let listening = async {
         for &port in ports {
@@ -343,6 +360,11 @@ pub(crate) async fn wait_listening<P: Prober>(prober: &P, ports: &[u16], target:
                 }
                 tokio::time::sleep(LISTEN_LOOK).await;
             }
+        }
+        if let Some(question) = question {
+            let ask = prober.ask(&question, target.address, &target.container, FIRST_ANSWER_PATIENCE);
+            // Answered or not, it has had its time.
+            let _ = tokio::time::timeout(FIRST_ANSWER_PATIENCE, ask).await;
         }
     };
     tokio::select! {
@@ -437,12 +459,15 @@ mod tests {
         assert_eq!(listening_ports(&declares), [80, 443]);
         assert!(!ready_at_once(&declares) && ready_at_once(&container(json!({"name":"c"}))));
         let refused = || Some(Err("refused".to_owned()));
-        let prober = Script(Mutex::new(vec![Some(Ok(())), refused(), Some(Ok(())), refused()]));
+        let prober = Script(Mutex::new(vec![refused(), Some(Ok(())), refused(), Some(Ok(())), refused()]));
         let (send, mut receive) = mpsc::channel(8);
         let target =
             Target { container: "c".into(), instance: 3, address: Ipv4Addr::LOCALHOST, age: Duration::ZERO, ready: false };
-        wait_listening(&prober, &[80, 443], target, send).await;
-        assert!(prober.0.lock().unwrap().is_empty(), "it was asked until both accepted");
+        let question = first_question(&container(json!({"name":"c","livenessProbe":{"httpGet":{"port":80}}})));
+        assert!(question.is_some());
+        assert_eq!(first_question(&container(json!({"name":"c","livenessProbe":{"tcpSocket":{"port":80}}}))), None);
+        wait_listening(&prober, &[80, 443], question, target, send).await;
+        assert!(prober.0.lock().unwrap().is_empty(), "it was asked until both accepted, and then once more, whatever it said");
         let report = receive.recv().await.unwrap();
         assert_eq!((report.kind, report.verdict, report.instance), (Kind::Readiness, Some(true), 3));
     }

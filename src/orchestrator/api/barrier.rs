@@ -4,6 +4,7 @@
 //!  agent: drain P ──► P leaves every Endpoints object (controllers) ──► required = newest revision of Endpoints
 //!                 ──► every balancer has applied `required`, and none has a connection to P ──► agent: P is drained
 //! ```
+//! Controllers may be writing what they decided before the drain began: until they have, Endpoints say nothing about the pod.
 //! A balancer that has said nothing for [`LAPSED_AFTER`] is not waited for, and is named in the answer. The agent bounds the
 //! whole by the pod's grace period. All of it is in memory: agents and balancers say it again to a server that starts anew, and
 //! until [`START_GRACE`] is over, a balancer that has not been heard of yet is waited for.
@@ -37,6 +38,8 @@ struct Drain {
     tunnels: BTreeSet<u64>,
     /// The revision that every balancer has to pass; `None` while an Endpoints object still has the pod.
     required: Option<u64>,
+    /// Controllers that decided before they could know of it are still writing: what they write may have the pod.
+    overtakes: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ pub struct State {
     /// Nodes there are: each has a service proxy.
     nodes: BTreeSet<String>,
     drains: BTreeMap<String, Drain>,
+    /// The controllers have looked at the objects, and have not written yet what follows.
+    deciding: bool,
     silent_nodes: BTreeSet<String>,
     dead_nodes: BTreeSet<String>,
 }
@@ -88,6 +93,7 @@ impl State {
             balancers: BTreeMap::new(),
             nodes: BTreeSet::new(),
             drains: BTreeMap::new(),
+            deciding: false,
             silent_nodes: BTreeSet::new(),
             dead_nodes: BTreeSet::new(),
         }
@@ -117,7 +123,8 @@ impl State {
 
     /// A pod is to stop, says a tunnel; said again, nothing changes.
     pub fn begin(&mut self, pod_uid: &str, address: Option<Ipv4Addr>, tunnel: u64) {
-        let new = || Drain { address, tunnels: BTreeSet::new(), required: None };
+        let overtakes = self.deciding;
+        let new = || Drain { address, tunnels: BTreeSet::new(), required: None, overtakes };
         let drain = self.drains.entry(pod_uid.to_owned()).or_insert_with(new);
         drain.address = address;
         drain.tunnels.insert(tunnel);
@@ -132,9 +139,21 @@ impl State {
         }
     }
 
-    /// Drains of which it is not known yet whether an Endpoints object has the pod.
+    /// The controllers are about to look at the objects. A pod that is to stop from now on may be in what they write afterwards.
+    pub fn deciding(&mut self) {
+        self.deciding = true;
+    }
+
+    /// They have written. Returns whether a drain had to wait for that.
+    pub fn decided(&mut self) -> bool {
+        self.deciding = false;
+        let overtaking = self.drains.values_mut().filter(|drain| drain.overtakes);
+        overtaking.map(|drain| drain.overtakes = false).count() > 0
+    }
+
+    /// Drains of which it can be found now whether an Endpoints object has the pod.
     pub fn unsettled(&self) -> Vec<(String, Option<Ipv4Addr>)> {
-        let open = self.drains.iter().filter(|(_, drain)| drain.required.is_none());
+        let open = self.drains.iter().filter(|(_, drain)| drain.required.is_none() && !drain.overtakes);
         open.map(|(uid, drain)| (uid.clone(), drain.address)).collect()
     }
 
@@ -223,6 +242,18 @@ impl Barrier {
     /// A balancer reports; those that wait are woken if that may matter to them.
     pub fn heard(&self, balancer: &str, report: Report, now: Instant) {
         if self.state().heard(balancer, report, now) {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// The controllers are about to look at the objects.
+    pub fn deciding(&self) {
+        self.state().deciding();
+    }
+
+    /// The controllers have written what followed; whoever had to wait for that is woken.
+    pub fn decided(&self) {
+        if self.state().decided() {
             self.changes.send_modify(|count| *count += 1);
         }
     }
@@ -362,6 +393,19 @@ mod tests {
         case.state.left("p", 7);
         assert_eq!(case.reason(4999), format!("{LOAD_BALANCER} has not been heard of"));
         assert_eq!(case.reason(5000), format!("drained without [{LOAD_BALANCER:?}]"), "it may be cut off, or there may be none");
+    }
+
+    #[test]
+    fn what_controllers_decided_before_is_waited_for() {
+        let mut case = Case::new();
+        case.state.deciding();
+        case.state.begin("p", Some(POD), 1);
+        assert!(case.state.unsettled().is_empty(), "Endpoints with the pod may yet be written");
+        assert!(case.state.decided());
+        assert_eq!(case.state.unsettled(), [("p".to_owned(), Some(POD))]);
+        case.state.deciding();
+        assert_eq!(case.state.unsettled(), [("p".to_owned(), Some(POD))], "what is decided now knows of it");
+        assert!(!case.state.decided(), "and nobody waited");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct Control {
     pub heartbeats: Arc<Heartbeats>,
     /// Through which nodes are asked about each other.
     pub tunnels: Arc<Tunnels>,
-    /// By which balancers learn at once which nodes are silent.
+    /// By which balancers learn at once which nodes are silent, and drains what may yet be written.
     pub barrier: Arc<Barrier>,
     /// When evictions stop.
     pub brake: Brake,
@@ -63,7 +63,7 @@ impl Control {
         let (liveness_out, liveness) = watch::channel(BTreeMap::new());
         let detecting = detect(&self.registry, &self.heartbeats, &self.tunnels, self.brake, liveness_out);
         let telling = tell_balancers(&self.barrier, liveness.clone());
-        let controlling = control(&self.registry, self.brake, liveness);
+        let controlling = control(&self.registry, &self.barrier, self.brake, liveness);
         let sweeping = sweep_events(&self.registry);
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -90,7 +90,12 @@ async fn tell_balancers(barrier: &Barrier, mut liveness: watch::Receiver<BTreeMa
 }
 
 /// Decides and writes whenever anything has changed.
-async fn control(registry: &Registry, brake: Brake, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
+async fn control(
+    registry: &Registry,
+    barrier: &Barrier,
+    brake: Brake,
+    mut liveness: watch::Receiver<BTreeMap<String, Liveness>>,
+) {
     let mut revisions = registry.subscribe();
     let mut cache = Cache::default();
     let mut retry = RETRY_FIRST;
@@ -98,12 +103,17 @@ async fn control(registry: &Registry, brake: Brake, mut liveness: watch::Receive
     loop {
         revisions.borrow_and_update();
         let beating = liveness.borrow_and_update().clone();
+        barrier.deciding();
         let mut world = cache.world(registry, beating);
         world.brake = brake;
         let decision = reconcile(&world);
         let mut wake = decision.recheck.map(|at| Instant::now() + until(world.now, at));
-        if !decision.actions.is_empty() {
-            if apply_all(registry, decision.actions).await {
+        if decision.actions.is_empty() {
+            barrier.decided();
+        } else {
+            let written = apply_all(registry, decision.actions).await;
+            barrier.decided();
+            if written {
                 retry = RETRY_FIRST;
             } else {
                 let again = Instant::now() + retry;

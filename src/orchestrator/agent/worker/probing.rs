@@ -57,14 +57,15 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         }
     }
 
-    /// Makes a container without a readiness probe ready as soon as it listens.
+    /// Makes a container without a readiness probe ready as soon as it listens and has answered once.
     fn wait_listening(&self, container: &Container, target: Target) -> Option<AbortOnDropHandle<()>> {
         let ports = probe::listening_ports(container);
+        let question = probe::first_question(container);
         let gated = container.readiness_probe.is_none() && !ports.is_empty();
         let (prober, reports) = (self.prober(), self.reports.0.clone());
         gated.then(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                probe::wait_listening(&prober, &ports, target, reports).await;
+                probe::wait_listening(&prober, &ports, question, target, reports).await;
             }))
         })
     }

@@ -306,6 +306,7 @@ impl Simulation {
             return;
         }
         memory.dirty = false;
+        memory.barrier.deciding();
         let world = &mut self.server.store.world;
         world.now = start() + SignedDuration::from_millis(i64::try_from(self.now_ms).expect("short"));
         world.liveness = memory.liveness.clone();
@@ -318,7 +319,9 @@ impl Simulation {
                 self.at(at, Event::Reconcile { life });
             }
         }
-        if !decision.actions.is_empty() {
+        if decision.actions.is_empty() {
+            self.server.memory.barrier.decided();
+        } else {
             self.server.memory.writing = true;
             let after = self.random(1..6);
             self.after(after, Event::Write { life, actions: decision.actions });
@@ -332,6 +335,7 @@ impl Simulation {
         }
         self.server.memory.writing = false;
         self.server.memory.dirty = false;
+        self.server.memory.barrier.decided();
         self.changed();
         self.stored();
     }
