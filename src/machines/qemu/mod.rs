@@ -317,7 +317,9 @@ impl QemuProvider {
             (PowerAction::PowerOn, Some(_)) => Ok(()),
             (PowerAction::PowerOn, None) => {
                 let record = self.directory(node).record().map_err(|error| failed(what("power on"), error))?;
-                *slot = Some(self.start(record, None).await?);
+                let vm = self.start(record, None).await?;
+                process::boot_behind_others(vm.pid, vm.exit.clone());
+                *slot = Some(vm);
                 Ok(())
             }
             (PowerAction::Freeze | PowerAction::Thaw | PowerAction::Reset, None) => {
@@ -334,6 +336,7 @@ impl QemuProvider {
                 let from = self.directory(node).console_length();
                 self.reset(node).await.map_err(|error| failed(what("reset"), error))?;
                 if let Some(vm) = slot.as_mut() {
+                    process::boot_behind_others(vm.pid, vm.exit.clone());
                     vm.console_from = from;
                 }
                 Ok(())

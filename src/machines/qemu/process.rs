@@ -17,7 +17,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
-use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal, umask};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getppid, getpriority_process, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    setpriority_pgrp, umask,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
@@ -174,6 +177,30 @@ pub(super) async fn set_stopped(pid: u32, stopped: bool) -> io::Result<()> {
     };
     let late = |_| io::Error::other(format!("process {pid} does not show {signal:?} within {STOP_LIMIT:?}"));
     tokio::time::timeout(STOP_LIMIT, wait).await.map_err(late)
+}
+
+/// While a machine boots beside others that serve, it gets what they leave of the processors: a real one would have its own.
+const BOOT_NICENESS: i32 = 10;
+/// A boot takes no longer, even so.
+const BOOT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Lets the machines beside it, and us, come first while a process boots. Only for who may take that back, which needs a privilege.
+pub(super) fn boot_behind_others(pid: u32, mut exit: Exit) {
+    let privileged =
+        rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_NICE));
+    let (Ok(group), Ok(usual)) = (as_pid(pid), getpriority_process(None)) else { return };
+    // Of all its threads: it leads a process group of its own.
+    if !privileged || setpriority_pgrp(Some(group), usual + BOOT_NICENESS).is_err() {
+        return;
+    }
+    tokio::spawn(async move {
+        let ended = exit.wait_for(Option::is_some);
+        if tokio::time::timeout(BOOT_LIMIT, ended).await.is_err()
+            && let Err(error) = setpriority_pgrp(Some(group), usual)
+        {
+            tracing::warn!(pid, %error, "a machine stays behind the others");
+        }
+    });
 }
 
 /// Kills a process and returns when it is gone; one that is gone already is fine.
