@@ -162,6 +162,7 @@ mod tests {
         let family = || spent_by_family(pid).expect("it is there");
         // A tick is a hundredth of a second; a busy host may let the loop wait.
         let grew = (0..300).any(|_| {
+            #[expect(clippy::disallowed_methods, reason = "real processes need real time")]
             std::thread::sleep(Duration::from_millis(50));
             family() >= 10
         });

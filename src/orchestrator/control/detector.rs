@@ -212,7 +212,7 @@ impl Detector {
     /// Says of all nodes whether they are quiet and suspect. Returns the workers that do not hear the server, or it does not hear, and how long
     /// ago they could say otherwise last. Who has not come back to this server yet may be on the other side of a partition with them.
     fn out_of_reach<'a>(&mut self, now: Instant, watched: &'a [Watched], patience: Duration) -> Vec<(&'a str, Duration)> {
-        let suspected_after = ASK_AFTER + patience - PATIENCE_MIN;
+        let suspected_after = ASK_AFTER + patience.saturating_sub(PATIENCE_MIN);
         let mut out_of_reach = Vec::new();
         for node in watched {
             let Some(known) = self.nodes.get_mut(&node.name) else { continue };
