@@ -173,6 +173,7 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
             .extend(first("pod.scheduled").or_else(|| first("pod.pending")).map(|at| ("replacement_scheduled_ms", at - onset)));
         let elsewhere = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "elsewhere");
         figures.extend(elsewhere.and_then(|step| step["end_ms"].as_f64()).map(|at| ("replicas_back_ms", at - onset)));
+        figures.extend(own_start(report, onset));
     }
     for (step, figure) in [("update", "update_took_ms"), ("and-back", "way_back_took_ms")] {
         let update = report["steps"].as_array().into_iter().flatten().find(|one| one["id"] == step);
@@ -181,6 +182,27 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
         }
     }
     figures
+}
+
+/// Of the pods that began after `onset`: the time to the last one's start, and the longest that one took from its start to being ready,
+/// which is the application's own. Nothing without such pods.
+fn own_start(report: &Value, onset: f64) -> BTreeMap<&'static str, f64> {
+    let mut pods: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
+    for event in report["events"].as_array().into_iter().flatten() {
+        if let (Some(kind), Some(pod), Some(at)) = (event["kind"].as_str(), event["object"].as_str(), event["at_ms"].as_f64()) {
+            pods.entry(pod).or_default().entry(kind).or_insert(at);
+        }
+    }
+    let new = pods.values().filter(|pod| pod.get("pod.pending").is_some_and(|at| *at >= onset));
+    let mut found = BTreeMap::new();
+    for pod in new {
+        let (Some(started), Some(ready)) = (pod.get("pod.not_ready"), pod.get("pod.running")) else { continue };
+        for (name, value) in [("replacement_started_ms", started - onset), ("replacement_own_start_ms", ready - started)] {
+            let most = found.entry(name).or_insert(value);
+            *most = f64::max(*most, value);
+        }
+    }
+    found
 }
 
 /// Least, median and most of each figure; of how many runs it is known.
@@ -223,7 +245,11 @@ mod tests {
         let report = json!({
             "faults": [{"onset_ms": 1000}],
             "steps": [{"id": "elsewhere", "start_ms": 1000, "end_ms": 5200}],
-            "events": [{"at_ms": 900, "kind": "pod.pending"}, {"at_ms": 2400, "kind": "pod.pending"}, {"at_ms": 2300, "kind": "node.not_ready"}],
+            "events": [{"at_ms": 900, "kind": "pod.pending", "object": "old"}, {"at_ms": 950, "kind": "pod.not_ready", "object": "old"},
+                {"at_ms": 2400, "kind": "pod.pending", "object": "a"}, {"at_ms": 2300, "kind": "node.not_ready", "object": "w1"},
+                {"at_ms": 2410, "kind": "pod.pending", "object": "b"}, {"at_ms": 3000, "kind": "pod.not_ready", "object": "b"},
+                {"at_ms": 3100, "kind": "pod.not_ready", "object": "a"}, {"at_ms": 5000, "kind": "pod.running", "object": "a"},
+                {"at_ms": 5100, "kind": "pod.running", "object": "b"}, {"at_ms": 9000, "kind": "pod.running", "object": "old"}],
             "load": {"web": {"streams": {
                 "new": {"sent": 10, "failed": 1, "longest_outage_ms": 200, "outages": [{"from_ms": 1010, "to_ms": 1210}]},
                 "reused": {"sent": 10, "failed": 2, "longest_outage_ms": 300, "outages": [{"from_ms": 1010, "to_ms": 1310}]}}}},
@@ -237,6 +263,8 @@ mod tests {
             ("node_not_ready_ms", 1300.0),
             ("replacement_scheduled_ms", 1400.0),
             ("replicas_back_ms", 4200.0),
+            ("replacement_started_ms", 2100.0),
+            ("replacement_own_start_ms", 2100.0),
         ] {
             assert!((found[name] - wanted).abs() < 0.5, "{name}: {found:?}");
         }
