@@ -250,6 +250,10 @@ async fn live_and_die(busybox: &Path) {
     assert_eq!(runtime.create_sandbox(&sandbox(UID)).await.unwrap(), address);
     let other = runtime.create_sandbox(&sandbox(OTHER)).await.unwrap();
     assert_ne!(address, other);
+    // Were the gateway's hardware address that of a pod's link, others would lose packets when that pod goes.
+    let bridge = std::process::Command::new("ip").args(["-brief", "link", "show", "fc0"]).output().unwrap();
+    let bridge = String::from_utf8_lossy(&bridge.stdout).into_owned();
+    assert!(bridge.contains("02:fc:0a:4e:01:01"), "{bridge}");
     let mut web = container(&image, "web", 0, "echo served | busybox nc -l -p 80; busybox sleep 1000");
     web.pod_uid = OTHER.to_owned();
     web.run_as = Some((33, 33));

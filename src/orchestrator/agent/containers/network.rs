@@ -40,6 +40,12 @@ impl PodNetwork {
         Ipv4Addr::from_bits(self.base + 1)
     }
 
+    /// The bridge's hardware address, locally administered.
+    fn bridge_mac(self) -> [u8; 6] {
+        let [a, b, c, d] = self.gateway().octets();
+        [0x02, 0xfc, a, b, c, d]
+    }
+
     /// The next free address after `last`, so that one just given back rests longest.
     pub(crate) fn allocate(self, used: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let size = 1u32 << (32 - self.prefix);
@@ -95,8 +101,11 @@ impl NodeNetwork {
         let bridge = index(&handle, BRIDGE).await?.ok_or_else(|| format!("bridge `{BRIDGE}` vanished"))?;
         let made = handle.address().add(bridge, IpAddr::V4(network.gateway()), network.prefix).replace().execute().await;
         made.map_err(|error| format!("set the address of `{BRIDGE}`: {}", chain(&error)))?;
-        let made = handle.link().set(LinkUnspec::new_with_index(bridge).up().build()).execute().await;
-        made.map_err(|error| format!("set `{BRIDGE}` up: {}", chain(&error)))?;
+        // An address of its own: by itself a bridge takes its lowest port's, and when that pod goes, the others' packets to the gateway
+        // are lost until they have asked for its new one.
+        let up = LinkUnspec::new_with_index(bridge).address(network.bridge_mac().to_vec()).up().build();
+        let made = handle.link().set(up).execute().await;
+        made.map_err(|error| format!("set the address of `{BRIDGE}` and set it up: {}", chain(&error)))?;
         for (network, node) in routes {
             let route = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(Ipv4Addr::from_bits(network.base), network.prefix)
