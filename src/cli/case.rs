@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::{self, Failure};
 use super::journal::tell_troubles;
-use super::terminal::{Live, complain, say};
+use super::terminal::{Live, complain};
 use crate::scenario::matrix::Cell;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
@@ -74,14 +74,14 @@ fn seconds(at: Duration) -> String {
 }
 
 /// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.
-pub(super) fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, live: &Arc<Live>) -> Outcome {
+pub(super) fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, print: fn(&str), live: &Arc<Live>) -> Outcome {
     live.finish();
     let report = match judged {
         Ok(report) => report,
         Err(error) => return told(&Failure::from(error), live),
     };
     let written = folder.map_or(Ok(()), |folder| write_report(&report, folder));
-    say(&scenario::summary::text(&report));
+    print(&scenario::summary::text(&report));
     match written {
         Err(failure) if report.verdict != Verdict::Invalid => told(&failure, live),
         Err(failure) => {

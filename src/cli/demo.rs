@@ -56,7 +56,7 @@ impl Demo {
         let read = |file: &&str| scenario::file::read(&folder.join(file), &Against::own_cluster(&name, manifests::check));
         let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
         let snapshots = self.automatic.usage();
-        let settings = Settings { report: self.report.as_deref(), keep: self.keep, cluster: None, snapshots };
+        let settings = Settings { report: self.report.as_deref(), print: say, keep: self.keep, cluster: None, snapshots };
         let outcomes = run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;
         live.finish();
         for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {

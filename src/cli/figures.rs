@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::interruption::Interruption;
 use super::manifests;
 use super::series::{Settings, end, run_on, verdict_words};
-use super::terminal::{Live, say};
+use super::terminal::{Live, complain, say};
 use crate::cluster::home::Home;
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
@@ -80,7 +80,9 @@ impl Repeated {
             }
             live.step(&format!("run {run} of {}", self.repeat));
             let own = reports.join(run.to_string());
-            let settings = Settings { report: Some(&own), keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
+            // Of standard output a program reads the figures.
+            let print = if self.json { complain } else { say };
+            let settings = Settings { report: Some(&own), print, keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
             let case = Case { scenario: &scenario, cell: Cell::only(u64::from(run)) };
             let (back, outcome) = run_on(cluster, &case, &settings, stop, &live).await;
             cluster = back;

@@ -104,7 +104,7 @@ impl Run {
                     doctor::require_able_host().await?;
                 }
                 let snapshots = self.automatic.usage();
-                let settings = Settings { report: self.report.as_deref(), keep: self.keep, cluster, snapshots };
+                let settings = Settings { report: self.report.as_deref(), print: say, keep: self.keep, cluster, snapshots };
                 run_on_own_clusters(&open_home()?, &name, &cases, &settings, &live).await
             }
         };
@@ -152,7 +152,7 @@ impl Run {
         for case in cases {
             if stop.is_cancelled() {
                 let report = interrupted_before(case, target.clone());
-                outcomes.push(tell(Ok(report), self.report.as_deref(), live));
+                outcomes.push(tell(Ok(report), self.report.as_deref(), say, live));
                 continue;
             }
             let (progress, updates) = mpsc::channel(UPDATES);
@@ -170,7 +170,7 @@ impl Run {
                 daemon: None,
             };
             let judged = judge(case, environment, updates, stop, live).await;
-            outcomes.push(tell(judged, self.report.as_deref(), live));
+            outcomes.push(tell(judged, self.report.as_deref(), say, live));
         }
         Ok(outcomes)
     }

@@ -26,6 +26,8 @@ use crate::scenario::{self, Environment, Outcome, Verdict};
 /// How scenarios are run.
 pub(super) struct Settings<'a> {
     pub(super) report: Option<&'a Path>,
+    /// Prints a scenario's summary.
+    pub(super) print: fn(&str),
     pub(super) keep: bool,
     /// In place of what the scenarios ask for.
     pub(super) cluster: Option<ClusterSpec>,
@@ -88,7 +90,7 @@ impl Series<'_> {
     }
 
     fn interrupted(&self, case: &Case<'_>, spec: &ClusterSpec) -> Outcome {
-        tell(Ok(interrupted_before(case, facts(spec, None))), self.settings.report, self.live)
+        tell(Ok(interrupted_before(case, facts(spec, None))), self.settings.report, self.settings.print, self.live)
     }
 
     fn wanted(&self, scenario: &Scenario) -> ClusterSpec {
@@ -174,7 +176,7 @@ pub(super) async fn run_on(
         tokio::select! {
             emptied = scenario::reset(&cluster.client) => emptied?,
             () = stop.cancelled() => {
-                return Ok(tell(Ok(interrupted_before(case, target)), settings.report, live));
+                return Ok(tell(Ok(interrupted_before(case, target)), settings.report, settings.print, live));
             }
         }
         let own = Arc::new(OwnCluster::new(cluster.daemon.clone(), &status.spec));
@@ -191,7 +193,7 @@ pub(super) async fn run_on(
             nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
             daemon: inventory::daemon(&cluster.paths).filter(|_| status.spec.provider == ProviderKind::Qemu),
         };
-        Ok(tell(judge(case, environment, updates, stop, live).await, settings.report, live))
+        Ok(tell(judge(case, environment, updates, stop, live).await, settings.report, settings.print, live))
     };
     let outcome = outcome.await;
     (cluster, outcome)
