@@ -175,7 +175,7 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
             .extend(first("pod.scheduled").or_else(|| first("pod.pending")).map(|at| ("replacement_scheduled_ms", at - onset)));
         let elsewhere = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "elsewhere");
         figures.extend(elsewhere.and_then(|step| step["end_ms"].as_f64()).map(|at| ("replicas_back_ms", at - onset)));
-        figures.extend(own_start(report, onset));
+        figures.extend(replacements(report, onset));
     }
     for (step, figure) in [("update", "update_took_ms"), ("and-back", "way_back_took_ms")] {
         let update = report["steps"].as_array().into_iter().flatten().find(|one| one["id"] == step);
@@ -188,7 +188,7 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
 
 /// Of the pods that began after `onset`: the time to the last one's start, and the longest that one took from its start to being ready,
 /// which is the application's own. Nothing without such pods.
-fn own_start(report: &Value, onset: f64) -> BTreeMap<&'static str, f64> {
+fn replacements(report: &Value, onset: f64) -> BTreeMap<&'static str, f64> {
     let mut pods: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
     for event in report["events"].as_array().into_iter().flatten() {
         if let (Some(kind), Some(pod), Some(at)) = (event["kind"].as_str(), event["object"].as_str(), event["at_ms"].as_f64()) {
