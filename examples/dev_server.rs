@@ -10,17 +10,31 @@ use std::path::{Path, PathBuf};
 
 use flightcage::orchestrator::api;
 use flightcage::orchestrator::config::{IdentityFiles, ServerConfig};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType,
+};
 
 type Failure = Box<dyn std::error::Error>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| "a TLS provider is installed already")?;
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| "a TLS provider is installed already")?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let mut arguments = std::env::args().skip(1);
-    let directory = PathBuf::from(arguments.next().ok_or("usage: dev_server DIR [ADDRESS [NODE…]]")?);
-    let listen: SocketAddr = arguments.next().unwrap_or_else(|| "127.0.0.1:16443".to_owned()).parse()?;
+    let directory = PathBuf::from(
+        arguments
+            .next()
+            .ok_or("usage: dev_server DIR [ADDRESS [NODE…]]")?,
+    );
+    let listen: SocketAddr = arguments
+        .next()
+        .unwrap_or_else(|| "127.0.0.1:16443".to_owned())
+        .parse()?;
     let mut nodes: Vec<String> = arguments.collect();
     if nodes.is_empty() {
         nodes = vec!["w1".to_owned(), "w2".to_owned()];
@@ -35,7 +49,13 @@ async fn main() -> Result<(), Failure> {
         key: directory.join("server.key"),
     };
     let secrets_key = directory.join("secrets.key");
-    api::run(ServerConfig { listen, data_dir: directory.join("data"), identity, secrets_key }).await?;
+    api::run(ServerConfig {
+        listen,
+        data_dir: directory.join("data"),
+        identity,
+        secrets_key,
+    })
+    .await?;
     Ok(())
 }
 
@@ -43,37 +63,63 @@ fn certificates(directory: &Path, listen: SocketAddr, nodes: &[String]) -> Resul
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "flightcage-dev");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "flightcage-dev");
     let authority = params.self_signed(&key)?;
     let issuer = Issuer::new(params, key);
     let mut identities = BTreeMap::from([
-        ("server".to_owned(), ("kube-apiserver".to_owned(), "kubernetes")),
+        (
+            "server".to_owned(),
+            ("kube-apiserver".to_owned(), "kubernetes"),
+        ),
         ("admin".to_owned(), ("admin".to_owned(), "system:masters")),
     ]);
     for node in nodes {
-        identities.insert(format!("node-{node}"), (format!("system:node:{node}"), "system:nodes"));
-        identities.insert(format!("proxy-{node}"), (format!("system:kube-proxy:{node}"), "system:kube-proxies"));
+        identities.insert(
+            format!("node-{node}"),
+            (format!("system:node:{node}"), "system:nodes"),
+        );
+        identities.insert(
+            format!("proxy-{node}"),
+            (format!("system:kube-proxy:{node}"), "system:kube-proxies"),
+        );
     }
     for (file, (user, group)) in &identities {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
-        params.distinguished_name.push(DnType::OrganizationName, *group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, *group);
         if file == "server" {
-            params.subject_alt_names = vec![SanType::IpAddress(listen.ip()), SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+            params.subject_alt_names = vec![
+                SanType::IpAddress(listen.ip()),
+                SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            ];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         } else {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         }
         let certificate = params.signed_by(&key, &issuer)?;
         std::fs::write(directory.join(format!("{file}.pem")), certificate.pem())?;
-        write_secret(&directory.join(format!("{file}.key")), key.serialize_pem().as_bytes())?;
+        write_secret(
+            &directory.join(format!("{file}.key")),
+            key.serialize_pem().as_bytes(),
+        )?;
     }
     write_secret(
         &directory.join("secrets.key"),
-        &[uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat(),
+        &[
+            uuid::Uuid::new_v4().into_bytes(),
+            uuid::Uuid::new_v4().into_bytes(),
+        ]
+        .concat(),
     )?;
-    write_secret(&directory.join("kubeconfig"), kubeconfig(&std::path::absolute(directory)?, listen).as_bytes())?;
+    write_secret(
+        &directory.join("kubeconfig"),
+        kubeconfig(&std::path::absolute(directory)?, listen).as_bytes(),
+    )?;
     // Last, since its presence says that all is there.
     std::fs::write(directory.join("ca.pem"), authority.pem())?;
     Ok(())
@@ -81,7 +127,12 @@ fn certificates(directory: &Path, listen: SocketAddr, nodes: &[String]) -> Resul
 
 fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     Ok(())
 }

@@ -67,17 +67,33 @@ impl Owner {
     fn start(name: &str) -> (Self, PathBuf) {
         let mut command = Command::new(binary());
         command.args(["--name", name, "with", "--", "sh", "-c", HOLD]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("start `{}`: {error}", binary().display()));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start `{}`: {error}", binary().display()));
         let input = child.stdin.take().expect("it is piped");
         let progress = BufReader::new(child.stderr.take().expect("it is piped"));
-        let said = std::thread::spawn(move || progress.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n"));
+        let said = std::thread::spawn(move || {
+            progress
+                .lines()
+                .map_while(Result::ok)
+                .collect::<Vec<_>>()
+                .join("\n")
+        });
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the pipe can be read");
+        BufReader::new(child.stdout.take().expect("it is piped"))
+            .read_line(&mut line)
+            .expect("the pipe can be read");
         let owner = Self { input, child };
         if line.trim().is_empty() {
             owner.end();
-            panic!("cluster `{name}` did not come up:\n{}", said.join().unwrap_or_default());
+            panic!(
+                "cluster `{name}` did not come up:\n{}",
+                said.join().unwrap_or_default()
+            );
         }
         (owner, PathBuf::from(line.trim()))
     }
@@ -106,7 +122,14 @@ impl Cluster {
     /// When it does not come up; with what `flightcage` said.
     pub fn start(name: &str) -> Self {
         let (owner, kubeconfig) = Owner::start(name);
-        Self { name: name.to_owned(), kubeconfig, turn: Mutex::new(Turn { owner: Some(owner), is_used: false }) }
+        Self {
+            name: name.to_owned(),
+            kubeconfig,
+            turn: Mutex::new(Turn {
+                owner: Some(owner),
+                is_used: false,
+            }),
+        }
     }
 
     /// Waits for its turn and gets the cluster as it was after its boot.
@@ -119,11 +142,17 @@ impl Cluster {
         if turn.is_used || turn.owner.is_none() {
             turn.owner.take().into_iter().for_each(Owner::end);
             let (owner, kubeconfig) = Owner::start(&self.name);
-            assert_eq!(kubeconfig, self.kubeconfig, "a cluster's kubeconfig does not move");
+            assert_eq!(
+                kubeconfig, self.kubeconfig,
+                "a cluster's kubeconfig does not move"
+            );
             turn.owner = Some(owner);
         }
         turn.is_used = true;
-        Session { cluster: self, _turn: turn }
+        Session {
+            cluster: self,
+            _turn: turn,
+        }
     }
 
     /// The cluster's name, for `flightcage --name`.
@@ -152,8 +181,13 @@ impl Cluster {
     /// When the binary cannot be started.
     pub fn flightcage(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(binary());
-        command.args(["--name", &self.name]).args(arguments).stdin(Stdio::null());
-        command.output().unwrap_or_else(|error| panic!("run `{}`: {error}", binary().display()))
+        command
+            .args(["--name", &self.name])
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+            .output()
+            .unwrap_or_else(|error| panic!("run `{}`: {error}", binary().display()))
     }
 
     /// Runs `flightcage` on this cluster and returns what it prints.
@@ -163,7 +197,12 @@ impl Cluster {
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.flightcage(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "`flightcage {}` failed ({}):\n{said}", arguments.join(" "), output.status);
+        assert!(
+            output.status.success(),
+            "`flightcage {}` failed ({}):\n{said}",
+            arguments.join(" "),
+            output.status
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
@@ -189,8 +228,12 @@ impl Session<'_> {
     /// # Panics
     /// When the API refuses it; with every cause.
     pub fn apply(&self, manifest: &str) {
-        let mut file = tempfile::Builder::new().suffix(".yml").tempfile().expect("a temporary file can be made");
-        file.write_all(manifest.as_bytes()).expect("a temporary file can be written");
+        let mut file = tempfile::Builder::new()
+            .suffix(".yml")
+            .tempfile()
+            .expect("a temporary file can be made");
+        file.write_all(manifest.as_bytes())
+            .expect("a temporary file can be written");
         self.ok(&["apply", "-f", &file.path().to_string_lossy()]);
     }
 
@@ -212,7 +255,13 @@ impl Session<'_> {
     /// After five minutes; with the object as it was then.
     pub fn wait_for(&self, kind: &str, name: &str, is_right: impl Fn(&Value) -> bool) -> Value {
         self.wait(&format!("{kind} `{name}` to be as expected"), || {
-            self.get(kind, name).and_then(|object| if is_right(&object) { Ok(object) } else { Err(object.to_string()) })
+            self.get(kind, name).and_then(|object| {
+                if is_right(&object) {
+                    Ok(object)
+                } else {
+                    Err(object.to_string())
+                }
+            })
         })
     }
 
@@ -225,7 +274,9 @@ impl Session<'_> {
         loop {
             match look() {
                 Ok(found) => return found,
-                Err(seen) if begun.elapsed() > PATIENCE => panic!("waited {PATIENCE:?} for {what}; last seen: {seen}"),
+                Err(seen) if begun.elapsed() > PATIENCE => {
+                    panic!("waited {PATIENCE:?} for {what}; last seen: {seen}")
+                }
                 // There is no event to wait for across processes; the wait is bounded.
                 Err(_) => std::thread::park_timeout(LOOK_AGAIN),
             }
@@ -238,35 +289,73 @@ impl Session<'_> {
     /// When the Service is not served after five minutes.
     pub fn address(&self, service: &str, port: u16) -> String {
         self.wait(&format!("port {port} of Service `{service}`"), || {
-            let status: Value = serde_json::from_str(&self.ok(&["status", "--json"])).map_err(|error| error.to_string())?;
+            let status: Value = serde_json::from_str(&self.ok(&["status", "--json"]))
+                .map_err(|error| error.to_string())?;
             let services = status["services"].as_array().cloned().unwrap_or_default();
             let found = services.iter().find(|found| found["name"] == service);
-            let ports = found.and_then(|found| found["ports"].as_array()).cloned().unwrap_or_default();
-            let found = ports.iter().find(|found| found["port"] == port).and_then(|found| found["host"].as_str());
-            found.map(str::to_owned).ok_or_else(|| status["services"].to_string())
+            let ports = found
+                .and_then(|found| found["ports"].as_array())
+                .cloned()
+                .unwrap_or_default();
+            let found = ports
+                .iter()
+                .find(|found| found["port"] == port)
+                .and_then(|found| found["host"].as_str());
+            found
+                .map(str::to_owned)
+                .ok_or_else(|| status["services"].to_string())
         })
     }
 
     /// Writes down what a failed test leaves behind.
     fn keep_logs(&self) -> std::io::Result<PathBuf> {
-        let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        let test = std::thread::current()
+            .name()
+            .unwrap_or("test")
+            .replace("::", "-");
         let directory = logs_directory().join(&self.name).join(test);
         std::fs::create_dir_all(&directory)?;
         let said = |arguments: &[&str]| {
             let output = self.flightcage(arguments);
             [output.stdout, output.stderr].concat()
         };
-        for kind in ["nodes", "pods", "events", "services", "endpoints", "replicationcontrollers"] {
-            std::fs::write(directory.join(format!("{kind}.json")), said(&["get", kind, "-o", "json"]))?;
+        for kind in [
+            "nodes",
+            "pods",
+            "events",
+            "services",
+            "endpoints",
+            "replicationcontrollers",
+        ] {
+            std::fs::write(
+                directory.join(format!("{kind}.json")),
+                said(&["get", kind, "-o", "json"]),
+            )?;
         }
-        let pods: Value = serde_json::from_slice(&std::fs::read(directory.join("pods.json"))?).unwrap_or_default();
+        let pods: Value = serde_json::from_slice(&std::fs::read(directory.join("pods.json"))?)
+            .unwrap_or_default();
         let names = pods["items"].as_array().cloned().unwrap_or_default();
-        for pod in names.iter().filter_map(|pod| pod["metadata"]["name"].as_str()) {
-            std::fs::write(directory.join(format!("pod-{pod}.log")), said(&["logs", pod]))?;
+        for pod in names
+            .iter()
+            .filter_map(|pod| pod["metadata"]["name"].as_str())
+        {
+            std::fs::write(
+                directory.join(format!("pod-{pod}.log")),
+                said(&["logs", pod]),
+            )?;
         }
-        let status: Value = serde_json::from_slice(&said(&["status", "--json"])).unwrap_or_default();
-        for node in status["nodes"].as_array().into_iter().flatten().filter_map(|node| node["name"].as_str()) {
-            std::fs::write(directory.join(format!("console-{node}.log")), said(&["console", node]))?;
+        let status: Value =
+            serde_json::from_slice(&said(&["status", "--json"])).unwrap_or_default();
+        for node in status["nodes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|node| node["name"].as_str())
+        {
+            std::fs::write(
+                directory.join(format!("console-{node}.log")),
+                said(&["console", node]),
+            )?;
         }
         Ok(directory)
     }
@@ -276,7 +365,9 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             match self.keep_logs() {
-                Ok(directory) => tracing::error!(directory = %directory.display(), "the failed test's logs are kept"),
+                Ok(directory) => {
+                    tracing::error!(directory = %directory.display(), "the failed test's logs are kept")
+                }
                 Err(error) => tracing::error!(%error, "the failed test's logs could not be kept"),
             }
         }
@@ -285,21 +376,36 @@ impl Drop for Session<'_> {
 
 /// Where failed tests leave their logs: `$FLIGHTCAGE_TEST_LOGS`, or `flightcage-logs` in the directory for temporary files.
 pub fn logs_directory() -> PathBuf {
-    std::env::var_os("FLIGHTCAGE_TEST_LOGS").map_or_else(|| std::env::temp_dir().join("flightcage-logs"), PathBuf::from)
+    std::env::var_os("FLIGHTCAGE_TEST_LOGS").map_or_else(
+        || std::env::temp_dir().join("flightcage-logs"),
+        PathBuf::from,
+    )
 }
 
 /// `$FLIGHTCAGE_NAME`, or the test binary's name without the hash that cargo gives it: the same in every run, so that a snapshot serves.
 fn default_name() -> String {
-    std::env::var("FLIGHTCAGE_NAME").unwrap_or_else(|_| cluster_name(&std::env::current_exe().unwrap_or_default()))
+    std::env::var("FLIGHTCAGE_NAME")
+        .unwrap_or_else(|_| cluster_name(&std::env::current_exe().unwrap_or_default()))
 }
 
 fn cluster_name(test: &Path) -> String {
-    let stem = test.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = test
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let stem = match stem.rsplit_once('-') {
-        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|c| c.is_ascii_hexdigit()) => name,
+        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|c| c.is_ascii_hexdigit()) => {
+            name
+        }
         _ => stem.as_str(),
     };
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
     let name: String = stem.chars().map(plain).take(34).collect();
     format!("test-{}", name.trim_matches('-'))
 }
@@ -310,9 +416,16 @@ fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let beside = || {
             let test = std::env::current_exe().ok()?;
-            test.ancestors().skip(1).take(2).map(|directory| directory.join("flightcage")).find(|path| path.is_file())
+            test.ancestors()
+                .skip(1)
+                .take(2)
+                .map(|directory| directory.join("flightcage"))
+                .find(|path| path.is_file())
         };
-        std::env::var_os("FLIGHTCAGE_BIN").map(PathBuf::from).or_else(beside).unwrap_or_else(|| "flightcage".into())
+        std::env::var_os("FLIGHTCAGE_BIN")
+            .map(PathBuf::from)
+            .or_else(beside)
+            .unwrap_or_else(|| "flightcage".into())
     })
 }
 
@@ -325,11 +438,15 @@ mod tests {
         let check = |path: &str, expected: &str| {
             let name = cluster_name(Path::new(path));
             assert_eq!(name, expected);
-            name.parse::<crate::model::names::ClusterName>().expect("it names a cluster");
+            name.parse::<crate::model::names::ClusterName>()
+                .expect("it names a cluster");
         };
         check("/t/debug/deps/failover-0123456789abcdef", "test-failover");
         check("/t/debug/deps/my_tests-aaaaaaaaaaaaaaaa", "test-my-tests");
         check("/t/my-tests", "test-my-tests");
-        check(&format!("/t/{}", "x".repeat(60)), &format!("test-{}", "x".repeat(34)));
+        check(
+            &format!("/t/{}", "x".repeat(60)),
+            &format!("test-{}", "x".repeat(34)),
+        );
     }
 }

@@ -22,7 +22,10 @@ fn authority() -> Authority {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "test");
     let pem = params.self_signed(&key).expect("signed").pem();
-    Authority { issuer: Issuer::new(params, key), pem }
+    Authority {
+        issuer: Issuer::new(params, key),
+        pem,
+    }
 }
 
 impl Authority {
@@ -30,9 +33,14 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
         params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-        (params.signed_by(&key, &self.issuer).expect("signed").pem(), key.serialize_pem())
+        (
+            params.signed_by(&key, &self.issuer).expect("signed").pem(),
+            key.serialize_pem(),
+        )
     }
 
     fn client(&self, identity: Option<(String, String)>) -> reqwest::Client {
@@ -70,7 +78,11 @@ impl Running {
         };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(api::serve(config, listener, cancel.clone()));
-        Self { url: format!("https://{listen}"), cancel, task }
+        Self {
+            url: format!("https://{listen}"),
+            cancel,
+            task,
+        }
     }
 
     async fn stop(self) {
@@ -80,7 +92,10 @@ impl Running {
 }
 
 async fn json_of(response: reqwest::Response) -> (u16, Value) {
-    (response.status().as_u16(), response.json().await.expect("JSON"))
+    (
+        response.status().as_u16(),
+        response.json().await.expect("JSON"),
+    )
 }
 
 #[tokio::test]
@@ -89,8 +104,12 @@ async fn a_cluster_sees_its_clients_certificates_and_keeps_its_objects() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = authority();
     let (certificate, key) = authority.issue("kube-apiserver", "kubernetes");
-    let files =
-        [("ca.pem", authority.pem.clone()), ("server.pem", certificate), ("server.key", key), ("secrets.key", "k".repeat(32))];
+    let files = [
+        ("ca.pem", authority.pem.clone()),
+        ("server.pem", certificate),
+        ("server.key", key),
+        ("secrets.key", "k".repeat(32)),
+    ];
     for (name, text) in files {
         std::fs::write(directory.path().join(name), text).expect("written");
     }
@@ -104,37 +123,98 @@ async fn a_cluster_sees_its_clients_certificates_and_keeps_its_objects() {
     let pem = stranger.issue("admin", "system:masters");
     assert!(authority.client(Some(pem)).get(&maps).send().await.is_err());
     let node = authority.client(Some(authority.issue("system:node:w1", "system:nodes")));
-    let (code, refused) = json_of(node.get(format!("{}/api/v1/secrets", server.url)).send().await.expect("answered")).await;
+    let (code, refused) = json_of(
+        node.get(format!("{}/api/v1/secrets", server.url))
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
     assert_eq!((code, &refused["reason"]), (403, &json!("Forbidden")));
 
     // A watch begins at once and tells of what follows.
-    let mut watch = admin.get(format!("{maps}?watch=1&resourceVersion=0")).send().await.expect("headers come at once");
+    let mut watch = admin
+        .get(format!("{maps}?watch=1&resourceVersion=0"))
+        .send()
+        .await
+        .expect("headers come at once");
     let body = json!({"metadata": {"generateName": "map-"}, "data": {"k": "v"}});
-    let (code, created) = json_of(admin.post(&maps).json(&body).send().await.expect("answered")).await;
+    let (code, created) = json_of(
+        admin
+            .post(&maps)
+            .json(&body)
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
     assert_eq!(code, 201, "{created}");
     let line = watch.chunk().await.expect("no error").expect("an event");
     let event: Value = serde_json::from_slice(&line).expect("one line of JSON");
-    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &created["metadata"]["name"]));
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &created["metadata"]["name"])
+    );
 
     // A stale write is refused, a wrong object with its causes.
     let name = created["metadata"]["name"].as_str().expect("a name");
-    let patch = admin.patch(format!("{maps}/{name}")).header("content-type", "application/merge-patch+json");
-    assert_eq!(json_of(patch.body("{\"data\":{\"k\":\"w\"}}").send().await.expect("answered")).await.0, 200);
-    let (code, stale) = json_of(admin.put(format!("{maps}/{name}")).json(&created).send().await.expect("answered")).await;
+    let patch = admin
+        .patch(format!("{maps}/{name}"))
+        .header("content-type", "application/merge-patch+json");
+    assert_eq!(
+        json_of(
+            patch
+                .body("{\"data\":{\"k\":\"w\"}}")
+                .send()
+                .await
+                .expect("answered")
+        )
+        .await
+        .0,
+        200
+    );
+    let (code, stale) = json_of(
+        admin
+            .put(format!("{maps}/{name}"))
+            .json(&created)
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
     assert_eq!((code, &stale["reason"]), (409, &json!("Conflict")));
     let pods = format!("{}/api/v1/namespaces/default/pods", server.url);
     let wrong = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "C"}]}});
-    let (code, invalid) = json_of(admin.post(&pods).json(&wrong).send().await.expect("answered")).await;
+    let (code, invalid) = json_of(
+        admin
+            .post(&pods)
+            .json(&wrong)
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
     assert_eq!(code, 422, "{invalid}");
-    assert_eq!(invalid["details"]["causes"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        invalid["details"]["causes"].as_array().map(Vec::len),
+        Some(2)
+    );
 
     // What was acknowledged is there after a restart.
     drop(watch);
     server.stop().await;
     let server = Running::start(directory.path()).await;
-    let (code, found) =
-        json_of(admin.get(format!("{}/api/v1/namespaces/default/configmaps/{name}", server.url)).send().await.expect("answered"))
-            .await;
+    let (code, found) = json_of(
+        admin
+            .get(format!(
+                "{}/api/v1/namespaces/default/configmaps/{name}",
+                server.url
+            ))
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
     assert_eq!((code, &found["data"]["k"]), (200, &json!("w")));
     server.stop().await;
 }
@@ -170,14 +250,30 @@ async fn a_scenario_that_breaks_nodes_is_skipped_on_a_foreign_kubernetes() {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_flightcage"))
         .env("FLIGHTCAGE_HOME", directory.path().join("home"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["run", "scenarios/failover.toml", "--kubeconfig", &at("kubeconfig"), "--report", &at("report")])
+        .args([
+            "run",
+            "scenarios/failover.toml",
+            "--kubeconfig",
+            &at("kubeconfig"),
+            "--report",
+            &at("report"),
+        ])
         .output()
         .await
         .expect("the binary runs");
-    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
-    let report = std::fs::read(directory.path().join("report/failover/report.json")).expect("a report");
+    assert_eq!(
+        output.status.code(),
+        Some(5),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report =
+        std::fs::read(directory.path().join("report/failover/report.json")).expect("a report");
     let report: Value = serde_json::from_slice(&report).expect("JSON");
-    assert_eq!((&report["verdict"], &report["target"]["provider"]), (&json!("skipped"), &json!("kubeconfig")));
+    assert_eq!(
+        (&report["verdict"], &report["target"]["provider"]),
+        (&json!("skipped"), &json!("kubeconfig"))
+    );
     assert_eq!(report["reasons"], json!(["the target lacks `node.power`"]));
     server.stop().await;
 }

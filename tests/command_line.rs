@@ -24,9 +24,17 @@ struct Ran {
 /// Runs a command in an empty home and returns what it did; nothing may be left in that home's clusters.
 fn check(arguments: &[&str]) -> Ran {
     let home = tempfile::tempdir().expect("a temporary directory can be made");
-    let output = flightcage(home.path()).args(arguments).output().expect("the binary runs");
+    let output = flightcage(home.path())
+        .args(arguments)
+        .output()
+        .expect("the binary runs");
     let clusters = std::fs::read_dir(home.path().join("clusters")).map_or(0, Iterator::count);
-    assert_eq!(clusters, 0, "`flightcage {}` left a cluster", arguments.join(" "));
+    assert_eq!(
+        clusters,
+        0,
+        "`flightcage {}` left a cluster",
+        arguments.join(" ")
+    );
     Ran {
         code: output.status.code().expect("it was not killed"),
         stdout: String::from_utf8(output.stdout).expect("output is UTF-8"),
@@ -38,7 +46,11 @@ fn check(arguments: &[&str]) -> Ran {
 fn help_teaches_the_first_command() {
     let ran = check(&["--help"]);
     assert_eq!(ran.code, 0);
-    assert!(ran.stdout.contains("flightcage demo --yes"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("flightcage demo --yes"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("Exit codes"), "{}", ran.stdout);
 }
 
@@ -62,9 +74,17 @@ fn a_wrong_scenario_gets_every_problem_with_its_place() {
         let ran = check(&[verb, "tests/fixtures/wrong.toml"]);
         assert_eq!(ran.code, 2, "{}", ran.stderr);
         for place in [":2:1: ", ":5:", ":6:", ":11:", ":18:", ":22:"] {
-            assert!(ran.stderr.contains(&format!("wrong.toml{place}")), "{verb}: nothing at {place}:\n{}", ran.stderr);
+            assert!(
+                ran.stderr.contains(&format!("wrong.toml{place}")),
+                "{verb}: nothing at {place}:\n{}",
+                ran.stderr
+            );
         }
-        assert!(ran.stderr.contains("needs"), "no suggestion for `nedds`:\n{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("needs"),
+            "no suggestion for `nedds`:\n{}",
+            ran.stderr
+        );
         assert!(ran.stderr.contains("recycled"), "{}", ran.stderr);
     }
 }
@@ -73,12 +93,20 @@ fn a_wrong_scenario_gets_every_problem_with_its_place() {
 fn a_missing_file_is_invalid_input() {
     let ran = check(&["run", "no-such-scenario.toml"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("no-such-scenario.toml"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("no-such-scenario.toml"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
 fn the_shipped_scenarios_are_right_and_can_be_planned() {
-    let ran = check(&["lint", "scenarios/failover.toml", "scenarios/rolling-update.toml"]);
+    let ran = check(&[
+        "lint",
+        "scenarios/failover.toml",
+        "scenarios/rolling-update.toml",
+    ]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let ran = check(&["plan", "scenarios/failover.toml"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -102,7 +130,11 @@ fn a_manifest_that_is_not_one_is_refused_with_its_place() {
     let ran = check(&["apply", "-f", file.to_str().expect("the path is UTF-8")]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("bad.yml:"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("Podd"), "both documents are judged:\n{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("Podd"),
+        "both documents are judged:\n{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -113,7 +145,11 @@ fn a_wrong_box_cluster_or_manifest_gets_every_problem_with_its_place() {
             "box.toml",
             "description = 3\npackges = [\"a\"]\n",
             &["box", "build"][..],
-            &[":1:1: `suite` is missing", ":1:15: ", ":2:1: unknown key `packges`"][..],
+            &[
+                ":1:1: `suite` is missing",
+                ":1:15: ",
+                ":2:1: unknown key `packges`",
+            ][..],
         ),
         (
             "cluster.toml",
@@ -127,7 +163,12 @@ fn a_wrong_box_cluster_or_manifest_gets_every_problem_with_its_place() {
             &["apply", "-f"],
             &[":1:1: `apiVersion` is missing", ":4:1: unknown kind `Nope`"],
         ),
-        ("broken.yml", "a: [b\n", &["apply", "-f"], &[":1:4: not YAML"]),
+        (
+            "broken.yml",
+            "a: [b\n",
+            &["apply", "-f"],
+            &[":1:4: not YAML"],
+        ),
     ] {
         let path = directory.path().join(name);
         std::fs::write(&path, text).expect("it can be written");
@@ -135,16 +176,23 @@ fn a_wrong_box_cluster_or_manifest_gets_every_problem_with_its_place() {
         let ran = check(&[arguments, &[path]].concat());
         assert_eq!(ran.code, 2, "{name}: {}", ran.stderr);
         for place in places {
-            assert!(ran.stderr.contains(&format!("{path}{place}")), "{name}: nothing at {place}:\n{}", ran.stderr);
+            assert!(
+                ran.stderr.contains(&format!("{path}{place}")),
+                "{name}: nothing at {place}:\n{}",
+                ran.stderr
+            );
         }
     }
 }
 
 #[test]
 fn a_file_that_is_not_there_is_wrong_usage() {
-    for arguments in
-        [&["up", "-f", "/nowhere"][..], &["plan", "/nowhere"], &["apply", "-f", "/nowhere"], &["box", "build", "/nowhere.toml"]]
-    {
+    for arguments in [
+        &["up", "-f", "/nowhere"][..],
+        &["plan", "/nowhere"],
+        &["apply", "-f", "/nowhere"],
+        &["box", "build", "/nowhere.toml"],
+    ] {
         let ran = check(arguments);
         assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.stderr);
         assert!(ran.stderr.contains("/nowhere"), "{}", ran.stderr);
@@ -157,8 +205,14 @@ fn a_file_that_is_not_there_is_wrong_usage() {
 fn an_empty_home_has_nothing_to_list_or_prune() {
     let ran = check(&["ls", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
-    assert_eq!((ran.code, &listed["clusters"], &listed["abandoned"]), (0, &serde_json::json!([]), &serde_json::json!([])));
-    assert_eq!(check(&["prune", "--all", "--yes"]).stdout, "nothing is left to clear\n");
+    assert_eq!(
+        (ran.code, &listed["clusters"], &listed["abandoned"]),
+        (0, &serde_json::json!([]), &serde_json::json!([]))
+    );
+    assert_eq!(
+        check(&["prune", "--all", "--yes"]).stdout,
+        "nothing is left to clear\n"
+    );
 }
 
 #[test]
@@ -168,11 +222,19 @@ fn pruning_asks_first_and_clears_what_a_killed_command_left() {
     std::fs::create_dir_all(clusters.join("dead/machines/w1")).expect("it can be made");
     let unfinished = home.path().join("cache/boxes/building-x");
     std::fs::create_dir_all(&unfinished).expect("it can be made");
-    let run = |arguments: &[&str]| flightcage(home.path()).args(arguments).output().expect("the binary runs");
+    let run = |arguments: &[&str]| {
+        flightcage(home.path())
+            .args(arguments)
+            .output()
+            .expect("the binary runs")
+    };
     let output = run(&["prune"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("cluster dead"));
-    assert!(unfinished.exists() && clusters.join("dead").exists(), "nothing was changed");
+    assert!(
+        unfinished.exists() && clusters.join("dead").exists(),
+        "nothing was changed"
+    );
     assert_eq!(run(&["prune", "--yes"]).status.code(), Some(0));
     assert!(!unfinished.exists() && !clusters.join("dead").exists());
 }
@@ -182,7 +244,13 @@ fn init_writes_files_that_are_right_and_never_over_others() {
     let home = tempfile::tempdir().expect("a temporary directory can be made");
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
     let run = |arguments: &[&str]| {
-        flightcage(home.path()).current_dir(folder.path()).args(arguments).output().expect("the binary runs").status.code()
+        flightcage(home.path())
+            .current_dir(folder.path())
+            .args(arguments)
+            .output()
+            .expect("the binary runs")
+            .status
+            .code()
     };
     assert_eq!(run(&["init", "cluster"]), Some(0));
     assert_eq!(run(&["init", "cluster"]), Some(2));
@@ -191,18 +259,34 @@ fn init_writes_files_that_are_right_and_never_over_others() {
     assert_eq!(run(&["init", "scenario", "-o", "mine.toml"]), Some(0));
     assert_eq!(run(&["lint", "mine.toml"]), Some(0));
     let printed = check(&["init", "scenario", "-o", "-"]);
-    assert_eq!((printed.code, printed.stdout.contains("[load.web]")), (0, true));
+    assert_eq!(
+        (printed.code, printed.stdout.contains("[load.web]")),
+        (0, true)
+    );
 }
 
 #[test]
 fn boxes_and_images_are_listed_and_wrong_names_are_refused() {
     let boxes = check(&["box", "list", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&boxes.stdout).expect("it is JSON");
-    let names: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|one| one["name"].as_str()).collect();
+    let names: Vec<&str> = listed
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
     assert_eq!(names, ["flightcage-os", "flatcar", "fedora-coreos"]);
     assert_eq!(check(&["image", "list", "--json"]).stdout.trim(), "[]");
     let built = check(&["box", "fetch", "flightcage-os"]);
-    assert_eq!((built.code, built.stderr.contains("flightcage box build flightcage-os")), (2, true), "{}", built.stderr);
+    assert_eq!(
+        (
+            built.code,
+            built.stderr.contains("flightcage box build flightcage-os")
+        ),
+        (2, true),
+        "{}",
+        built.stderr
+    );
     assert_eq!(check(&["box", "fetch", "no-such-box"]).code, 2);
     assert_eq!(check(&["image", "pull", "Not A Name"]).code, 2);
     assert_eq!(check(&["image", "load", "/nowhere.tar"]).code, 1);

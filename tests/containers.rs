@@ -15,7 +15,8 @@ use flightcage::images::mirror::{self, Upstreams};
 use flightcage::images::{ImageStore, Resolved};
 use flightcage::orchestrator::agent::containers::{RealRuntime, RuntimeConfig};
 use flightcage::orchestrator::agent::runtime::{
-    ContainerSpec, ContainerState, Image, LogQuery, Mount, PullError, PullPolicy, Runtime, SandboxSpec,
+    ContainerSpec, ContainerState, Image, LogQuery, Mount, PullError, PullPolicy, Runtime,
+    SandboxSpec,
 };
 use flightcage::orchestrator::config::IdentityFiles;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -26,7 +27,12 @@ const OTHER: &str = "1c8d8b63-1111-4222-8333-444455556666";
 
 fn digest(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    digest
+        .as_ref()
+        .iter()
+        .fold("sha256:".to_owned(), |text, byte| {
+            format!("{text}{byte:02x}")
+        })
 }
 
 /// An image of busybox with two layers, the upper of which hides a file of the lower.
@@ -41,7 +47,11 @@ fn fill(store: &ImageStore, busybox: &[u8]) {
         lower.append_data(&mut header, path, bytes).unwrap();
     };
     file("bin/busybox", 0o755, busybox);
-    file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n");
+    file(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n",
+    );
     file("etc/hidden", 0o644, b"x");
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Symlink);
@@ -56,7 +66,9 @@ fn fill(store: &ImageStore, busybox: &[u8]) {
     let mut header = tar::Header::new_gnu();
     header.set_size(0);
     header.set_mode(0o644);
-    upper.append_data(&mut header, "etc/.wh.hidden", &b""[..]).unwrap();
+    upper
+        .append_data(&mut header, "etc/.wh.hidden", &b""[..])
+        .unwrap();
     let upper = zstd::encode_all(&upper.into_inner().unwrap()[..], 1).unwrap();
 
     let config = serde_json::to_vec(&serde_json::json!({
@@ -91,8 +103,13 @@ fn fill(store: &ImageStore, busybox: &[u8]) {
     // A store gone bad: the node has to notice.
     std::fs::write(store.blob_path(&digest(b"not what comes")).unwrap(), &upper).unwrap();
     for (tag, bytes) in [("latest", &index), ("lying", &lying)] {
-        let resolved = Resolved { digest: digest(bytes), media_type: MANIFEST_TYPE.to_owned() };
-        store.tag(&format!("docker.io/user/box:{tag}"), &resolved).unwrap();
+        let resolved = Resolved {
+            digest: digest(bytes),
+            media_type: MANIFEST_TYPE.to_owned(),
+        };
+        store
+            .tag(&format!("docker.io/user/box:{tag}"), &resolved)
+            .unwrap();
     }
 }
 
@@ -101,9 +118,15 @@ async fn registry(directory: &Path, busybox: &[u8]) -> (u16, IdentityFiles) {
     let store = ImageStore::open(directory.join("store")).unwrap();
     fill(&store, busybox);
     let issued = test_identity(directory);
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
     let port = listener.local_addr().unwrap().port();
-    tokio::spawn(mirror::serve(listener, issued.server, mirror::router(store, Upstreams::none())));
+    tokio::spawn(mirror::serve(
+        listener,
+        issued.server,
+        mirror::router(store, Upstreams::none()),
+    ));
     (port, issued.client)
 }
 
@@ -126,17 +149,29 @@ fn test_identity(directory: &Path) -> Issued {
     };
     let (server, server_key) = issue("127.0.0.1");
     let (client, client_key) = issue("node");
-    let files =
-        IdentityFiles { ca: directory.join("ca.pem"), certificate: directory.join("node.pem"), key: directory.join("node.key") };
+    let files = IdentityFiles {
+        ca: directory.join("ca.pem"),
+        certificate: directory.join("node.pem"),
+        key: directory.join("node.key"),
+    };
     std::fs::write(&files.ca, authority.pem()).unwrap();
     std::fs::write(&files.certificate, client.pem()).unwrap();
     std::fs::write(&files.key, client_key.serialize_pem()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
-    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots))
+        .build()
+        .unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
-    Issued { server: Arc::new(config.with_single_cert(vec![server.der().clone()], key).unwrap()), client: files }
+    Issued {
+        server: Arc::new(
+            config
+                .with_single_cert(vec![server.der().clone()], key)
+                .unwrap(),
+        ),
+        client: files,
+    }
 }
 
 fn container(image: &Image, name: &str, restart_count: u32, script: &str) -> ContainerSpec {
@@ -174,8 +209,19 @@ fn sandbox(uid: &str) -> SandboxSpec {
 async fn exited(runtime: &RealRuntime, name: &str) -> (i32, bool) {
     loop {
         let pods = runtime.list().await.unwrap();
-        let state = pods.iter().find(|pod| pod.pod_uid == UID).unwrap().containers[name].state.clone();
-        if let ContainerState::Exited { exit_code, oom_killed, .. } = state {
+        let state = pods
+            .iter()
+            .find(|pod| pod.pod_uid == UID)
+            .unwrap()
+            .containers[name]
+            .state
+            .clone();
+        if let ContainerState::Exited {
+            exit_code,
+            oom_killed,
+            ..
+        } = state
+        {
             return (exit_code, oom_killed);
         }
         runtime.changed().await;
@@ -183,7 +229,12 @@ async fn exited(runtime: &RealRuntime, name: &str) -> (i32, bool) {
 }
 
 async fn log(runtime: &RealRuntime, name: &str, previous: bool) -> String {
-    let query = LogQuery { follow: true, tail_lines: None, previous, timestamps: false };
+    let query = LogQuery {
+        follow: true,
+        tail_lines: None,
+        previous,
+        timestamps: false,
+    };
     let mut chunks = runtime.logs(UID, name, query).await.unwrap();
     let mut all = Vec::new();
     while let Some(chunk) = chunks.recv().await {
@@ -194,26 +245,49 @@ async fn log(runtime: &RealRuntime, name: &str, previous: bool) -> String {
 
 fn mounts_below(directory: &Path) -> usize {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    mounts.lines().filter(|line| line.split(' ').nth(1).is_some_and(|path| Path::new(path).starts_with(directory))).count()
+    mounts
+        .lines()
+        .filter(|line| {
+            line.split(' ')
+                .nth(1)
+                .is_some_and(|path| Path::new(path).starts_with(directory))
+        })
+        .count()
 }
 
 #[test]
 fn containers_live_and_die_for_real() {
-    let busybox = std::env::var_os("FLIGHTCAGE_BUSYBOX").map_or_else(|| PathBuf::from("/bin/busybox"), PathBuf::from);
-    assert!(busybox.is_file(), "`{}` is not there: apt-get install busybox-static", busybox.display());
+    let busybox = std::env::var_os("FLIGHTCAGE_BUSYBOX")
+        .map_or_else(|| PathBuf::from("/bin/busybox"), PathBuf::from);
+    assert!(
+        busybox.is_file(),
+        "`{}` is not there: apt-get install busybox-static",
+        busybox.display()
+    );
     if std::env::var_os("FLIGHTCAGE_INSIDE").is_none() {
         // On a host with both cgroup versions, the v2 tree takes the usual place.
-        let script =
-            "ip link set lo up; u=/sys/fs/cgroup/unified; [ ! -d $u ] || mount --bind $u /sys/fs/cgroup; exec \"$0\" --nocapture";
+        let script = "ip link set lo up; u=/sys/fs/cgroup/unified; [ ! -d $u ] || mount --bind $u /sys/fs/cgroup; exec \"$0\" --nocapture";
         let status = std::process::Command::new("unshare")
-            .args(["--mount", "--net", "--propagation", "private", "sh", "-ec", script])
+            .args([
+                "--mount",
+                "--net",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+                script,
+            ])
             .arg(std::env::current_exe().unwrap())
             .env("FLIGHTCAGE_INSIDE", "1")
             .status();
         assert!(status.unwrap().success());
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(live_and_die(&busybox));
 }
 
@@ -233,10 +307,22 @@ async fn live_and_die(busybox: &Path) {
     let runtime = RealRuntime::open(config.clone()).await.unwrap();
 
     // Pulling.
-    assert!(matches!(runtime.pull("user/box:none", PullPolicy::Always).await, Err(PullError::NotFound(_))));
-    assert!(matches!(runtime.pull("user/box", PullPolicy::Never).await, Err(PullError::NeverPull(_))));
-    let error = runtime.pull("user/box:lying", PullPolicy::Always).await.unwrap_err();
-    assert!(error.to_string().contains("what came has digest"), "{error}");
+    assert!(matches!(
+        runtime.pull("user/box:none", PullPolicy::Always).await,
+        Err(PullError::NotFound(_))
+    ));
+    assert!(matches!(
+        runtime.pull("user/box", PullPolicy::Never).await,
+        Err(PullError::NeverPull(_))
+    ));
+    let error = runtime
+        .pull("user/box:lying", PullPolicy::Always)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("what came has digest"),
+        "{error}"
+    );
     let both = tokio::join!(
         runtime.pull("user/box", PullPolicy::IfNotPresent),
         runtime.pull("docker.io/user/box:latest", PullPolicy::IfNotPresent)
@@ -247,14 +333,25 @@ async fn live_and_die(busybox: &Path) {
 
     // Two pods reach each other; names, files, user and environment are right.
     let address = runtime.create_sandbox(&sandbox(UID)).await.unwrap();
-    assert_eq!(runtime.create_sandbox(&sandbox(UID)).await.unwrap(), address);
+    assert_eq!(
+        runtime.create_sandbox(&sandbox(UID)).await.unwrap(),
+        address
+    );
     let other = runtime.create_sandbox(&sandbox(OTHER)).await.unwrap();
     assert_ne!(address, other);
     // Were the gateway's hardware address that of a pod's link, others would lose packets when that pod goes.
-    let bridge = std::process::Command::new("ip").args(["-brief", "link", "show", "fc0"]).output().unwrap();
+    let bridge = std::process::Command::new("ip")
+        .args(["-brief", "link", "show", "fc0"])
+        .output()
+        .unwrap();
     let bridge = String::from_utf8_lossy(&bridge.stdout).into_owned();
     assert!(bridge.contains("02:fc:0a:4e:01:01"), "{bridge}");
-    let mut web = container(&image, "web", 0, "echo served | busybox nc -l -p 80; busybox sleep 1000");
+    let mut web = container(
+        &image,
+        "web",
+        0,
+        "echo served | busybox nc -l -p 80; busybox sleep 1000",
+    );
     web.pod_uid = OTHER.to_owned();
     web.run_as = Some((33, 33));
     web.command = vec!["/bin/sh".to_owned(), "-c".to_owned()];
@@ -268,7 +365,11 @@ async fn live_and_die(busybox: &Path) {
     std::fs::create_dir(&volume).unwrap();
     std::fs::write(volume.join("file"), "from the node\n").unwrap();
     let mut spec = container(&image, "main", 0, &script);
-    spec.mounts.push(Mount { source: volume, target: PathBuf::from("/volume"), read_only: true });
+    spec.mounts.push(Mount {
+        source: volume,
+        target: PathBuf::from("/volume"),
+        read_only: true,
+    });
     runtime.start(&spec).await.unwrap();
     assert_eq!(exited(&runtime, "main").await, (7, false));
     let text = log(&runtime, "main", false).await;
@@ -289,17 +390,41 @@ async fn live_and_die(busybox: &Path) {
     assert!(!text.contains("hidden"), "{text}");
 
     // A restart, stopped by the image's own signal; the log of the one before stays.
-    let mut again =
-        container(&image, "main", 1, "trap 'echo told; exit 3' USR1; echo up; while true; do busybox sleep 0.1; done");
+    let mut again = container(
+        &image,
+        "main",
+        1,
+        "trap 'echo told; exit 3' USR1; echo up; while true; do busybox sleep 0.1; done",
+    );
     again.run_as = Some((33, 33));
     runtime.start(&again).await.unwrap();
     let command = |script: &str| vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
     let asked = command("echo $GREETING; busybox id -u; echo no >&2; exit 9");
-    let output = runtime.exec(UID, "main", &asked, Duration::from_secs(20)).await.unwrap();
-    assert_eq!((output.exit_code, &*output.stdout, &*output.stderr), (9, &b"hello\n33\n"[..], &b"no\n"[..]));
-    let endless = runtime.exec(UID, "main", &command("busybox sleep 1000"), Duration::from_millis(300)).await;
+    let output = runtime
+        .exec(UID, "main", &asked, Duration::from_secs(20))
+        .await
+        .unwrap();
+    assert_eq!(
+        (output.exit_code, &*output.stdout, &*output.stderr),
+        (9, &b"hello\n33\n"[..], &b"no\n"[..])
+    );
+    let endless = runtime
+        .exec(
+            UID,
+            "main",
+            &command("busybox sleep 1000"),
+            Duration::from_millis(300),
+        )
+        .await;
     assert!(endless.unwrap_err().what.contains("killed after 300 ms"));
-    let absent = runtime.exec(UID, "main", &["/bin/absent".to_owned()], Duration::from_secs(20)).await;
+    let absent = runtime
+        .exec(
+            UID,
+            "main",
+            &["/bin/absent".to_owned()],
+            Duration::from_secs(20),
+        )
+        .await;
     assert!(absent.is_err(), "{absent:?}");
 
     // The agent goes and comes back: everything is found again.
@@ -307,16 +432,33 @@ async fn live_and_die(busybox: &Path) {
     let runtime = RealRuntime::open(config.clone()).await.unwrap();
     let pods = runtime.list().await.unwrap();
     assert_eq!(pods.len(), 2);
-    assert!(matches!(pods[0].containers["main"].state, ContainerState::Running { .. }));
+    assert!(matches!(
+        pods[0].containers["main"].state,
+        ContainerState::Running { .. }
+    ));
     assert_eq!(pods[0].containers["main"].restart_count, 1);
-    runtime.stop(UID, "main", Duration::from_secs(20)).await.unwrap();
+    runtime
+        .stop(UID, "main", Duration::from_secs(20))
+        .await
+        .unwrap();
     assert_eq!(exited(&runtime, "main").await, (3, false));
     assert_eq!(log(&runtime, "main", false).await, "up\ntold\n");
     assert!(log(&runtime, "main", true).await.contains("to stderr"));
 
     // Grace is bounded; a start that cannot be says why and leaves nothing.
-    runtime.start(&container(&image, "main", 2, "trap '' USR1; while true; do busybox sleep 0.1; done")).await.unwrap();
-    runtime.stop(UID, "main", Duration::from_millis(300)).await.unwrap();
+    runtime
+        .start(&container(
+            &image,
+            "main",
+            2,
+            "trap '' USR1; while true; do busybox sleep 0.1; done",
+        ))
+        .await
+        .unwrap();
+    runtime
+        .stop(UID, "main", Duration::from_millis(300))
+        .await
+        .unwrap();
     assert_eq!(exited(&runtime, "main").await, (137, false));
     let mut wrong = container(&image, "wrong", 0, "");
     wrong.command = vec!["/no/such/file".to_owned()];
@@ -325,15 +467,30 @@ async fn live_and_die(busybox: &Path) {
     println!("{error}");
 
     // A dead helper is noticed and its container goes with it.
-    runtime.start(&container(&image, "main", 3, "busybox sleep 1000")).await.unwrap();
-    let state = config.data_dir.join("pods").join(UID).join("containers/main_3/state.json");
+    runtime
+        .start(&container(&image, "main", 3, "busybox sleep 1000"))
+        .await
+        .unwrap();
+    let state = config
+        .data_dir
+        .join("pods")
+        .join(UID)
+        .join("containers/main_3/state.json");
     let state: serde_json::Value = serde_json::from_slice(&std::fs::read(state).unwrap()).unwrap();
-    let pid = |who: &str| Pid::from_raw(i32::try_from(state["Running"][who]["pid"].as_i64().unwrap()).unwrap()).unwrap();
+    let pid = |who: &str| {
+        Pid::from_raw(i32::try_from(state["Running"][who]["pid"].as_i64().unwrap()).unwrap())
+            .unwrap()
+    };
     let (helper, init) = (pid("helper"), pid("init"));
-    let memory = std::fs::read_to_string(format!("/proc/{}/status", helper.as_raw_nonzero())).unwrap();
+    let memory =
+        std::fs::read_to_string(format!("/proc/{}/status", helper.as_raw_nonzero())).unwrap();
     println!(
         "{}",
-        memory.lines().filter(|line| line.starts_with("Rss") || line.starts_with("VmRSS")).collect::<Vec<_>>().join("; ")
+        memory
+            .lines()
+            .filter(|line| line.starts_with("Rss") || line.starts_with("VmRSS"))
+            .collect::<Vec<_>>()
+            .join("; ")
     );
     kill_process(helper, Signal::KILL).unwrap();
     assert_eq!(exited(&runtime, "main").await, (255, false));
@@ -343,7 +500,15 @@ async fn live_and_die(busybox: &Path) {
 
     let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
     if controllers.split_whitespace().any(|name| name == "memory") {
-        runtime.start(&container(&image, "main", 4, "a=x; while true; do a=$a$a; done")).await.unwrap();
+        runtime
+            .start(&container(
+                &image,
+                "main",
+                4,
+                "a=x; while true; do a=$a$a; done",
+            ))
+            .await
+            .unwrap();
         assert_eq!(exited(&runtime, "main").await, (137, true));
     }
 
@@ -353,12 +518,36 @@ async fn live_and_die(busybox: &Path) {
     runtime.remove(OTHER).await.unwrap();
     assert_eq!(runtime.list().await.unwrap(), []);
     assert_eq!(mounts_below(directory.path()), 0);
-    assert_eq!(std::fs::read_dir(config.run_dir.join("oci")).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(config.run_dir.join("netns")).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(config.data_dir.join("pods")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(config.run_dir.join("oci"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert_eq!(
+        std::fs::read_dir(config.run_dir.join("netns"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert_eq!(
+        std::fs::read_dir(config.data_dir.join("pods"))
+            .unwrap()
+            .count(),
+        0
+    );
     for uid in [UID, OTHER] {
-        assert!(!Path::new("/sys/fs/cgroup/flightcage").join(format!("pod{uid}")).exists(), "{uid}");
+        assert!(
+            !Path::new("/sys/fs/cgroup/flightcage")
+                .join(format!("pod{uid}"))
+                .exists(),
+            "{uid}"
+        );
     }
     let links = std::fs::read_dir("/sys/class/net").unwrap().flatten();
-    assert!(links.map(|link| link.file_name()).all(|name| !name.to_string_lossy().starts_with("fcv")));
+    assert!(
+        links
+            .map(|link| link.file_name())
+            .all(|name| !name.to_string_lossy().starts_with("fcv"))
+    );
 }

@@ -36,14 +36,30 @@ struct Rack {
 impl Rack {
     async fn boot() -> Self {
         let home = Home::open().expect("FLIGHTCAGE_HOME can be opened");
-        let box_files =
-            life::build_artefacts(&home, "flightcage-os", &(Arc::new(|_| ()) as life::Reporter)).await.expect("the box");
-        let directory = tempfile::Builder::new().prefix("fc-rack").tempdir_in("/tmp").expect("a temporary directory can be made");
+        let box_files = life::build_artefacts(
+            &home,
+            "flightcage-os",
+            &(Arc::new(|_| ()) as life::Reporter),
+        )
+        .await
+        .expect("the box");
+        let directory = tempfile::Builder::new()
+            .prefix("fc-rack")
+            .tempdir_in("/tmp")
+            .expect("a temporary directory can be made");
         let spec = ClusterSpec::with_workers(NAME.parse().expect("a name"), 2);
-        let nodes: Vec<NodeName> = spec.machines.iter().map(|machine| machine.name.clone()).collect();
+        let nodes: Vec<NodeName> = spec
+            .machines
+            .iter()
+            .map(|machine| machine.name.clone())
+            .collect();
         let addresses = (0..nodes.len()).map(node_address).collect();
-        let fabric =
-            Fabric::start(FabricConfig { socket_dir: directory.path().to_owned(), nodes: nodes.clone(), addresses }).await;
+        let fabric = Fabric::start(FabricConfig {
+            socket_dir: directory.path().to_owned(),
+            nodes: nodes.clone(),
+            addresses,
+        })
+        .await;
         let fabric = fabric.expect("the fabric starts");
         let provider = QemuProvider::new(QemuConfig {
             cluster: spec.name.clone(),
@@ -70,14 +86,24 @@ impl Rack {
             booting.push(async move {
                 provider.create(request).await.expect("QEMU starts");
                 let address = provider.wait_for_boot(&node).await.expect("it boots");
-                let target =
-                    SshTarget { address, user: "core".into(), private_key: key, host_key: host.public_openssh, jump: None };
+                let target = SshTarget {
+                    address,
+                    user: "core".into(),
+                    private_key: key,
+                    host_key: host.public_openssh,
+                    jump: None,
+                };
                 Ssh::connect(&target, LIMIT).await.expect("it lets us in");
                 (node, target)
             });
         }
         let targets = futures::future::join_all(booting).await;
-        let rack = Self { directory, provider, targets, _fabric: fabric };
+        let rack = Self {
+            directory,
+            provider,
+            targets,
+            _fabric: fabric,
+        };
         rack.write_inventory();
         rack.serve_switches();
         rack
@@ -92,12 +118,18 @@ impl Rack {
     }
 
     fn write_inventory(&self) {
-        let mut text = String::from("[cluster]\nprovider = \"hosts\"\n[cluster.login]\nuser = \"core\"\nkey = \"operator\"\n");
+        let mut text = String::from(
+            "[cluster]\nprovider = \"hosts\"\n[cluster.login]\nuser = \"core\"\nkey = \"operator\"\n",
+        );
         let gate = &self.targets[0].1;
         for (index, (node, target)) in self.targets.iter().enumerate() {
             // The last one is reached through the first, as behind a gate.
             let (ssh, jump) = if index == 2 {
-                let jump = format!("jump = {{ ssh = \"{}\", host_key = \"{}\" }}\n", gate.address, gate.host_key.trim());
+                let jump = format!(
+                    "jump = {{ ssh = \"{}\", host_key = \"{}\" }}\n",
+                    gate.address,
+                    gate.host_key.trim()
+                );
                 (format!("{}:22", node_address(index)), jump)
             } else {
                 (target.address.to_string(), String::new())
@@ -126,10 +158,15 @@ impl Rack {
         tokio::spawn(async move {
             loop {
                 for node in &nodes {
-                    for (word, action) in [("off", PowerAction::PowerOff), ("on", PowerAction::PowerOn)] {
+                    for (word, action) in
+                        [("off", PowerAction::PowerOff), ("on", PowerAction::PowerOn)]
+                    {
                         let order = directory.join(format!("order-{node}-{word}"));
                         if order.exists() {
-                            provider.power(node, action).await.expect("its power is switched");
+                            provider
+                                .power(node, action)
+                                .await
+                                .expect("its power is switched");
                             std::fs::remove_file(order).expect("the order was there");
                         }
                     }
@@ -141,10 +178,18 @@ impl Rack {
     }
 
     async fn run(&self, node: &str, command: &str) -> String {
-        let (_, target) = self.targets.iter().find(|(name, _)| name.as_str() == node).expect("a node of the rack");
+        let (_, target) = self
+            .targets
+            .iter()
+            .find(|(name, _)| name.as_str() == node)
+            .expect("a node of the rack");
         let ssh = Ssh::connect(target, LIMIT).await.expect("it lets us in");
         let output = ssh.run(command, None).await.expect("it runs");
-        assert!(output.success(), "`{command}` on {node}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.success(),
+            "`{command}` on {node}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         output.text()
     }
 
@@ -217,31 +262,54 @@ fn first_boot(index: usize, name: &str, user: &SshKeyPair, host: &SshKeyPair) ->
 }
 
 async fn flightcage(arguments: &[&str]) -> Output {
-    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let arguments: Vec<String> = arguments
+        .iter()
+        .map(|argument| (*argument).to_owned())
+        .collect();
     let run = move || {
-        let binary = std::env::var_os("FLIGHTCAGE_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_flightcage").into());
-        let command =
-            Command::new(binary).args(["--name", NAME]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+        let binary = std::env::var_os("FLIGHTCAGE_TEST_BINARY")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_flightcage").into());
+        let command = Command::new(binary)
+            .args(["--name", NAME])
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
         command.expect("the binary runs")
     };
-    tokio::task::spawn_blocking(run).await.expect("nobody panics")
+    tokio::task::spawn_blocking(run)
+        .await
+        .expect("nobody panics")
 }
 
 /// Runs a command that must end with `code`, and returns its output.
 async fn ends(code: i32, arguments: &[&str]) -> String {
     let begun = tokio::time::Instant::now();
     let output = flightcage(arguments).await;
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     let line = arguments.join(" ");
-    eprintln!("`flightcage {line}`: {} after {:?}", output.status, begun.elapsed());
-    assert_eq!(output.status.code(), Some(code), "`flightcage {line}`:\n{stderr}\n{stdout}");
+    eprintln!(
+        "`flightcage {line}`: {} after {:?}",
+        output.status,
+        begun.elapsed()
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "`flightcage {line}`:\n{stderr}\n{stdout}"
+    );
     format!("{stdout}{stderr}")
 }
 
 fn assert_same(node: &str, before: &[String], after: &[String]) {
     let more: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
     let less: Vec<&String> = before.iter().filter(|line| !after.contains(line)).collect();
-    assert!(more.is_empty() && less.is_empty(), "{node} is not as it was.\nleft behind: {more:#?}\nmissing: {less:#?}");
+    assert!(
+        more.is_empty() && less.is_empty(),
+        "{node} is not as it was.\nleft behind: {more:#?}\nmissing: {less:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,31 +324,66 @@ async fn machines_that_are_not_ours_carry_a_cluster_and_are_left_as_they_were() 
     }
 
     // A port that is somebody else's is told before anything is changed.
-    rack.run("w1", "sudo systemd-run --quiet --unit=squatter busybox nc -ll -p 5000 -e true").await;
+    rack.run(
+        "w1",
+        "sudo systemd-run --quiet --unit=squatter busybox nc -ll -p 5000 -e true",
+    )
+    .await;
     let refused = ends(1, &["up", "-f", &inventory]).await;
-    assert!(refused.contains("node `w1`: port 5000, which the registry mirror needs, is taken"), "{refused}");
+    assert!(
+        refused.contains("node `w1`: port 5000, which the registry mirror needs, is taken"),
+        "{refused}"
+    );
     rack.run("w1", "sudo systemctl stop squatter").await;
     assert_same("w1", &before[1], &rack.state("w1").await);
 
     ends(0, &["up", "-f", &inventory]).await;
     let status = ends(0, &["status", "--json"]).await;
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-    assert_eq!((status["provider"].as_str(), status["accel"].as_str()), (Some("hosts"), Some("none")));
-    assert!(status["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["ready"] == true)), "{status}");
-    assert_eq!(ends(0, &["ssh", "w2", "--", "hostname"]).await.trim(), "rack-w2");
+    assert_eq!(
+        (status["provider"].as_str(), status["accel"].as_str()),
+        (Some("hosts"), Some("none"))
+    );
+    assert!(
+        status["nodes"]
+            .as_array()
+            .is_some_and(|nodes| nodes.iter().all(|node| node["ready"] == true)),
+        "{status}"
+    );
+    assert_eq!(
+        ends(0, &["ssh", "w2", "--", "hostname"]).await.trim(),
+        "rack-w2"
+    );
     // A second `up` finds it.
     ends(0, &["up", "-f", &inventory]).await;
 
     let report = rack.path("report");
     let report_argument = report.display().to_string();
-    let [rack_scenario, clock_scenario] = ["tests/fixtures/hosts/rack.toml", "tests/fixtures/hosts/clock.toml"];
+    let [rack_scenario, clock_scenario] = [
+        "tests/fixtures/hosts/rack.toml",
+        "tests/fixtures/hosts/clock.toml",
+    ];
     let skipped = ends(5, &["run", "--cluster", &inventory, clock_scenario]).await;
     assert!(skipped.contains("clock.step"), "{skipped}");
-    ends(0, &["run", "--cluster", &inventory, "--report", &report_argument, rack_scenario]).await;
-    let text = std::fs::read_to_string(report.join("rack/report.json")).expect("a report was written");
+    ends(
+        0,
+        &[
+            "run",
+            "--cluster",
+            &inventory,
+            "--report",
+            &report_argument,
+            rack_scenario,
+        ],
+    )
+    .await;
+    let text =
+        std::fs::read_to_string(report.join("rack/report.json")).expect("a report was written");
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(report["target"]["provider"], "hosts");
-    let verified = report["faults"].as_array().is_some_and(|faults| faults.iter().all(|fault| fault["verified"] == true));
+    let verified = report["faults"]
+        .as_array()
+        .is_some_and(|faults| faults.iter().all(|fault| fault["verified"] == true));
     assert!(verified, "{}", report["faults"]);
 
     ends(0, &["down"]).await;
@@ -294,7 +397,9 @@ async fn machines_that_are_not_ours_carry_a_cluster_and_are_left_as_they_were() 
 /// Not a test: a rack to try things on by hand. Its inventory's path is in the file that `FLIGHTCAGE_RACK` names; it goes when that goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn rack_by_hand() {
-    let Some(file) = std::env::var_os("FLIGHTCAGE_RACK").map(PathBuf::from) else { return };
+    let Some(file) = std::env::var_os("FLIGHTCAGE_RACK").map(PathBuf::from) else {
+        return;
+    };
     let rack = Rack::boot().await;
     std::fs::write(&file, rack.inventory()).expect("it can be written");
     while file.exists() {

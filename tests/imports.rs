@@ -19,7 +19,12 @@ const LAYERS: &[&[&str]] = &[
 const PRINTS: &str = "cli";
 
 /// Files that must learn of a fault as a real cluster would: by failing connections, never from whoever injects it.
-const HONEST: &[&str] = &["src/balancer", "src/orchestrator", "src/cluster/daemon/ingress.rs", "src/cluster/daemon/dial.rs"];
+const HONEST: &[&str] = &[
+    "src/balancer",
+    "src/orchestrator",
+    "src/cluster/daemon/ingress.rs",
+    "src/cluster/daemon/dial.rs",
+];
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -42,7 +47,10 @@ fn imports(text: &str) -> Vec<(usize, String)> {
     for (number, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or("");
         for rest in code.split("crate::").skip(1) {
-            let module: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let module: String = rest
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
             imports.push((number + 1, module));
         }
     }
@@ -58,7 +66,12 @@ fn sources() -> Vec<(PathBuf, String)> {
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).expect("a source file can be read");
-            (path.strip_prefix(root).expect("files are below the root").to_owned(), text)
+            (
+                path.strip_prefix(root)
+                    .expect("files are below the root")
+                    .to_owned(),
+                text,
+            )
         })
         .collect()
 }
@@ -67,19 +80,36 @@ fn sources() -> Vec<(PathBuf, String)> {
 fn imports_run_downward() {
     let mut violations = Vec::new();
     for (path, text) in sources() {
-        let module = path.iter().nth(1).and_then(|part| part.to_str()).expect("src has files").trim_end_matches(".rs").to_owned();
+        let module = path
+            .iter()
+            .nth(1)
+            .and_then(|part| part.to_str())
+            .expect("src has files")
+            .trim_end_matches(".rs")
+            .to_owned();
         if module == "lib" || module == "main" {
             continue;
         }
-        let own = layer_of(&module).unwrap_or_else(|| panic!("`{module}` has no layer: add it to LAYERS and to src/lib.rs"));
+        let own = layer_of(&module).unwrap_or_else(|| {
+            panic!("`{module}` has no layer: add it to LAYERS and to src/lib.rs")
+        });
         for (line, imported) in imports(&text) {
-            let Some(layer) = layer_of(&imported) else { continue };
+            let Some(layer) = layer_of(&imported) else {
+                continue;
+            };
             if imported != module && layer <= own {
-                violations.push(format!("{}:{line}: `{module}` imports `crate::{imported}`", path.display()));
+                violations.push(format!(
+                    "{}:{line}: `{module}` imports `crate::{imported}`",
+                    path.display()
+                ));
             }
         }
     }
-    assert!(violations.is_empty(), "imports that run upward or sideways:\n{}", violations.join("\n"));
+    assert!(
+        violations.is_empty(),
+        "imports that run upward or sideways:\n{}",
+        violations.join("\n")
+    );
 }
 
 #[test]
@@ -89,11 +119,18 @@ fn balancing_and_detection_do_not_see_faults() {
         if !HONEST.iter().any(|honest| path.starts_with(honest)) {
             continue;
         }
-        for (line, _) in imports(&text).into_iter().filter(|(_, module)| module == "machines" || module == "scenario") {
+        for (line, _) in imports(&text)
+            .into_iter()
+            .filter(|(_, module)| module == "machines" || module == "scenario")
+        {
             violations.push(format!("{}:{line}", path.display()));
         }
     }
-    assert!(violations.is_empty(), "these read what injects faults:\n{}", violations.join("\n"));
+    assert!(
+        violations.is_empty(),
+        "these read what injects faults:\n{}",
+        violations.join("\n")
+    );
 }
 
 #[test]
@@ -105,10 +142,17 @@ fn only_the_command_line_prints() {
         }
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
-            if ["println!(", "eprintln!(", " print!(", "eprint!("].iter().any(|macro_call| code.contains(macro_call)) {
+            if ["println!(", "eprintln!(", " print!(", "eprint!("]
+                .iter()
+                .any(|macro_call| code.contains(macro_call))
+            {
                 violations.push(format!("{}:{}", path.display(), number + 1));
             }
         }
     }
-    assert!(violations.is_empty(), "these print, and are not the command line:\n{}", violations.join("\n"));
+    assert!(
+        violations.is_empty(),
+        "these print, and are not the command line:\n{}",
+        violations.join("\n")
+    );
 }

@@ -33,21 +33,36 @@ impl Random {
 }
 
 fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number"))
+    })
 }
 
 fn home() -> PathBuf {
-    std::env::var_os("FLIGHTCAGE_HOME").expect("tests/run gives the tests a home of their own").into()
+    std::env::var_os("FLIGHTCAGE_HOME")
+        .expect("tests/run gives the tests a home of their own")
+        .into()
 }
 
 fn command(mark: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flightcage"));
-    command.args(["--name", NAME]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).env(MARK, mark).stdin(Stdio::null());
+    command
+        .args(["--name", NAME])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env(MARK, mark)
+        .stdin(Stdio::null());
     command
 }
 
 fn start(mark: &str, arguments: &[&str]) -> Child {
-    command(mark, arguments).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().expect("the binary starts")
+    command(mark, arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("the binary starts")
 }
 
 fn finish(mark: &str, arguments: &[&str]) -> Output {
@@ -57,7 +72,12 @@ fn finish(mark: &str, arguments: &[&str]) -> Output {
 fn ok(mark: &str, arguments: &[&str]) -> String {
     let output = finish(mark, arguments);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{mark}: `flightcage {}` failed ({}):\n{stderr}", arguments.join(" "), output.status);
+    assert!(
+        output.status.success(),
+        "{mark}: `flightcage {}` failed ({}):\n{stderr}",
+        arguments.join(" "),
+        output.status
+    );
     String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 
@@ -68,8 +88,11 @@ fn marked(mark: &str) -> Vec<(u32, String)> {
     let carries = |entry: fs::DirEntry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let environment = fs::read(entry.path().join("environ")).ok()?;
-        environment.split(|byte| *byte == 0).find(|word| *word == wanted.as_bytes())?;
-        let words = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?).replace('\0', " ");
+        environment
+            .split(|byte| *byte == 0)
+            .find(|word| *word == wanted.as_bytes())?;
+        let words = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?)
+            .replace('\0', " ");
         (!words.is_empty()).then_some((pid, words))
     };
     processes.filter_map(carries).collect()
@@ -77,18 +100,29 @@ fn marked(mark: &str) -> Vec<(u32, String)> {
 
 fn kill(pid: u32) {
     // It may be gone by now.
-    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn machines(mark: &str) -> Vec<u32> {
     let all = marked(mark).into_iter();
-    all.filter(|(_, words)| words.split(' ').next().is_some_and(|program| program.contains("qemu-system")))
-        .map(|(pid, _)| pid)
-        .collect()
+    all.filter(|(_, words)| {
+        words
+            .split(' ')
+            .next()
+            .is_some_and(|program| program.contains("qemu-system"))
+    })
+    .map(|(pid, _)| pid)
+    .collect()
 }
 
 fn daemon(mark: &str) -> Option<u32> {
-    marked(mark).into_iter().find(|(_, words)| words.contains(" daemon ")).map(|(pid, _)| pid)
+    marked(mark)
+        .into_iter()
+        .find(|(_, words)| words.contains(" daemon "))
+        .map(|(pid, _)| pid)
 }
 
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -104,22 +138,51 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Everything of the cluster that still exists.
 fn left(mark: &str) -> Vec<String> {
-    let mut left: Vec<String> = marked(mark).into_iter().map(|(pid, words)| format!("process {pid}: {words}")).collect();
+    let mut left: Vec<String> = marked(mark)
+        .into_iter()
+        .map(|(pid, words)| format!("process {pid}: {words}"))
+        .collect();
     let named = |directory: &Path| {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let entries = fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let ours = entries.filter(|path| {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            name == NAME || name.starts_with(&format!(".{NAME}.")) || name.ends_with(&format!("-{NAME}"))
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            name == NAME
+                || name.starts_with(&format!(".{NAME}."))
+                || name.ends_with(&format!("-{NAME}"))
         });
-        ours.map(|path| path.display().to_string()).collect::<Vec<_>>()
+        ours.map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
     };
     left.extend(named(&home().join("clusters")));
-    let listed: Value = serde_json::from_str(&ok(mark, &["ls", "--json"])).expect("`ls --json` is JSON");
-    let clusters = listed["clusters"].as_array().expect("a list").iter().filter(|cluster| cluster["name"] == NAME);
+    let listed: Value =
+        serde_json::from_str(&ok(mark, &["ls", "--json"])).expect("`ls --json` is JSON");
+    let clusters = listed["clusters"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|cluster| cluster["name"] == NAME);
     left.extend(clusters.map(|cluster| format!("listed: {cluster}")));
-    left.extend(listed["abandoned"].as_array().expect("a list").iter().map(|path| format!("abandoned: {path}")));
+    left.extend(
+        listed["abandoned"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|path| format!("abandoned: {path}")),
+    );
     let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
-    left.extend(mounts.lines().filter(|line| line.contains(&*home().to_string_lossy())).map(|line| format!("mount: {line}")));
+    left.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(&*home().to_string_lossy()))
+            .map(|line| format!("mount: {line}")),
+    );
     left
 }
 
@@ -145,7 +208,9 @@ fn point(number: u64, random: &mut Random) {
     if verb != "down" && random.below(2) == 0 {
         wait_for("machines", || (!machines(&mark).is_empty()).then_some(()));
     }
-    let delay = Duration::from_millis(random.below(u64::try_from(window.as_millis()).expect("it is seconds")));
+    let delay = Duration::from_millis(
+        random.below(u64::try_from(window.as_millis()).expect("it is seconds")),
+    );
     park_timeout(delay);
     let found = match victim {
         "daemon" => daemon(&mark),
@@ -173,7 +238,11 @@ fn point(number: u64, random: &mut Random) {
         park_timeout(Duration::from_millis(50));
     }
     let left = left(&mark);
-    assert!(left.is_empty(), "point {number} ({verb}, {victim} after {delay:?}) left:\n{}", left.join("\n"));
+    assert!(
+        left.is_empty(),
+        "point {number} ({verb}, {victim} after {delay:?}) left:\n{}",
+        left.join("\n")
+    );
 }
 
 #[test]
@@ -186,7 +255,10 @@ fn a_kill_at_any_moment_leaves_nothing() {
     for number in 0..points {
         point(number, &mut random);
     }
-    println!("{points} points in {:.0} s: nothing left", begun.elapsed().as_secs_f64());
+    println!(
+        "{points} points in {:.0} s: nothing left",
+        begun.elapsed().as_secs_f64()
+    );
 }
 
 #[test]
@@ -197,10 +269,19 @@ fn of_two_ups_of_one_name_the_second_is_told_so() {
     let second = finish(&mark, &["up", "--fresh"]);
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(said.contains("another flightcage command is bringing cluster `leaks` up or down"), "{said}");
-    assert!(first.try_wait().expect("it can be asked").is_none(), "the first goes on");
+    assert!(
+        said.contains("another flightcage command is bringing cluster `leaks` up or down"),
+        "{said}"
+    );
+    assert!(
+        first.try_wait().expect("it can be asked").is_none(),
+        "the first goes on"
+    );
     // Interrupted as a user does it, it takes down what it has begun.
-    let asked = Command::new("kill").args(["-INT", &first.id().to_string()]).status().expect("kill runs");
+    let asked = Command::new("kill")
+        .args(["-INT", &first.id().to_string()])
+        .status()
+        .expect("kill runs");
     assert!(asked.success());
     assert_eq!(first.wait().expect("it ends").code(), Some(1));
     ok(&mark, &["down"]);
@@ -210,7 +291,10 @@ fn of_two_ups_of_one_name_the_second_is_told_so() {
 #[test]
 fn what_the_host_cannot_hold_is_refused_and_leaves_nothing() {
     let mark = format!("{}-host", std::process::id());
-    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file can be made");
+    let file = tempfile::Builder::new()
+        .suffix(".toml")
+        .tempfile()
+        .expect("a temporary file can be made");
     let write = |text: &str| fs::write(file.path(), text).expect("it can be written");
     let refused = |limit: &str| {
         let mut shell = Command::new("sh");
@@ -225,7 +309,12 @@ fn what_the_host_cannot_hold_is_refused_and_leaves_nothing() {
             "--fresh",
             "-f",
         ]);
-        let output = shell.arg(file.path()).env(MARK, &mark).stdin(Stdio::null()).output().expect("the binary runs");
+        let output = shell
+            .arg(file.path())
+            .env(MARK, &mark)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         ok(&mark, &["down"]);
@@ -234,8 +323,14 @@ fn what_the_host_cannot_hold_is_refused_and_leaves_nothing() {
     };
     write("[cluster]\nmemory = \"900GiB\"\n");
     let said = refused("");
-    assert!(said.contains("MiB of memory") && said.contains("mend: end other programs"), "{said}");
+    assert!(
+        said.contains("MiB of memory") && said.contains("mend: end other programs"),
+        "{said}"
+    );
     write("[cluster]\nworkers = 1\n");
     let said = refused("ulimit -n 128;");
-    assert!(said.contains("open files, the limit is 128") && said.contains("mend: ulimit -n"), "{said}");
+    assert!(
+        said.contains("open files, the limit is 128") && said.contains("mend: ulimit -n"),
+        "{said}"
+    );
 }

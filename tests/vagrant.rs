@@ -11,24 +11,41 @@ use serde_json::Value;
 const NAME: &str = "vagrant";
 
 fn run(program: &str, arguments: &[&str]) -> Output {
-    let ran = Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let ran = Command::new(program)
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
     ran.unwrap_or_else(|error| panic!("`{program}` does not start: {error}"))
 }
 
 /// Runs a command that must succeed, and returns its output.
 fn ok(program: &str, arguments: &[&str]) -> String {
     let output = run(program, arguments);
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "`{program} {}` failed ({}):\n{stdout}\n{stderr}", arguments.join(" "), output.status);
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "`{program} {}` failed ({}):\n{stdout}\n{stderr}",
+        arguments.join(" "),
+        output.status
+    );
     stdout.trim().to_owned()
 }
 
 fn flightcage(arguments: &[&str]) -> String {
-    ok(env!("CARGO_BIN_EXE_flightcage"), &[&["--name", NAME], arguments].concat())
+    ok(
+        env!("CARGO_BIN_EXE_flightcage"),
+        &[&["--name", NAME], arguments].concat(),
+    )
 }
 
 fn virsh(arguments: &[&str]) -> String {
-    ok("virsh", &[&["--quiet", "--connect", "qemu:///system"], arguments].concat())
+    ok(
+        "virsh",
+        &[&["--quiet", "--connect", "qemu:///system"], arguments].concat(),
+    )
 }
 
 fn status() -> Value {
@@ -37,7 +54,10 @@ fn status() -> Value {
 
 fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
     let nodes = status["nodes"].as_array().expect("a list");
-    nodes.iter().find(|node| node["name"] == name).expect("it is there")
+    nodes
+        .iter()
+        .find(|node| node["name"] == name)
+        .expect("it is there")
 }
 
 /// The failover scenario, on a cluster that Vagrant makes, without what it expects of timings: those are reported, not asserted.
@@ -45,14 +65,22 @@ fn scenario(folder: &Path) -> String {
     let flappy = folder.join("flappy");
     std::fs::create_dir(&flappy).expect("it can be made");
     for file in ["silex.yml", "nginx.yml"] {
-        std::fs::copy(Path::new("scenarios/flappy").join(file), flappy.join(file)).expect("it is there");
+        std::fs::copy(Path::new("scenarios/flappy").join(file), flappy.join(file))
+            .expect("it is there");
     }
     let text = std::fs::read_to_string("scenarios/failover.toml").expect("it is there");
     let on_vagrant = text.replacen("[cluster]\n", "[cluster]\nprovider = \"vagrant\"\n", 1);
     assert_ne!(on_vagrant, text, "the scenario has a [cluster] table");
     let is_timed = |line: &str| line.starts_with("web.") && !line.starts_with("web.final_version");
-    let untimed: String = on_vagrant.lines().filter(|line| !is_timed(line)).map(|line| format!("{line}\n")).collect();
-    assert!(untimed.contains("\nreplicas.") && untimed.len() < on_vagrant.len(), "it expects timings, and other things");
+    let untimed: String = on_vagrant
+        .lines()
+        .filter(|line| !is_timed(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(
+        untimed.contains("\nreplicas.") && untimed.len() < on_vagrant.len(),
+        "it expects timings, and other things"
+    );
     let file = folder.join("failover.toml");
     std::fs::write(&file, untimed).expect("it can be written");
     file.to_str().expect("temporary paths are UTF-8").to_owned()
@@ -65,12 +93,31 @@ fn a_scenario_runs_on_machines_that_vagrant_made() {
     let report = report.to_str().expect("temporary paths are UTF-8");
 
     let begun = std::time::Instant::now();
-    flightcage(&["run", &scenario(folder.path()), "--report", report, "--keep"]);
-    eprintln!("the failover scenario on Vagrant's machines, boot included: {:?}", begun.elapsed());
-    let text = std::fs::read_to_string(Path::new(report).join("failover/report.json")).expect("it was written");
+    flightcage(&[
+        "run",
+        &scenario(folder.path()),
+        "--report",
+        report,
+        "--keep",
+    ]);
+    eprintln!(
+        "the failover scenario on Vagrant's machines, boot included: {:?}",
+        begun.elapsed()
+    );
+    let text = std::fs::read_to_string(Path::new(report).join("failover/report.json"))
+        .expect("it was written");
     let run: Value = serde_json::from_str(&text).expect("it is JSON");
-    assert_eq!((run["verdict"].as_str(), run["target"]["provider"].as_str()), (Some("pass"), Some("vagrant")), "{text}");
-    assert!(run["faults"].as_array().is_some_and(|faults| faults.iter().all(|fault| fault["verified"] == true)), "{text}");
+    assert_eq!(
+        (run["verdict"].as_str(), run["target"]["provider"].as_str()),
+        (Some("pass"), Some("vagrant")),
+        "{text}"
+    );
+    assert!(
+        run["faults"]
+            .as_array()
+            .is_some_and(|faults| faults.iter().all(|fault| fault["verified"] == true)),
+        "{text}"
+    );
 
     let kept = status();
     assert_eq!(kept["provider"], "vagrant");
@@ -80,28 +127,46 @@ fn a_scenario_runs_on_machines_that_vagrant_made() {
             (&Value::from(true), &Value::from("on")),
             "{kept}"
         );
-        assert_eq!(virsh(&["domstate", &format!("flightcage-{NAME}-{name}")]), "running");
+        assert_eq!(
+            virsh(&["domstate", &format!("flightcage-{NAME}-{name}")]),
+            "running"
+        );
     }
 
     // By hand: what libvirt says of a machine is what was asked for.
     flightcage(&["node", "freeze", "w2"]);
-    assert_eq!(virsh(&["domstate", &format!("flightcage-{NAME}-w2")]), "paused");
+    assert_eq!(
+        virsh(&["domstate", &format!("flightcage-{NAME}-w2")]),
+        "paused"
+    );
     assert_eq!(node(&status(), "w2")["power"], "frozen");
     flightcage(&["node", "thaw", "w2"]);
-    assert_eq!(virsh(&["domstate", &format!("flightcage-{NAME}-w2")]), "running");
+    assert_eq!(
+        virsh(&["domstate", &format!("flightcage-{NAME}-w2")]),
+        "running"
+    );
     assert_eq!(flightcage(&["ssh", "w2", "--", "hostname"]), "w2");
 
     // The folder is an ordinary one of Vagrant's.
     let home = std::env::var("FLIGHTCAGE_HOME").expect("the tests' own home");
     let vagrant = Path::new(&home).join("clusters").join(NAME).join("vagrant");
-    let said = Command::new("vagrant").args(["status", "--machine-readable"]).current_dir(&vagrant).output();
+    let said = Command::new("vagrant")
+        .args(["status", "--machine-readable"])
+        .current_dir(&vagrant)
+        .output();
     let said = String::from_utf8_lossy(&said.expect("vagrant is there").stdout).into_owned();
     assert_eq!(said.matches(",state,running").count(), 3, "{said}");
 
     flightcage(&["down"]);
-    assert_eq!((virsh(&["list", "--all"]), virsh(&["net-list", "--all"])), (String::new(), String::new()));
+    assert_eq!(
+        (virsh(&["list", "--all"]), virsh(&["net-list", "--all"])),
+        (String::new(), String::new())
+    );
     let disks = virsh(&["vol-list", "default"]);
-    assert!(!disks.contains(&format!("flightcage-{NAME}-")), "disks are left:\n{disks}");
+    assert!(
+        !disks.contains(&format!("flightcage-{NAME}-")),
+        "disks are left:\n{disks}"
+    );
     assert!(!vagrant.exists(), "the cluster's folder is left");
 }
 
@@ -111,7 +176,10 @@ fn vagrant_takes_the_packaged_box() {
     let file = folder.path().join("probe.box");
     let file = file.to_str().expect("temporary paths are UTF-8");
     assert_eq!(flightcage(&["box", "package", "--output", file]), file);
-    ok("vagrant", &["box", "add", "--name", "flightcage-probe", file]);
+    ok(
+        "vagrant",
+        &["box", "add", "--name", "flightcage-probe", file],
+    );
     assert!(ok("vagrant", &["box", "list"]).contains("flightcage-probe"));
     ok("vagrant", &["box", "remove", "--force", "flightcage-probe"]);
 }
@@ -122,11 +190,19 @@ fn a_rendered_vagrantfile_is_valid() {
     let cluster = folder.path().join("virtualbox.toml");
     let text = "[cluster]\nprovider = \"vagrant\"\n[cluster.vagrant]\nprovider = \"virtualbox\"\nbox = \"debian/bookworm64\"\n";
     std::fs::write(&cluster, text).expect("it can be written");
-    let virtualbox = flightcage(&["vagrant", "render", "-f", cluster.to_str().expect("temporary paths are UTF-8")]);
+    let virtualbox = flightcage(&[
+        "vagrant",
+        "render",
+        "-f",
+        cluster.to_str().expect("temporary paths are UTF-8"),
+    ]);
     for rendered in [flightcage(&["vagrant", "render"]), virtualbox] {
         std::fs::write(folder.path().join("Vagrantfile"), &rendered).expect("it can be written");
         // VirtualBox is not here: its settings are checked where it is.
-        let checked = Command::new("vagrant").args(["validate", "--ignore-provider"]).current_dir(folder.path()).output();
+        let checked = Command::new("vagrant")
+            .args(["validate", "--ignore-provider"])
+            .current_dir(folder.path())
+            .output();
         let checked = checked.expect("vagrant is there");
         let said = String::from_utf8_lossy(&checked.stderr);
         assert!(checked.status.success(), "{said}\n{rendered}");

@@ -66,7 +66,9 @@ impl Activity {
     }
 
     fn ms(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(now.saturating_duration_since(self.opened).as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     /// Bytes of the client have passed.
@@ -84,7 +86,8 @@ impl Activity {
         if answers {
             self.answers.fetch_add(1, Ordering::Relaxed);
         } else if before > 0 {
-            self.longest_pause_ms.fetch_max(now - before, Ordering::Relaxed);
+            self.longest_pause_ms
+                .fetch_max(now - before, Ordering::Relaxed);
         }
         answers
     }
@@ -96,7 +99,8 @@ impl Activity {
     /// Since when the client waits for an answer, if it does.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         let client = self.client_ms.load(Ordering::Relaxed);
-        (client > 0 && client >= self.endpoint_ms.load(Ordering::Relaxed)).then(|| self.opened + Duration::from_millis(client))
+        (client > 0 && client >= self.endpoint_ms.load(Ordering::Relaxed))
+            .then(|| self.opened + Duration::from_millis(client))
     }
 
     /// `None` when the connection is quiet now, else when to look again. `pause` is the longest gap inside an answer known from
@@ -104,8 +108,12 @@ impl Activity {
     pub(super) fn until_quiet(&self, pause: Duration, now: Instant) -> Option<Duration> {
         let own = Duration::from_millis(self.longest_pause_ms());
         let known = self.answers.load(Ordering::Relaxed) >= KNOWN_AFTER;
-        let needed = (if known { own } else { own.max(pause) } * SAFETY).clamp(QUIET_LEAST, QUIET_MOST);
-        let (client, endpoint) = (self.client_ms.load(Ordering::Relaxed), self.endpoint_ms.load(Ordering::Relaxed));
+        let needed =
+            (if known { own } else { own.max(pause) } * SAFETY).clamp(QUIET_LEAST, QUIET_MOST);
+        let (client, endpoint) = (
+            self.client_ms.load(Ordering::Relaxed),
+            self.endpoint_ms.load(Ordering::Relaxed),
+        );
         let (since, needed) = match (client, endpoint) {
             // Nobody has said anything yet: whoever opened it may be about to.
             (0, 0) => (0, QUIET_MOST),
@@ -113,7 +121,10 @@ impl Activity {
             _ => (endpoint, needed),
         };
         let silent = Duration::from_millis(self.ms(now).saturating_sub(since));
-        needed.checked_sub(silent).filter(|left| !left.is_zero()).map(|left| left.max(Duration::from_millis(1)))
+        needed
+            .checked_sub(silent)
+            .filter(|left| !left.is_zero())
+            .map(|left| left.max(Duration::from_millis(1)))
     }
 }
 
@@ -138,13 +149,34 @@ mod tests {
         let activity = Activity::new(start, Arc::default());
         assert_eq!(activity.until_quiet(ms(0), at(1)), Some(ms(999)));
         activity.client_spoke(at(10));
-        assert_eq!(activity.until_quiet(ms(0), at(5000)), Some(LOOK_AGAIN), "an answer is under way, however slow");
+        assert_eq!(
+            activity.until_quiet(ms(0), at(5000)),
+            Some(LOOK_AGAIN),
+            "an answer is under way, however slow"
+        );
         assert_eq!(activity.waiting_since(), Some(at(10)));
         assert!(activity.endpoint_spoke(at(5000)));
-        assert_eq!((activity.waiting_since(), activity.until_quiet(ms(0), at(5000))), (None, Some(QUIET_LEAST)));
-        assert!(!activity.endpoint_spoke(at(5030)), "more of the same answer");
-        assert_eq!(activity.until_quiet(ms(0), at(5080)), Some(ms(70)), "four times the gap of 30 ms");
-        assert_eq!(activity.until_quiet(ms(1000), at(5080)), Some(ms(950)), "other connections know longer gaps");
+        assert_eq!(
+            (
+                activity.waiting_since(),
+                activity.until_quiet(ms(0), at(5000))
+            ),
+            (None, Some(QUIET_LEAST))
+        );
+        assert!(
+            !activity.endpoint_spoke(at(5030)),
+            "more of the same answer"
+        );
+        assert_eq!(
+            activity.until_quiet(ms(0), at(5080)),
+            Some(ms(70)),
+            "four times the gap of 30 ms"
+        );
+        assert_eq!(
+            activity.until_quiet(ms(1000), at(5080)),
+            Some(ms(950)),
+            "other connections know longer gaps"
+        );
         assert_eq!(activity.until_quiet(ms(0), at(5150)), None);
         activity.client_spoke(at(5150));
         assert_eq!(activity.until_quiet(ms(0), at(5151)), Some(LOOK_AGAIN));
@@ -153,7 +185,11 @@ mod tests {
             activity.client_spoke(at(5205 + 10 * answer));
         }
         assert!(activity.endpoint_spoke(at(5220)));
-        assert_eq!(activity.until_quiet(ms(1000), at(5340)), None, "its own gaps are known by now");
+        assert_eq!(
+            activity.until_quiet(ms(1000), at(5340)),
+            None,
+            "its own gaps are known by now"
+        );
     }
 
     #[test]

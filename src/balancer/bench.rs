@@ -80,8 +80,17 @@ pub fn compare(binary: &Path, directory: &Path) -> Result<Comparison, BenchError
     let ours = free_address()?;
     let mut relay = Command::new(binary);
     relay.args(["bench", "relay", &ours.to_string(), &endpoint.to_string()]);
-    let mut candidates = vec![("direct", endpoint, None), ("flightcage", ours, Some(Running::start(relay, ours)?))];
-    if Command::new("haproxy").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok() {
+    let mut candidates = vec![
+        ("direct", endpoint, None),
+        ("flightcage", ours, Some(Running::start(relay, ours)?)),
+    ];
+    if Command::new("haproxy")
+        .arg("-v")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+    {
         let theirs = free_address()?;
         let configuration = directory.join("haproxy.cfg");
         let text = format!(
@@ -114,8 +123,18 @@ pub fn compare(binary: &Path, directory: &Path) -> Result<Comparison, BenchError
 /// When the address is taken.
 pub async fn relay(listen: SocketAddr, endpoint: SocketAddr) -> io::Result<()> {
     let balancer = Balancer::new(Arc::new(HostNetwork));
-    let key = ServicePortKey { namespace: "bench".to_owned(), name: "endpoint".to_owned(), port: endpoint.port() };
-    balancer.set_endpoints(&key, &[Endpoint { addr: endpoint, node: None }]);
+    let key = ServicePortKey {
+        namespace: "bench".to_owned(),
+        name: "endpoint".to_owned(),
+        port: endpoint.port(),
+    };
+    balancer.set_endpoints(
+        &key,
+        &[Endpoint {
+            addr: endpoint,
+            node: None,
+        }],
+    );
     let listener = tokio::net::TcpListener::bind(listen).await?;
     loop {
         let (client, _) = listener.accept().await?;
@@ -132,7 +151,13 @@ struct Running(Child);
 impl Running {
     fn start(mut command: Command, addr: SocketAddr) -> Result<Self, BenchError> {
         let name = command.get_program().to_string_lossy().into_owned();
-        let running = Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        let running = Self(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?,
+        );
         let until = Instant::now() + START_LIMIT;
         while TcpStream::connect(addr).is_err() {
             if Instant::now() >= until {
@@ -185,7 +210,9 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
 
 fn measure(addr: SocketAddr) -> Result<Figures, BenchError> {
     let begun = Instant::now();
-    let streams: Vec<_> = (0..STREAMS).map(|_| thread::spawn(move || drain(addr))).collect();
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|_| thread::spawn(move || drain(addr)))
+        .collect();
     for stream in streams {
         stream.join().expect("reading does not panic")?;
     }

@@ -44,7 +44,11 @@ struct Member {
 impl Choice {
     /// Replaces the set and returns the members that are new and have to be confirmed.
     pub(super) fn replace(&mut self, endpoints: &[Endpoint]) -> Vec<SocketAddr> {
-        self.members.retain(|member| endpoints.iter().any(|endpoint| endpoint.addr == member.addr));
+        self.members.retain(|member| {
+            endpoints
+                .iter()
+                .any(|endpoint| endpoint.addr == member.addr)
+        });
         let mut new = Vec::new();
         for Endpoint { addr, node } in endpoints {
             if let Some(member) = self.member(*addr) {
@@ -80,8 +84,12 @@ impl Choice {
     /// A connect to the endpoint was refused, or silent while another's succeeded. Returns the pause before it is probed, if nobody
     /// probes it yet.
     pub(super) fn penalise(&mut self, addr: SocketAddr, now: Instant) -> Option<Duration> {
-        let member = self.member(addr).filter(|member| member.confirmed && !member.penalised)?;
-        let recent = member.last_penalty.filter(|(at, _)| now.saturating_duration_since(*at) < FORGIVEN_AFTER);
+        let member = self
+            .member(addr)
+            .filter(|member| member.confirmed && !member.penalised)?;
+        let recent = member
+            .last_penalty
+            .filter(|(at, _)| now.saturating_duration_since(*at) < FORGIVEN_AFTER);
         let pause = recent.map_or(PENALTY_FIRST, |(_, pause)| (pause * 2).min(PENALTY_LAST));
         member.penalised = true;
         member.last_penalty = Some((now, pause));
@@ -90,21 +98,34 @@ impl Choice {
 
     /// The count of connections that wait for an endpoint in the set, for whoever opens one.
     pub(super) fn pending(&self, addr: SocketAddr) -> Option<Arc<AtomicUsize>> {
-        self.members.iter().find(|member| member.addr == addr).map(|member| Arc::clone(&member.pending))
+        self.members
+            .iter()
+            .find(|member| member.addr == addr)
+            .map(|member| Arc::clone(&member.pending))
     }
 
     /// The node of an endpoint.
     pub(super) fn node(&self, addr: SocketAddr) -> Option<&str> {
-        self.members.iter().find(|member| member.addr == addr)?.node.as_deref()
+        self.members
+            .iter()
+            .find(|member| member.addr == addr)?
+            .node
+            .as_deref()
     }
 
     /// The endpoints on a node.
     pub(super) fn on_node(&self, node: &str) -> Vec<SocketAddr> {
-        self.members.iter().filter(|member| member.node.as_deref() == Some(node)).map(|member| member.addr).collect()
+        self.members
+            .iter()
+            .filter(|member| member.node.as_deref() == Some(node))
+            .map(|member| member.addr)
+            .collect()
     }
 
     pub(super) fn confirmed(&self, addr: SocketAddr) -> bool {
-        self.members.iter().any(|member| member.addr == addr && member.confirmed)
+        self.members
+            .iter()
+            .any(|member| member.addr == addr && member.confirmed)
     }
 
     /// The endpoints in the order in which a new connection should try them: good ones, then those that are penalised or
@@ -117,7 +138,12 @@ impl Choice {
         for member in &self.members {
             let doubtful = member.penalised || unanswering(member.addr);
             let pending = member.pending.load(Ordering::Relaxed);
-            ranked[if member.confirmed { usize::from(doubtful) } else { 2 }].push((pending, member.addr));
+            ranked[if member.confirmed {
+                usize::from(doubtful)
+            } else {
+                2
+            }]
+            .push((pending, member.addr));
         }
         for rank in &mut ranked {
             let members = rank.len().max(1);
@@ -141,7 +167,13 @@ mod tests {
     }
 
     fn endpoints(lasts: &[u8]) -> Vec<Endpoint> {
-        lasts.iter().map(|&last| Endpoint { addr: addr(last), node: Some(format!("w{}", last % 2)) }).collect()
+        lasts
+            .iter()
+            .map(|&last| Endpoint {
+                addr: addr(last),
+                node: Some(format!("w{}", last % 2)),
+            })
+            .collect()
     }
 
     fn confirmed(lasts: &[u8]) -> Choice {
@@ -166,14 +198,19 @@ mod tests {
     #[test]
     fn those_that_fewer_wait_for_come_first() {
         let mut choice = confirmed(&[1, 2, 3]);
-        let [slow, slower] = [1, 2].map(|last| choice.pending(addr(last)).expect("it is in the set"));
+        let [slow, slower] =
+            [1, 2].map(|last| choice.pending(addr(last)).expect("it is in the set"));
         slow.store(1, Ordering::Relaxed);
         slower.store(2, Ordering::Relaxed);
         for _ in 0..3 {
             assert_eq!(order(&mut choice), [3, 1, 2].map(addr));
         }
         choice.penalise(addr(3), Instant::now());
-        assert_eq!(order(&mut choice), [1, 2, 3].map(addr), "a good one that is slow before a doubtful one");
+        assert_eq!(
+            order(&mut choice),
+            [1, 2, 3].map(addr),
+            "a good one that is slow before a doubtful one"
+        );
     }
 
     #[test]
@@ -186,18 +223,28 @@ mod tests {
             assert_eq!(order(&mut choice), [addr(2), addr(1)]);
         }
         choice.penalise(addr(2), now);
-        assert_ne!(order(&mut choice)[0], order(&mut choice)[0], "all penalised: all are used");
+        assert_ne!(
+            order(&mut choice)[0],
+            order(&mut choice)[0],
+            "all penalised: all are used"
+        );
         choice.confirm(addr(1));
         assert_eq!(order(&mut choice), [addr(1), addr(2)]);
         let pauses: Vec<_> = (1..6)
             .map(|second| {
-                let pause = choice.penalise(addr(1), now + Duration::from_secs(second)).unwrap();
+                let pause = choice
+                    .penalise(addr(1), now + Duration::from_secs(second))
+                    .unwrap();
                 choice.confirm(addr(1));
                 pause.as_millis()
             })
             .collect();
         assert_eq!(pauses, [400, 800, 1600, 2000, 2000]);
-        assert_eq!(choice.penalise(addr(1), now + Duration::from_secs(15)), Some(PENALTY_FIRST), "good for long");
+        assert_eq!(
+            choice.penalise(addr(1), now + Duration::from_secs(15)),
+            Some(PENALTY_FIRST),
+            "good for long"
+        );
     }
 
     #[test]
@@ -212,7 +259,11 @@ mod tests {
     fn unconfirmed_endpoints_wait_unless_there_is_nothing_else() {
         let mut choice = confirmed(&[1]);
         assert_eq!(choice.replace(&endpoints(&[1, 2])), [addr(2)]);
-        assert_eq!(choice.penalise(addr(2), Instant::now()), None, "it is probed since it came");
+        assert_eq!(
+            choice.penalise(addr(2), Instant::now()),
+            None,
+            "it is probed since it came"
+        );
         for _ in 0..3 {
             assert_eq!(order(&mut choice), [addr(1), addr(2)]);
         }
@@ -220,6 +271,9 @@ mod tests {
         assert_eq!(choice.replace(&endpoints(&[2])), []);
         assert_eq!(order(&mut choice), [addr(2)]);
         assert!(!choice.confirmed(addr(1)) && !choice.contains(addr(1)));
-        assert_eq!((choice.on_node("w0"), choice.on_node("w1")), (vec![addr(2)], vec![]));
+        assert_eq!(
+            (choice.on_node("w0"), choice.on_node("w1")),
+            (vec![addr(2)], vec![])
+        );
     }
 }

@@ -106,8 +106,15 @@ impl Balancer {
     /// A balancer without Services, whose connections are opened by `dial`.
     #[must_use]
     pub fn new(dial: Arc<dyn Dial>) -> Self {
-        let shared = Shared { dial, services: Mutex::default(), open: Arc::default(), applied: AtomicU64::new(0) };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            dial,
+            services: Mutex::default(),
+            open: Arc::default(),
+            applied: AtomicU64::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Replaces the ready endpoints of a Service port. New ones are probed; those that left keep their open connections.
@@ -123,7 +130,8 @@ impl Balancer {
 
     /// Applies a whole table: what it lacks is removed. `revision` is that of the newest Endpoints in it.
     pub fn apply(&self, table: &ServiceTable, revision: u64) {
-        self.services().retain(|key, _| table.ports.contains_key(key));
+        self.services()
+            .retain(|key, _| table.ports.contains_key(key));
         for (key, port) in &table.ports {
             self.set_endpoints(key, &port.endpoints);
         }
@@ -152,7 +160,9 @@ impl Balancer {
                 |addr, outcome| self.shared.note(key, addr, outcome),
             );
             match raced.await {
-                Err(ConnectError::AllRefused) if begun.elapsed() < REFUSED_PATIENCE => tokio::time::sleep(REFUSED_RETRY).await,
+                Err(ConnectError::AllRefused) if begun.elapsed() < REFUSED_PATIENCE => {
+                    tokio::time::sleep(REFUSED_RETRY).await
+                }
                 ended => return ended,
             }
         }
@@ -161,7 +171,10 @@ impl Balancer {
     fn candidates(&self, key: &ServicePortKey) -> Vec<SocketAddr> {
         let now = Instant::now();
         let unanswering = |addr| self.shared.open.is_unanswering(key, addr, now);
-        self.services().get_mut(key).map(|service| service.choice.order(unanswering)).unwrap_or_default()
+        self.services()
+            .get_mut(key)
+            .map(|service| service.choice.order(unanswering))
+            .unwrap_or_default()
     }
 
     /// Counts a connection to an endpoint that is still in the set.
@@ -169,7 +182,13 @@ impl Balancer {
         let services = self.services();
         let choice = &services.get(key)?.choice;
         let (node, pending) = (choice.node(addr).map(str::to_owned), choice.pending(addr)?);
-        Some(OpenConnections::add(&self.shared.open, key, addr, node, pending))
+        Some(OpenConnections::add(
+            &self.shared.open,
+            key,
+            addr,
+            node,
+            pending,
+        ))
     }
 
     /// What has been applied and is open, for the control plane.
@@ -177,7 +196,10 @@ impl Balancer {
     pub fn report(&self) -> Report {
         // The revision first: what is open afterwards was admitted by a table at least that new.
         let applied = self.shared.applied.load(Ordering::SeqCst);
-        Report { applied, open: self.shared.open.by_addr() }
+        Report {
+            applied,
+            open: self.shared.open.by_addr(),
+        }
     }
 
     /// Resolves when a report has news that should not wait: another revision applied, or a connection to a draining address ended.
@@ -211,12 +233,16 @@ impl Balancer {
     /// Whether a TCP connect to the endpoint has succeeded since it came into the set.
     #[must_use]
     pub fn confirmed(&self, key: &ServicePortKey, addr: SocketAddr) -> bool {
-        self.services().get(key).is_some_and(|service| service.choice.confirmed(addr))
+        self.services()
+            .get(key)
+            .is_some_and(|service| service.choice.confirmed(addr))
     }
 
     /// Resets the open connections of one endpoint.
     pub fn abort_endpoint(&self, key: &ServicePortKey, addr: SocketAddr) {
-        self.shared.open.abort(|other, other_addr, _| other == key && other_addr == addr);
+        self.shared
+            .open
+            .abort(|other, other_addr, _| other == key && other_addr == addr);
     }
 
     /// Resets all open connections to a node that was declared dead.
@@ -240,12 +266,16 @@ enum Outcome {
 
 impl Shared {
     fn services(&self) -> MutexGuard<'_, BTreeMap<ServicePortKey, Service>> {
-        self.services.lock().expect("no holder of the services panics")
+        self.services
+            .lock()
+            .expect("no holder of the services panics")
     }
 
     fn note(self: &Arc<Self>, key: &ServicePortKey, addr: SocketAddr, outcome: Outcome) {
         let mut services = self.services();
-        let Some(service) = services.get_mut(key) else { return };
+        let Some(service) = services.get_mut(key) else {
+            return;
+        };
         match outcome {
             Outcome::Accepted => {
                 service.choice.confirm(addr);
@@ -269,7 +299,11 @@ impl Shared {
         }
     }
 
-    fn penalise_node(self: &Arc<Self>, services: &mut BTreeMap<ServicePortKey, Service>, node: &str) {
+    fn penalise_node(
+        self: &Arc<Self>,
+        services: &mut BTreeMap<ServicePortKey, Service>,
+        node: &str,
+    ) {
         for (key, service) in services {
             for addr in service.choice.on_node(node) {
                 self.penalise(key, service, addr);
@@ -278,13 +312,22 @@ impl Shared {
     }
 
     /// Tries an endpoint after a pause until it accepts. Ends with its endpoint's place in the set, or the balancer.
-    fn probe(self: &Arc<Self>, key: &ServicePortKey, service: &mut Service, addr: SocketAddr, pause: Duration) {
+    fn probe(
+        self: &Arc<Self>,
+        key: &ServicePortKey,
+        service: &mut Service,
+        addr: SocketAddr,
+        pause: Duration,
+    ) {
         let (shared, key) = (Arc::downgrade(self), key.clone());
         let probing = async move {
             tokio::time::sleep(pause).await;
             loop {
-                let Some(shared) = shared.upgrade() else { return };
-                if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, shared.dial.dial(addr)).await {
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, shared.dial.dial(addr)).await
+                {
                     shared.note(&key, addr, Outcome::Accepted);
                     return;
                 }
@@ -292,6 +335,8 @@ impl Shared {
                 tokio::time::sleep(PROBE_EVERY.max(pause)).await;
             }
         };
-        service.probes.insert(addr, AbortOnDropHandle::new(tokio::spawn(probing)));
+        service
+            .probes
+            .insert(addr, AbortOnDropHandle::new(tokio::spawn(probing)));
     }
 }

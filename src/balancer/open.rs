@@ -31,7 +31,9 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("open", &self.open)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,7 +65,9 @@ impl OpenConnection {
         let pauses = &self.registry.pauses;
         loop {
             let pause = Duration::from_millis(pauses.load(Ordering::Relaxed));
-            let Some(left) = self.activity.until_quiet(pause, Instant::now()) else { return };
+            let Some(left) = self.activity.until_quiet(pause, Instant::now()) else {
+                return;
+            };
             tokio::time::sleep(left).await;
         }
     }
@@ -71,7 +75,9 @@ impl OpenConnection {
     /// The client has waited for an answer for too long: the endpoint is a last resort for a while.
     pub(super) fn unanswered(&self) {
         tracing::debug!(service = %self.key.0, addr = %self.key.1, "a request stays unanswered");
-        self.registry.unanswered().insert(self.key.clone(), Instant::now() + UNANSWERED_PENALTY);
+        self.registry
+            .unanswered()
+            .insert(self.key.clone(), Instant::now() + UNANSWERED_PENALTY);
     }
 
     /// The endpoint answers after all.
@@ -82,7 +88,9 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.registry.pauses.fetch_max(self.activity.longest_pause_ms(), Ordering::Relaxed);
+        self.registry
+            .pauses
+            .fetch_max(self.activity.longest_pause_ms(), Ordering::Relaxed);
         let mut entries = self.registry.entries();
         if let Some(entry) = entries.get_mut(&self.key) {
             entry.count -= 1;
@@ -148,11 +156,16 @@ impl OpenConnections {
     }
 
     pub(super) fn count(&self, key: &ServicePortKey, addr: SocketAddr) -> usize {
-        self.entries().get(&(key.clone(), addr)).map_or(0, |entry| entry.count)
+        self.entries()
+            .get(&(key.clone(), addr))
+            .map_or(0, |entry| entry.count)
     }
 
     pub(super) fn all(&self) -> BTreeMap<EndpointKey, usize> {
-        self.entries().iter().map(|(key, entry)| (key.clone(), entry.count)).collect()
+        self.entries()
+            .iter()
+            .map(|(key, entry)| (key.clone(), entry.count))
+            .collect()
     }
 
     /// Open connections by address, whichever Services they belong to.
@@ -165,7 +178,10 @@ impl OpenConnections {
     }
 
     /// Tells the connections of every matching endpoint to end. Later ones to the same endpoint are not affected.
-    pub(super) fn abort(&self, matches: impl Fn(&ServicePortKey, SocketAddr, Option<&str>) -> bool) {
+    pub(super) fn abort(
+        &self,
+        matches: impl Fn(&ServicePortKey, SocketAddr, Option<&str>) -> bool,
+    ) {
         for ((key, addr), entry) in self.entries().iter_mut() {
             if matches(key, *addr, entry.node.as_deref()) {
                 std::mem::take(&mut entry.aborted).cancel();
@@ -184,21 +200,32 @@ impl OpenConnections {
     }
 
     /// Whether a request to the endpoint went unanswered not long ago.
-    pub(super) fn is_unanswering(&self, key: &ServicePortKey, addr: SocketAddr, now: Instant) -> bool {
+    pub(super) fn is_unanswering(
+        &self,
+        key: &ServicePortKey,
+        addr: SocketAddr,
+        now: Instant,
+    ) -> bool {
         let mut unanswered = self.unanswered();
         unanswered.retain(|_, until| now < *until);
         !unanswered.is_empty() && unanswered.contains_key(&(key.clone(), addr))
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<EndpointKey, Entry>> {
-        self.entries.lock().expect("no holder of the open connections panics")
+        self.entries
+            .lock()
+            .expect("no holder of the open connections panics")
     }
 
     fn draining(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
-        self.draining.lock().expect("no holder of the draining addresses panics")
+        self.draining
+            .lock()
+            .expect("no holder of the draining addresses panics")
     }
 
     fn unanswered(&self) -> MutexGuard<'_, BTreeMap<EndpointKey, Instant>> {
-        self.unanswered.lock().expect("no holder of the unanswered endpoints panics")
+        self.unanswered
+            .lock()
+            .expect("no holder of the unanswered endpoints panics")
     }
 }

@@ -50,7 +50,9 @@ where
     let (mut there, mut back) = (Direction::default(), Direction::default());
     let mut patience = Patience::default();
     let copy = poll_fn(|cx| {
-        let sent = there.poll(cx, client, &mut stream, || open.activity.client_spoke(Instant::now()))?;
+        let sent = there.poll(cx, client, &mut stream, || {
+            open.activity.client_spoke(Instant::now())
+        })?;
         let answered = back.poll(cx, &mut stream, client, || {
             if open.activity.endpoint_spoke(Instant::now()) && patience.lost {
                 patience.lost = false;
@@ -118,7 +120,8 @@ impl Direction {
     {
         loop {
             while self.written < self.held.len() {
-                let count = ready!(Pin::new(&mut *writer).poll_write(cx, &self.held[self.written..]))?;
+                let count =
+                    ready!(Pin::new(&mut *writer).poll_write(cx, &self.held[self.written..]))?;
                 self.took(count)?;
                 self.written += count;
             }
@@ -194,8 +197,12 @@ impl Patience {
     /// One timer a connection, which is set again only when it has fired.
     fn poll(&mut self, cx: &mut Context<'_>, open: &OpenConnection) {
         while !self.lost {
-            let Some(since) = open.activity.waiting_since() else { return };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(since + UNANSWERED_AFTER)));
+            let Some(since) = open.activity.waiting_since() else {
+                return;
+            };
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(since + UNANSWERED_AFTER)));
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }
@@ -221,7 +228,11 @@ impl Patience {
 ///
 /// # Errors
 /// When the client was reset, and why.
-pub async fn forward(mut client: TcpStream, balancer: &Balancer, key: &ServicePortKey) -> Result<(u64, u64), ForwardError> {
+pub async fn forward(
+    mut client: TcpStream,
+    balancer: &Balancer,
+    key: &ServicePortKey,
+) -> Result<(u64, u64), ForwardError> {
     let relayed = match pin!(balancer.connect(key)).await {
         Ok(connection) => relay(&mut client, connection).await,
         Err(error) => Err(error.into()),

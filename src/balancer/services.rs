@@ -54,12 +54,23 @@ impl ServiceTable {
     ) -> Self {
         let endpoints: BTreeMap<_, _> = endpoints
             .into_iter()
-            .map(|object| ((object.metadata.namespace.as_deref(), object.metadata.name.as_deref()), object))
+            .map(|object| {
+                (
+                    (
+                        object.metadata.namespace.as_deref(),
+                        object.metadata.name.as_deref(),
+                    ),
+                    object,
+                )
+            })
             .collect();
         let mut ports = BTreeMap::new();
         for service in services {
-            let (Some(namespace), Some(name), Some(spec)) = (&service.metadata.namespace, &service.metadata.name, &service.spec)
-            else {
+            let (Some(namespace), Some(name), Some(spec)) = (
+                &service.metadata.namespace,
+                &service.metadata.name,
+                &service.spec,
+            ) else {
                 continue;
             };
             let service_type = spec.type_.as_deref().unwrap_or("ClusterIP");
@@ -71,15 +82,25 @@ impl ServiceTable {
                 .and_then(|object| object.subsets.as_deref())
                 .unwrap_or_default();
             for port in spec.ports.iter().flatten() {
-                let (Ok(number), "TCP") = (u16::try_from(port.port), port.protocol.as_deref().unwrap_or("TCP")) else {
+                let (Ok(number), "TCP") = (
+                    u16::try_from(port.port),
+                    port.protocol.as_deref().unwrap_or("TCP"),
+                ) else {
                     continue;
                 };
-                let key = ServicePortKey { namespace: namespace.clone(), name: name.clone(), port: number };
+                let key = ServicePortKey {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    port: number,
+                };
                 let value = ServicePort {
                     cluster_ip: spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()),
                     port_name: port.name.clone().filter(|name| !name.is_empty()),
                     service_type: service_type.to_owned(),
-                    node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
+                    node_port: port
+                        .node_port
+                        .and_then(|port| u16::try_from(port).ok())
+                        .filter(|port| *port != 0),
                     endpoints: ready_endpoints(subsets, port.name.as_deref()),
                 };
                 ports.insert(key, value);
@@ -94,7 +115,9 @@ impl ServiceTable {
         namespace: &'a str,
         name: &'a str,
     ) -> impl Iterator<Item = (&'a ServicePortKey, &'a ServicePort)> + 'a {
-        self.ports.iter().filter(move |(key, _)| key.namespace == namespace && key.name == name)
+        self.ports
+            .iter()
+            .filter(move |(key, _)| key.namespace == namespace && key.name == name)
     }
 }
 
@@ -104,12 +127,18 @@ fn ready_endpoints(subsets: &[EndpointSubset], port_name: Option<&str>) -> Vec<E
     let mut found = Vec::new();
     for subset in subsets {
         let port = subset.ports.iter().flatten().find(|port| {
-            port.name.as_deref().unwrap_or_default() == wanted && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+            port.name.as_deref().unwrap_or_default() == wanted
+                && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
         });
-        let Some(port) = port.and_then(|port| u16::try_from(port.port).ok()) else { continue };
+        let Some(port) = port.and_then(|port| u16::try_from(port.port).ok()) else {
+            continue;
+        };
         for address in subset.addresses.iter().flatten() {
             if let Ok(ip) = address.ip.parse::<IpAddr>() {
-                found.push(Endpoint { addr: SocketAddr::new(ip, port), node: address.node_name.clone() });
+                found.push(Endpoint {
+                    addr: SocketAddr::new(ip, port),
+                    node: address.node_name.clone(),
+                });
             }
         }
     }
@@ -156,12 +185,29 @@ mod tests {
         .unwrap();
         let table = ServiceTable::build([&service, &headless], [&endpoints, &elsewhere]);
         let keys: Vec<_> = table.ports.keys().map(ToString::to_string).collect();
-        assert_eq!(keys, ["default/db:5432", "default/flappy-nginx:80", "default/flappy-nginx:443"]);
+        assert_eq!(
+            keys,
+            [
+                "default/db:5432",
+                "default/flappy-nginx:80",
+                "default/flappy-nginx:443"
+            ]
+        );
         let http = table.service("default", "flappy-nginx").next().unwrap().1;
         assert_eq!(http.cluster_ip, Some(Ipv4Addr::new(10, 79, 3, 4)));
         assert_eq!(http.node_port, Some(30080));
-        let pods: Vec<_> = http.endpoints.iter().map(|e| (e.addr.to_string(), e.node.clone().unwrap())).collect();
-        assert_eq!(pods, [("10.78.1.2:8080".into(), "w1".into()), ("10.78.2.3:8080".into(), "w2".into())]);
+        let pods: Vec<_> = http
+            .endpoints
+            .iter()
+            .map(|e| (e.addr.to_string(), e.node.clone().unwrap()))
+            .collect();
+        assert_eq!(
+            pods,
+            [
+                ("10.78.1.2:8080".into(), "w1".into()),
+                ("10.78.2.3:8080".into(), "w2".into())
+            ]
+        );
         let db = table.service("default", "db").next().unwrap().1;
         assert_eq!((db.cluster_ip, db.endpoints.len()), (None, 0));
     }

@@ -45,7 +45,12 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When one of them cannot be used.
-    pub fn new(server: &str, ca_pem: &str, certificate_pem: &str, key_pem: &str) -> Result<Self, StreamError> {
+    pub fn new(
+        server: &str,
+        ca_pem: &str,
+        certificate_pem: &str,
+        key_pem: &str,
+    ) -> Result<Self, StreamError> {
         let certificates = |pem: &str, what| {
             let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
             read.map_err(|_| StreamError::Identity(what))
@@ -54,12 +59,17 @@ impl ControlPlane {
         for authority in certificates(ca_pem, "certificate authority")? {
             roots.add(authority)?;
         }
-        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| StreamError::Identity("key"))?;
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates(certificate_pem, "certificate")?, key)?;
-        Dialler::new(server, PATH, config).map(Self).ok_or_else(|| StreamError::Server(server.to_owned()))
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+            .map_err(|_| StreamError::Identity("key"))?;
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(certificate_pem, "certificate")?, key)?;
+        Dialler::new(server, PATH, config)
+            .map(Self)
+            .ok_or_else(|| StreamError::Server(server.to_owned()))
     }
 }
 
@@ -94,7 +104,8 @@ async fn serve(socket: Socket, balancer: &Balancer, known: &mut Orders) -> Strin
                 continue;
             }
             regular = regular.wrapping_add(u32::from(due));
-            let text = serde_json::to_string(&report).expect("a report of numbers and addresses is JSON");
+            let text =
+                serde_json::to_string(&report).expect("a report of numbers and addresses is JSON");
             last = Some(report);
             let sent = async {
                 sink.feed(Message::text(text)).await?;
@@ -107,7 +118,9 @@ async fn serve(socket: Socket, balancer: &Balancer, known: &mut Orders) -> Strin
             match timeout(WRITE_LIMIT, sent).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error.to_string(),
-                Err(_) => return format!("nothing could be written for {} s", WRITE_LIMIT.as_secs()),
+                Err(_) => {
+                    return format!("nothing could be written for {} s", WRITE_LIMIT.as_secs());
+                }
             }
             if !due {
                 tokio::time::sleep(REPORT_PACE).await;
@@ -117,12 +130,19 @@ async fn serve(socket: Socket, balancer: &Balancer, known: &mut Orders) -> Strin
     let reading = async {
         loop {
             match timeout(SILENCE_LIMIT, stream.next()).await {
-                Err(_) => return format!("the control plane was silent for {} s", SILENCE_LIMIT.as_secs()),
+                Err(_) => {
+                    return format!(
+                        "the control plane was silent for {} s",
+                        SILENCE_LIMIT.as_secs()
+                    );
+                }
                 Ok(None) => return "the control plane closed it".to_owned(),
                 Ok(Some(Err(error))) => return error.to_string(),
                 Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str::<Orders>(&text) {
                     Ok(orders) => follow(balancer, orders, known),
-                    Err(error) => tracing::warn!(%error, "the control plane said what this balancer does not understand"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the control plane said what this balancer does not understand")
+                    }
                 },
                 Ok(Some(Ok(_))) => {}
             }

@@ -30,7 +30,12 @@ impl Dial for Network {
     fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async move {
             self.dials.lock().unwrap().push(to);
-            let manner = *self.manners.lock().unwrap().get(&to).unwrap_or(&Manner::Silent);
+            let manner = *self
+                .manners
+                .lock()
+                .unwrap()
+                .get(&to)
+                .unwrap_or(&Manner::Silent);
             match manner {
                 Manner::Accept(after) => tokio::time::sleep(after).await,
                 Manner::Refuse => return Err(io::ErrorKind::ConnectionRefused.into()),
@@ -48,20 +53,39 @@ fn addr(last: u8) -> SocketAddr {
 }
 
 fn key() -> ServicePortKey {
-    ServicePortKey { namespace: "default".into(), name: "web".into(), port: 80 }
+    ServicePortKey {
+        namespace: "default".into(),
+        name: "web".into(),
+        port: 80,
+    }
 }
 
 /// A balancer whose endpoints 1, 2, … have these manners and were all confirmed.
 async fn balancer(manners: &[Manner]) -> (Balancer, Arc<Network>) {
     let network = Arc::new(Network::default());
     let balancer = Balancer::new(Arc::clone(&network) as Arc<dyn Dial>);
-    let endpoints: Vec<_> = (1..).zip(manners).map(|(n, _)| Endpoint { addr: addr(n), node: Some(format!("w{n}")) }).collect();
-    network.manners.lock().unwrap().extend(endpoints.iter().map(|endpoint| (endpoint.addr, AT_ONCE)));
+    let endpoints: Vec<_> = (1..)
+        .zip(manners)
+        .map(|(n, _)| Endpoint {
+            addr: addr(n),
+            node: Some(format!("w{n}")),
+        })
+        .collect();
+    network
+        .manners
+        .lock()
+        .unwrap()
+        .extend(endpoints.iter().map(|endpoint| (endpoint.addr, AT_ONCE)));
     balancer.set_endpoints(&key(), &endpoints);
     for endpoint in &endpoints {
         wait_confirmed(&balancer, endpoint.addr).await;
     }
-    network.manners.lock().unwrap().extend(endpoints.iter().map(|endpoint| endpoint.addr).zip(manners.iter().copied()));
+    network.manners.lock().unwrap().extend(
+        endpoints
+            .iter()
+            .map(|endpoint| endpoint.addr)
+            .zip(manners.iter().copied()),
+    );
     (balancer, network)
 }
 
@@ -72,7 +96,10 @@ async fn wait_confirmed(balancer: &Balancer, addr: SocketAddr) {
 }
 
 async fn connects_to(balancer: &Balancer, last: u8) {
-    assert_eq!(balancer.connect(&key()).await.unwrap().open.addr(), addr(last));
+    assert_eq!(
+        balancer.connect(&key()).await.unwrap().open.addr(),
+        addr(last)
+    );
 }
 
 #[tokio::test]
@@ -81,7 +108,11 @@ async fn refused_connects_move_on_at_once_and_silent_ones_after_the_hedge() {
         let (balancer, network) = balancer(&[bad, AT_ONCE]).await;
         let start = Instant::now();
         connects_to(&balancer, 2).await;
-        assert_eq!(start.elapsed() >= HEDGE_AFTER, bad == Manner::Silent, "{bad:?}");
+        assert_eq!(
+            start.elapsed() >= HEDGE_AFTER,
+            bad == Manner::Silent,
+            "{bad:?}"
+        );
         // It is in the penalty box now, so that nobody waits for it again.
         network.dials.lock().unwrap().clear();
         for _ in 0..4 {
@@ -101,16 +132,32 @@ async fn the_first_to_connect_wins_even_when_it_was_hedged() {
 #[tokio::test]
 async fn failures_are_told_apart() {
     let (refusing, _) = balancer(&[Manner::Refuse, Manner::Refuse]).await;
-    assert_eq!(refusing.connect(&key()).await.unwrap_err(), ConnectError::AllRefused);
+    assert_eq!(
+        refusing.connect(&key()).await.unwrap_err(),
+        ConnectError::AllRefused
+    );
     refusing.set_endpoints(&key(), &[]);
-    assert_eq!(refusing.connect(&key()).await.unwrap_err(), ConnectError::NoEndpoints);
+    assert_eq!(
+        refusing.connect(&key()).await.unwrap_err(),
+        ConnectError::NoEndpoints
+    );
 }
 
 #[tokio::test]
 async fn a_new_endpoint_waits_until_it_accepts() {
     let (balancer, network) = balancer(&[AT_ONCE]).await;
-    network.manners.lock().unwrap().insert(addr(2), Manner::Refuse);
-    balancer.set_endpoints(&key(), &[1, 2].map(|n| Endpoint { addr: addr(n), node: None }));
+    network
+        .manners
+        .lock()
+        .unwrap()
+        .insert(addr(2), Manner::Refuse);
+    balancer.set_endpoints(
+        &key(),
+        &[1, 2].map(|n| Endpoint {
+            addr: addr(n),
+            node: None,
+        }),
+    );
     for _ in 0..5 {
         connects_to(&balancer, 1).await;
     }
@@ -130,7 +177,13 @@ async fn an_endpoint_that_left_drains_and_a_dead_node_is_reset() {
     let first = balancer.connect(&key()).await.unwrap();
     let leaving = first.open.addr();
     let staying = if leaving == addr(1) { addr(2) } else { addr(1) };
-    balancer.set_endpoints(&key(), &[Endpoint { addr: staying, node: Some("other".into()) }]);
+    balancer.set_endpoints(
+        &key(),
+        &[Endpoint {
+            addr: staying,
+            node: Some("other".into()),
+        }],
+    );
     let (_, mut pod) = network.accepted.lock().unwrap().pop().unwrap();
     let (mut client, mut ours) = tokio::io::duplex(1024);
     let relayed = tokio::spawn(async move { relay(&mut ours, first).await });
@@ -139,7 +192,10 @@ async fn an_endpoint_that_left_drains_and_a_dead_node_is_reset() {
     client.shutdown().await.unwrap();
     let mut asked = String::new();
     pod.read_to_string(&mut asked).await.unwrap();
-    assert_eq!((asked.as_str(), balancer.open_connections(&key(), leaving)), ("ping", 1));
+    assert_eq!(
+        (asked.as_str(), balancer.open_connections(&key(), leaving)),
+        ("ping", 1)
+    );
     pod.write_all(b"pong").await.unwrap();
     drop(pod);
     let mut answer = String::new();
@@ -152,7 +208,10 @@ async fn an_endpoint_that_left_drains_and_a_dead_node_is_reset() {
     let (_client, mut ours) = tokio::io::duplex(1024);
     balancer.abort_node("w9");
     balancer.abort_node("other");
-    assert!(matches!(relay(&mut ours, doomed).await, Err(ForwardError::Aborted)));
+    assert!(matches!(
+        relay(&mut ours, doomed).await,
+        Err(ForwardError::Aborted)
+    ));
     assert!(balancer.all_open_connections().is_empty());
 }
 
@@ -160,8 +219,16 @@ async fn an_endpoint_that_left_drains_and_a_dead_node_is_reset() {
 async fn a_client_of_a_service_without_endpoints_is_reset() {
     let balancer = Balancer::new(Arc::new(Network::default()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
-    assert!(matches!(forward(accepted, &balancer, &key()).await, Err(ForwardError::Connect(ConnectError::NoEndpoints))));
-    assert_eq!(client.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(
+        forward(accepted, &balancer, &key()).await,
+        Err(ForwardError::Connect(ConnectError::NoEndpoints))
+    ));
+    assert_eq!(
+        client.read_u8().await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
 }

@@ -73,12 +73,22 @@ impl BoxCommand {
         let home = open_home()?;
         match self.verb {
             BoxVerb::List { json } => list_boxes(&home, json)?,
-            BoxVerb::Build { definition } => make_box(&home, &load_box(&definition)?, "building the box").await?,
-            BoxVerb::Fetch { definition, refresh } => {
+            BoxVerb::Build { definition } => {
+                make_box(&home, &load_box(&definition)?, "building the box").await?
+            }
+            BoxVerb::Fetch {
+                definition,
+                refresh,
+            } => {
                 let definition = load_box(&definition)?;
                 if matches!(definition.origin, Origin::Debian(_)) {
                     let hint = format!("flightcage box build {}", definition.name);
-                    return Err(Failure::new(format!("box `{}` is built, not fetched", definition.name)).hint(hint).invalid());
+                    return Err(Failure::new(format!(
+                        "box `{}` is built, not fetched",
+                        definition.name
+                    ))
+                    .hint(hint)
+                    .invalid());
                 }
                 if refresh {
                     boxes::expire(&definition, &home.boxes());
@@ -88,7 +98,8 @@ impl BoxCommand {
             BoxVerb::Package { definition, output } => {
                 let live = Live::new();
                 live.step("building the box");
-                let files = boxes::build(&load_box(&definition)?, &home.boxes(), &detail(&live)).await?;
+                let files =
+                    boxes::build(&load_box(&definition)?, &home.boxes(), &detail(&live)).await?;
                 live.step("packaging it for Vagrant");
                 let output = output.unwrap_or_else(|| package_name(&files));
                 vagrant::package::package(&files, &output).await?;
@@ -120,7 +131,10 @@ async fn make_box(home: &Home, definition: &BoxDefinition, step: &str) -> Result
     };
     say(&format!("{} {}", &files.hash[..12], path.display()));
     if let Some(fetched) = boxes::fetched(definition, &home.boxes()) {
-        let signed = fetched.signed_by.map(|signer| format!(", signed by {signer}")).unwrap_or_default();
+        let signed = fetched
+            .signed_by
+            .map(|signer| format!(", signed by {signer}"))
+            .unwrap_or_default();
         say(&format!("from {}{signed}", fetched.url));
     }
     Ok(())
@@ -142,8 +156,15 @@ fn list_boxes(home: &Home, json: bool) -> Result<(), Failure> {
                 "cached": cached.is_some(), "hash": cached.map(|files| files.hash), "fetched": fetched,
             }));
         } else {
-            let state = if cached.is_some() { made.to_owned() } else { format!("not {made}") };
-            say(&format!("{name:<16} {state:<12} {}", definition.description));
+            let state = if cached.is_some() {
+                made.to_owned()
+            } else {
+                format!("not {made}")
+            };
+            say(&format!(
+                "{name:<16} {state:<12} {}",
+                definition.description
+            ));
         }
     }
     if json {
@@ -204,12 +225,20 @@ impl ImageCommand {
             ImageVerb::Load { files, tag } => load_images(files, tag.as_deref(), store).await?,
             ImageVerb::Pull { image } => {
                 let reference = image_name(&image)?;
-                let roots = std::fs::read(HOST_AUTHORITIES)
-                    .map_err(|error| Failure::new(format!("read {HOST_AUTHORITIES}")).because(error))?;
+                let roots = std::fs::read(HOST_AUTHORITIES).map_err(|error| {
+                    Failure::new(format!("read {HOST_AUTHORITIES}")).because(error)
+                })?;
                 let upstreams = images::mirror::Upstreams::only(&reference.registry, &roots)?;
                 let live = Live::new();
                 live.step(&format!("pulling {reference}"));
-                let pulled = images::pull(&reference, NODE_ARCHITECTURE, &store, upstreams, &detail(&live)).await;
+                let pulled = images::pull(
+                    &reference,
+                    NODE_ARCHITECTURE,
+                    &store,
+                    upstreams,
+                    &detail(&live),
+                )
+                .await;
                 live.finish();
                 say(&format!("{reference} {}", pulled?));
             }
@@ -228,10 +257,18 @@ impl ImageCommand {
 
 fn image_name(name: &str) -> Result<Reference, Failure> {
     let hint = "a name such as `quay.io/purplebooth/flappy-endpoint:v1`";
-    Reference::parse(name).ok_or_else(|| Failure::new(format!("`{name}` is not an image's name")).hint(hint).invalid())
+    Reference::parse(name).ok_or_else(|| {
+        Failure::new(format!("`{name}` is not an image's name"))
+            .hint(hint)
+            .invalid()
+    })
 }
 
-async fn load_images(files: Vec<std::path::PathBuf>, tag: Option<&str>, store: ImageStore) -> Result<(), Failure> {
+async fn load_images(
+    files: Vec<std::path::PathBuf>,
+    tag: Option<&str>,
+    store: ImageStore,
+) -> Result<(), Failure> {
     let tag = tag.map(image_name).transpose()?;
     if tag.is_some() && files.len() != 1 {
         return Err(Failure::new("`--tag` names the image of one file").invalid());

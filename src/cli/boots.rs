@@ -64,13 +64,20 @@ pub(super) struct Up {
 impl Up {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         doctor::require_able_host().await?;
-        let name = format!("{name}{SUFFIX}").parse::<ClusterName>().map_err(|error| Failure::from(error).invalid())?;
+        let name = format!("{name}{SUFFIX}")
+            .parse::<ClusterName>()
+            .map_err(|error| Failure::from(error).invalid())?;
         let home = open_home()?;
         let paths = home.cluster(&name);
         if paths.complete().exists() {
             return Err(LifeError::Exists(name.to_string()).into());
         }
-        let bench = Bench { home, paths, spec: ClusterSpec::with_workers(name, 2), live: Live::new() };
+        let bench = Bench {
+            home,
+            paths,
+            spec: ClusterSpec::with_workers(name, 2),
+            live: Live::new(),
+        };
         let interruption = Interruption::watch();
         let measured = tokio::select! {
             measured = bench.measure(self.repeat) => measured,
@@ -102,7 +109,8 @@ struct Bench {
 
 impl Bench {
     async fn measure(&self, repeat: u32) -> Result<(Vec<Run>, Option<Acceleration>), Failure> {
-        let box_files = life::build_artefacts(&self.home, &self.spec.box_name, &self.live.reporter()).await?;
+        let box_files =
+            life::build_artefacts(&self.home, &self.spec.box_name, &self.live.reporter()).await?;
         read_once(&box_files).await?;
         let (mut runs, mut acceleration) = (Vec::new(), None);
         for number in 1..=repeat {
@@ -136,12 +144,28 @@ impl Bench {
         require_restored(&cluster).await?;
         self.live.step("reset");
         let begun = Instant::now();
-        let cluster = life::reset(&self.home, cluster, SnapshotUse::Keep(1), self.live.reporter()).await?;
+        let cluster = life::reset(
+            &self.home,
+            cluster,
+            SnapshotUse::Keep(1),
+            self.live.reporter(),
+        )
+        .await?;
         let reset = begun.elapsed();
         require_restored(&cluster).await?;
         let restored_memory = self.memory(&cluster).await?;
         let stack = self.stack(cluster).await?;
-        let run = Run { bare_logins, cold, saving, bare_load, restored, reset, booted_memory, restored_memory, stack };
+        let run = Run {
+            bare_logins,
+            cold,
+            saving,
+            bare_load,
+            restored,
+            reset,
+            booted_memory,
+            restored_memory,
+            stack,
+        };
         Ok((run, acceleration))
     }
 
@@ -149,9 +173,15 @@ impl Bench {
     async fn up(&self, snapshots: SnapshotUse) -> Result<(Cluster, Duration), Failure> {
         let begun = Instant::now();
         doctor::require_able_host().await?;
-        self.live.step(&format!("checks of the host: {:.2} s", begun.elapsed().as_secs_f64()));
+        self.live.step(&format!(
+            "checks of the host: {:.2} s",
+            begun.elapsed().as_secs_f64()
+        ));
         // Owned: killed, this command leaves no cluster.
-        let boot = Boot { lifetime: Lifetime::Owned, snapshots };
+        let boot = Boot {
+            lifetime: Lifetime::Owned,
+            snapshots,
+        };
         let cluster = life::up(&self.home, self.spec.clone(), boot, self.live.reporter()).await?;
         Ok((cluster, begun.elapsed()))
     }
@@ -165,8 +195,16 @@ impl Bench {
     async fn clear(&self) -> Result<(), Failure> {
         life::down(&self.paths).await?;
         let shelf = life::shelf(&self.paths);
-        let stack = shelf.path(stack::SNAPSHOT).exists().then(|| stack::SNAPSHOT.to_owned());
-        for name in shelf.automatic()?.into_iter().map(|kept| kept.name).chain(stack) {
+        let stack = shelf
+            .path(stack::SNAPSHOT)
+            .exists()
+            .then(|| stack::SNAPSHOT.to_owned());
+        for name in shelf
+            .automatic()?
+            .into_iter()
+            .map(|kept| kept.name)
+            .chain(stack)
+        {
             life::remove_snapshot(&self.paths, &name)?;
         }
         Ok(())
@@ -177,27 +215,49 @@ impl Bench {
         self.live.step("memory of the idle cluster");
         tokio::time::sleep(SETTLE).await;
         let guests_mib = try_join_all(self.spec.machines.iter().map(async |machine| {
-            let ssh = Ssh::connect(&cluster.daemon.login(&machine.name).await?, LOGIN_LIMIT).await?;
+            let ssh =
+                Ssh::connect(&cluster.daemon.login(&machine.name).await?, LOGIN_LIMIT).await?;
             let told = ssh.run(READ_MEMORY, None).await?.check(READ_MEMORY)?.text();
-            let used = mebibytes(&told, "MemTotal").zip(mebibytes(&told, "MemFree")).map(|(total, free)| total - free);
-            used.ok_or_else(|| Failure::new(format!("read the memory of node `{}`: `{READ_MEMORY}` told none", machine.name)))
+            let used = mebibytes(&told, "MemTotal")
+                .zip(mebibytes(&told, "MemFree"))
+                .map(|(total, free)| total - free);
+            used.ok_or_else(|| {
+                Failure::new(format!(
+                    "read the memory of node `{}`: `{READ_MEMORY}` told none",
+                    machine.name
+                ))
+            })
         }));
         let guests_mib = guests_mib.await?;
-        let host_mib = self.processes()?.into_iter().map(proportional_mib).sum::<Result<f64, Failure>>()?;
-        Ok(Memory { host_mib, guests_mib })
+        let host_mib = self
+            .processes()?
+            .into_iter()
+            .map(proportional_mib)
+            .sum::<Result<f64, Failure>>()?;
+        Ok(Memory {
+            host_mib,
+            guests_mib,
+        })
     }
 
     /// The daemon and its machines. What the daemon shares with this command, the binary's text, counts for it by half.
     fn processes(&self) -> Result<Vec<u32>, Failure> {
         let clusters = inventory::look(&self.home)?.clusters;
-        let entry = clusters.into_iter().find(|entry| entry.name == self.spec.name);
-        let found = entry.as_ref().and_then(|entry| Some((entry.daemon?, &entry.machines)));
+        let entry = clusters
+            .into_iter()
+            .find(|entry| entry.name == self.spec.name);
+        let found = entry
+            .as_ref()
+            .and_then(|entry| Some((entry.daemon?, &entry.machines)));
         let wanted = self.spec.machines.len();
         match found {
-            Some((daemon, machines)) if machines.len() == wanted => {
-                Ok(std::iter::once(daemon).chain(machines.iter().map(|machine| machine.pid)).collect())
-            }
-            _ => Err(Failure::new(format!("find the daemon and the {wanted} machines of cluster `{}`", self.spec.name))),
+            Some((daemon, machines)) if machines.len() == wanted => Ok(std::iter::once(daemon)
+                .chain(machines.iter().map(|machine| machine.pid))
+                .collect()),
+            _ => Err(Failure::new(format!(
+                "find the daemon and the {wanted} machines of cluster `{}`",
+                self.spec.name
+            ))),
         }
     }
 }
@@ -206,12 +266,24 @@ impl Bench {
 async fn read_once(files: &BoxFiles) -> Result<(), Failure> {
     let files = match &files.boot {
         BoxBoot::Existing => Vec::new(),
-        BoxBoot::Kernel(KernelBoot { kernel, initramfs, root, .. }) => vec![kernel, initramfs, root],
+        BoxBoot::Kernel(KernelBoot {
+            kernel,
+            initramfs,
+            root,
+            ..
+        }) => vec![kernel, initramfs, root],
         BoxBoot::Disk(image) => vec![&image.path],
     };
     for path in files {
-        let read = async { tokio::io::copy(&mut tokio::fs::File::open(path).await?, &mut tokio::io::sink()).await };
-        read.await.map_err(|error| Failure::new(format!("read `{}`", path.display())).because(error))?;
+        let read = async {
+            tokio::io::copy(
+                &mut tokio::fs::File::open(path).await?,
+                &mut tokio::io::sink(),
+            )
+            .await
+        };
+        read.await
+            .map_err(|error| Failure::new(format!("read `{}`", path.display())).because(error))?;
     }
     Ok(())
 }
@@ -221,7 +293,10 @@ async fn require_restored(cluster: &Cluster) -> Result<(), Failure> {
     if cluster.daemon.status().await?.restored_from.is_some() {
         return Ok(());
     }
-    Err(Failure::new("the cluster booted cold instead of from its snapshot").hint("what it said above tells why"))
+    Err(
+        Failure::new("the cluster booted cold instead of from its snapshot")
+            .hint("what it said above tells why"),
+    )
 }
 
 /// What a process takes of the host's memory: pages that it shares count in part (`/proc/PID/smaps_rollup`, proc(5)).
@@ -234,8 +309,18 @@ fn proportional_mib(pid: u32) -> Result<f64, Failure> {
 
 /// The value of a line `FIELD:  N kB`, as `/proc` has them.
 fn mebibytes(text: &str, field: &str) -> Option<f64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    Some(value.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(
+        value
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<f64>()
+            .ok()?
+            / 1024.0,
+    )
 }
 
 /// What an idle cluster takes.
@@ -249,7 +334,12 @@ struct Memory {
 
 impl Memory {
     fn limit_mib(&self) -> f64 {
-        DAEMON_MIB + self.guests_mib.iter().map(|guest| GUEST_SHARE * guest + MACHINE_MIB).sum::<f64>()
+        DAEMON_MIB
+            + self
+                .guests_mib
+                .iter()
+                .map(|guest| GUEST_SHARE * guest + MACHINE_MIB)
+                .sum::<f64>()
     }
 }
 
@@ -270,7 +360,12 @@ struct Run {
 impl Run {
     /// By name; the unit is the name's end.
     fn figures(&self) -> BTreeMap<&'static str, f64> {
-        let slowest = self.bare_logins.iter().map(|(_, took)| *took).max().unwrap_or_default();
+        let slowest = self
+            .bare_logins
+            .iter()
+            .map(|(_, took)| *took)
+            .max()
+            .unwrap_or_default();
         let per = |took: Duration, of: Duration| took.as_secs_f64() / of.as_secs_f64();
         BTreeMap::from([
             ("slowest_bare_login_s", slowest.as_secs_f64()),
@@ -280,18 +375,33 @@ impl Run {
             ("bare_load_s", self.bare_load.as_secs_f64()),
             ("restored_up_s", self.restored.as_secs_f64()),
             ("restored_up_per_cold_up", per(self.restored, self.cold)),
-            ("restored_up_per_bare_load", per(self.restored, self.bare_load)),
+            (
+                "restored_up_per_bare_load",
+                per(self.restored, self.bare_load),
+            ),
             ("reset_s", self.reset.as_secs_f64()),
             ("reset_per_cold_up", per(self.reset, self.cold)),
             ("reset_per_bare_load", per(self.reset, self.bare_load)),
             ("stack_restored_s", self.stack.restored.as_secs_f64()),
             ("stack_first_answer_s", self.stack.served.as_secs_f64()),
-            ("booted_guests_mib", self.booted_memory.guests_mib.iter().sum()),
+            (
+                "booted_guests_mib",
+                self.booted_memory.guests_mib.iter().sum(),
+            ),
             ("booted_memory_mib", self.booted_memory.host_mib),
-            ("booted_memory_per_limit", self.booted_memory.host_mib / self.booted_memory.limit_mib()),
-            ("restored_guests_mib", self.restored_memory.guests_mib.iter().sum()),
+            (
+                "booted_memory_per_limit",
+                self.booted_memory.host_mib / self.booted_memory.limit_mib(),
+            ),
+            (
+                "restored_guests_mib",
+                self.restored_memory.guests_mib.iter().sum(),
+            ),
             ("restored_memory_mib", self.restored_memory.host_mib),
-            ("restored_memory_per_limit", self.restored_memory.host_mib / self.restored_memory.limit_mib()),
+            (
+                "restored_memory_per_limit",
+                self.restored_memory.host_mib / self.restored_memory.limit_mib(),
+            ),
         ])
     }
 }
@@ -301,11 +411,27 @@ type Row = (&'static str, &'static str, &'static [f64]);
 
 /// The figures in the order in which they are shown.
 const ROWS: &[Row] = &[
-    ("slowest_bare_login_s", "slowest bare boot to an SSH login, s", &[]),
+    (
+        "slowest_bare_login_s",
+        "slowest bare boot to an SSH login, s",
+        &[],
+    ),
     ("cold_up_s", "cold up to every node Ready, s", &[]),
-    ("cold_up_per_bare_login", "  / slowest bare boot", &[1.5, 1.25]),
-    ("cold_up_and_save_s", "cold up that saves a snapshot, s", &[]),
-    ("bare_load_s", "bare parallel -incoming of its memories, s", &[]),
+    (
+        "cold_up_per_bare_login",
+        "  / slowest bare boot",
+        &[1.5, 1.25],
+    ),
+    (
+        "cold_up_and_save_s",
+        "cold up that saves a snapshot, s",
+        &[],
+    ),
+    (
+        "bare_load_s",
+        "bare parallel -incoming of its memories, s",
+        &[],
+    ),
     ("restored_up_s", "up that restores it, s", &[4.0]),
     ("restored_up_per_cold_up", "  / cold up", &[0.10]),
     ("restored_up_per_bare_load", "  / bare -incoming", &[3.0]),
@@ -313,13 +439,33 @@ const ROWS: &[Row] = &[
     ("reset_per_cold_up", "  / cold up", &[0.10]),
     ("reset_per_bare_load", "  / bare -incoming", &[3.0]),
     ("stack_restored_s", "restore with the stack in it, s", &[]),
-    ("stack_first_answer_s", "  to the first request answered, s", &[0.5]),
-    ("booted_guests_mib", "booted and idle: used by the guests, MiB", &[]),
+    (
+        "stack_first_answer_s",
+        "  to the first request answered, s",
+        &[0.5],
+    ),
+    (
+        "booted_guests_mib",
+        "booted and idle: used by the guests, MiB",
+        &[],
+    ),
     ("booted_memory_mib", "  memory on the host, MiB", &[]),
-    ("booted_memory_per_limit", "  / (1.15 x guests + 120 MiB each + 80 MiB)", &[1.0]),
-    ("restored_guests_mib", "restored and idle: used by the guests, MiB", &[]),
+    (
+        "booted_memory_per_limit",
+        "  / (1.15 x guests + 120 MiB each + 80 MiB)",
+        &[1.0],
+    ),
+    (
+        "restored_guests_mib",
+        "restored and idle: used by the guests, MiB",
+        &[],
+    ),
     ("restored_memory_mib", "  memory on the host, MiB", &[]),
-    ("restored_memory_per_limit", "  / (1.15 x guests + 120 MiB each + 80 MiB)", &[1.0]),
+    (
+        "restored_memory_per_limit",
+        "  / (1.15 x guests + 120 MiB each + 80 MiB)",
+        &[1.0],
+    ),
 ];
 
 /// Adds to each figure its strictest goal, and whether every run has met it.
@@ -335,22 +481,49 @@ fn with_goals(mut figures: Value) -> Value {
 
 /// One line a figure: its value, or least, median and most of several; a goal is met when every run has met it.
 fn table(figures: &Value) -> String {
-    let is_repeated = ROWS.iter().any(|(name, ..)| figures[name]["runs"].as_u64() > Some(1));
-    let columns: &[&str] = if is_repeated { &["min", "median", "max"] } else { &["max"] };
-    let titles = columns.iter().map(|title| if is_repeated { title } else { "value" });
-    let row = |what: &str, numbers: Vec<String>, goal: String| {
-        let numbers: String = numbers.iter().map(|number| format!(" {number:>9}")).collect();
-        format!("{what:<46}{numbers}   {goal}").trim_end().to_owned()
+    let is_repeated = ROWS
+        .iter()
+        .any(|(name, ..)| figures[name]["runs"].as_u64() > Some(1));
+    let columns: &[&str] = if is_repeated {
+        &["min", "median", "max"]
+    } else {
+        &["max"]
     };
-    let mut lines = vec![row("figure", titles.map(str::to_owned).collect(), "goal".to_owned())];
+    let titles = columns
+        .iter()
+        .map(|title| if is_repeated { title } else { "value" });
+    let row = |what: &str, numbers: Vec<String>, goal: String| {
+        let numbers: String = numbers
+            .iter()
+            .map(|number| format!(" {number:>9}"))
+            .collect();
+        format!("{what:<46}{numbers}   {goal}")
+            .trim_end()
+            .to_owned()
+    };
+    let mut lines = vec![row(
+        "figure",
+        titles.map(str::to_owned).collect(),
+        "goal".to_owned(),
+    )];
     for (name, what, goals) in ROWS {
         let number = |field: &str| figures[name][field].as_f64();
-        let numbers = columns.iter().map(|field| number(field).map_or_else(String::new, |value| format!("{value:.2}")));
+        let numbers = columns
+            .iter()
+            .map(|field| number(field).map_or_else(String::new, |value| format!("{value:.2}")));
         let goals = goals.iter().map(|goal| {
-            let verdict = if number("max").is_some_and(|most| most <= *goal) { "met" } else { "missed" };
+            let verdict = if number("max").is_some_and(|most| most <= *goal) {
+                "met"
+            } else {
+                "missed"
+            };
             format!("<= {goal} {verdict}")
         });
-        lines.push(row(what, numbers.collect(), goals.collect::<Vec<_>>().join(", ")));
+        lines.push(row(
+            what,
+            numbers.collect(),
+            goals.collect::<Vec<_>>().join(", "),
+        ));
     }
     lines.join("\n")
 }
@@ -363,9 +536,15 @@ mod tests {
 
     fn run() -> Run {
         let took = Duration::from_secs;
-        let memory = |host_mib| Memory { host_mib, guests_mib: vec![200.0, 100.0, 100.0] };
+        let memory = |host_mib| Memory {
+            host_mib,
+            guests_mib: vec![200.0, 100.0, 100.0],
+        };
         Run {
-            bare_logins: vec![("c1".parse().expect("a name"), took(20)), ("w1".parse().expect("a name"), took(18))],
+            bare_logins: vec![
+                ("c1".parse().expect("a name"), took(20)),
+                ("w1".parse().expect("a name"), took(18)),
+            ],
             cold: took(28),
             saving: took(30),
             bare_load: took(1),
@@ -373,7 +552,10 @@ mod tests {
             reset: took(5),
             booted_memory: memory(900.0),
             restored_memory: memory(450.0),
-            stack: StackTimes { restored: took(3), served: Duration::from_millis(250) },
+            stack: StackTimes {
+                restored: took(3),
+                served: Duration::from_millis(250),
+            },
         }
     }
 
@@ -401,11 +583,22 @@ mod tests {
     #[test]
     fn one_run_is_a_value_and_the_worst_of_several_is_judged() {
         let one = table(&collect(&[run().figures()]));
-        assert!(one.lines().next().is_some_and(|line| line.contains("value") && !line.contains("median")), "{one}");
+        assert!(
+            one.lines()
+                .next()
+                .is_some_and(|line| line.contains("value") && !line.contains("median")),
+            "{one}"
+        );
         assert!(one.contains("1.40   <= 1.5 met, <= 1.25 missed"), "{one}");
-        let slow = Run { restored: Duration::from_secs(6), ..run() };
+        let slow = Run {
+            restored: Duration::from_secs(6),
+            ..run()
+        };
         let two = table(&collect(&[run().figures(), slow.figures()]));
-        assert!(two.contains("2.00      4.00      6.00   <= 4 missed"), "{two}");
+        assert!(
+            two.contains("2.00      4.00      6.00   <= 4 missed"),
+            "{two}"
+        );
     }
 
     #[test]

@@ -26,22 +26,37 @@ pub(super) struct Case<'a> {
 
 impl Case<'_> {
     fn title(&self) -> String {
-        self.cell.name.as_ref().map_or_else(|| self.scenario.name.clone(), |cell| format!("{}/{cell}", self.scenario.name))
+        self.cell.name.as_ref().map_or_else(
+            || self.scenario.name.clone(),
+            |cell| format!("{}/{cell}", self.scenario.name),
+        )
     }
 }
 
 /// Every cell of every scenario; `seed` is for what a file leaves open.
 pub(super) fn cases(scenarios: &[Scenario], seed: u64) -> Vec<Case<'_>> {
     let cells = |scenario| move |cell| Case { scenario, cell };
-    scenarios.iter().flat_map(|scenario| scenario.cells(seed).into_iter().map(cells(scenario))).collect()
+    scenarios
+        .iter()
+        .flat_map(|scenario| scenario.cells(seed).into_iter().map(cells(scenario)))
+        .collect()
 }
 
 /// What is said of a scenario that a signal kept from beginning.
 pub(super) fn interrupted_before(case: &Case<'_>, target: TargetFacts) -> Report {
     let Case { scenario, cell } = case;
     let reasons = vec!["interrupted".to_owned()];
-    let report = Report::without_run(&scenario.name, cell.seed, target, Verdict::Inconclusive, reasons);
-    Report { cell: cell.name.clone(), ..report }
+    let report = Report::without_run(
+        &scenario.name,
+        cell.seed,
+        target,
+        Verdict::Inconclusive,
+        reasons,
+    );
+    Report {
+        cell: cell.name.clone(),
+        ..report
+    }
 }
 
 /// Runs one scenario while its updates are shown; cancelling heals what it broke.
@@ -74,7 +89,12 @@ fn seconds(at: Duration) -> String {
 }
 
 /// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.
-pub(super) fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, print: fn(&str), live: &Arc<Live>) -> Outcome {
+pub(super) fn tell(
+    judged: Result<Report, RunError>,
+    folder: Option<&Path>,
+    print: fn(&str),
+    live: &Arc<Live>,
+) -> Outcome {
     live.finish();
     let report = match judged {
         Ok(report) => report,
@@ -94,7 +114,12 @@ pub(super) fn tell(judged: Result<Report, RunError>, folder: Option<&Path>, prin
 
 pub(super) fn write_report(report: &Report, folder: &Path) -> Result<(), Failure> {
     let written = report.write(folder).map_err(|error| {
-        Failure::new(format!("write the report of scenario `{}` below `{}`", report.title(), folder.display())).because(error)
+        Failure::new(format!(
+            "write the report of scenario `{}` below `{}`",
+            report.title(),
+            folder.display()
+        ))
+        .because(error)
     })?;
     complain(&format!("report: {}", written.display()));
     Ok(())

@@ -36,16 +36,23 @@ impl Up {
         let spec = wanted(self.file.as_deref(), &name).await?;
         let home = open_home()?;
         let live = Live::new();
-        let cluster = bring_up(&home, spec, self.automatic.boot(Lifetime::UntilDown), &live).await?;
+        let cluster =
+            bring_up(&home, spec, self.automatic.boot(Lifetime::UntilDown), &live).await?;
         live.finish();
         print_status(&cluster.paths, false).await?;
-        say(&format!("\nUse it:  export KUBECONFIG={}", cluster.paths.kubeconfig().display()));
+        say(&format!(
+            "\nUse it:  export KUBECONFIG={}",
+            cluster.paths.kubeconfig().display()
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// The cluster of a file, or else the usual one, which this host is able to run.
-pub(super) async fn wanted(file: Option<&Path>, name: &ClusterName) -> Result<ClusterSpec, Failure> {
+pub(super) async fn wanted(
+    file: Option<&Path>,
+    name: &ClusterName,
+) -> Result<ClusterSpec, Failure> {
     let spec = match file {
         Some(file) => read_cluster_file(file, name)?,
         None => ClusterSpec::with_workers(name.clone(), 2),
@@ -101,9 +108,9 @@ pub(super) fn open_home() -> Result<Home, Failure> {
 /// The paths of a cluster that is up, or a failure that says how to bring it up.
 pub(super) async fn connect(name: ClusterName) -> Result<Cluster, Failure> {
     let paths = open_home()?.cluster(&name);
-    Cluster::connect(paths)
-        .await
-        .map_err(|error| Failure::from(error).hint(format!("`flightcage up --name {name}` brings it up")))
+    Cluster::connect(paths).await.map_err(|error| {
+        Failure::from(error).hint(format!("`flightcage up --name {name}` brings it up"))
+    })
 }
 
 pub(super) async fn down(name: ClusterName) -> Result<ExitCode, Failure> {
@@ -130,22 +137,49 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
     let status = DaemonClient::new(paths.clone())?
         .status()
         .await
-        .map_err(|error| Failure::from(error).hint(format!("`flightcage up --name {}` brings it up", paths.name())))?;
+        .map_err(|error| {
+            Failure::from(error).hint(format!(
+                "`flightcage up --name {}` brings it up",
+                paths.name()
+            ))
+        })?;
     let cluster = Cluster::connect(paths.clone()).await?;
     // A cluster whose API is away is shown all the same: its nodes are not ready as far as anybody can tell.
-    let nodes = cluster.client.list::<Node>("", &ListParams::default()).await.map(|listed| listed.items).unwrap_or_default();
-    let ready = |name: &str| nodes.iter().any(|node| node.metadata.name.as_deref() == Some(name) && is_ready(node));
+    let nodes = cluster
+        .client
+        .list::<Node>("", &ListParams::default())
+        .await
+        .map(|listed| listed.items)
+        .unwrap_or_default();
+    let ready = |name: &str| {
+        nodes
+            .iter()
+            .any(|node| node.metadata.name.as_deref() == Some(name) && is_ready(node))
+    };
     let rows: Vec<_> = status
         .spec
         .machines
         .iter()
         .enumerate()
         .map(|(index, machine)| {
-            let found = status.machines.iter().find(|found| found.name == machine.name);
+            let found = status
+                .machines
+                .iter()
+                .find(|found| found.name == machine.name);
             let power = found.map_or(Power::Off, |found| found.power);
-            let role = if machine.role == Role::Controller { "controller" } else { "worker" };
+            let role = if machine.role == Role::Controller {
+                "controller"
+            } else {
+                "worker"
+            };
             let ready = power == Power::On && ready(machine.name.as_str());
-            (machine.name.to_string(), role, ready, status.spec.address(index).to_string(), power)
+            (
+                machine.name.to_string(),
+                role,
+                ready,
+                status.spec.address(index).to_string(),
+                power,
+            )
         })
         .collect();
     let accel = match status.acceleration {
@@ -153,7 +187,10 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
         Some(Acceleration::Tcg) => "tcg",
         None => "none",
     };
-    let troubles = DaemonClient::new(paths.clone())?.sightings(0).await.unwrap_or_default();
+    let troubles = DaemonClient::new(paths.clone())?
+        .sightings(0)
+        .await
+        .unwrap_or_default();
     if as_json {
         let nodes: Vec<_> = rows
             .iter()
@@ -168,7 +205,11 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
         say(&serde_json::to_string_pretty(&status)?);
         return Ok(());
     }
-    say(&format!("cluster {} ({}, {accel})", paths.name(), status.spec.provider));
+    say(&format!(
+        "cluster {} ({}, {accel})",
+        paths.name(),
+        status.spec.provider
+    ));
     for (name, role, ready, address, power) in rows {
         let power = match power {
             Power::On => "on",
@@ -176,11 +217,16 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
             Power::Frozen => "frozen",
         };
         let ready = if ready { "Ready" } else { "NotReady" };
-        say(&format!("  {name:<10} {role:<11} {address:<12} {power:<7} {ready}"));
+        say(&format!(
+            "  {name:<10} {role:<11} {address:<12} {power:<7} {ready}"
+        ));
     }
     for service in status.services {
         for port in service.ports {
-            say(&format!("  {}/{} {} {} on {}", service.namespace, service.name, port.name, port.port, port.host));
+            say(&format!(
+                "  {}/{} {} {} on {}",
+                service.namespace, service.name, port.name, port.port, port.host
+            ));
         }
     }
     journal::print_recent(&troubles);

@@ -20,11 +20,26 @@ use crate::scenario::{self, ScenarioFileError, exit_code};
 
 /// The demonstration's files, which the binary carries: it works alone.
 pub(super) const SCENARIO_FILES: &[(&str, &str)] = &[
-    ("failover.toml", include_str!("../../scenarios/failover.toml")),
-    ("rolling-update.toml", include_str!("../../scenarios/rolling-update.toml")),
-    ("flappy/silex.yml", include_str!("../../scenarios/flappy/silex.yml")),
-    ("flappy/silex-v2.yml", include_str!("../../scenarios/flappy/silex-v2.yml")),
-    ("flappy/nginx.yml", include_str!("../../scenarios/flappy/nginx.yml")),
+    (
+        "failover.toml",
+        include_str!("../../scenarios/failover.toml"),
+    ),
+    (
+        "rolling-update.toml",
+        include_str!("../../scenarios/rolling-update.toml"),
+    ),
+    (
+        "flappy/silex.yml",
+        include_str!("../../scenarios/flappy/silex.yml"),
+    ),
+    (
+        "flappy/silex-v2.yml",
+        include_str!("../../scenarios/flappy/silex-v2.yml"),
+    ),
+    (
+        "flappy/nginx.yml",
+        include_str!("../../scenarios/flappy/nginx.yml"),
+    ),
 ];
 /// The scenarios among them, in order.
 const SCENARIOS: &[&str] = &["failover.toml", "rolling-update.toml"];
@@ -52,12 +67,30 @@ impl Demo {
         let home = open_home()?;
         let folder = home.cache().join("demo");
         let written = write_files(&folder, SCENARIO_FILES);
-        written.map_err(|error| Failure::new(format!("write the demonstration to `{}`", folder.display())).because(error))?;
-        let read = |file: &&str| scenario::file::read(&folder.join(file), &Against::own_cluster(&name, manifests::check));
-        let scenarios = SCENARIOS.iter().map(read).collect::<Result<Vec<_>, ScenarioFileError>>()?;
+        written.map_err(|error| {
+            Failure::new(format!("write the demonstration to `{}`", folder.display()))
+                .because(error)
+        })?;
+        let read = |file: &&str| {
+            scenario::file::read(
+                &folder.join(file),
+                &Against::own_cluster(&name, manifests::check),
+            )
+        };
+        let scenarios = SCENARIOS
+            .iter()
+            .map(read)
+            .collect::<Result<Vec<_>, ScenarioFileError>>()?;
         let snapshots = self.automatic.usage();
-        let settings = Settings { report: self.report.as_deref(), print: say, keep: self.keep, cluster: None, snapshots };
-        let outcomes = run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;
+        let settings = Settings {
+            report: self.report.as_deref(),
+            print: say,
+            keep: self.keep,
+            cluster: None,
+            snapshots,
+        };
+        let outcomes =
+            run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;
         live.finish();
         for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {
             say(&format!("{word}  {}", scenario.name));

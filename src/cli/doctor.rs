@@ -36,7 +36,11 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) async fn run(self, name: &ClusterName) -> Result<ExitCode, Failure> {
         let home = open_home()?;
-        let spec = self.file.as_ref().map(|file| scenarios::read_cluster_file(file, name)).transpose()?;
+        let spec = self
+            .file
+            .as_ref()
+            .map(|file| scenarios::read_cluster_file(file, name))
+            .transpose()?;
         let spec = spec.as_ref();
         let mut findings = diagnose(&home, spec).await;
         if self.fix && has_problems(&findings) {
@@ -45,15 +49,20 @@ impl Doctor {
             live.finish();
             findings = diagnose(&home, spec).await;
         }
-        let proof = if has_problems(&findings) { None } else { Some(acceleration::prove(&home.cache()).await?) };
+        let proof = if has_problems(&findings) {
+            None
+        } else {
+            Some(acceleration::prove(&home.cache()).await?)
+        };
         if self.json {
-            let accel = proof.as_ref().map_or("none", |proof| match proof.acceleration {
-                Acceleration::Kvm => "kvm",
-                Acceleration::Tcg => "tcg",
-            });
+            let accel = proof
+                .as_ref()
+                .map_or("none", |proof| match proof.acceleration {
+                    Acceleration::Kvm => "kvm",
+                    Acceleration::Tcg => "tcg",
+                });
             let reason = proof.as_ref().map(|proof| proof.reason.as_str());
-            let report =
-                json!({ "able": !has_problems(&findings), "accel": accel, "accel_reason": reason, "findings": findings });
+            let report = json!({ "able": !has_problems(&findings), "accel": accel, "accel_reason": reason, "findings": findings });
             say(&serde_json::to_string_pretty(&report)?);
         } else {
             print(&findings);
@@ -62,7 +71,8 @@ impl Doctor {
             }
         }
         if has_problems(&findings) {
-            return Err(Failure::new("this host is not able yet").hint("`flightcage doctor --fix` mends what can be installed"));
+            return Err(Failure::new("this host is not able yet")
+                .hint("`flightcage doctor --fix` mends what can be installed"));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -80,7 +90,9 @@ async fn diagnose(home: &Home, spec: Option<&ClusterSpec>) -> Vec<Finding> {
 }
 
 fn has_problems(findings: &[Finding]) -> bool {
-    findings.iter().any(|finding| finding.severity == Severity::Problem)
+    findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Problem)
 }
 
 fn print(findings: &[Finding]) {
@@ -99,7 +111,10 @@ fn print(findings: &[Finding]) {
 
 /// Shows what would be installed, asks unless `yes`, and installs it.
 pub(super) async fn mend(findings: &[Finding], yes: bool, live: &Arc<Live>) -> Result<(), Failure> {
-    if findings.iter().all(|finding| finding.severity != Severity::Problem || finding.package.is_none()) {
+    if findings
+        .iter()
+        .all(|finding| finding.severity != Severity::Problem || finding.package.is_none())
+    {
         // What is wrong is nothing that can be installed: the findings say it.
         return Ok(());
     }
@@ -112,8 +127,11 @@ pub(super) async fn mend(findings: &[Finding], yes: bool, live: &Arc<Live>) -> R
     }
     show(&plan, live);
     if !yes && !confirm("Install these?") {
-        let hint =
-            if is_interactive() { "nothing was changed" } else { "`--yes` agrees without a terminal; nothing was changed" };
+        let hint = if is_interactive() {
+            "nothing was changed"
+        } else {
+            "`--yes` agrees without a terminal; nothing was changed"
+        };
         return Err(Failure::new("not installed").hint(hint));
     }
     live.step("installing packages");
@@ -124,10 +142,15 @@ pub(super) async fn mend(findings: &[Finding], yes: bool, live: &Arc<Live>) -> R
 fn show(plan: &AptPlan, live: &Arc<Live>) {
     live.step(&format!("to install: {}", plan.packages.join(" ")));
     if plan.installs.len() > plan.packages.len() {
-        live.step(&format!("  with what they need: {} packages in all", plan.installs.len()));
+        live.step(&format!(
+            "  with what they need: {} packages in all",
+            plan.installs.len()
+        ));
     }
     for downgrade in &plan.downgrades {
-        live.step(&format!("  to downgrade, because QEMU's parts must match: {downgrade}"));
+        live.step(&format!(
+            "  to downgrade, because QEMU's parts must match: {downgrade}"
+        ));
     }
 }
 

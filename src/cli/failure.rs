@@ -21,7 +21,12 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), causes: Vec::new(), hint: None, code: ERROR }
+        Self {
+            message: message.into(),
+            causes: Vec::new(),
+            hint: None,
+            code: ERROR,
+        }
     }
 
     /// Adds an error and its chain of causes.

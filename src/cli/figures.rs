@@ -29,8 +29,14 @@ use crate::scenario::{self, exit_code};
 
 /// The scenarios that are only measured, beside those of the demonstration.
 const FILES: &[(&str, &str)] = &[
-    ("update-and-back.toml", include_str!("../../scenarios/update-and-back.toml")),
-    ("pods-killed.toml", include_str!("../../scenarios/pods-killed.toml")),
+    (
+        "update-and-back.toml",
+        include_str!("../../scenarios/update-and-back.toml"),
+    ),
+    (
+        "pods-killed.toml",
+        include_str!("../../scenarios/pods-killed.toml"),
+    ),
 ];
 
 /// A host on which this is missed before anything happens cannot carry the load: the run is INCONCLUSIVE.
@@ -55,7 +61,11 @@ pub(super) struct Repeated {
 
 impl Repeated {
     /// Runs the shipped scenario of that name.
-    pub(super) async fn run(self, name: ClusterName, shipped_name: &str) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        name: ClusterName,
+        shipped_name: &str,
+    ) -> Result<ExitCode, Failure> {
         doctor::require_able_host().await?;
         let home = open_home()?;
         let mut scenario = shipped(&home, &name, shipped_name)?;
@@ -63,12 +73,18 @@ impl Repeated {
             load.baseline.p99 = Some(BASELINE_P99);
             load.rate = self.rate.map_or(load.rate, f64::from);
         }
-        let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
+        let spec = scenario
+            .cluster
+            .clone()
+            .unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let folder = folder(&home);
         let scratch = tempfile::tempdir_in(&folder).map_err(unwritable(&folder))?;
         let reports = self.report.as_deref().unwrap_or(scratch.path());
         let live = Live::new();
-        let boot = Boot { lifetime: Lifetime::Owned, snapshots: SnapshotUse::Ignore };
+        let boot = Boot {
+            lifetime: Lifetime::Owned,
+            snapshots: SnapshotUse::Ignore,
+        };
         let interruption = Interruption::watch();
         let stop = interruption.token();
         let mut cluster = bring_up(&home, spec, boot, &live).await?;
@@ -82,8 +98,17 @@ impl Repeated {
             let own = reports.join(run.to_string());
             // Of standard output a program reads the figures.
             let print = if self.json { complain } else { say };
-            let settings = Settings { report: Some(&own), print, keep: false, cluster: None, snapshots: SnapshotUse::Ignore };
-            let case = Case { scenario: &scenario, cell: Cell::only(u64::from(run)) };
+            let settings = Settings {
+                report: Some(&own),
+                print,
+                keep: false,
+                cluster: None,
+                snapshots: SnapshotUse::Ignore,
+            };
+            let case = Case {
+                scenario: &scenario,
+                cell: Cell::only(u64::from(run)),
+            };
             let (back, outcome) = run_on(cluster, &case, &settings, stop, &live).await;
             cluster = back;
             match outcome {
@@ -103,8 +128,13 @@ impl Repeated {
         }
         let figures = collect(&read.iter().map(figures).collect::<Vec<_>>());
         if self.json {
-            let verdicts: Vec<String> = verdict_words(&outcomes).into_iter().map(str::to_owned).collect();
-            let accel = read.first().map_or(Value::Null, |report| report["target"]["accel"].clone());
+            let verdicts: Vec<String> = verdict_words(&outcomes)
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+            let accel = read
+                .first()
+                .map_or(Value::Null, |report| report["target"]["accel"].clone());
             let document = json!({"version": 1, "bench": shipped_name, "runs": read.len(), "accel": accel,
                 "verdicts": verdicts, "figures": figures});
             say(&serde_json::to_string_pretty(&document).map_err(Failure::from)?);
@@ -132,7 +162,10 @@ pub(super) fn shipped(home: &Home, cluster: &ClusterName, name: &str) -> Result<
         write_files(&folder, files).map_err(unwritable(&folder))?;
     }
     let file = folder.join(format!("{name}.toml"));
-    Ok(scenario::file::read(&file, &Against::own_cluster(cluster, manifests::check))?)
+    Ok(scenario::file::read(
+        &file,
+        &Against::own_cluster(cluster, manifests::check),
+    )?)
 }
 
 fn report_of(path: &Path) -> Option<Value> {
@@ -145,41 +178,85 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
     let streams: Vec<(&String, &Value)> = (report["load"].as_object().into_iter().flatten())
         .flat_map(|(_, load)| load["streams"].as_object().into_iter().flatten())
         .collect();
-    let sum = |field: &str| streams.iter().filter_map(|(_, stream)| stream[field].as_f64()).sum::<f64>();
+    let sum = |field: &str| {
+        streams
+            .iter()
+            .filter_map(|(_, stream)| stream[field].as_f64())
+            .sum::<f64>()
+    };
     let most = |name: &str, field: &str| {
         let named = streams.iter().filter(|(stream, _)| *stream == name);
         named
             .filter_map(|(_, stream)| stream[field].as_f64())
-            .fold(None, |most: Option<f64>, value| Some(most.map_or(value, |most| most.max(value))))
+            .fold(None, |most: Option<f64>, value| {
+                Some(most.map_or(value, |most| most.max(value)))
+            })
     };
     figures.insert("sent_requests", sum("sent"));
     figures.insert("failed_requests", sum("failed"));
     figures.extend(most("new", "longest_outage_ms").map(|value| ("longest_outage_new_ms", value)));
-    figures.extend(most("reused", "longest_outage_ms").map(|value| ("longest_outage_reused_ms", value)));
+    figures.extend(
+        most("reused", "longest_outage_ms").map(|value| ("longest_outage_reused_ms", value)),
+    );
     if let Some(onset) = report["faults"][0]["onset_ms"].as_f64() {
         // The last moment at which a new connection still failed.
-        let outages = streams.iter().filter(|(name, _)| *name == "new").filter_map(|(_, stream)| stream["outages"].as_array());
-        let ends = outages.flatten().filter(|outage| outage["from_ms"].as_f64().is_some_and(|from| from + 1000.0 >= onset));
-        let last = ends.filter_map(|outage| outage["to_ms"].as_f64()).fold(onset, f64::max);
+        let outages = streams
+            .iter()
+            .filter(|(name, _)| *name == "new")
+            .filter_map(|(_, stream)| stream["outages"].as_array());
+        let ends = outages.flatten().filter(|outage| {
+            outage["from_ms"]
+                .as_f64()
+                .is_some_and(|from| from + 1000.0 >= onset)
+        });
+        let last = ends
+            .filter_map(|outage| outage["to_ms"].as_f64())
+            .fold(onset, f64::max);
         figures.insert("new_connections_fail_until_ms", last - onset);
         let after = |wanted: &dyn Fn(&Value) -> bool| {
-            let events = report["events"].as_array().into_iter().flatten().filter(|event| wanted(event));
+            let events = report["events"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|event| wanted(event));
             events
                 .filter_map(|event| event["at_ms"].as_f64())
                 .filter(|at| *at >= onset)
-                .fold(None, |first: Option<f64>, at| Some(first.map_or(at, |first| first.min(at))))
+                .fold(None, |first: Option<f64>, at| {
+                    Some(first.map_or(at, |first| first.min(at)))
+                })
         };
         let first = |kind: &'static str| after(&move |event: &Value| event["kind"] == kind);
         figures.extend(first("node.not_ready").map(|at| ("node_not_ready_ms", at - onset)));
-        figures
-            .extend(first("pod.scheduled").or_else(|| first("pod.pending")).map(|at| ("replacement_scheduled_ms", at - onset)));
-        let elsewhere = report["steps"].as_array().into_iter().flatten().find(|step| step["id"] == "elsewhere");
-        figures.extend(elsewhere.and_then(|step| step["end_ms"].as_f64()).map(|at| ("replicas_back_ms", at - onset)));
+        figures.extend(
+            first("pod.scheduled")
+                .or_else(|| first("pod.pending"))
+                .map(|at| ("replacement_scheduled_ms", at - onset)),
+        );
+        let elsewhere = report["steps"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|step| step["id"] == "elsewhere");
+        figures.extend(
+            elsewhere
+                .and_then(|step| step["end_ms"].as_f64())
+                .map(|at| ("replicas_back_ms", at - onset)),
+        );
         figures.extend(replacements(report, onset));
     }
-    for (step, figure) in [("update", "update_took_ms"), ("and-back", "way_back_took_ms")] {
-        let update = report["steps"].as_array().into_iter().flatten().find(|one| one["id"] == step);
-        if let Some((from, to)) = update.and_then(|step| Some((step["start_ms"].as_f64()?, step["end_ms"].as_f64()?))) {
+    for (step, figure) in [
+        ("update", "update_took_ms"),
+        ("and-back", "way_back_took_ms"),
+    ] {
+        let update = report["steps"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|one| one["id"] == step);
+        if let Some((from, to)) =
+            update.and_then(|step| Some((step["start_ms"].as_f64()?, step["end_ms"].as_f64()?)))
+        {
             figures.insert(figure, to - from);
         }
     }
@@ -191,15 +268,27 @@ fn figures(report: &Value) -> BTreeMap<&'static str, f64> {
 fn replacements(report: &Value, onset: f64) -> BTreeMap<&'static str, f64> {
     let mut pods: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
     for event in report["events"].as_array().into_iter().flatten() {
-        if let (Some(kind), Some(pod), Some(at)) = (event["kind"].as_str(), event["object"].as_str(), event["at_ms"].as_f64()) {
+        if let (Some(kind), Some(pod), Some(at)) = (
+            event["kind"].as_str(),
+            event["object"].as_str(),
+            event["at_ms"].as_f64(),
+        ) {
             pods.entry(pod).or_default().entry(kind).or_insert(at);
         }
     }
-    let new = pods.values().filter(|pod| pod.get("pod.pending").is_some_and(|at| *at >= onset));
+    let new = pods
+        .values()
+        .filter(|pod| pod.get("pod.pending").is_some_and(|at| *at >= onset));
     let mut found = BTreeMap::new();
     for pod in new {
-        let (Some(started), Some(ready)) = (pod.get("pod.not_ready"), pod.get("pod.running")) else { continue };
-        for (name, value) in [("replacement_started_ms", started - onset), ("replacement_own_start_ms", ready - started)] {
+        let (Some(started), Some(ready)) = (pod.get("pod.not_ready"), pod.get("pod.running"))
+        else {
+            continue;
+        };
+        for (name, value) in [
+            ("replacement_started_ms", started - onset),
+            ("replacement_own_start_ms", ready - started),
+        ] {
             let most = found.entry(name).or_insert(value);
             *most = f64::max(*most, value);
         }
@@ -217,16 +306,27 @@ pub(super) fn collect(runs: &[BTreeMap<&'static str, f64>]) -> Value {
     for (name, mut values) in values {
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        };
         all[name] = json!({"min": values[0], "median": median, "max": values[values.len() - 1], "runs": values.len()});
     }
     all
 }
 
 fn table(figures: &Value) -> String {
-    let mut lines = vec![format!("{:<32} {:>10} {:>10} {:>10} {:>5}", "figure", "min", "median", "max", "runs")];
+    let mut lines = vec![format!(
+        "{:<32} {:>10} {:>10} {:>10} {:>5}",
+        "figure", "min", "median", "max", "runs"
+    )];
     for (name, figure) in figures.as_object().into_iter().flatten() {
-        let number = |field: &str| figure[field].as_f64().map_or_else(String::new, |value| format!("{value:.0}"));
+        let number = |field: &str| {
+            figure[field]
+                .as_f64()
+                .map_or_else(String::new, |value| format!("{value:.0}"))
+        };
         lines.push(format!(
             "{name:<32} {:>10} {:>10} {:>10} {:>5}",
             number("min"),
@@ -270,9 +370,21 @@ mod tests {
         ] {
             assert!((found[name] - wanted).abs() < 0.5, "{name}: {found:?}");
         }
-        let all = collect(&[found.clone(), found, BTreeMap::from([("failed_requests", 0.0)])]);
-        assert_eq!(all["failed_requests"], json!({"min": 0.0, "median": 3.0, "max": 3.0, "runs": 3}));
+        let all = collect(&[
+            found.clone(),
+            found,
+            BTreeMap::from([("failed_requests", 0.0)]),
+        ]);
+        assert_eq!(
+            all["failed_requests"],
+            json!({"min": 0.0, "median": 3.0, "max": 3.0, "runs": 3})
+        );
         assert_eq!(all["sent_requests"]["runs"], 2);
-        assert!(table(&all).lines().nth(1).is_some_and(|line| line.contains("failed_requests")));
+        assert!(
+            table(&all)
+                .lines()
+                .nth(1)
+                .is_some_and(|line| line.contains("failed_requests"))
+        );
     }
 }

@@ -51,12 +51,21 @@ impl Init {
             return Ok(ExitCode::SUCCESS);
         }
         let mut file = std::fs::OpenOptions::new();
-        file.write(true).create(target.force).truncate(target.force).create_new(!target.force);
-        let written = file.open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        file.write(true)
+            .create(target.force)
+            .truncate(target.force)
+            .create_new(!target.force);
+        let written = file
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|error| {
             let exists = error.kind() == std::io::ErrorKind::AlreadyExists;
             let failure = Failure::new(format!("write {}", path.display())).because(error);
-            if exists { failure.hint("`--force` overwrites it").invalid() } else { failure }
+            if exists {
+                failure.hint("`--force` overwrites it").invalid()
+            } else {
+                failure
+            }
         })?;
         say(&format!("wrote {}", path.display()));
         Ok(ExitCode::SUCCESS)
@@ -87,8 +96,17 @@ mod tests {
     #[test]
     fn every_example_of_the_cluster_file_is_right() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("motd.ign"), r#"{"ignition":{"version":"3.3.0"}}"#).unwrap();
-        let is_example = |line: &str| line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        std::fs::write(
+            folder.path().join("motd.ign"),
+            r#"{"ignition":{"version":"3.3.0"}}"#,
+        )
+        .unwrap();
+        let is_example = |line: &str| {
+            line.starts_with("[[")
+                || line
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| !key.contains(' '))
+        };
         let uncomment = |line: &str| match line.strip_prefix("# ") {
             Some(example) if is_example(example) => format!("{example}\n"),
             _ => format!("{line}\n"),
@@ -98,7 +116,14 @@ mod tests {
         let spec = crate::cluster::file::parse(&file, &text, &"test".parse().unwrap())
             .unwrap_or_else(|refusal| panic!("{}", refusal.listing()));
         let second = &spec.machines[2];
-        assert_eq!((second.memory_bytes, second.labels["zone"].as_str(), second.ignition.len()), (1 << 30, "b", 1));
+        assert_eq!(
+            (
+                second.memory_bytes,
+                second.labels["zone"].as_str(),
+                second.ignition.len()
+            ),
+            (1 << 30, "b", 1)
+        );
         assert!(second.address.is_some() && spec.upstream_registries == ["quay.io"]);
     }
 }

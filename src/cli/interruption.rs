@@ -22,7 +22,10 @@ impl Interruption {
             interrupted().await;
             seen.cancel();
         });
-        Self { token, _watch: AbortOnDropHandle::new(watch) }
+        Self {
+            token,
+            _watch: AbortOnDropHandle::new(watch),
+        }
     }
 
     pub(super) fn token(&self) -> &CancellationToken {

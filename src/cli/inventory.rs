@@ -34,7 +34,14 @@ fn print(inventory: &Inventory) {
         say("no clusters");
     }
     for entry in &inventory.clusters {
-        let Entry { name, machines, wanted_machines, disk_bytes, daemon, .. } = entry;
+        let Entry {
+            name,
+            machines,
+            wanted_machines,
+            disk_bytes,
+            daemon,
+            ..
+        } = entry;
         let state = match entry.state {
             State::Up => "up",
             State::Changing => "changing",
@@ -43,13 +50,26 @@ fn print(inventory: &Inventory) {
         };
         let daemon = daemon.map_or_else(|| "no daemon".to_owned(), |pid| format!("daemon {pid}"));
         let running = machines.len();
-        say(&format!("cluster {name:<16} {state:<9} {running}/{wanted_machines} machines  {daemon}  {}", mebibytes(*disk_bytes)));
-        entry.orphans.iter().for_each(|orphan| say(&format!("  left over: {orphan}")));
+        say(&format!(
+            "cluster {name:<16} {state:<9} {running}/{wanted_machines} machines  {daemon}  {}",
+            mebibytes(*disk_bytes)
+        ));
+        entry
+            .orphans
+            .iter()
+            .for_each(|orphan| say(&format!("  left over: {orphan}")));
     }
     for cache in &inventory.caches {
-        say(&format!("cache   {:<16} {}", cache.name, mebibytes(cache.disk_bytes)));
+        say(&format!(
+            "cache   {:<16} {}",
+            cache.name,
+            mebibytes(cache.disk_bytes)
+        ));
     }
-    inventory.abandoned.iter().for_each(|path| say(&format!("  left over: {}", path.display())));
+    inventory
+        .abandoned
+        .iter()
+        .for_each(|path| say(&format!("  left over: {}", path.display())));
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -81,12 +101,18 @@ impl Prune {
             say(&format!("{what}  {}", mebibytes(*bytes)));
         }
         if !self.yes && !confirm("Clear these?") {
-            let hint =
-                if is_interactive() { "nothing was changed" } else { "`--yes` agrees without a terminal; nothing was changed" };
+            let hint = if is_interactive() {
+                "nothing was changed"
+            } else {
+                "`--yes` agrees without a terminal; nothing was changed"
+            };
             return Err(Failure::new("not cleared").hint(hint));
         }
         inventory::prune(&home, &inventory, reach).await?;
-        say(&format!("cleared {}", mebibytes(prunable.iter().map(|(_, bytes)| bytes).sum())));
+        say(&format!(
+            "cleared {}",
+            mebibytes(prunable.iter().map(|(_, bytes)| bytes).sum())
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -25,7 +25,12 @@ const SIGHTINGS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub(super) struct JournalOptions {
     /// A machine's journal instead of a pod's log; the machine need not run.
-    #[arg(long, value_name = "NODE", conflicts_with = "pod", required_unless_present = "pod")]
+    #[arg(
+        long,
+        value_name = "NODE",
+        conflicts_with = "pod",
+        required_unless_present = "pod"
+    )]
     pub(super) node: Option<NodeName>,
     /// Of a machine: only what is younger than this, for instance `5m`.
     #[arg(long, value_name = "DURATION", requires = "node", value_parser = parse_duration)]
@@ -39,25 +44,49 @@ pub(super) struct JournalOptions {
 }
 
 impl JournalOptions {
-    pub(super) async fn run(&self, name: &ClusterName, node: &NodeName, follow: bool) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        &self,
+        name: &ClusterName,
+        node: &NodeName,
+        follow: bool,
+    ) -> Result<ExitCode, Failure> {
         let paths = open_home()?.cluster(name);
         require_recorded_node(&paths, node)?;
-        let path = paths.root().join("machines").join(node.as_str()).join("journal.jsonl");
+        let path = paths
+            .root()
+            .join("machines")
+            .join(node.as_str())
+            .join("journal.jsonl");
         if !path.exists() {
-            return Err(Failure::new(format!("node `{node}` of cluster `{name}` has left no journal at `{}`", path.display()))
-                .hint("`flightcage status` lists the nodes of a cluster that is up"));
+            return Err(Failure::new(format!(
+                "node `{node}` of cluster `{name}` has left no journal at `{}`",
+                path.display()
+            ))
+            .hint("`flightcage status` lists the nodes of a cluster that is up"));
         }
-        let cut = |error: std::io::Error| Failure::new(format!("read `{}`", path.display())).because(error);
-        let youngest = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let from_us = self.since.map_or(0, |since| youngest.saturating_sub(since).as_micros());
+        let cut = |error: std::io::Error| {
+            Failure::new(format!("read `{}`", path.display())).because(error)
+        };
+        let youngest = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let from_us = self
+            .since
+            .map_or(0, |since| youngest.saturating_sub(since).as_micros());
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         let mut show = |line: &[u8]| {
-            let Some(entry) = Entry::parse(line) else { return };
+            let Some(entry) = Entry::parse(line) else {
+                return;
+            };
             if let Some((sequence, place)) = entry.place()
-                && newest.insert(sequence.to_owned(), place).is_some_and(|before| place <= before)
+                && newest
+                    .insert(sequence.to_owned(), place)
+                    .is_some_and(|before| place <= before)
             {
                 // The stream began anew and repeats itself.
-                newest.entry(sequence.to_owned()).and_modify(|newest| *newest = (*newest).max(place));
+                newest
+                    .entry(sequence.to_owned())
+                    .and_modify(|newest| *newest = (*newest).max(place));
                 return;
             }
             if u128::from(entry.realtime_us()) >= from_us && self.wants(&entry) {
@@ -82,7 +111,10 @@ impl JournalOptions {
 
     fn wants(&self, entry: &Entry) -> bool {
         self.unit.as_ref().is_none_or(|unit| entry.concerns(unit))
-            && self.grep.as_ref().is_none_or(|grep| grep.is_match(entry.message()))
+            && self
+                .grep
+                .as_ref()
+                .is_none_or(|grep| grep.is_match(entry.message()))
     }
 }
 
@@ -122,7 +154,13 @@ pub(super) async fn tell_troubles(target: Arc<dyn Faults>, live: &Arc<Live>) {
     let mut after = 0;
     loop {
         tokio::time::sleep(SIGHTINGS_EVERY).await;
-        for sighting in target.troubles(begun).await.into_iter().filter(|sighting| sighting.number > after).collect::<Vec<_>>() {
+        for sighting in target
+            .troubles(begun)
+            .await
+            .into_iter()
+            .filter(|sighting| sighting.number > after)
+            .collect::<Vec<_>>()
+        {
             after = sighting.number;
             live.step(&format!("  ! {}", in_words(&sighting)));
         }
@@ -133,10 +171,19 @@ pub(super) async fn tell_troubles(target: Arc<dyn Faults>, live: &Arc<Live>) {
 pub(super) fn print_recent(sightings: &[Sighting]) {
     const SHOWN: usize = 10;
     for sighting in sightings.iter().rev().take(SHOWN).rev() {
-        let at = i64::try_from(sighting.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        say(&format!("  ! {:.0} {}", at.unwrap_or_default(), in_words(sighting)));
+        let at = i64::try_from(sighting.at_ms)
+            .ok()
+            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        say(&format!(
+            "  ! {:.0} {}",
+            at.unwrap_or_default(),
+            in_words(sighting)
+        ));
     }
     if sightings.len() > SHOWN {
-        complain(&format!("  ({} earlier ones in `status --json`)", sightings.len() - SHOWN));
+        complain(&format!(
+            "  ({} earlier ones in `status --json`)",
+            sightings.len() - SHOWN
+        ));
     }
 }

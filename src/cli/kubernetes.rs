@@ -55,8 +55,16 @@ impl Apply {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let read = read_manifests(&self.files)?;
         let cluster = connect(name).await?;
-        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &read).await.map_err(refused)? {
-            say(&format!("{}/{} {}", applied.kind.kind.to_lowercase(), applied.name, applied.outcome));
+        for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &read)
+            .await
+            .map_err(refused)?
+        {
+            say(&format!(
+                "{}/{} {}",
+                applied.kind.kind.to_lowercase(),
+                applied.name,
+                applied.outcome
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -73,7 +81,11 @@ fn refused(error: ManifestError) -> Failure {
         ManifestError::Read { .. } | ManifestError::Invalid(_) => true,
         ManifestError::Apply { source, .. } => source.is_wrong_input(),
     };
-    if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
+    if invalid {
+        Failure::from(error).invalid()
+    } else {
+        Failure::from(error)
+    }
 }
 
 /// So are controllers that are not there, or cannot replace each other.
@@ -83,7 +95,11 @@ fn update_failed(error: RollingUpdateError) -> Failure {
         RollingUpdateError::Client { source, .. } => source.is_wrong_input(),
         RollingUpdateError::NoProgress { .. } => false,
     };
-    if invalid { Failure::from(error).invalid() } else { Failure::from(error) }
+    if invalid {
+        Failure::from(error).invalid()
+    } else {
+        Failure::from(error)
+    }
 }
 
 /// Arguments of `get`.
@@ -115,21 +131,31 @@ impl Get {
                 .invalid());
         };
         let client = connect(name).await?.client;
-        let namespace = if self.all_namespaces || !kind.namespaced { "" } else { &self.namespace.namespace };
+        let namespace = if self.all_namespaces || !kind.namespaced {
+            ""
+        } else {
+            &self.namespace.namespace
+        };
         let items = match &self.object {
             Some(object) => vec![client.get_value(&kind, namespace, object).await?],
             None => {
-                let params = ListParams { label_selector: self.selector.clone(), field_selector: None };
+                let params = ListParams {
+                    label_selector: self.selector.clone(),
+                    field_selector: None,
+                };
                 client.list_values(&kind, namespace, &params).await?.items
             }
         };
         match self.output.as_deref() {
             Some("json") if self.object.is_some() => say(&serde_json::to_string_pretty(&items[0])?),
             Some("json") => {
-                let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items });
+                let list =
+                    serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items });
                 say(&serde_json::to_string_pretty(&list)?);
             }
-            Some(_) => items.iter().for_each(|item| say(text(item, "/metadata/name"))),
+            Some(_) => items
+                .iter()
+                .for_each(|item| say(text(item, "/metadata/name"))),
             None => print_table(kind.kind, &items),
         }
         Ok(ExitCode::SUCCESS)
@@ -141,7 +167,11 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 }
 
 fn number(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0).to_string()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+        .to_string()
 }
 
 /// The columns that matter of each kind; the name and namespace of any other.
@@ -157,12 +187,24 @@ fn print_table(kind: &str, items: &[Value]) {
                 }
             }),
             ("READY", |pod| {
-                let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array).cloned().unwrap_or_default();
-                let ready = statuses.iter().filter(|status| status["ready"] == true).count();
-                let containers = pod.pointer("/spec/containers").and_then(Value::as_array).map_or(0, Vec::len);
+                let statuses = pod
+                    .pointer("/status/containerStatuses")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                let ready = statuses
+                    .iter()
+                    .filter(|status| status["ready"] == true)
+                    .count();
+                let containers = pod
+                    .pointer("/spec/containers")
+                    .and_then(Value::as_array)
+                    .map_or(0, Vec::len);
                 format!("{ready}/{containers}")
             }),
-            ("RESTARTS", |pod| number(pod, "/status/containerStatuses/0/restartCount")),
+            ("RESTARTS", |pod| {
+                number(pod, "/status/containerStatuses/0/restartCount")
+            }),
             ("IP", |pod| text(pod, "/status/podIP").into()),
             ("NODE", |pod| text(pod, "/spec/nodeName").into()),
         ],
@@ -173,27 +215,53 @@ fn print_table(kind: &str, items: &[Value]) {
         ],
         "Service" => &[
             ("TYPE", |service| text(service, "/spec/type").into()),
-            ("CLUSTER-IP", |service| text(service, "/spec/clusterIP").into()),
+            ("CLUSTER-IP", |service| {
+                text(service, "/spec/clusterIP").into()
+            }),
             ("PORTS", |service| {
-                let ports = service.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
-                ports.iter().map(|port| port["port"].to_string()).collect::<Vec<_>>().join(",")
+                let ports = service
+                    .pointer("/spec/ports")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                ports
+                    .iter()
+                    .map(|port| port["port"].to_string())
+                    .collect::<Vec<_>>()
+                    .join(",")
             }),
         ],
         "Node" => &[("READY", |node| {
-            let conditions = node.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-            let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
-            ready.map_or("Unknown".into(), |condition| text(condition, "/status").into())
+            let conditions = node
+                .pointer("/status/conditions")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let ready = conditions
+                .iter()
+                .find(|condition| condition["type"] == "Ready");
+            ready.map_or("Unknown".into(), |condition| {
+                text(condition, "/status").into()
+            })
         })],
         "Event" => &[
             ("REASON", |event| text(event, "/reason").into()),
-            ("OBJECT", |event| format!("{}/{}", text(event, "/involvedObject/kind"), text(event, "/involvedObject/name"))),
+            ("OBJECT", |event| {
+                format!(
+                    "{}/{}",
+                    text(event, "/involvedObject/kind"),
+                    text(event, "/involvedObject/name")
+                )
+            }),
             ("MESSAGE", |event| text(event, "/message").into()),
         ],
         _ => &[],
     };
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    let namespaced = items.iter().any(|item| !text(item, "/metadata/namespace").is_empty());
+    let namespaced = items
+        .iter()
+        .any(|item| !text(item, "/metadata/namespace").is_empty());
     let mut header = vec!["NAME".to_owned()];
     header.extend(namespaced.then(|| "NAMESPACE".to_owned()));
     header.extend(columns.iter().map(|(title, _)| (*title).to_owned()));
@@ -248,7 +316,9 @@ impl Logs {
             timestamps: self.timestamps,
             tail_lines: self.tail,
         };
-        let mut chunks = client.logs(&self.namespace.namespace, &pod, &params).await?;
+        let mut chunks = client
+            .logs(&self.namespace.namespace, &pod, &params)
+            .await?;
         while let Some(chunk) = chunks.next().await {
             terminal::write(&chunk?);
         }
@@ -275,7 +345,11 @@ impl Exec {
     /// The command's exit code is ours.
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let client = connect(name).await?.client;
-        let target = ExecTarget { namespace: self.namespace.namespace, pod: self.pod, container: self.container };
+        let target = ExecTarget {
+            namespace: self.namespace.namespace,
+            pod: self.pod,
+            container: self.container,
+        };
         let code = exec::exec(&client, &target, &self.command, |output| match output {
             ExecOutput::Stdout(bytes) => terminal::write(&bytes),
             ExecOutput::Stderr(bytes) => terminal::write_error(&bytes),
@@ -321,13 +395,27 @@ impl RollingUpdate {
             }
         };
         let client = connect(name).await?.client;
-        let options = Options { update_period: self.update_period, timeout: self.timeout, ..Options::default() };
-        let summary = rolling_update::rolling_update(&client, &self.namespace.namespace, &self.old, new, &options, |step| {
-            say(&step.to_string());
-        })
+        let options = Options {
+            update_period: self.update_period,
+            timeout: self.timeout,
+            ..Options::default()
+        };
+        let summary = rolling_update::rolling_update(
+            &client,
+            &self.namespace.namespace,
+            &self.old,
+            new,
+            &options,
+            |step| {
+                say(&step.to_string());
+            },
+        )
         .await
         .map_err(update_failed)?;
-        say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
+        say(&format!(
+            "{} has {} replicas; {} is gone",
+            summary.controller, summary.replicas, summary.replaced
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -349,13 +437,26 @@ pub(super) struct Rollback {
 impl Rollback {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let client = connect(name).await?.client;
-        let options = Options { update_period: self.update_period, ..Options::default() };
-        let summary = rolling_update::rollback(&client, &self.namespace.namespace, &self.old, &self.new, &options, |step| {
-            say(&step.to_string());
-        })
+        let options = Options {
+            update_period: self.update_period,
+            ..Options::default()
+        };
+        let summary = rolling_update::rollback(
+            &client,
+            &self.namespace.namespace,
+            &self.old,
+            &self.new,
+            &options,
+            |step| {
+                say(&step.to_string());
+            },
+        )
         .await
         .map_err(update_failed)?;
-        say(&format!("{} has {} replicas; {} is gone", summary.controller, summary.replicas, summary.replaced));
+        say(&format!(
+            "{} has {} replicas; {} is gone",
+            summary.controller, summary.replicas, summary.replaced
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -366,13 +467,23 @@ mod tests {
 
     #[test]
     fn an_update_that_cannot_begin_is_wrong_input_and_one_that_stops_is_not() {
-        let invalid = RollingUpdateError::Invalid { controller: "a".into(), problem: "same name".into() };
+        let invalid = RollingUpdateError::Invalid {
+            controller: "a".into(),
+            problem: "same name".into(),
+        };
         assert!(update_failed(invalid).is_invalid());
         let timeout = Duration::from_secs(1);
         let (controller, new, seen) = ("a".into(), "b".into(), String::new());
         let (new_replicas, new_available, old_replicas) = (2, 1, 1);
-        let stopped =
-            RollingUpdateError::NoProgress { controller, new, new_replicas, new_available, old_replicas, timeout, seen };
+        let stopped = RollingUpdateError::NoProgress {
+            controller,
+            new,
+            new_replicas,
+            new_available,
+            old_replicas,
+            timeout,
+            seen,
+        };
         assert!(!update_failed(stopped).is_invalid());
     }
 }

@@ -35,9 +35,13 @@ impl SshCommand {
         let target = cluster.daemon.login(&self.node).await?;
         let known_hosts = cluster.paths.ssh().join("known_hosts");
         let arguments = ssh::interactive_argv(&target, &known_hosts, &self.command)?;
-        let (program, arguments) = arguments.split_first().expect("an argument vector begins with its program");
+        let (program, arguments) = arguments
+            .split_first()
+            .expect("an argument vector begins with its program");
         let error = std::process::Command::new(program).args(arguments).exec();
-        Err(Failure::new(format!("run `{program}`")).because(error).hint("`flightcage doctor --fix` installs the SSH client"))
+        Err(Failure::new(format!("run `{program}`"))
+            .because(error)
+            .hint("`flightcage doctor --fix` installs the SSH client"))
     }
 }
 
@@ -46,9 +50,18 @@ pub(super) fn require_node(spec: &ClusterSpec, node: &NodeName) -> Result<(), Fa
     if spec.index_of(node).is_some() {
         return Ok(());
     }
-    let known: Vec<&str> = spec.machines.iter().map(|machine| machine.name.as_str()).collect();
+    let known: Vec<&str> = spec
+        .machines
+        .iter()
+        .map(|machine| machine.name.as_str())
+        .collect();
     let hint = format!("its nodes: {}", known.join(", "));
-    Err(Failure::new(format!("there is no node `{node}` in cluster `{}`", spec.name)).hint(hint).invalid())
+    Err(Failure::new(format!(
+        "there is no node `{node}` in cluster `{}`",
+        spec.name
+    ))
+    .hint(hint)
+    .invalid())
 }
 
 /// The same of a cluster that need not be up. Nothing is known of one that was never made.
@@ -77,9 +90,18 @@ impl Console {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let paths = open_home()?.cluster(&name);
         require_recorded_node(&paths, &self.node)?;
-        let console = paths.root().join("machines").join(self.node.as_str()).join("console.log");
+        let console = paths
+            .root()
+            .join("machines")
+            .join(self.node.as_str())
+            .join("console.log");
         let bytes = std::fs::read(&console).map_err(|error| {
-            Failure::new(format!("read the console of node `{}` at `{}`", self.node, console.display())).because(error)
+            Failure::new(format!(
+                "read the console of node `{}` at `{}`",
+                self.node,
+                console.display()
+            ))
+            .because(error)
         })?;
         terminal::write(&bytes);
         Ok(ExitCode::SUCCESS)
@@ -131,6 +153,8 @@ mod tests {
     fn a_node_that_is_not_of_the_cluster_is_wrong_input() {
         let spec = ClusterSpec::with_workers("test".parse().unwrap(), 2);
         assert!(require_node(&spec, &"w2".parse().unwrap()).is_ok());
-        assert!(require_node(&spec, &"w9".parse().unwrap()).is_err_and(|failure| failure.is_invalid()));
+        assert!(
+            require_node(&spec, &"w9".parse().unwrap()).is_err_and(|failure| failure.is_invalid())
+        );
     }
 }

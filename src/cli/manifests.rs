@@ -9,9 +9,16 @@ use crate::orchestrator::api::{kinds, offline};
 
 /// What the API server would refuse about an object.
 pub(super) fn check(kind: &ResourceKind, object: &Value) -> Vec<FieldProblem> {
-    let Some(served) = kinds::find(kind.group, kind.version, kind.plural) else { return Vec::new() };
+    let Some(served) = kinds::find(kind.group, kind.version, kind.plural) else {
+        return Vec::new();
+    };
     let causes = offline::check(served, object).into_iter();
-    causes.map(|cause| FieldProblem { field: cause.field, problem: cause.message }).collect()
+    causes
+        .map(|cause| FieldProblem {
+            field: cause.field,
+            problem: cause.message,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -25,8 +32,15 @@ mod tests {
     fn every_shipped_scenario_and_its_manifests_are_right() {
         let name = "test".parse().unwrap();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+        let entries = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let files: Vec<_> = entries
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "toml")
+            })
+            .collect();
         assert!(files.len() >= 10, "{files:?}");
         for path in files {
             file::read(&path, &Against::own_cluster(&name, check))
@@ -38,7 +52,10 @@ mod tests {
     fn what_the_server_would_refuse_is_found() {
         let kind = crate::kubernetes::client::resource_for("v1", "Secret").unwrap();
         let secret = serde_json::json!({"metadata": {"name": "S"}, "data": {"a": "dg\n==\n", "b": "no base64"}, "typ": "Opaque"});
-        let fields: Vec<String> = check(&kind, &secret).into_iter().map(|problem| problem.field).collect();
+        let fields: Vec<String> = check(&kind, &secret)
+            .into_iter()
+            .map(|problem| problem.field)
+            .collect();
         assert_eq!(fields, ["typ", "metadata.name", "data[b]"]);
     }
 }

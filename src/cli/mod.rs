@@ -49,7 +49,12 @@ State lives under $FLIGHTCAGE_HOME (default: the XDG data directory).";
 #[command(name = "flightcage", version, after_help = AFTER_HELP, max_term_width = 110)]
 struct Cli {
     /// Name of the cluster; several live side by side.
-    #[arg(long, global = true, default_value = "flightcage", env = "FLIGHTCAGE_NAME")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "flightcage",
+        env = "FLIGHTCAGE_NAME"
+    )]
     name: ClusterName,
     #[command(subcommand)]
     command: Command,
@@ -146,10 +151,14 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     roles::start_logging(&cli.command);
-    rustls::crypto::ring::default_provider().install_default().expect("no other TLS provider was installed before");
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("no other TLS provider was installed before");
     let runtime = match roles::runtime(&cli.command) {
         Ok(runtime) => runtime,
-        Err(error) => return failure::print(&Failure::new("start the async runtime").because(error)),
+        Err(error) => {
+            return failure::print(&Failure::new("start the async runtime").because(error));
+        }
     };
     let result = runtime.block_on(run(cli));
     // Blocking reads (standard input) must not hold the process.

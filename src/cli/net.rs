@@ -81,7 +81,11 @@ struct Ends {
 
 impl From<Ends> for Links {
     fn from(ends: Ends) -> Self {
-        Self::Between { from: Some(ends.from), to: ends.to, both_directions: !ends.one_way }
+        Self::Between {
+            from: Some(ends.from),
+            to: ends.to,
+            both_directions: !ends.one_way,
+        }
     }
 }
 
@@ -143,11 +147,22 @@ struct Capture {
 impl Net {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         match self.verb {
-            NetVerb::Cut { ends, lasts } => change(name, ends.into(), LinkRule::cut(), lasts, 1).await,
-            NetVerb::Shape { ends, shape, lasts, seed } => change(name, ends.into(), shape.into(), lasts, seed).await,
+            NetVerb::Cut { ends, lasts } => {
+                change(name, ends.into(), LinkRule::cut(), lasts, 1).await
+            }
+            NetVerb::Shape {
+                ends,
+                shape,
+                lasts,
+                seed,
+            } => change(name, ends.into(), shape.into(), lasts, seed).await,
             NetVerb::Heal { from, to } => {
                 let both_directions = from.is_some();
-                let links = Links::Between { from, to, both_directions };
+                let links = Links::Between {
+                    from,
+                    to,
+                    both_directions,
+                };
                 let daemon = connect(name).await?.daemon;
                 require_nodes_of(&daemon, &links).await?;
                 daemon.heal_links(&LinkHeal { links, tag: None }).await?;
@@ -171,45 +186,85 @@ async fn change(
             .hint("say what: --delay, --jitter, --loss, --duplicate, --reorder, --rate; `net heal` makes links perfect")
             .invalid());
     }
-    rule.validate().map_err(|error| Failure::from(error).invalid())?;
+    rule.validate()
+        .map_err(|error| Failure::from(error).invalid())?;
     let daemon = connect(name).await?.daemon;
     require_nodes_of(&daemon, &links).await?;
-    let change = LinkChange { links, rule, lasts, tag: BY_HAND.into(), seed };
+    let change = LinkChange {
+        links,
+        rule,
+        lasts,
+        tag: BY_HAND.into(),
+        seed,
+    };
     let effects = daemon.change_links(&change).await?;
     for effect in &effects {
-        say(&format!("{} -> {}: {}", effect.from, effect.to, in_words(&rule, &effect.measured)));
+        say(&format!(
+            "{} -> {}: {}",
+            effect.from,
+            effect.to,
+            in_words(&rule, &effect.measured)
+        ));
     }
-    match effects.iter().filter(|effect| !effect.verified).collect::<Vec<&LinkEffect>>()[..] {
+    match effects
+        .iter()
+        .filter(|effect| !effect.verified)
+        .collect::<Vec<&LinkEffect>>()[..]
+    {
         [] => Ok(ExitCode::SUCCESS),
-        [first, ..] => Err(Failure::new(format!("the rule was set, but was not measured on {} -> {}", first.from, first.to))),
+        [first, ..] => Err(Failure::new(format!(
+            "the rule was set, but was not measured on {} -> {}",
+            first.from, first.to
+        ))),
     }
 }
 
 /// What was measured, as much of it as the rule is about.
 pub(super) fn in_words(rule: &LinkRule, measured: &Measured) -> String {
-    let share = |count: u32, of: u32| format!("{:.2} % ({count} of {of})", 100.0 * f64::from(count) / f64::from(of.max(1)));
+    let share = |count: u32, of: u32| {
+        format!(
+            "{:.2} % ({count} of {of})",
+            100.0 * f64::from(count) / f64::from(of.max(1))
+        )
+    };
     if measured.arrived == 0 {
         return format!("nothing passes (0 of {} probes)", measured.sent);
     }
     let mut parts = Vec::new();
     if !rule.delay.is_zero() {
-        parts.push(format!("delay {:.1} ms mean, {:.1} ms p99", measured.delay_mean_ms, measured.delay_p99_ms));
+        parts.push(format!(
+            "delay {:.1} ms mean, {:.1} ms p99",
+            measured.delay_mean_ms, measured.delay_p99_ms
+        ));
     }
     if rule.loss > 0.0 {
-        parts.push(format!("loss {}", share(measured.sent - measured.arrived, measured.sent)));
+        parts.push(format!(
+            "loss {}",
+            share(measured.sent - measured.arrived, measured.sent)
+        ));
     }
     if rule.duplicate > 0.0 {
-        parts.push(format!("duplicate {}", share(measured.duplicated, measured.arrived)));
+        parts.push(format!(
+            "duplicate {}",
+            share(measured.duplicated, measured.arrived)
+        ));
     }
     if rule.reorder > 0.0 {
-        parts.push(format!("overtaken {}", share(measured.overtaken, measured.arrived)));
+        parts.push(format!(
+            "overtaken {}",
+            share(measured.overtaken, measured.arrived)
+        ));
     }
     if rule.rate.is_some()
         && let Some(rate) = measured.rate
     {
         parts.push(format!("rate {:.3} mbit/s", rate / 1e6));
     }
-    format!("{} (measured with {} probes)", parts.join(", "), measured.sent)
+    format!(
+        "{} (measured with {} probes)",
+        parts.join(", "),
+        measured.sent
+    )
 }
 
 fn show(links: &[LinkState], json: bool) -> Result<ExitCode, Failure> {
@@ -218,13 +273,24 @@ fn show(links: &[LinkState], json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     for link in links {
-        let rules: Vec<String> = link.rules.iter().map(|(tag, rule)| format!("{rule} [{tag}]")).collect();
+        let rules: Vec<String> = link
+            .rules
+            .iter()
+            .map(|(tag, rule)| format!("{rule} [{tag}]"))
+            .collect();
         let counted = link.counters.map_or_else(String::new, |counters| {
             let dropped = counters.dropped_by_rule + counters.dropped_by_rate;
-            format!(" {:>9} frames passed, {dropped:>6} dropped by rules ", counters.passed)
+            format!(
+                " {:>9} frames passed, {dropped:>6} dropped by rules ",
+                counters.passed
+            )
         });
         let (from, to) = (link.from.to_string(), link.to.to_string());
-        let acting = if rules.is_empty() { "perfect".to_owned() } else { rules.join(" + ") };
+        let acting = if rules.is_empty() {
+            "perfect".to_owned()
+        } else {
+            rules.join(" + ")
+        };
         say(&format!("{from:>10} -> {to:<10}{counted} {acting}"));
     }
     Ok(ExitCode::SUCCESS)
@@ -233,15 +299,24 @@ fn show(links: &[LinkState], json: bool) -> Result<ExitCode, Failure> {
 impl Capture {
     async fn run(self, daemon: &DaemonClient) -> Result<ExitCode, Failure> {
         let path = self.output.display().to_string();
-        let failed = |error: std::io::Error| Failure::new(format!("write the capture `{path}`")).because(error);
-        let for_ms = self.lasts.map(|lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
+        let failed = |error: std::io::Error| {
+            Failure::new(format!("write the capture `{path}`")).because(error)
+        };
+        let for_ms = self
+            .lasts
+            .map(|lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
         let links = Links::Between {
             from: self.node.clone().or_else(|| self.from.clone()),
             to: self.to.clone(),
             both_directions: self.node.is_some(),
         };
         require_nodes_of(daemon, &links).await?;
-        let request = CaptureRequest { port: self.node, from: self.from, to: self.to, for_ms };
+        let request = CaptureRequest {
+            port: self.node,
+            from: self.from,
+            to: self.to,
+            for_ms,
+        };
         let mut frames = daemon.capture(&request).await?;
         let mut file = std::fs::File::create(&self.output).map_err(failed)?;
         if self.lasts.is_none() {
@@ -258,7 +333,9 @@ impl Capture {
             file.write_all(&chunk).map_err(failed)?;
         }
         // What came last may be half a block, which readers stumble over.
-        file.set_len(tally.whole_bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.set_len(tally.whole_bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
         say(&format!("{} frames in {path}", tally.frames));
         Ok(ExitCode::SUCCESS)
     }
@@ -277,7 +354,9 @@ impl Tally {
         self.pending.extend_from_slice(chunk);
         let mut at = 0;
         while let Some(head) = self.pending.get(at..at + 8) {
-            let word = |from: usize| u32::from_le_bytes(head[from..from + 4].try_into().expect("four bytes"));
+            let word = |from: usize| {
+                u32::from_le_bytes(head[from..from + 4].try_into().expect("four bytes"))
+            };
             let length = word(4) as usize;
             if length < 12 || self.pending.len() < at + length {
                 break;
@@ -298,15 +377,34 @@ mod tests {
     fn frames_are_counted_however_the_stream_is_cut() {
         let block = |kind: u32, contents: usize| {
             let length = u32::try_from(contents + 12).expect("small");
-            [&kind.to_le_bytes()[..], &length.to_le_bytes(), &vec![0; contents], &length.to_le_bytes()].concat()
+            [
+                &kind.to_le_bytes()[..],
+                &length.to_le_bytes(),
+                &vec![0; contents],
+                &length.to_le_bytes(),
+            ]
+            .concat()
         };
-        let stream =
-            [block(0x0a0d_0d0a, 16), block(1, 8), block(6, 80), block(5, 12), block(6, 1514 + 22), block(6, 40)].concat();
+        let stream = [
+            block(0x0a0d_0d0a, 16),
+            block(1, 8),
+            block(6, 80),
+            block(5, 12),
+            block(6, 1514 + 22),
+            block(6, 40),
+        ]
+        .concat();
         let cut = stream.len() - 7;
         for piece in [1, 7, 64, 100_000] {
             let mut tally = Tally::default();
-            stream[..cut].chunks(piece).for_each(|chunk| tally.take(chunk));
-            assert_eq!((tally.frames, tally.whole_bytes), (2, (stream.len() - 52) as u64), "{piece}");
+            stream[..cut]
+                .chunks(piece)
+                .for_each(|chunk| tally.take(chunk));
+            assert_eq!(
+                (tally.frames, tally.whole_bytes),
+                (2, (stream.len() - 52) as u64),
+                "{piece}"
+            );
         }
     }
 }

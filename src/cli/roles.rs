@@ -38,16 +38,25 @@ pub(super) fn start_logging(command: &Command) {
         _ => "off",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 /// Guests have one virtual CPU and little memory: their roles run on one thread.
 pub(super) fn runtime(command: &Command) -> io::Result<Runtime> {
     match command {
-        Command::Agent(_) | Command::Proxy(_) | Command::Server(_) | Command::Relay(_) | Command::Machine(_) => {
-            Builder::new_current_thread().enable_all().build()
-        }
-        _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+        Command::Agent(_)
+        | Command::Proxy(_)
+        | Command::Server(_)
+        | Command::Relay(_)
+        | Command::Machine(_) => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build(),
     }
 }
 
@@ -87,9 +96,16 @@ pub(super) struct Role {
 impl Role {
     fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
         let file = self.config.display();
-        let text = std::fs::read_to_string(&self.config)
-            .map_err(|error| Failure::new(format!("read `{file}`")).because(error).invalid())?;
-        toml::from_str(&text).map_err(|error| Failure::new(format!("understand `{file}`")).because(error).invalid())
+        let text = std::fs::read_to_string(&self.config).map_err(|error| {
+            Failure::new(format!("read `{file}`"))
+                .because(error)
+                .invalid()
+        })?;
+        toml::from_str(&text).map_err(|error| {
+            Failure::new(format!("understand `{file}`"))
+                .because(error)
+                .invalid()
+        })
     }
 
     pub(super) async fn server(self) -> Result<ExitCode, Failure> {
@@ -160,7 +176,11 @@ enum MachineVerb {
     /// Let everything pass again.
     HealLinks,
     /// Measure round trips to a peer.
-    Probe { peer: Ipv4Addr, count: u32, limit_ms: u64 },
+    Probe {
+        peer: Ipv4Addr,
+        count: u32,
+        limit_ms: u64,
+    },
     /// Freeze our units and pods.
     Freeze { seconds: u64 },
     /// Let them go on.
@@ -172,9 +192,15 @@ impl Machine {
         match self.verb {
             MachineVerb::Arrive { cluster } => before::arrive(&cluster)?,
             MachineVerb::Leave { cluster } => leave::leave(cluster.as_deref()).await?,
-            MachineVerb::Links { client } => fault::set_links(&serde_json::from_reader(io::stdin())?, client)?,
+            MachineVerb::Links { client } => {
+                fault::set_links(&serde_json::from_reader(io::stdin())?, client)?
+            }
             MachineVerb::HealLinks => fault::heal_links()?,
-            MachineVerb::Probe { peer, count, limit_ms } => {
+            MachineVerb::Probe {
+                peer,
+                count,
+                limit_ms,
+            } => {
                 let measured = fault::probe(peer, count, Duration::from_millis(limit_ms)).await;
                 super::terminal::say(&serde_json::to_string(&measured)?);
             }

@@ -17,24 +17,38 @@ pub(super) struct Refused {
     failure: Failure,
 }
 
-#[expect(clippy::result_large_err, reason = "there is one a file, and files are few")]
+#[expect(
+    clippy::result_large_err,
+    reason = "there is one a file, and files are few"
+)]
 pub(super) fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, Refused> {
     scenario::file::read(path, against).map_err(|error| {
         let (problems, failure) = match error {
-            ScenarioFileError::Refused(refusal) => {
-                (refusal.problems().iter().map(ToString::to_string).collect(), refused(&refusal))
-            }
+            ScenarioFileError::Refused(refusal) => (
+                refusal.problems().iter().map(ToString::to_string).collect(),
+                refused(&refusal),
+            ),
             ScenarioFileError::Read { file, source } => {
                 let problems = vec![format!("{file}: cannot be read: {source}")];
-                (problems, Failure::from(ScenarioFileError::Read { file, source }).invalid())
+                (
+                    problems,
+                    Failure::from(ScenarioFileError::Read { file, source }).invalid(),
+                )
             }
         };
-        Refused { file: path.to_owned(), problems, failure }
+        Refused {
+            file: path.to_owned(),
+            problems,
+            failure,
+        }
     })
 }
 
 /// Reads all files; those that were refused, if any was.
-pub(super) fn read_all(files: &[PathBuf], against: &Against<'_>) -> Result<Vec<Scenario>, Vec<Refused>> {
+pub(super) fn read_all(
+    files: &[PathBuf],
+    against: &Against<'_>,
+) -> Result<Vec<Scenario>, Vec<Refused>> {
     let (mut scenarios, mut refused) = (Vec::new(), Vec::new());
     for path in files {
         match read(path, against) {
@@ -42,7 +56,11 @@ pub(super) fn read_all(files: &[PathBuf], against: &Against<'_>) -> Result<Vec<S
             Err(one) => refused.push(one),
         }
     }
-    if refused.is_empty() { Ok(scenarios) } else { Err(refused) }
+    if refused.is_empty() {
+        Ok(scenarios)
+    } else {
+        Err(refused)
+    }
 }
 
 impl From<Refused> for Failure {
@@ -90,15 +108,38 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let files =
-            [file("good.toml", "flightcage = 1\n"), file("bad.toml", "flightcage = 2\nx = 1\n"), folder.path().join("no.toml")];
+        let files = [
+            file("good.toml", "flightcage = 1\n"),
+            file("bad.toml", "flightcage = 2\nx = 1\n"),
+            folder.path().join("no.toml"),
+        ];
         let name = "test".parse().unwrap();
-        let refused = read_all(&files, &Against::own_cluster(&name, manifests::check)).err().unwrap();
-        let target = TargetFacts { provider: "qemu".into(), accel: "none".into(), nodes: 0 };
-        let reports: Vec<Report> = refused.iter().map(|one| one.report(7, target.clone())).collect();
-        let told: Vec<(&str, Verdict, usize)> =
-            reports.iter().map(|report| (report.scenario.as_str(), report.verdict, report.reasons.len())).collect();
-        assert_eq!(told, [("bad", Verdict::Invalid, 2), ("no", Verdict::Invalid, 1)]);
+        let refused = read_all(&files, &Against::own_cluster(&name, manifests::check))
+            .err()
+            .unwrap();
+        let target = TargetFacts {
+            provider: "qemu".into(),
+            accel: "none".into(),
+            nodes: 0,
+        };
+        let reports: Vec<Report> = refused
+            .iter()
+            .map(|one| one.report(7, target.clone()))
+            .collect();
+        let told: Vec<(&str, Verdict, usize)> = reports
+            .iter()
+            .map(|report| {
+                (
+                    report.scenario.as_str(),
+                    report.verdict,
+                    report.reasons.len(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [("bad", Verdict::Invalid, 2), ("no", Verdict::Invalid, 1)]
+        );
         assert!(as_one_failure(refused).is_invalid());
     }
 }

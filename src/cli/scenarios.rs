@@ -100,11 +100,20 @@ impl Run {
         let outcomes = match &self.kubeconfig {
             Some(kubeconfig) => self.on_foreign(&cases, kubeconfig, &live).await?,
             None => {
-                if cluster.as_ref().is_none_or(|spec| spec.provider == ProviderKind::Qemu) {
+                if cluster
+                    .as_ref()
+                    .is_none_or(|spec| spec.provider == ProviderKind::Qemu)
+                {
                     doctor::require_able_host().await?;
                 }
                 let snapshots = self.automatic.usage();
-                let settings = Settings { report: self.report.as_deref(), print: say, keep: self.keep, cluster, snapshots };
+                let settings = Settings {
+                    report: self.report.as_deref(),
+                    print: say,
+                    keep: self.keep,
+                    cluster,
+                    snapshots,
+                };
                 run_on_own_clusters(&open_home()?, &name, &cases, &settings, &live).await
             }
         };
@@ -113,8 +122,15 @@ impl Run {
     }
 
     /// The cluster file and the scenarios; the problems of all of them are printed.
-    fn read_files(&self, name: &ClusterName) -> Result<(Option<ClusterSpec>, Vec<Scenario>), Failure> {
-        let cluster = self.cluster.as_deref().map(|file| read_cluster_file(file, name)).transpose();
+    fn read_files(
+        &self,
+        name: &ClusterName,
+    ) -> Result<(Option<ClusterSpec>, Vec<Scenario>), Failure> {
+        let cluster = self
+            .cluster
+            .as_deref()
+            .map(|file| read_cluster_file(file, name))
+            .transpose();
         let machines = match &cluster {
             Ok(Some(spec)) => Machines::Of(spec),
             Ok(None) if self.kubeconfig.is_none() => Machines::OfFile,
@@ -125,10 +141,26 @@ impl Run {
             _ if self.kubeconfig.is_some() => FOREIGN.to_owned(),
             _ => ProviderKind::default().to_string(),
         };
-        let read = read_all(&self.files, &Against { cluster_name: name, machines, manifests: manifests::check });
+        let read = read_all(
+            &self.files,
+            &Against {
+                cluster_name: name,
+                machines,
+                manifests: manifests::check,
+            },
+        );
         let scenarios = read.map_err(|refused| {
             if let Some(folder) = &self.report {
-                report_refused(&refused, folder, self.seed, &TargetFacts { provider, accel: "none".into(), nodes: 0 });
+                report_refused(
+                    &refused,
+                    folder,
+                    self.seed,
+                    &TargetFacts {
+                        provider,
+                        accel: "none".into(),
+                        nodes: 0,
+                    },
+                );
             }
             as_one_failure(refused)
         });
@@ -142,12 +174,27 @@ impl Run {
         }
     }
 
-    async fn on_foreign(&self, cases: &[Case<'_>], kubeconfig: &Path, live: &Arc<Live>) -> Result<Vec<Outcome>, Failure> {
-        let client = Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
-        let nodes = client.list::<Node>("", &ListParams::all()).await.map_err(Failure::from)?.items.len();
+    async fn on_foreign(
+        &self,
+        cases: &[Case<'_>],
+        kubeconfig: &Path,
+        live: &Arc<Live>,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let client =
+            Client::from_kubeconfig(kubeconfig).map_err(|error| Failure::from(error).invalid())?;
+        let nodes = client
+            .list::<Node>("", &ListParams::all())
+            .await
+            .map_err(Failure::from)?
+            .items
+            .len();
         let interruption = Interruption::watch();
         let stop = interruption.token();
-        let target = TargetFacts { provider: FOREIGN.into(), accel: "none".into(), nodes };
+        let target = TargetFacts {
+            provider: FOREIGN.into(),
+            accel: "none".into(),
+            nodes,
+        };
         let mut outcomes = Vec::new();
         for case in cases {
             if stop.is_cancelled() {
@@ -185,7 +232,11 @@ struct Shard {
 
 impl Shard {
     fn of<T>(self, items: Vec<T>) -> Vec<T> {
-        items.into_iter().skip(self.number - 1).step_by(self.count).collect()
+        items
+            .into_iter()
+            .skip(self.number - 1)
+            .step_by(self.count)
+            .collect()
     }
 }
 
@@ -193,7 +244,9 @@ impl std::str::FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
+        let numbers = text
+            .split_once('/')
+            .and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
         match numbers {
             Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
             _ => Err("a shard is M/N with M from 1 to N, such as 2/4".into()),
@@ -213,11 +266,16 @@ impl Plan {
     pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let scenario = read(&self.file, &Against::own_cluster(&name, manifests::check))?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
-        let spec = scenario.cluster.clone().unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
+        let spec = scenario
+            .cluster
+            .clone()
+            .unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
         let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
         say(&format!("scenario {}", plan.scenario));
         plan.lines.iter().for_each(|line| say(&format!("  {line}")));
-        plan.missing.iter().for_each(|missing| say(&format!("  SKIPPED: the target lacks `{missing}`")));
+        plan.missing
+            .iter()
+            .for_each(|missing| say(&format!("  SKIPPED: the target lacks `{missing}`")));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -233,7 +291,8 @@ pub(super) struct Lint {
 impl Lint {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let name = "flightcage".parse().expect("the default name is a name");
-        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check)).map_err(as_one_failure)?;
+        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check))
+            .map_err(as_one_failure)?;
         for scenario in scenarios {
             say(&format!("{}: right", scenario.path.display()));
         }
@@ -245,7 +304,9 @@ pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
     let paths = open_home()?.cluster(&name);
     let cluster = match Cluster::connect(paths.clone()).await {
         Ok(cluster) => cluster,
-        Err(LifeError::Daemon(DaemonClientError::NotUp { .. })) => return undo_without_daemon(&paths),
+        Err(LifeError::Daemon(DaemonClientError::NotUp { .. })) => {
+            return undo_without_daemon(&paths);
+        }
         Err(error) => return Err(error.into()),
     };
     let own = OwnCluster::new(cluster.daemon.clone(), &cluster.daemon.status().await?.spec);
@@ -263,14 +324,22 @@ pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
 /// Machines of ours end with their daemon, and every fault in them with it. Those of others may still have one.
 fn undo_without_daemon(paths: &ClusterPaths) -> Result<ExitCode, Failure> {
     let entries = Journal::new(&paths.journal()).entries();
-    let entries = entries.map_err(|error| Failure::new("read the journal of faults").because(error))?;
+    let entries =
+        entries.map_err(|error| Failure::new("read the journal of faults").because(error))?;
     let recorded: Option<ClusterRecord> = read_json(&paths.spec()).ok();
     let name = paths.name();
     if entries.is_empty() {
-        say(&format!("nothing is left to heal: cluster `{name}` is not up"));
+        say(&format!(
+            "nothing is left to heal: cluster `{name}` is not up"
+        ));
     } else if recorded.is_some_and(|record| record.spec.provider != ProviderKind::Qemu) {
-        return Err(Failure::new(format!("cluster `{name}` is not up, and {} faults may still act", entries.len()))
-            .hint(format!("`flightcage up --name {name}`, then `flightcage undo --name {name}`")));
+        return Err(Failure::new(format!(
+            "cluster `{name}` is not up, and {} faults may still act",
+            entries.len()
+        ))
+        .hint(format!(
+            "`flightcage up --name {name}`, then `flightcage undo --name {name}`"
+        )));
     }
     for (_, entry) in entries {
         say(&format!(
@@ -289,18 +358,25 @@ mod tests {
     #[test]
     fn a_cluster_that_is_not_up_has_nothing_left_to_heal() {
         let home = tempfile::tempdir().unwrap();
-        let paths = Home::at(home.path().to_owned()).unwrap().cluster(&"test".parse().unwrap());
+        let paths = Home::at(home.path().to_owned())
+            .unwrap()
+            .cluster(&"test".parse().unwrap());
         assert!(undo_without_daemon(&paths).is_ok());
     }
 
     #[test]
     fn shards_share_everything_once() {
         let shard = |text: &str| text.parse::<Shard>();
-        let mut all: Vec<u32> =
-            ["1/3", "2/3", "3/3"].iter().flat_map(|text| shard(text).expect("it is one").of((0..8).collect())).collect();
+        let mut all: Vec<u32> = ["1/3", "2/3", "3/3"]
+            .iter()
+            .flat_map(|text| shard(text).expect("it is one").of((0..8).collect()))
+            .collect();
         all.sort_unstable();
         assert_eq!(all, (0..8).collect::<Vec<u32>>());
-        assert_eq!(shard("4/4").expect("it is one").of(vec![1, 2]), Vec::<i32>::new());
+        assert_eq!(
+            shard("4/4").expect("it is one").of(vec![1, 2]),
+            Vec::<i32>::new()
+        );
         for wrong in ["0/4", "5/4", "1/0", "1", "a/b", "1/2/3"] {
             assert!(shard(wrong).is_err(), "{wrong}");
         }

@@ -47,10 +47,23 @@ pub(super) async fn run_on_own_clusters(
 ) -> Vec<Outcome> {
     let interruption = Interruption::watch();
     let stop = interruption.token();
-    let mut series = Series { home, name, settings, stop, live, current: None, failed: Vec::new() };
+    let mut series = Series {
+        home,
+        name,
+        settings,
+        stop,
+        live,
+        current: None,
+        failed: Vec::new(),
+    };
     let mut outcomes = Vec::new();
     for case in cases {
-        outcomes.push(series.run(case).await.unwrap_or_else(|failure| told(&failure, live)));
+        outcomes.push(
+            series
+                .run(case)
+                .await
+                .unwrap_or_else(|failure| told(&failure, live)),
+        );
     }
     // After the scenarios' own outcomes: callers pair those with their scenarios.
     if let Err(failure) = series.finish().await {
@@ -90,11 +103,20 @@ impl Series<'_> {
     }
 
     fn interrupted(&self, case: &Case<'_>, spec: &ClusterSpec) -> Outcome {
-        tell(Ok(interrupted_before(case, facts(spec, None))), self.settings.report, self.settings.print, self.live)
+        tell(
+            Ok(interrupted_before(case, facts(spec, None))),
+            self.settings.report,
+            self.settings.print,
+            self.live,
+        )
     }
 
     fn wanted(&self, scenario: &Scenario) -> ClusterSpec {
-        let asked = self.settings.cluster.clone().or_else(|| scenario.cluster.clone());
+        let asked = self
+            .settings
+            .cluster
+            .clone()
+            .or_else(|| scenario.cluster.clone());
         asked.unwrap_or_else(|| ClusterSpec::with_workers(self.name.clone(), 2))
     }
 
@@ -113,9 +135,14 @@ impl Series<'_> {
                 reset(self.home, cluster, snapshots, self.stop, self.live).await
             }
             Some(cluster) => Ok(cluster),
-            None if self.failed.contains(spec) => Err(Failure::new("not run: the cluster it asks for did not come up before")),
+            None if self.failed.contains(spec) => Err(Failure::new(
+                "not run: the cluster it asks for did not come up before",
+            )),
             None => {
-                let boot = Boot { lifetime: Lifetime::Owned, snapshots };
+                let boot = Boot {
+                    lifetime: Lifetime::Owned,
+                    snapshots,
+                };
                 let brought = bring_up(self.home, spec.clone(), boot, self.live).await;
                 if brought.is_err() {
                     self.failed.push(spec.clone());
@@ -126,8 +153,14 @@ impl Series<'_> {
     }
 
     async fn finish(self) -> Result<(), Failure> {
-        let Some((_, cluster)) = self.current else { return Ok(()) };
-        self.live.step(if self.settings.keep { "keeping the cluster" } else { "taking the cluster down" });
+        let Some((_, cluster)) = self.current else {
+            return Ok(());
+        };
+        self.live.step(if self.settings.keep {
+            "keeping the cluster"
+        } else {
+            "taking the cluster down"
+        });
         end(cluster, self.settings.keep).await
     }
 }
@@ -190,17 +223,32 @@ pub(super) async fn run_on(
             journal_dir: cluster.paths.journal(),
             trusted: None,
             target,
-            nodes: status.spec.machines.iter().map(|machine| machine.name.clone()).collect(),
-            daemon: inventory::daemon(&cluster.paths).filter(|_| status.spec.provider == ProviderKind::Qemu),
+            nodes: status
+                .spec
+                .machines
+                .iter()
+                .map(|machine| machine.name.clone())
+                .collect(),
+            daemon: inventory::daemon(&cluster.paths)
+                .filter(|_| status.spec.provider == ProviderKind::Qemu),
         };
-        Ok(tell(judge(case, environment, updates, stop, live).await, settings.report, settings.print, live))
+        Ok(tell(
+            judge(case, environment, updates, stop, live).await,
+            settings.report,
+            settings.print,
+            live,
+        ))
     };
     let outcome = outcome.await;
     (cluster, outcome)
 }
 
 fn facts(spec: &ClusterSpec, acceleration: Option<Acceleration>) -> TargetFacts {
-    TargetFacts { provider: spec.provider.to_string(), accel: accel_name(acceleration).into(), nodes: spec.machines.len() }
+    TargetFacts {
+        provider: spec.provider.to_string(),
+        accel: accel_name(acceleration).into(),
+        nodes: spec.machines.len(),
+    }
 }
 
 pub(super) fn accel_name(acceleration: Option<Acceleration>) -> &'static str {

@@ -25,11 +25,18 @@ pub(super) struct Automatic {
 
 impl Automatic {
     pub(super) fn usage(&self) -> SnapshotUse {
-        if self.fresh || self.keep_snapshots == 0 { SnapshotUse::Ignore } else { SnapshotUse::Keep(self.keep_snapshots) }
+        if self.fresh || self.keep_snapshots == 0 {
+            SnapshotUse::Ignore
+        } else {
+            SnapshotUse::Keep(self.keep_snapshots)
+        }
     }
 
     pub(super) fn boot(&self, lifetime: Lifetime) -> Boot {
-        Boot { lifetime, snapshots: self.usage() }
+        Boot {
+            lifetime,
+            snapshots: self.usage(),
+        }
     }
 }
 
@@ -79,7 +86,11 @@ impl SnapshotCommand {
 }
 
 async fn save(name: &ClusterName, snapshot: Option<String>) -> Result<(), Failure> {
-    let snapshot = snapshot.unwrap_or_else(|| jiff::Timestamp::now().strftime("s%Y%m%d-%H%M%S").to_string());
+    let snapshot = snapshot.unwrap_or_else(|| {
+        jiff::Timestamp::now()
+            .strftime("s%Y%m%d-%H%M%S")
+            .to_string()
+    });
     let live = Live::new();
     let saved = life::save(&open_home()?, name, &snapshot, live.reporter()).await;
     live.finish();
@@ -124,9 +135,16 @@ fn list(name: &ClusterName, as_json: bool) -> Result<(), Failure> {
     for (name, manifest) in snapshots {
         match manifest {
             Ok(manifest) => {
-                let kind = if manifest.kind == Kind::Automatic { "automatic" } else { "named" };
+                let kind = if manifest.kind == Kind::Automatic {
+                    "automatic"
+                } else {
+                    "named"
+                };
                 let created = manifest.created.strftime("%Y-%m-%dT%H:%M:%SZ");
-                say(&format!("{name:<24} {kind:<10} {created} {:>6} MiB", manifest.bytes() >> 20));
+                say(&format!(
+                    "{name:<24} {kind:<10} {created} {:>6} MiB",
+                    manifest.bytes() >> 20
+                ));
             }
             Err(error) => say(&format!("{name:<24} {error}")),
         }

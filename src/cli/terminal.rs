@@ -62,7 +62,10 @@ struct Bars {
 impl Live {
     pub(super) fn new() -> Arc<Self> {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Arc::new(Self { bars, state: Mutex::new(Bars::default()) })
+        Arc::new(Self {
+            bars,
+            state: Mutex::new(Bars::default()),
+        })
     }
 
     /// What `cluster::life::up` reports to.
@@ -82,7 +85,10 @@ impl Live {
 
     /// A new step of the whole.
     pub(super) fn step(&self, what: &str) {
-        let mut state = self.state.lock().expect("nobody panics while holding the lock");
+        let mut state = self
+            .state
+            .lock()
+            .expect("nobody panics while holding the lock");
         let Some(bars) = &self.bars else {
             complain(what);
             return;
@@ -97,19 +103,28 @@ impl Live {
 
     /// A detail of the running step: shown only where it can be overwritten.
     pub(super) fn detail(&self, what: &str) {
-        let state = self.state.lock().expect("nobody panics while holding the lock");
+        let state = self
+            .state
+            .lock()
+            .expect("nobody panics while holding the lock");
         if let Some(bar) = &state.step {
             bar.set_prefix(what.chars().take(100).collect::<String>());
         }
     }
 
     fn node(&self, node: &NodeName, what: &str, done: bool) {
-        let mut state = self.state.lock().expect("nobody panics while holding the lock");
+        let mut state = self
+            .state
+            .lock()
+            .expect("nobody panics while holding the lock");
         let Some(bars) = &self.bars else {
             complain(&format!("  {node}: {what}"));
             return;
         };
-        let bar = state.nodes.entry(node.clone()).or_insert_with(|| spinner(bars, ""));
+        let bar = state
+            .nodes
+            .entry(node.clone())
+            .or_insert_with(|| spinner(bars, ""));
         bar.set_message(format!("{node}: {what}"));
         if done {
             bar.finish();
@@ -118,7 +133,10 @@ impl Live {
 
     /// Ends the animation; what was shown last stays.
     pub(super) fn finish(&self) {
-        let mut state = self.state.lock().expect("nobody panics while holding the lock");
+        let mut state = self
+            .state
+            .lock()
+            .expect("nobody panics while holding the lock");
         let state = std::mem::take(&mut *state);
         for bar in state.step.into_iter().chain(state.nodes.into_values()) {
             bar.finish();
@@ -127,8 +145,13 @@ impl Live {
 }
 
 fn spinner(bars: &MultiProgress, what: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {elapsed:>4} {msg} {prefix:.dim}").expect("the template is constant");
-    let bar = bars.add(ProgressBar::new_spinner().with_style(style).with_message(what.to_owned()));
+    let style = ProgressStyle::with_template("{spinner} {elapsed:>4} {msg} {prefix:.dim}")
+        .expect("the template is constant");
+    let bar = bars.add(
+        ProgressBar::new_spinner()
+            .with_style(style)
+            .with_message(what.to_owned()),
+    );
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }

@@ -35,7 +35,10 @@ impl VagrantCommand {
         let VagrantVerb::Render { file } = self.verb;
         let spec = match &file {
             Some(file) => scenarios::read_cluster_file(file, name)?,
-            None => ClusterSpec { provider: ProviderKind::Vagrant, ..ClusterSpec::with_workers(name.clone(), 2) },
+            None => ClusterSpec {
+                provider: ProviderKind::Vagrant,
+                ..ClusterSpec::with_workers(name.clone(), 2)
+            },
         };
         if spec.provider != ProviderKind::Vagrant {
             return Err(Failure::new("the cluster file's provider is not Vagrant")
@@ -43,7 +46,8 @@ impl VagrantCommand {
                 .invalid());
         }
         let paths = open_home()?.cluster(name);
-        let definition = BoxDefinition::load(&spec.box_name).map_err(|error| Failure::from(error).invalid())?;
+        let definition =
+            BoxDefinition::load(&spec.box_name).map_err(|error| Failure::from(error).invalid())?;
         let file = Vagrantfile {
             vagrant: &spec.vagrant.clone().unwrap_or_default(),
             own_box: &own_box_name(&definition.hash()),
@@ -54,7 +58,11 @@ impl VagrantCommand {
                 Origin::Image(_) => "",
             },
             // What `up` proves; here nothing is started.
-            kvm: std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
+            kvm: std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+                .is_ok(),
             spec: &spec,
         };
         say(file.render()?.trim_end());

@@ -49,25 +49,42 @@ impl With {
         let spec = wanted(self.file.as_deref(), &name).await?;
         let home = open_home()?;
         let live = Live::new();
-        let cluster = bring_up(&home, spec.clone(), self.automatic.boot(Lifetime::Owned), &live).await?;
+        let cluster = bring_up(
+            &home,
+            spec.clone(),
+            self.automatic.boot(Lifetime::Owned),
+            &live,
+        )
+        .await?;
         live.finish();
         if !cluster.is_owned() {
-            return Err(Failure::new(format!("cluster `{name}` is up already and need not be pristine"))
-                .hint(format!("`flightcage down --name {name}` first, or choose another --name")));
+            return Err(Failure::new(format!(
+                "cluster `{name}` is up already and need not be pristine"
+            ))
+            .hint(format!(
+                "`flightcage down --name {name}` first, or choose another --name"
+            )));
         }
         let ended = run_to_end(self.command(&cluster, &spec)).await;
         let down = life::down(&cluster.paths).await;
         let program = self.command[0].to_string_lossy();
-        let status = ended.map_err(|error| Failure::new(format!("run `{program}`")).because(error))?;
+        let status =
+            ended.map_err(|error| Failure::new(format!("run `{program}`")).because(error))?;
         down?;
-        let code = status.code().or_else(|| status.signal().map(|signal| SIGNAL_BASE + signal)).unwrap_or(1);
+        let code = status
+            .code()
+            .or_else(|| status.signal().map(|signal| SIGNAL_BASE + signal))
+            .unwrap_or(1);
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
     }
 
     fn command(&self, cluster: &Cluster, spec: &ClusterSpec) -> Command {
         let names = |wanted: fn(Role) -> bool| {
             let machines = spec.machines.iter().filter(|machine| wanted(machine.role));
-            machines.map(|machine| machine.name.as_str()).collect::<Vec<_>>().join(" ")
+            machines
+                .map(|machine| machine.name.as_str())
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         let mut command = Command::new(&self.command[0]);
         command
@@ -84,7 +101,10 @@ impl With {
 
 /// Runs a command to its end. Ctrl-C and SIGTERM are for the command: the cluster goes down after it, not under it. A second one kills.
 async fn run_to_end(mut command: Command) -> io::Result<ExitStatus> {
-    let (mut interrupts, mut terminations) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupts, mut terminations) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let mut child = command.spawn()?;
     let mut forwarded = 0;
     loop {
@@ -93,9 +113,15 @@ async fn run_to_end(mut command: Command) -> io::Result<ExitStatus> {
             Some(()) = interrupts.recv() => Signal::INT,
             Some(()) = terminations.recv() => Signal::TERM,
         };
-        let Some(passed_on) = passed_on(received, Terminal::of_this_process(), forwarded) else { continue };
+        let Some(passed_on) = passed_on(received, Terminal::of_this_process(), forwarded) else {
+            continue;
+        };
         forwarded += 1;
-        if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        if let Some(pid) = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw)
+        {
             // One that is gone already has ended, which is what the signal was for.
             let _ = kill_process(pid, passed_on);
         }
@@ -112,7 +138,11 @@ enum Terminal {
 impl Terminal {
     fn of_this_process() -> Self {
         let foreground = rustix::termios::tcgetpgrp(io::stdin()).ok();
-        if foreground == Some(rustix::process::getpgrp()) { Self::SendsToAll } else { Self::Absent }
+        if foreground == Some(rustix::process::getpgrp()) {
+            Self::SendsToAll
+        } else {
+            Self::Absent
+        }
     }
 }
 
@@ -142,7 +172,11 @@ mod tests {
             (Signal::INT, Terminal::Absent, 1, Some(Signal::KILL)),
         ];
         for (received, terminal, before, expected) in table {
-            assert_eq!(passed_on(received, terminal, before), expected, "{received:?} {terminal:?} {before}");
+            assert_eq!(
+                passed_on(received, terminal, before),
+                expected,
+                "{received:?} {terminal:?} {before}"
+            );
         }
     }
 }

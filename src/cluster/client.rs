@@ -12,12 +12,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::daemon::{
-    CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState, MEMORY_REFUSED,
-    RestoreOrder, Status,
+    CaptureRequest, DialReply, DialRequest, DialTarget, LinkChange, LinkEffect, LinkHeal,
+    LinkState, MEMORY_REFUSED, RestoreOrder, Status,
 };
 use super::home::ClusterPaths;
 use crate::machines::journal::Sighting;
-use crate::machines::provider::{DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Restored};
+use crate::machines::provider::{
+    DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Restored,
+};
 use crate::model::names::NodeName;
 use crate::shell::ssh::SshTarget;
 use crate::transport::BoxStream;
@@ -97,12 +99,14 @@ impl DaemonClient {
 
     /// What the daemon knows.
     pub async fn status(&self) -> Result<Status, DaemonClientError> {
-        self.send(self.http.get(url("status")), STATUS_TIMEOUT).await
+        self.send(self.http.get(url("status")), STATUS_TIMEOUT)
+            .await
     }
 
     /// What stands in the way of the cluster's machines.
     pub async fn preflight(&self) -> Result<Vec<Problem>, DaemonClientError> {
-        self.send(self.http.get(url("preflight")), PREFLIGHT_TIMEOUT).await
+        self.send(self.http.get(url("preflight")), PREFLIGHT_TIMEOUT)
+            .await
     }
 
     /// Makes and starts a machine.
@@ -112,22 +116,29 @@ impl DaemonClient {
 
     /// Waits until a machine accepts SSH connections.
     pub async fn wait_for_boot(&self, node: &NodeName) -> Result<SocketAddr, DaemonClientError> {
-        self.post(&format!("machines/{node}/boot"), &(), BOOT_TIMEOUT).await
+        self.post(&format!("machines/{node}/boot"), &(), BOOT_TIMEOUT)
+            .await
     }
 
     /// How a machine is logged in to now.
     pub async fn login(&self, node: &NodeName) -> Result<SshTarget, DaemonClientError> {
-        self.send(self.http.get(url(&format!("machines/{node}/login"))), REQUEST_TIMEOUT).await
+        self.send(
+            self.http.get(url(&format!("machines/{node}/login"))),
+            REQUEST_TIMEOUT,
+        )
+        .await
     }
 
     /// Tells that our binary is on a machine now.
     pub async fn installed(&self, node: &NodeName) -> Result<(), DaemonClientError> {
-        self.post(&format!("machines/{node}/installed"), &(), REQUEST_TIMEOUT).await
+        self.post(&format!("machines/{node}/installed"), &(), REQUEST_TIMEOUT)
+            .await
     }
 
     /// Saves all machines, memory and disks, below a folder.
     pub async fn save(&self, into: &Path) -> Result<Restored, DaemonClientError> {
-        self.post("save", &json!({ "into": into }), SNAPSHOT_TIMEOUT).await
+        self.post("save", &json!({ "into": into }), SNAPSHOT_TIMEOUT)
+            .await
     }
 
     /// Makes the machines from what was saved.
@@ -136,22 +147,43 @@ impl DaemonClient {
     }
 
     /// Changes a machine's power.
-    pub async fn power(&self, node: &NodeName, action: PowerAction) -> Result<(), DaemonClientError> {
-        self.post(&format!("machines/{node}/power"), &json!({ "action": action }), POWER_TIMEOUT).await
+    pub async fn power(
+        &self,
+        node: &NodeName,
+        action: PowerAction,
+    ) -> Result<(), DaemonClientError> {
+        self.post(
+            &format!("machines/{node}/power"),
+            &json!({ "action": action }),
+            POWER_TIMEOUT,
+        )
+        .await
     }
 
     /// Makes a machine's disk fail, or work.
-    pub async fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> Result<DiskEffect, DaemonClientError> {
-        self.post(&format!("machines/{node}/disk"), &fault, REQUEST_TIMEOUT).await
+    pub async fn disk(
+        &self,
+        node: &NodeName,
+        fault: Option<DiskFault>,
+    ) -> Result<DiskEffect, DaemonClientError> {
+        self.post(&format!("machines/{node}/disk"), &fault, REQUEST_TIMEOUT)
+            .await
     }
 
     /// Troubles seen in the machines, those with a larger number than `after`.
     pub async fn sightings(&self, after: u64) -> Result<Vec<Sighting>, DaemonClientError> {
-        self.send(self.http.get(url(&format!("sightings?after={after}"))), REQUEST_TIMEOUT).await
+        self.send(
+            self.http.get(url(&format!("sightings?after={after}"))),
+            REQUEST_TIMEOUT,
+        )
+        .await
     }
 
     /// Sets a rule and returns what it does, as measured.
-    pub async fn change_links(&self, change: &LinkChange) -> Result<Vec<LinkEffect>, DaemonClientError> {
+    pub async fn change_links(
+        &self,
+        change: &LinkChange,
+    ) -> Result<Vec<LinkEffect>, DaemonClientError> {
         self.post("links", change, LINKS_TIMEOUT).await
     }
 
@@ -162,17 +194,31 @@ impl DaemonClient {
 
     /// Every directed link, with what acts on it and what has passed it.
     pub async fn links(&self) -> Result<Vec<LinkState>, DaemonClientError> {
-        self.send(self.http.get(url("links")), REQUEST_TIMEOUT).await
+        self.send(self.http.get(url("links")), REQUEST_TIMEOUT)
+            .await
     }
 
     /// Begins a capture: pcapng, until its time is over or the response is dropped.
-    pub async fn capture(&self, request: &CaptureRequest) -> Result<reqwest::Response, DaemonClientError> {
-        let broken = |source| DaemonClientError::Broken { name: self.paths.name().to_string(), source };
-        let response = self.http.get(url(&format!("capture?{}", query(request)))).send().await.map_err(broken)?;
+    pub async fn capture(
+        &self,
+        request: &CaptureRequest,
+    ) -> Result<reqwest::Response, DaemonClientError> {
+        let broken = |source| DaemonClientError::Broken {
+            name: self.paths.name().to_string(),
+            source,
+        };
+        let response = self
+            .http
+            .get(url(&format!("capture?{}", query(request))))
+            .send()
+            .await
+            .map_err(broken)?;
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(DaemonClientError::Refused(response.text().await.unwrap_or_default()))
+        Err(DaemonClientError::Refused(
+            response.text().await.unwrap_or_default(),
+        ))
     }
 
     /// Tells the daemon that its owner's end is no longer its own.
@@ -182,7 +228,8 @@ impl DaemonClient {
 
     /// Asks the daemon to end its machines and itself, and to remove the cluster's directories if `remove`.
     pub async fn down(&self, remove: bool) -> Result<(), DaemonClientError> {
-        self.post("down", &json!({ "remove": remove }), REQUEST_TIMEOUT).await
+        self.post("down", &json!({ "remove": remove }), REQUEST_TIMEOUT)
+            .await
     }
 
     /// Opens a connection into the cluster.
@@ -197,7 +244,9 @@ impl DaemonClient {
         // The reply is one short line and the peer speaks first only after it in no protocol we use: buffered bytes are kept.
         let mut stream = BufReader::new(stream);
         let mut reply = String::new();
-        tokio::io::AsyncReadExt::take(&mut stream, MAX_REPLY).read_line(&mut reply).await?;
+        tokio::io::AsyncReadExt::take(&mut stream, MAX_REPLY)
+            .read_line(&mut reply)
+            .await?;
         match serde_json::from_str(&reply) {
             Ok(DialReply::Connected) => Ok(Box::new(stream)),
             Ok(reply) => Err(io::Error::from(reply.error_kind())),
@@ -211,7 +260,8 @@ impl DaemonClient {
         body: &Q,
         timeout: Duration,
     ) -> Result<A, DaemonClientError> {
-        self.send(self.http.post(url(path)).json(body), timeout).await
+        self.send(self.http.post(url(path)).json(body), timeout)
+            .await
     }
 
     async fn send<A: DeserializeOwned>(
@@ -224,22 +274,39 @@ impl DaemonClient {
             if source.is_connect() {
                 DaemonClientError::NotUp { name: name() }
             } else {
-                DaemonClientError::Broken { name: name(), source }
+                DaemonClientError::Broken {
+                    name: name(),
+                    source,
+                }
             }
         })?;
         let status = response.status();
         if status.is_success() {
-            return response.json().await.map_err(|source| DaemonClientError::Broken { name: name(), source });
+            return response
+                .json()
+                .await
+                .map_err(|source| DaemonClientError::Broken {
+                    name: name(),
+                    source,
+                });
         }
         let said = response.text().await.unwrap_or_default();
-        Err(if status == MEMORY_REFUSED { DaemonClientError::MemoryRefused(said) } else { DaemonClientError::Refused(said) })
+        Err(if status == MEMORY_REFUSED {
+            DaemonClientError::MemoryRefused(said)
+        } else {
+            DaemonClientError::Refused(said)
+        })
     }
 }
 
 /// A capture as a query: names and numbers need no escapes.
 fn query(request: &CaptureRequest) -> String {
     let mut parts = Vec::new();
-    for (key, port) in [("port", &request.port), ("from", &request.from), ("to", &request.to)] {
+    for (key, port) in [
+        ("port", &request.port),
+        ("from", &request.from),
+        ("to", &request.to),
+    ] {
         parts.extend(port.as_ref().map(|port| format!("{key}={port}")));
     }
     parts.extend(request.for_ms.map(|ms| format!("for_ms={ms}")));

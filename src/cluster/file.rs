@@ -57,7 +57,10 @@ pub enum ClusterFileError {
 /// When it cannot be read or has problems: all of them.
 pub fn read(path: &Path, name: &ClusterName) -> Result<ClusterSpec, ClusterFileError> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ClusterFileError::Read { file: file.clone(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ClusterFileError::Read {
+        file: file.clone(),
+        source,
+    })?;
     Ok(parse(&file, &text, name)?)
 }
 
@@ -73,7 +76,10 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
     let spec = root
         .get("cluster")
         .and_then(|value| value.table())
-        .map_or_else(|| ClusterSpec::with_workers(name.clone(), DEFAULT_WORKERS), |table| cluster(&table, name));
+        .map_or_else(
+            || ClusterSpec::with_workers(name.clone(), DEFAULT_WORKERS),
+            |table| cluster(&table, name),
+        );
     drop(document);
     problems.finish(spec)
 }
@@ -95,22 +101,35 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
     ];
     let known: Vec<&str> = own.into_iter().chain(made::SHARED).collect();
     table.allow(&known);
-    let provider = table.get("provider").and_then(|value| provider(&value)).unwrap_or_default();
+    let provider = table
+        .get("provider")
+        .and_then(|value| provider(&value))
+        .unwrap_or_default();
     if let Some(value) = table.get("controllers")
-        && value.integer(0..=MAX_NODES as u64).is_some_and(|count| count != 1)
+        && value
+            .integer(0..=MAX_NODES as u64)
+            .is_some_and(|count| count != 1)
     {
         value.problem(
             "a cluster has one controller",
             Some("its store is on one machine: more of them are not supported yet".into()),
         );
     }
-    let workers = table.get("workers").and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
-    let workers = workers.map_or(DEFAULT_WORKERS, |count| usize::try_from(count).expect("at most 199"));
+    let workers = table
+        .get("workers")
+        .and_then(|value| value.integer(1..=MAX_NODES as u64 - 1));
+    let workers = workers.map_or(DEFAULT_WORKERS, |count| {
+        usize::try_from(count).expect("at most 199")
+    });
     let mut spec = ClusterSpec::with_workers(name.clone(), workers);
     spec.provider = provider;
     if provider == ProviderKind::Hosts {
-        for key in ["controllers", "workers", "box", "node"].into_iter().chain(made::SHARED) {
-            if let Some((_, span, _)) = table.entries().into_iter().find(|(name, ..)| *name == key) {
+        for key in ["controllers", "workers", "box", "node"]
+            .into_iter()
+            .chain(made::SHARED)
+        {
+            if let Some((_, span, _)) = table.entries().into_iter().find(|(name, ..)| *name == key)
+            {
                 table.problem_with(span, format!("`{key}` is not for machines that exist"));
             }
         }
@@ -120,24 +139,37 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
     }
     match table.get("vagrant") {
         Some(value) if provider != ProviderKind::Vagrant => {
-            value.problem("`vagrant` is for machines that Vagrant makes", Some("provider = \"vagrant\"".into()));
+            value.problem(
+                "`vagrant` is for machines that Vagrant makes",
+                Some("provider = \"vagrant\"".into()),
+            );
         }
         _ if provider == ProviderKind::Vagrant => vagrant::vagrant(table, &mut spec),
         _ => {}
     }
     registries(table, &mut spec);
-    if let Some(percent) = table.get("eviction_brake_percent").and_then(|value| value.integer(1..=100)) {
+    if let Some(percent) = table
+        .get("eviction_brake_percent")
+        .and_then(|value| value.integer(1..=100))
+    {
         spec.eviction_brake_percent = u8::try_from(percent).expect("at most 100");
     }
     spec
 }
 
 fn provider(value: &Value<'_, '_>) -> Option<ProviderKind> {
-    const KNOWN: [ProviderKind; 3] = [ProviderKind::Qemu, ProviderKind::Vagrant, ProviderKind::Hosts];
+    const KNOWN: [ProviderKind; 3] = [
+        ProviderKind::Qemu,
+        ProviderKind::Vagrant,
+        ProviderKind::Hosts,
+    ];
     let text = value.string()?;
     let known = KNOWN.into_iter().find(|kind| kind.as_str() == text);
     if known.is_none() {
-        value.problem(format!("unknown provider `{text}`"), suggestion(text, &KNOWN.map(ProviderKind::as_str)));
+        value.problem(
+            format!("unknown provider `{text}`"),
+            suggestion(text, &KNOWN.map(ProviderKind::as_str)),
+        );
     }
     known
 }
@@ -146,17 +178,30 @@ fn provider(value: &Value<'_, '_>) -> Option<ProviderKind> {
 fn made(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
     for key in ["login", "host"] {
         if let Some((_, span, _)) = table.entries().into_iter().find(|(name, ..)| *name == key) {
-            table.problem_with_help(span, format!("`{key}` is for machines that exist"), Some("provider = \"hosts\"".into()));
+            table.problem_with_help(
+                span,
+                format!("`{key}` is for machines that exist"),
+                Some("provider = \"hosts\"".into()),
+            );
         }
     }
     made::read(table, spec);
 }
 
 fn registries(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
-    for value in table.get("upstream_registries").and_then(|value| value.array()).unwrap_or_default() {
-        let Some(registry) = value.string() else { continue };
+    for value in table
+        .get("upstream_registries")
+        .and_then(|value| value.array())
+        .unwrap_or_default()
+    {
+        let Some(registry) = value.string() else {
+            continue;
+        };
         if registry.is_empty() || registry.contains("://") || registry.contains('/') {
-            value.problem(format!("`{registry}` is not a registry"), Some("a host, such as `quay.io`".into()));
+            value.problem(
+                format!("`{registry}` is not a registry"),
+                Some("a host, such as `quay.io`".into()),
+            );
         } else {
             spec.upstream_registries.push(registry.to_owned());
         }
@@ -174,14 +219,21 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_the_default_cluster() {
-        assert_eq!(check(""), Ok(ClusterSpec::with_workers("test".parse().unwrap(), 2)));
+        assert_eq!(
+            check(""),
+            Ok(ClusterSpec::with_workers("test".parse().unwrap(), 2))
+        );
     }
 
     #[test]
     fn a_node_may_differ() {
         let spec = check("[cluster]\nworkers = 3\nmemory = \"1GiB\"\n[[cluster.node]]\nname = \"w3\"\ncpus = 2\n").unwrap();
         assert_eq!(spec.machines.len(), 4);
-        assert!(spec.machines.iter().all(|machine| machine.memory_bytes == 1 << 30));
+        assert!(
+            spec.machines
+                .iter()
+                .all(|machine| machine.memory_bytes == 1 << 30)
+        );
         assert_eq!(spec.machines[3].cpus, Some(2));
         assert_eq!(spec.machines[2].cpus, None);
     }
@@ -190,10 +242,18 @@ mod tests {
     fn every_problem_is_told_with_its_place() {
         let text = "[cluster]\nworkres = 2\nmemory = 512\ndisk = \"1KiB\"\n[[cluster.node]]\nname = \"w9\"\n";
         let problems = check(text).unwrap_err();
-        let places: Vec<&str> = problems.iter().map(|p| p.strip_prefix("flightcage.toml:").unwrap()).collect();
+        let places: Vec<&str> = problems
+            .iter()
+            .map(|p| p.strip_prefix("flightcage.toml:").unwrap())
+            .collect();
         assert_eq!(
             places,
-            ["2:1: unknown key `workres`", "3:10: `512` has no unit", "4:8: `disk` is too small", "6:8: unknown node `w9`"]
+            [
+                "2:1: unknown key `workres`",
+                "3:10: `512` has no unit",
+                "4:8: `disk` is too small",
+                "6:8: unknown node `w9`"
+            ]
         );
     }
 }

@@ -64,7 +64,10 @@ impl Guest {
     /// When the machine is off or does not answer.
     pub async fn connect(daemon: &DaemonClient, node: &NodeName) -> Result<Self, GuestError> {
         let target = daemon.login(node).await?;
-        Ok(Self { node: node.clone(), ssh: Ssh::connect(&target, CONNECT_LIMIT).await? })
+        Ok(Self {
+            node: node.clone(),
+            ssh: Ssh::connect(&target, CONNECT_LIMIT).await?,
+        })
     }
 
     async fn run(&self, command: &str) -> Result<String, GuestError> {
@@ -82,7 +85,11 @@ impl Guest {
 
     async fn number(&self, command: &str) -> Result<u64, GuestError> {
         let said = self.run(command).await?;
-        let wrong = |_| GuestError::Command { node: self.node.clone(), command: command.to_owned(), said: said.clone() };
+        let wrong = |_| GuestError::Command {
+            node: self.node.clone(),
+            command: command.to_owned(),
+            said: said.clone(),
+        };
         said.trim().parse().map_err(wrong)
     }
 
@@ -96,11 +103,22 @@ impl Guest {
             let (asked, at) = (SystemTime::now(), Instant::now());
             let guest_nanos = self.number("date +%s%N").await?;
             let error_ms = at.elapsed().as_secs_f64() * 1000.0 / 2.0;
-            let host_ms = asked.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0 + error_ms;
-            #[expect(clippy::cast_precision_loss, reason = "tenths of a microsecond are lost")]
+            let host_ms = asked
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64()
+                * 1000.0
+                + error_ms;
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "tenths of a microsecond are lost"
+            )]
             let offset_ms = guest_nanos as f64 / 1e6 - host_ms;
             if best.is_none_or(|best| error_ms < best.error_ms) {
-                best = Some(ClockOffset { offset_ms, error_ms });
+                best = Some(ClockOffset {
+                    offset_ms,
+                    error_ms,
+                });
             }
         }
         Ok(best.expect("it was read"))
@@ -120,7 +138,10 @@ impl Guest {
                 return Ok((seen, true));
             }
             // Read and set by the machine itself, so that the way there does not count.
-            #[expect(clippy::cast_possible_truncation, reason = "at most a year of nanoseconds")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "at most a year of nanoseconds"
+            )]
             let step = (missing_ms * 1e6) as i64;
             let set = format!(
                 "sudo sh -c 'n=$(($(date +%s%N) + {step})); date -u -s @$((n / 1000000000)).$(printf %09d $((n % 1000000000)))'"
@@ -128,7 +149,10 @@ impl Guest {
             self.run(&set).await?;
             seen = self.clock().await?;
         }
-        Ok((seen, (wanted_ms - seen.offset_ms).abs() <= CLOCK_TOLERANCE_MS + seen.error_ms))
+        Ok((
+            seen,
+            (wanted_ms - seen.offset_ms).abs() <= CLOCK_TOLERANCE_MS + seen.error_ms,
+        ))
     }
 
     /// Fills the machine's file system and returns how many bytes are left, and whether a write then fails for lack of space.
@@ -144,7 +168,9 @@ impl Guest {
         );
         self.run(&fill).await?;
         let left = self.free().await?;
-        let probe = format!("sudo sh -c 'dd if=/dev/zero of={FILLER}.probe bs=1M count=1 2>&1; rm -f {FILLER}.probe'; true");
+        let probe = format!(
+            "sudo sh -c 'dd if=/dev/zero of={FILLER}.probe bs=1M count=1 2>&1; rm -f {FILLER}.probe'; true"
+        );
         let refused = self.run(&probe).await?.contains("No space left");
         Ok((left, refused && left < FULL_BYTES))
     }
@@ -154,13 +180,18 @@ impl Guest {
     /// # Errors
     /// When the machine does not answer.
     pub async fn empty_disk(&self) -> Result<(u64, bool), GuestError> {
-        self.run(&format!("sudo rm -f {FILLER} {FILLER}.probe")).await?;
+        self.run(&format!("sudo rm -f {FILLER} {FILLER}.probe"))
+            .await?;
         let free = self.free().await?;
         Ok((free, free >= FULL_BYTES))
     }
 
     async fn free(&self) -> Result<u64, GuestError> {
-        self.number(&format!("df -B1 --output=avail {} | tail -n 1", parent(FILLER))).await
+        self.number(&format!(
+            "df -B1 --output=avail {} | tail -n 1",
+            parent(FILLER)
+        ))
+        .await
     }
 
     /// Whether the machine's own file system can be written: the kernel makes it read-only when its journal fails.
@@ -168,8 +199,9 @@ impl Guest {
     /// # Errors
     /// When the machine does not answer.
     pub async fn is_writable(&self) -> Result<bool, GuestError> {
-        let probe =
-            format!("sudo sh -c 'touch {FILLER}.probe && sync -f {FILLER}.probe && rm {FILLER}.probe' 2>/dev/null; echo $?");
+        let probe = format!(
+            "sudo sh -c 'touch {FILLER}.probe && sync -f {FILLER}.probe && rm {FILLER}.probe' 2>/dev/null; echo $?"
+        );
         Ok(self.run(&probe).await?.trim() == "0")
     }
 }

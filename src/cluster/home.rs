@@ -94,13 +94,21 @@ impl Home {
         // Where they were made counts: a login shell and a job of cron have different runtime directories.
         let made = fs::read_link(root.join(RUNTIME_LINK)).ok();
         let runtime = made.unwrap_or_else(|| runtime_base().join(format!("{}-{name}", self.tag())));
-        ClusterPaths { name: name.clone(), root, runtime }
+        ClusterPaths {
+            name: name.clone(),
+            root,
+            runtime,
+        }
     }
 
     /// Tells the runtime directories of this home from another's.
     fn tag(&self) -> String {
         let digest = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
-        digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        digest
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// Names of the clusters of which anything exists, sorted: a directory, sockets, or only a lock that a killed command left.
@@ -109,10 +117,23 @@ impl Home {
     /// When a directory cannot be read.
     pub fn cluster_names(&self) -> io::Result<Vec<ClusterName>> {
         let prefix = format!("{}-", self.tag());
-        let lock = |name: &str| name.strip_prefix('.')?.strip_suffix(".lock")?.rsplit_once('.').map(|(name, _)| name.to_owned());
-        let clusters = names_in(&self.clusters())?.into_iter().filter_map(|name| lock(&name).unwrap_or(name).parse().ok());
-        let runtimes = names_in(&runtime_base())?.into_iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok());
-        Ok(clusters.chain(runtimes).collect::<std::collections::BTreeSet<ClusterName>>().into_iter().collect())
+        let lock = |name: &str| {
+            name.strip_prefix('.')?
+                .strip_suffix(".lock")?
+                .rsplit_once('.')
+                .map(|(name, _)| name.to_owned())
+        };
+        let clusters = names_in(&self.clusters())?
+            .into_iter()
+            .filter_map(|name| lock(&name).unwrap_or(name).parse().ok());
+        let runtimes = names_in(&runtime_base())?
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&prefix)?.parse().ok());
+        Ok(clusters
+            .chain(runtimes)
+            .collect::<std::collections::BTreeSet<ClusterName>>()
+            .into_iter()
+            .collect())
     }
 }
 
@@ -123,14 +144,21 @@ fn names_in(directory: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect())
 }
 
 /// `$XDG_RUNTIME_DIR/flightcage`, or `/tmp/flightcage-<uid>`.
 fn runtime_base() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !directory.is_empty() && Path::new(&directory).is_dir() => PathBuf::from(directory).join("flightcage"),
-        _ => PathBuf::from(format!("/tmp/flightcage-{}", rustix::process::getuid().as_raw())),
+        Some(directory) if !directory.is_empty() && Path::new(&directory).is_dir() => {
+            PathBuf::from(directory).join("flightcage")
+        }
+        _ => PathBuf::from(format!(
+            "/tmp/flightcage-{}",
+            rustix::process::getuid().as_raw()
+        )),
     }
 }
 
@@ -165,7 +193,10 @@ impl ClusterPaths {
 
     /// The directory that holds everything, `$FLIGHTCAGE_HOME`.
     pub fn home(&self) -> &Path {
-        self.root.ancestors().nth(2).expect("a cluster's directory is below the home's `clusters`")
+        self.root
+            .ancestors()
+            .nth(2)
+            .expect("a cluster's directory is below the home's `clusters`")
     }
 
     /// The specification it was made from.
@@ -199,7 +230,10 @@ impl ClusterPaths {
     }
 
     fn lock(&self, what: &str) -> PathBuf {
-        let clusters = self.root.parent().expect("a cluster's directory is below `clusters`");
+        let clusters = self
+            .root
+            .parent()
+            .expect("a cluster's directory is below `clusters`");
         clusters.join(format!(".{}.{what}.lock", self.name))
     }
 
@@ -248,10 +282,20 @@ impl ClusterPaths {
     /// # Errors
     /// When they cannot be made, or the runtime directory belongs to somebody else.
     pub fn make(&self) -> io::Result<()> {
-        for directory in [&self.root, &self.pki(), &self.ssh(), &self.journal(), &self.root.join("machines")] {
+        for directory in [
+            &self.root,
+            &self.pki(),
+            &self.ssh(),
+            &self.journal(),
+            &self.root.join("machines"),
+        ] {
             private_directory(directory)?;
         }
-        private_directory(self.runtime.parent().expect("the runtime directory has a parent"))?;
+        private_directory(
+            self.runtime
+                .parent()
+                .expect("the runtime directory has a parent"),
+        )?;
         match std::os::unix::fs::symlink(&self.runtime, self.root.join(RUNTIME_LINK)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -300,10 +344,16 @@ impl ClusterPaths {
 /// # Errors
 /// When it cannot be made or belongs to another user.
 pub fn private_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)?;
     let metadata = fs::symlink_metadata(path)?;
     if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
-        return Err(io::Error::other(format!("`{}` is not a directory of this user; remove it", path.display())));
+        return Err(io::Error::other(format!(
+            "`{}` is not a directory of this user; remove it",
+            path.display()
+        )));
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
@@ -314,7 +364,11 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
 /// When the file cannot be made.
 pub fn try_lock(path: &Path) -> io::Result<Option<fs::File>> {
     loop {
-        let file = fs::File::options().create(true).append(true).mode(0o600).open(path)?;
+        let file = fs::File::options()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         if file.try_lock().is_err() {
             return Ok(None);
         }
@@ -332,10 +386,13 @@ pub fn try_lock(path: &Path) -> io::Result<Option<fs::File>> {
 /// When it cannot be written.
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     use std::io::Write;
-    let directory = path.parent().ok_or_else(|| io::Error::other("a file needs a directory"))?;
+    let directory = path
+        .parent()
+        .ok_or_else(|| io::Error::other("a file needs a directory"))?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(contents)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o600))?;
     file.persist(path)?;
     Ok(())
 }

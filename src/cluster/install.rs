@@ -78,7 +78,11 @@ pub fn binary_path() -> io::Result<PathBuf> {
 /// Its name holds the content's hash.
 fn path_of(binary: &[u8]) -> PathBuf {
     let digest = Sha256::digest(binary);
-    let tag: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let tag: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     PathBuf::from(format!("{DATA_DIR}/bin/flightcage-{tag}"))
 }
 
@@ -112,7 +116,12 @@ impl Payload {
             let binary = std::fs::read("/proc/self/exe")?;
             let target = path_of(&binary);
             let packed = Arc::new(zstd::encode_all(binary.as_slice(), UPLOAD_LEVEL)?);
-            Ok(Self { target, packed, size: binary.len(), machines })
+            Ok(Self {
+                target,
+                packed,
+                size: binary.len(),
+                machines,
+            })
         };
         pack().map_err(InstallError::Binary)
     }
@@ -123,13 +132,21 @@ impl Payload {
     }
 
     fn told(&self) -> String {
-        format!("uploading {} of binary", bytesize::ByteSize::b(self.packed.len() as u64).display().iec_short())
+        format!(
+            "uploading {} of binary",
+            bytesize::ByteSize::b(self.packed.len() as u64)
+                .display()
+                .iec_short()
+        )
     }
 
     /// The command that makes the binary of what comes on standard input: complete or not at all. The packed one is written to memory
     /// first: in a pipe of several processes each piece of 10 KiB would cost an emulated machine a millisecond for each of them.
     fn receive(&self) -> String {
-        let (target, directory) = (self.target.display(), self.target.parent().unwrap_or(&self.target).display());
+        let (target, directory) = (
+            self.target.display(),
+            self.target.parent().unwrap_or(&self.target).display(),
+        );
         format!(
             "mkdir -p {directory} && cat >{ARRIVING} && zstd -d -q -f -o {target}.part {ARRIVING} && rm {ARRIVING} && \
              chmod 755 {target}.part && mv -f {target}.part {target}"
@@ -150,13 +167,16 @@ pub async fn install(
     step: impl Fn(&str),
 ) -> Result<(), InstallError> {
     let machine = &spec.machines[index];
-    let remote = Remote { node: machine.name.to_string(), ssh };
+    let remote = Remote {
+        node: machine.name.to_string(),
+        ssh,
+    };
     let units = units(machine).join(" ");
     let start = format!("systemctl daemon-reload && systemctl restart --no-block {units}");
     let target = payload.target.display();
     if spec.provider == ProviderKind::Hosts {
-        let identity =
-            uninstall::identity(&spec.name, &paths.pki()).expect("certificates are made before machines are installed");
+        let identity = uninstall::identity(&spec.name, &paths.pki())
+            .expect("certificates are made before machines are installed");
         remote.arrive(payload, &identity, &step).await?;
     }
     let files = configuration(paths, spec, index, &payload.target)?;
@@ -165,14 +185,26 @@ pub async fn install(
         step(&payload.told());
         let receive = payload.receive();
         // Units that systemd has never looked for need no reload.
-        let install = format!("head -c {} | {EXTRACT} && {receive} && systemctl start --no-block {units}", files.len());
-        remote.run(&install, [files.as_slice(), &payload.packed].concat(), &[0]).await?;
+        let install = format!(
+            "head -c {} | {EXTRACT} && {receive} && systemctl start --no-block {units}",
+            files.len()
+        );
+        remote
+            .run(&install, [files.as_slice(), &payload.packed].concat(), &[0])
+            .await?;
     } else {
         step("writing configuration");
-        let configure = format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
+        let configure =
+            format!("{EXTRACT} || exit 1; test -x {target} || exit {NO_BINARY}; {start}");
         if remote.run(&configure, files, &[0, NO_BINARY]).await? == NO_BINARY {
             step(&payload.told());
-            remote.run(&format!("{} && {start}", payload.receive()), payload.packed.to_vec(), &[0]).await?;
+            remote
+                .run(
+                    &format!("{} && {start}", payload.receive()),
+                    payload.packed.to_vec(),
+                    &[0],
+                )
+                .await?;
         }
     }
     step("starting services");
@@ -187,7 +219,10 @@ const NO_BINARY: i32 = 100;
 /// The machine's units, in the order in which they are started.
 fn units(machine: &MachineSpec) -> Vec<&'static str> {
     let server = (machine.role == Role::Controller).then_some("flightcage-server.service");
-    server.into_iter().chain(["flightcage-proxy.service", "flightcage-agent.service"]).collect()
+    server
+        .into_iter()
+        .chain(["flightcage-proxy.service", "flightcage-agent.service"])
+        .collect()
 }
 
 struct Remote<'a> {
@@ -197,7 +232,12 @@ struct Remote<'a> {
 
 impl Remote<'_> {
     /// Brings the binary to a machine that is not ours, and notes how the machine was before anything else of it is changed.
-    async fn arrive(&self, payload: &Payload, identity: &str, step: &impl Fn(&str)) -> Result<(), InstallError> {
+    async fn arrive(
+        &self,
+        payload: &Payload,
+        identity: &str,
+        step: &impl Fn(&str),
+    ) -> Result<(), InstallError> {
         let target = payload.target.display();
         // An upload that was cut off has left a smaller one.
         let arrive = format!(
@@ -206,56 +246,119 @@ impl Remote<'_> {
         );
         if self.run(&arrive, Vec::new(), &[0, NO_BINARY]).await? == NO_BINARY {
             step(&payload.told());
-            let arrive = format!("{} && {target} machine arrive {identity}", payload.receive());
+            let arrive = format!(
+                "{} && {target} machine arrive {identity}",
+                payload.receive()
+            );
             self.run(&arrive, payload.packed.to_vec(), &[0]).await?;
         }
         Ok(())
     }
 
     /// Runs `commands` as root and returns their exit code, which must be one of `expected`.
-    async fn run(&self, commands: &str, stdin: Vec<u8>, expected: &[i32]) -> Result<i32, InstallError> {
+    async fn run(
+        &self,
+        commands: &str,
+        stdin: Vec<u8>,
+        expected: &[i32],
+    ) -> Result<i32, InstallError> {
         // An emulated machine on a busy host takes 128 KiB/s.
         let limit = COMMAND_LIMIT + Duration::from_secs(stdin.len() as u64 >> 17);
-        let output = self.ssh.run_within(&format!("sudo sh -c '{commands}'"), Some(stdin), limit).await;
-        let output = output.map_err(|source| InstallError::Ssh { node: self.node.clone(), source })?;
+        let output = self
+            .ssh
+            .run_within(&format!("sudo sh -c '{commands}'"), Some(stdin), limit)
+            .await;
+        let output = output.map_err(|source| InstallError::Ssh {
+            node: self.node.clone(),
+            source,
+        })?;
         if expected.contains(&output.status) {
             return Ok(output.status);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let stderr = stderr.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ");
-        Err(InstallError::Command { node: self.node.clone(), command: commands.to_owned(), stderr })
+        let stderr = stderr
+            .lines()
+            .rev()
+            .take(5)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+            .join("; ");
+        Err(InstallError::Command {
+            node: self.node.clone(),
+            command: commands.to_owned(),
+            stderr,
+        })
     }
 }
 
 /// The tar archive of everything but the binary.
-fn configuration(paths: &ClusterPaths, spec: &ClusterSpec, index: usize, binary: &Path) -> Result<Vec<u8>, InstallError> {
+fn configuration(
+    paths: &ClusterPaths,
+    spec: &ClusterSpec,
+    index: usize,
+    binary: &Path,
+) -> Result<Vec<u8>, InstallError> {
     let machine = &spec.machines[index];
     let node = machine.name.as_str();
-    let render = |what: String| InstallError::Render { node: node.to_owned(), what };
+    let render = |what: String| InstallError::Render {
+        node: node.to_owned(),
+        what,
+    };
     let pki = paths.pki();
     let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
-    let mut identities = vec![("node", format!("node-{node}")), ("proxy", format!("proxy-{node}"))];
+    let mut identities = vec![
+        ("node", format!("node-{node}")),
+        ("proxy", format!("proxy-{node}")),
+    ];
     if machine.role == Role::Controller {
         identities.push(("server", "server".to_owned()));
         let key = pki.join("secrets.key");
         let key = std::fs::read(&key).map_err(|source| PkiError::File { path: key, source })?;
         files.push((format!("{CONFIG_DIR}/secrets.key"), 0o600, key));
     }
-    files.push((format!("{CONFIG_DIR}/ca.crt"), 0o644, pki::read(&pki, "ca.crt")?.into_bytes()));
+    files.push((
+        format!("{CONFIG_DIR}/ca.crt"),
+        0o644,
+        pki::read(&pki, "ca.crt")?.into_bytes(),
+    ));
     for (target, source) in identities {
-        files.push((format!("{CONFIG_DIR}/{target}.crt"), 0o644, pki::read(&pki, &format!("{source}.crt"))?.into_bytes()));
-        files.push((format!("{CONFIG_DIR}/{target}.key"), 0o600, pki::read(&pki, &format!("{source}.key"))?.into_bytes()));
+        files.push((
+            format!("{CONFIG_DIR}/{target}.crt"),
+            0o644,
+            pki::read(&pki, &format!("{source}.crt"))?.into_bytes(),
+        ));
+        files.push((
+            format!("{CONFIG_DIR}/{target}.key"),
+            0o600,
+            pki::read(&pki, &format!("{source}.key"))?.into_bytes(),
+        ));
     }
     let mut templates = tera::Tera::default();
     let mut context = tera::Context::new();
     context.insert("binary", &binary.display().to_string());
     context.insert("node", node);
-    for (role, config, unit) in roles(spec, index, machine).map_err(|error| render(error.to_string()))? {
-        files.push((format!("{CONFIG_DIR}/{role}.toml"), 0o600, config.into_bytes()));
+    for (role, config, unit) in
+        roles(spec, index, machine).map_err(|error| render(error.to_string()))?
+    {
+        files.push((
+            format!("{CONFIG_DIR}/{role}.toml"),
+            0o600,
+            config.into_bytes(),
+        ));
         let name = format!("flightcage-{role}.service");
-        templates.add_raw_template(&name, unit).map_err(|error| render(error.to_string()))?;
-        let unit = templates.render(&name, &context).map_err(|error| render(error.to_string()))?;
-        files.push((format!("/etc/systemd/system/{name}"), 0o644, unit.into_bytes()));
+        templates
+            .add_raw_template(&name, unit)
+            .map_err(|error| render(error.to_string()))?;
+        let unit = templates
+            .render(&name, &context)
+            .map_err(|error| render(error.to_string()))?;
+        files.push((
+            format!("/etc/systemd/system/{name}"),
+            0o644,
+            unit.into_bytes(),
+        ));
     }
     let pack = || -> io::Result<Vec<u8>> {
         let mut archive = tar::Builder::new(Vec::new());
@@ -278,7 +381,11 @@ fn roles(
 ) -> Result<Vec<(&'static str, String, &'static str)>, toml::ser::Error> {
     let server = format!("https://{}:{}", spec.address(0), addresses::API_PORT);
     // Without a fabric the mirror comes to each node's own loopback, through SSH.
-    let mirror = if spec.provider.has_fabric() { addresses::GATEWAY } else { Ipv4Addr::LOCALHOST };
+    let mirror = if spec.provider.has_fabric() {
+        addresses::GATEWAY
+    } else {
+        Ipv4Addr::LOCALHOST
+    };
     let identity = |name: &str| IdentityFiles {
         ca: format!("{CONFIG_DIR}/ca.crt").into(),
         certificate: format!("{CONFIG_DIR}/{name}.crt").into(),
@@ -291,7 +398,10 @@ fn roles(
     let controller = machine.role == Role::Controller;
     let mut labels = machine.labels.clone();
     if controller {
-        labels.insert("node-role.kubernetes.io/control-plane".into(), String::new());
+        labels.insert(
+            "node-role.kubernetes.io/control-plane".into(),
+            String::new(),
+        );
     }
     let agent = AgentConfig {
         node: machine.name.to_string(),
@@ -307,14 +417,30 @@ fn roles(
         data_dir: DATA_DIR.into(),
         labels,
         taints: {
-            let automatic = controller.then(|| "node-role.kubernetes.io/control-plane=:NoSchedule".to_owned());
-            automatic.into_iter().chain(machine.taints.clone()).collect()
+            let automatic =
+                controller.then(|| "node-role.kubernetes.io/control-plane=:NoSchedule".to_owned());
+            automatic
+                .into_iter()
+                .chain(machine.taints.clone())
+                .collect()
         },
     };
-    let proxy = ProxyConfig { node: machine.name.to_string(), server, identity: identity("proxy") };
+    let proxy = ProxyConfig {
+        node: machine.name.to_string(),
+        server,
+        identity: identity("proxy"),
+    };
     let mut roles = vec![
-        ("agent", toml::to_string(&agent)?, include_str!("units/agent.service.tera")),
-        ("proxy", toml::to_string(&proxy)?, include_str!("units/proxy.service.tera")),
+        (
+            "agent",
+            toml::to_string(&agent)?,
+            include_str!("units/agent.service.tera"),
+        ),
+        (
+            "proxy",
+            toml::to_string(&proxy)?,
+            include_str!("units/proxy.service.tera"),
+        ),
     ];
     if controller {
         let server = ServerConfig {
@@ -325,13 +451,22 @@ fn roles(
             secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),
             eviction_brake_percent: spec.eviction_brake_percent,
         };
-        roles.push(("server", toml::to_string(&server)?, include_str!("units/server.service.tera")));
+        roles.push((
+            "server",
+            toml::to_string(&server)?,
+            include_str!("units/server.service.tera"),
+        ));
     }
     Ok(roles)
 }
 
 /// Appends a file of root's, with the directories above it.
-fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, mode: u32, contents: &[u8]) -> io::Result<()> {
+fn append<W: Write>(
+    archive: &mut tar::Builder<W>,
+    path: &Path,
+    mode: u32,
+    contents: &[u8],
+) -> io::Result<()> {
     let path = path.strip_prefix("/").unwrap_or(path);
     let mut header = tar::Header::new_gnu();
     header.set_size(contents.len() as u64);

@@ -84,7 +84,10 @@ pub struct Inventory {
 /// # Errors
 /// When a directory or `/proc` cannot be read.
 pub fn look(home: &Home) -> Result<Inventory, LifeError> {
-    let fail = |source| LifeError::Io { what: "look at what exists".into(), source };
+    let fail = |source| LifeError::Io {
+        what: "look at what exists".into(),
+        source,
+    };
     let mut clusters = Vec::new();
     for name in home.cluster_names().map_err(fail)? {
         clusters.push(entry(&home.cluster(&name))?);
@@ -93,26 +96,46 @@ pub fn look(home: &Home) -> Result<Inventory, LifeError> {
     for name in children(&home.cache()).map_err(fail)? {
         let path = home.cache().join(&name);
         if path.is_dir() {
-            caches.push(Cache { name, disk_bytes: disk_bytes(&path), path });
+            caches.push(Cache {
+                name,
+                disk_bytes: disk_bytes(&path),
+                path,
+            });
         }
     }
     let snapshots = home.snapshots();
     if snapshots.is_dir() {
-        caches.push(Cache { name: "snapshots".into(), disk_bytes: disk_bytes(&snapshots), path: snapshots });
+        caches.push(Cache {
+            name: "snapshots".into(),
+            disk_bytes: disk_bytes(&snapshots),
+            path: snapshots,
+        });
     }
     let abandoned = abandoned(home).map_err(fail)?;
-    Ok(Inventory { clusters, caches, abandoned })
+    Ok(Inventory {
+        clusters,
+        caches,
+        abandoned,
+    })
 }
 
 /// The process of the daemon that holds a cluster, or held it last.
 #[must_use]
 pub fn daemon(paths: &ClusterPaths) -> Option<u32> {
-    fs::read_to_string(paths.daemon_lock()).ok()?.trim().parse().ok()
+    fs::read_to_string(paths.daemon_lock())
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn entry(paths: &ClusterPaths) -> Result<Entry, LifeError> {
-    let fail = |source| LifeError::Io { what: format!("look at cluster `{}`", paths.name()), source };
-    let machines = qemu::processes(paths.root()).map_err(|error| fail(io::Error::other(super::chain(&error))))?;
+    let fail = |source| LifeError::Io {
+        what: format!("look at cluster `{}`", paths.name()),
+        source,
+    };
+    let machines = qemu::processes(paths.root())
+        .map_err(|error| fail(io::Error::other(super::chain(&error))))?;
     let facts = Facts {
         changing: is_locked(&paths.life_lock()).map_err(fail)?,
         held: is_locked(&paths.daemon_lock()).map_err(fail)?,
@@ -147,7 +170,11 @@ impl Facts {
         match self {
             Self { changing: true, .. } => State::Changing,
             Self { held: true, .. } => State::Up,
-            Self { whole: true, machines: 0, .. } => State::Stopped,
+            Self {
+                whole: true,
+                machines: 0,
+                ..
+            } => State::Stopped,
             _ => State::Dead,
         }
     }
@@ -183,15 +210,25 @@ fn abandoned(home: &Home) -> io::Result<Vec<PathBuf>> {
         if is_locked(&directory.join("lock"))? {
             continue;
         }
-        let unfinished = children(&directory)?.into_iter().filter(|name| name.starts_with(debian::UNFINISHED));
+        let unfinished = children(&directory)?
+            .into_iter()
+            .filter(|name| name.starts_with(debian::UNFINISHED));
         found.extend(unfinished.map(|name| directory.join(name)));
     }
     let partial = home.images().join("partial");
     let is_old = |path: &PathBuf| {
-        let age = path.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed().unwrap_or_default());
+        let age = path
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .map(|time| time.elapsed().unwrap_or_default());
         age.is_ok_and(|age| age > ABANDONED)
     };
-    found.extend(children(&partial)?.into_iter().map(|name| partial.join(name)).filter(is_old));
+    found.extend(
+        children(&partial)?
+            .into_iter()
+            .map(|name| partial.join(name))
+            .filter(is_old),
+    );
     Ok(found)
 }
 
@@ -201,19 +238,28 @@ fn children(directory: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort();
     Ok(names)
 }
 
 /// Bytes on disk of everything below a path: sparse files count with what they hold. What vanishes meanwhile counts as nothing.
 fn disk_bytes(path: &Path) -> u64 {
-    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
     let own = metadata.blocks() * 512;
     if !metadata.is_dir() {
         return own;
     }
-    own + children(path).unwrap_or_default().iter().map(|name| disk_bytes(&path.join(name))).sum::<u64>()
+    own + children(path)
+        .unwrap_or_default()
+        .iter()
+        .map(|name| disk_bytes(&path.join(name)))
+        .sum::<u64>()
 }
 
 /// What [`prune`] is to clear beside what is dead.
@@ -227,12 +273,27 @@ pub enum Reach {
 
 /// What [`prune`] would clear, as lines for people, each with its size in bytes.
 pub fn prunable(inventory: &Inventory, reach: Reach) -> Vec<(String, u64)> {
-    let clusters = inventory.clusters.iter().filter(|entry| is_prunable(entry, reach));
-    let mut lines: Vec<_> = clusters.map(|entry| (format!("cluster {}", entry.name), entry.disk_bytes)).collect();
+    let clusters = inventory
+        .clusters
+        .iter()
+        .filter(|entry| is_prunable(entry, reach));
+    let mut lines: Vec<_> = clusters
+        .map(|entry| (format!("cluster {}", entry.name), entry.disk_bytes))
+        .collect();
     if reach == Reach::All {
-        lines.extend(inventory.caches.iter().map(|cache| (format!("cache {}", cache.path.display()), cache.disk_bytes)));
+        lines.extend(
+            inventory
+                .caches
+                .iter()
+                .map(|cache| (format!("cache {}", cache.path.display()), cache.disk_bytes)),
+        );
     } else {
-        lines.extend(inventory.abandoned.iter().map(|path| (path.display().to_string(), disk_bytes(path))));
+        lines.extend(
+            inventory
+                .abandoned
+                .iter()
+                .map(|path| (path.display().to_string(), disk_bytes(path))),
+        );
     }
     lines
 }
@@ -252,16 +313,24 @@ pub async fn prune(home: &Home, inventory: &Inventory, reach: Reach) -> Result<(
     {
         return Err(LifeError::InUse(entry.name.to_string()));
     }
-    for entry in inventory.clusters.iter().filter(|entry| is_prunable(entry, reach)) {
+    for entry in inventory
+        .clusters
+        .iter()
+        .filter(|entry| is_prunable(entry, reach))
+    {
         life::down(&home.cluster(&entry.name)).await?;
     }
     let fail = |what: &Path| {
         let what = format!("clear `{}`", what.display());
         move |source: Box<dyn std::error::Error + Send + Sync>| LifeError::Part { what, source }
     };
-    for directory in [home.boxes(), home.scratch()].into_iter().filter(|directory| directory.exists()) {
+    for directory in [home.boxes(), home.scratch()]
+        .into_iter()
+        .filter(|directory| directory.exists())
+    {
         // Taking the lock clears what is unfinished.
-        debian::DirectoryLock::try_take(&directory).map_err(|error| fail(&directory)(error.into()))?;
+        debian::DirectoryLock::try_take(&directory)
+            .map_err(|error| fail(&directory)(error.into()))?;
     }
     for path in inventory.abandoned.iter().filter(|path| path.is_file()) {
         fs::remove_file(path).map_err(|error| fail(path)(error.into()))?;
@@ -281,13 +350,60 @@ mod tests {
     #[test]
     fn a_clusters_state_follows_from_locks_and_files() {
         let check = |facts: Facts, state, orphans: usize| {
-            assert_eq!((facts.state(), facts.orphans().len()), (state, orphans), "{facts:?}");
+            assert_eq!(
+                (facts.state(), facts.orphans().len()),
+                (state, orphans),
+                "{facts:?}"
+            );
         };
-        check(Facts { held: true, whole: true, machines: 3, sockets: true, changing: false }, State::Up, 0);
-        check(Facts { held: true, changing: true, machines: 1, ..Facts::default() }, State::Changing, 0);
-        check(Facts { whole: true, ..Facts::default() }, State::Stopped, 0);
-        check(Facts { whole: true, machines: 1, sockets: true, ..Facts::default() }, State::Dead, 2);
-        check(Facts { whole: true, sockets: true, ..Facts::default() }, State::Stopped, 1);
+        check(
+            Facts {
+                held: true,
+                whole: true,
+                machines: 3,
+                sockets: true,
+                changing: false,
+            },
+            State::Up,
+            0,
+        );
+        check(
+            Facts {
+                held: true,
+                changing: true,
+                machines: 1,
+                ..Facts::default()
+            },
+            State::Changing,
+            0,
+        );
+        check(
+            Facts {
+                whole: true,
+                ..Facts::default()
+            },
+            State::Stopped,
+            0,
+        );
+        check(
+            Facts {
+                whole: true,
+                machines: 1,
+                sockets: true,
+                ..Facts::default()
+            },
+            State::Dead,
+            2,
+        );
+        check(
+            Facts {
+                whole: true,
+                sockets: true,
+                ..Facts::default()
+            },
+            State::Stopped,
+            1,
+        );
         check(Facts::default(), State::Dead, 1);
     }
 
@@ -298,33 +414,66 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let home = Home::at(directory.path().to_owned()).expect("it is ours");
         for name in ["dead", "stopped", "lives"] {
-            home.cluster(&name.parse().expect("a name")).make().expect("they can be made");
+            home.cluster(&name.parse().expect("a name"))
+                .make()
+                .expect("they can be made");
         }
         let stopped = home.cluster(&"stopped".parse().expect("a name"));
         for file in [stopped.spec(), stopped.complete()] {
             fs::write(file, "{}").expect("it can be written");
         }
         let lives = home.cluster(&"lives".parse().expect("a name"));
-        let held = try_lock(&lives.daemon_lock()).expect("it can be made").expect("it is free");
+        let held = try_lock(&lives.daemon_lock())
+            .expect("it can be made")
+            .expect("it is free");
         fs::write(home.clusters().join(".locked.life.lock"), "").expect("it can be written");
         let unfinished = home.boxes().join("building-x");
         fs::create_dir_all(&unfinished).expect("it can be made");
 
         let found = look(&home).expect("it can be read");
-        let states: Vec<_> = found.clusters.iter().map(|entry| (entry.name.as_str(), entry.state)).collect();
-        let expected = [("dead", State::Dead), ("lives", State::Up), ("locked", State::Dead), ("stopped", State::Stopped)];
+        let states: Vec<_> = found
+            .clusters
+            .iter()
+            .map(|entry| (entry.name.as_str(), entry.state))
+            .collect();
+        let expected = [
+            ("dead", State::Dead),
+            ("lives", State::Up),
+            ("locked", State::Dead),
+            ("stopped", State::Stopped),
+        ];
         assert_eq!(states, expected);
         assert_eq!(found.abandoned, std::slice::from_ref(&unfinished));
-        assert!(matches!(prune(&home, &found, Reach::All).await, Err(LifeError::InUse(name)) if name == "lives"));
-        assert!(unfinished.exists() && stopped.root().exists(), "nothing was changed");
+        assert!(
+            matches!(prune(&home, &found, Reach::All).await, Err(LifeError::InUse(name)) if name == "lives")
+        );
+        assert!(
+            unfinished.exists() && stopped.root().exists(),
+            "nothing was changed"
+        );
 
-        prune(&home, &found, Reach::Dead).await.expect("it can be cleared");
-        let left: Vec<_> = home.cluster_names().expect("it can be read").iter().map(ToString::to_string).collect();
-        assert_eq!((left, unfinished.exists()), (vec!["lives".to_owned(), "stopped".to_owned()], false));
+        prune(&home, &found, Reach::Dead)
+            .await
+            .expect("it can be cleared");
+        let left: Vec<_> = home
+            .cluster_names()
+            .expect("it can be read")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            (left, unfinished.exists()),
+            (vec!["lives".to_owned(), "stopped".to_owned()], false)
+        );
 
         drop(held);
-        prune(&home, &look(&home).expect("it can be read"), Reach::All).await.expect("it can be cleared");
+        prune(&home, &look(&home).expect("it can be read"), Reach::All)
+            .await
+            .expect("it can be cleared");
         assert!(home.cluster_names().expect("it can be read").is_empty());
-        assert_eq!(children(&home.cache()).expect("it can be read"), Vec::<String>::new());
+        assert_eq!(
+            children(&home.cache()).expect("it can be read"),
+            Vec::<String>::new()
+        );
     }
 }

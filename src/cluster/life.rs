@@ -39,7 +39,9 @@ use down::{Remains, clear, lock_is_free};
 pub use error::LifeError;
 use error::{io_error, part};
 use snapshots::Attempt;
-pub use snapshots::{Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf};
+pub use snapshots::{
+    Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf,
+};
 use start::{Admitted, Daemon, admitted_daemon};
 
 /// Longest from a machine's boot to its SSH session.
@@ -93,7 +95,12 @@ impl Cluster {
         let daemon = DaemonClient::new(paths.clone())?;
         let status = daemon.status().await?;
         let client = admin_client(&paths, &status)?;
-        Ok(Self { paths, daemon, client, owner: None })
+        Ok(Self {
+            paths,
+            daemon,
+            client,
+            owner: None,
+        })
     }
 
     /// Lets the cluster live on after this process.
@@ -114,7 +121,11 @@ impl Cluster {
 
 fn admin_client(paths: &ClusterPaths, status: &Status) -> Result<Client, LifeError> {
     let server = format!("https://127.0.0.1:{}", status.api_port);
-    Ok(Client::new(pki::client_config(&paths.pki(), "admin", server)?)?)
+    Ok(Client::new(pki::client_config(
+        &paths.pki(),
+        "admin",
+        server,
+    )?)?)
 }
 
 /// Brings a cluster up, building whatever box and image is missing: from its automatic snapshot, or by a cold boot.
@@ -122,7 +133,12 @@ fn admin_client(paths: &ClusterPaths, status: &Status) -> Result<Client, LifeErr
 ///
 /// # Errors
 /// See [`LifeError`]. After an error nothing of a cluster that this call began is left.
-pub async fn up(home: &Home, spec: ClusterSpec, boot: impl Into<Boot>, report: Reporter) -> Result<Cluster, LifeError> {
+pub async fn up(
+    home: &Home,
+    spec: ClusterSpec,
+    boot: impl Into<Boot>,
+    report: Reporter,
+) -> Result<Cluster, LifeError> {
     let paths = home.cluster(&spec.name);
     let _life = lock_life(&paths)?;
     up_locked(home, &paths, &spec, boot.into(), &report).await
@@ -149,7 +165,10 @@ fn lock_life(paths: &ClusterPaths) -> Result<LifeLock, LifeError> {
         .map_err(io_error("make the clusters' directory"))?;
     let lock = try_lock(&paths.life_lock()).map_err(io_error("lock the cluster"))?;
     let lock = lock.ok_or_else(|| LifeError::Busy(paths.name().to_string()))?;
-    Ok(LifeLock { paths: paths.clone(), _lock: lock })
+    Ok(LifeLock {
+        paths: paths.clone(),
+        _lock: lock,
+    })
 }
 
 async fn up_locked(
@@ -174,13 +193,21 @@ async fn up_locked(
     clear(paths, &daemon, Remains::of(complete)).await?;
 
     // A cluster that has disks of its own is booted from them: a snapshot would throw away what is on them.
-    let snapshots = if complete || !snapshots::possible(spec) { SnapshotUse::Ignore } else { boot.snapshots };
+    let snapshots = if complete || !snapshots::possible(spec) {
+        SnapshotUse::Ignore
+    } else {
+        boot.snapshots
+    };
     let bringing = bring_up(home, paths, spec, Boot { snapshots, ..boot }, report);
     match bringing.await {
         Ok(cluster) => Ok(cluster),
         Err(error) => {
             report(Progress::Step("taking down what was begun".into()));
-            let remains = if complete { Remains::Cluster } else { Remains::Nothing };
+            let remains = if complete {
+                Remains::Cluster
+            } else {
+                Remains::Nothing
+            };
             if let Err(problem) = clear(paths, &daemon, remains).await {
                 tracing::warn!(%problem, "not everything could be taken down");
             }
@@ -196,7 +223,9 @@ async fn join(
     spec: &ClusterSpec,
     report: &Reporter,
 ) -> Result<Option<Cluster>, LifeError> {
-    let Ok(status) = daemon.status().await else { return Ok(None) };
+    let Ok(status) = daemon.status().await else {
+        return Ok(None);
+    };
     if status.owned {
         return Err(LifeError::Owned(paths.name().to_string()));
     }
@@ -217,7 +246,12 @@ async fn join(
         whole = whole => whole?,
         () = lock_is_free(paths) => return Ok(None),
     }
-    Ok(Some(Cluster { paths: paths.clone(), daemon: daemon.clone(), client, owner: None }))
+    Ok(Some(Cluster {
+        paths: paths.clone(),
+        daemon: daemon.clone(),
+        client,
+        owner: None,
+    }))
 }
 
 /// What machines are made from.
@@ -229,7 +263,9 @@ struct Parts {
 /// Finds or builds what machines are made from.
 async fn prepare(home: &Home, spec: &ClusterSpec, report: &Reporter) -> Result<Parts, LifeError> {
     let acceleration = if spec.uses_qemu() {
-        let proof = acceleration::prove(&home.cache()).await.map_err(part("prove the acceleration"))?;
+        let proof = acceleration::prove(&home.cache())
+            .await
+            .map_err(part("prove the acceleration"))?;
         report(Progress::Step(format!("acceleration: {}", proof.reason)));
         Some(proof.acceleration)
     } else {
@@ -241,7 +277,10 @@ async fn prepare(home: &Home, spec: &ClusterSpec, report: &Reporter) -> Result<P
         build_images(home, report).await?;
         BoxFiles::default()
     };
-    Ok(Parts { acceleration, box_files })
+    Ok(Parts {
+        acceleration,
+        box_files,
+    })
 }
 
 async fn bring_up(
@@ -256,12 +295,15 @@ async fn bring_up(
         return boot_cold(home, paths, spec, &parts, boot.lifetime, report).await;
     };
     let fingerprint = snapshots::fingerprint(home, paths, spec, &parts).await?;
-    let is_missing = match snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report).await? {
-        Attempt::Restored(cluster) => return Ok(cluster),
-        Attempt::Nothing => true,
-        // As good as a new one.
-        Attempt::Kept => false,
-    };
+    let is_missing =
+        match snapshots::from_snapshot(home, paths, &parts, &fingerprint, boot.lifetime, report)
+            .await?
+        {
+            Attempt::Restored(cluster) => return Ok(cluster),
+            Attempt::Nothing => true,
+            // As good as a new one.
+            Attempt::Kept => false,
+        };
     let cluster = boot_cold(home, paths, spec, &parts, boot.lifetime, report).await?;
     if is_missing {
         snapshots::save_pristine(&cluster, spec, &parts, fingerprint, keep, report).await;
@@ -280,16 +322,33 @@ async fn boot_cold(
     let admitted = begin(home, paths, spec, parts, lifetime, report).await?;
     // What an earlier attempt began is gone by now; hosts are not ours, and may know us.
     let blank = !paths.complete().exists() && spec.provider != ProviderKind::Hosts;
-    let payload = Payload::of_running_binary(if blank { MachineState::Blank } else { MachineState::Unknown })?;
-    let Daemon { owner, client: daemon } = create_machines(admitted, paths, spec, &parts.box_files, report).await?;
-    let machines = (0..spec.machines.len()).map(|index| bring_up_machine(paths, spec, index, &daemon, &payload, report));
+    let payload = Payload::of_running_binary(if blank {
+        MachineState::Blank
+    } else {
+        MachineState::Unknown
+    })?;
+    let Daemon {
+        owner,
+        client: daemon,
+    } = create_machines(admitted, paths, spec, &parts.box_files, report).await?;
+    let machines = (0..spec.machines.len())
+        .map(|index| bring_up_machine(paths, spec, index, &daemon, &payload, report));
     futures::future::try_join_all(machines).await?;
 
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
     wait_until_ready(&client, &node_names(spec), report).await?;
     write_kubeconfig(paths, status.api_port)?;
-    finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
+    finish(
+        Cluster {
+            paths: paths.clone(),
+            daemon,
+            client,
+            owner,
+        },
+        lifetime,
+    )
+    .await
 }
 
 /// Begins a cluster whose machines are to boot: all that there is before the first of them.
@@ -301,13 +360,30 @@ async fn begin(
     lifetime: Lifetime,
     report: &Reporter,
 ) -> Result<Admitted, LifeError> {
-    paths.make().map_err(io_error("make the cluster's directories"))?;
+    paths
+        .make()
+        .map_err(io_error("make the cluster's directories"))?;
     pki::ensure(&paths.pki(), spec)?;
     ensure_ssh_keys(paths, spec)?;
-    write_record(paths, &ClusterRecord { spec: spec.clone(), acceleration: parts.acceleration, restored_from: None })?;
+    write_record(
+        paths,
+        &ClusterRecord {
+            spec: spec.clone(),
+            acceleration: parts.acceleration,
+            restored_from: None,
+        },
+    )?;
     report(Progress::Step(match parts.acceleration {
-        Some(acceleration) => format!("booting {} machines ({})", spec.machines.len(), accel_name(acceleration)),
-        None => format!("reaching {} machines ({})", spec.machines.len(), spec.provider),
+        Some(acceleration) => format!(
+            "booting {} machines ({})",
+            spec.machines.len(),
+            accel_name(acceleration)
+        ),
+        None => format!(
+            "reaching {} machines ({})",
+            spec.machines.len(),
+            spec.provider
+        ),
     }));
     admitted_daemon(home, paths, lifetime).await
 }
@@ -326,7 +402,8 @@ async fn create_machines(
     report: &Reporter,
 ) -> Result<Daemon, LifeError> {
     let Admitted { daemon, admission } = admitted;
-    let machines = (0..spec.machines.len()).map(|index| create_machine(paths, spec, index, &daemon.client, box_files, report));
+    let machines = (0..spec.machines.len())
+        .map(|index| create_machine(paths, spec, index, &daemon.client, box_files, report));
     futures::future::try_join_all(machines).await?;
     drop(admission);
     Ok(daemon)
@@ -339,7 +416,8 @@ async fn finish(mut cluster: Cluster, lifetime: Lifetime) -> Result<Cluster, Lif
         cluster.daemon.disown().await?;
         cluster.owner = None;
     }
-    write_private(&cluster.paths.complete(), b"").map_err(io_error("mark the cluster as complete"))?;
+    write_private(&cluster.paths.complete(), b"")
+        .map_err(io_error("mark the cluster as complete"))?;
     Ok(cluster)
 }
 
@@ -354,12 +432,18 @@ fn accel_name(acceleration: Acceleration) -> &'static str {
 ///
 /// # Errors
 /// When a definition is wrong or a build fails.
-pub async fn build_artefacts(home: &Home, box_name: &str, report: &Reporter) -> Result<BoxFiles, LifeError> {
-    let definition = BoxDefinition::load(box_name).map_err(part(format!("read the definition of box `{box_name}`")))?;
+pub async fn build_artefacts(
+    home: &Home,
+    box_name: &str,
+    report: &Reporter,
+) -> Result<BoxFiles, LifeError> {
+    let definition = BoxDefinition::load(box_name)
+        .map_err(part(format!("read the definition of box `{box_name}`")))?;
     report(Progress::Step(format!("box {box_name} and images")));
     let detail = detail(report);
-    let box_files =
-        boxes::build(&definition, &home.boxes(), &detail).await.map_err(part(format!("build the box `{box_name}`")))?;
+    let box_files = boxes::build(&definition, &home.boxes(), &detail)
+        .await
+        .map_err(part(format!("build the box `{box_name}`")))?;
     build_images(home, report).await?;
     Ok(box_files)
 }
@@ -384,14 +468,20 @@ pub async fn build_images(home: &Home, report: &Reporter) -> Result<(), LifeErro
 }
 
 fn ensure_ssh_keys(paths: &ClusterPaths, spec: &ClusterSpec) -> Result<(), LifeError> {
-    let keys = std::iter::once(paths.ssh_key()).chain(spec.machines.iter().map(|machine| paths.ssh_host_key(&machine.name)));
+    let keys = std::iter::once(paths.ssh_key()).chain(
+        spec.machines
+            .iter()
+            .map(|machine| paths.ssh_host_key(&machine.name)),
+    );
     for path in keys {
         if path.exists() {
             continue;
         }
         let pair = keys::generate_ed25519("flightcage");
-        write_private(&path.with_extension("pub"), pair.public_openssh.as_bytes()).map_err(io_error("write an SSH key"))?;
-        write_private(&path, pair.private_openssh_pem.as_bytes()).map_err(io_error("write an SSH key"))?;
+        write_private(&path.with_extension("pub"), pair.public_openssh.as_bytes())
+            .map_err(io_error("write an SSH key"))?;
+        write_private(&path, pair.private_openssh_pem.as_bytes())
+            .map_err(io_error("write an SSH key"))?;
     }
     Ok(())
 }
@@ -400,9 +490,19 @@ fn ensure_ssh_keys(paths: &ClusterPaths, spec: &ClusterSpec) -> Result<(), LifeE
 ///
 /// # Errors
 /// When its recorded host key cannot be read.
-pub fn own_login(paths: &ClusterPaths, node: &NodeName, address: SocketAddr) -> Result<SshTarget, LifeError> {
+pub fn own_login(
+    paths: &ClusterPaths,
+    node: &NodeName,
+    address: SocketAddr,
+) -> Result<SshTarget, LifeError> {
     let host_key = read_text(&paths.ssh_host_key(node).with_extension("pub"))?;
-    Ok(SshTarget { address, user: "core".into(), private_key: paths.ssh_key(), host_key, jump: None })
+    Ok(SshTarget {
+        address,
+        user: "core".into(),
+        private_key: paths.ssh_key(),
+        host_key,
+        jump: None,
+    })
 }
 
 fn read_text(path: &std::path::Path) -> Result<String, LifeError> {
@@ -424,20 +524,33 @@ fn machine_request(
         host_key_private: read_text(&paths.ssh_host_key(node))?,
         host_key_public: read_text(&paths.ssh_host_key(node).with_extension("pub"))?,
         network: vec![
-            NetworkCard::cluster(&addresses::mac_text(addresses::node_mac(index)), spec.address(index)),
+            NetworkCard::cluster(
+                &addresses::mac_text(addresses::node_mac(index)),
+                spec.address(index),
+            ),
             NetworkCard::ssh(&addresses::mac_text(addresses::ssh_mac(index))),
         ],
-        hosts: spec.machines.iter().enumerate().map(|(index, machine)| (spec.address(index), machine.name.to_string())).collect(),
+        hosts: spec
+            .machines
+            .iter()
+            .enumerate()
+            .map(|(index, machine)| (spec.address(index), machine.name.to_string()))
+            .collect(),
         kernel_arguments: machine.kernel_arguments.clone(),
         fragments: machine.ignition.clone(),
     };
-    let channel =
-        BoxDefinition::load(&spec.box_name).map_err(part(format!("read the definition of box `{}`", spec.box_name)))?.first_boot;
+    let channel = BoxDefinition::load(&spec.box_name)
+        .map_err(part(format!(
+            "read the definition of box `{}`",
+            spec.box_name
+        )))?
+        .first_boot;
     Ok(MachineRequest {
         spec: machine.clone(),
         index,
         box_files: box_files.clone(),
-        ignition: ignition::render(&first_boot, &channel).map_err(part(format!("configure node `{node}`")))?,
+        ignition: ignition::render(&first_boot, &channel)
+            .map_err(part(format!("configure node `{node}`")))?,
         fabric_socket: std::path::PathBuf::new(),
     })
 }
@@ -476,12 +589,19 @@ async fn bring_up_machine(
 }
 
 /// Waits until a machine that boots lets us in.
-async fn log_in(daemon: &DaemonClient, node: &NodeName, report: &Reporter) -> Result<Ssh, LifeError> {
+async fn log_in(
+    daemon: &DaemonClient,
+    node: &NodeName,
+    report: &Reporter,
+) -> Result<Ssh, LifeError> {
     daemon.wait_for_boot(node).await?;
     report(Progress::Node(node.clone(), "connecting by SSH".into()));
     let target = daemon.login(node).await?;
     let connected = Ssh::connect(&target, SSH_DEADLINE).await;
-    Ok(connected.map_err(|source| InstallError::Ssh { node: node.to_string(), source })?)
+    Ok(connected.map_err(|source| InstallError::Ssh {
+        node: node.to_string(),
+        source,
+    })?)
 }
 
 /// The last 2 KiB of a text file.
@@ -498,18 +618,27 @@ fn end_of(path: &std::path::Path) -> String {
 }
 
 fn node_names(spec: &ClusterSpec) -> Vec<NodeName> {
-    spec.machines.iter().map(|machine| machine.name.clone()).collect()
+    spec.machines
+        .iter()
+        .map(|machine| machine.name.clone())
+        .collect()
 }
 
 /// Waits until these machines are Ready nodes.
-async fn wait_until_ready(client: &Client, wanted: &[NodeName], report: &Reporter) -> Result<(), LifeError> {
+async fn wait_until_ready(
+    client: &Client,
+    wanted: &[NodeName],
+    report: &Reporter,
+) -> Result<(), LifeError> {
     let nodes = client.reflect::<Node>("", ListParams::default());
     let mut changed = nodes.subscribe();
     let mut ready: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
     let all = async {
         loop {
             for node in changed.borrow_and_update().values() {
-                let Some(name) = node.metadata.name.clone() else { continue };
+                let Some(name) = node.metadata.name.clone() else {
+                    continue;
+                };
                 if is_ready(node)
                     && ready.insert(name.clone())
                     && let Ok(name) = name.parse()
@@ -528,7 +657,11 @@ async fn wait_until_ready(client: &Client, wanted: &[NodeName], report: &Reporte
     if timeout(READY_DEADLINE, all).await.is_ok() {
         return Ok(());
     }
-    let missing: Vec<&str> = wanted.iter().map(NodeName::as_str).filter(|name| !ready.contains(*name)).collect();
+    let missing: Vec<&str> = wanted
+        .iter()
+        .map(NodeName::as_str)
+        .filter(|name| !ready.contains(*name))
+        .collect();
     Err(LifeError::TimedOut {
         seconds: READY_DEADLINE.as_secs(),
         what: "every node to be Ready".into(),
@@ -538,9 +671,15 @@ async fn wait_until_ready(client: &Client, wanted: &[NodeName], report: &Reporte
 
 /// Whether a node's condition `Ready` is `True`.
 pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    })
 }
 
 fn write_kubeconfig(paths: &ClusterPaths, api_port: u16) -> Result<(), LifeError> {
@@ -578,10 +717,16 @@ mod tests {
         let paths = home.cluster(&"test".parse().expect("a name"));
         let life = lock_life(&paths).expect("it is free");
         assert!(matches!(lock_life(&paths), Err(LifeError::Busy(_))));
-        assert!(paths.life_lock().exists(), "one that was refused removes nothing");
+        assert!(
+            paths.life_lock().exists(),
+            "one that was refused removes nothing"
+        );
         drop(life);
         assert!(home.cluster_names().expect("it can be read").is_empty());
-        assert!(snapshots::remove(&paths, "none").is_err() && home.cluster_names().expect("it can be read").is_empty());
+        assert!(
+            snapshots::remove(&paths, "none").is_err()
+                && home.cluster_names().expect("it can be read").is_empty()
+        );
         paths.make().expect("they can be made");
         drop(lock_life(&paths).expect("it is free"));
         assert!(paths.life_lock().exists());

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -62,17 +62,43 @@ pub enum PkiError {
 /// When a certificate cannot be made or a file cannot be written.
 pub fn ensure(directory: &Path, spec: &ClusterSpec) -> Result<(), PkiError> {
     let authority = Authority::ensure(directory)?;
-    let api_addresses = [spec.address(0), Ipv4Addr::LOCALHOST, addresses::KUBERNETES_SERVICE];
-    let api_names =
-        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+    let api_addresses = [
+        spec.address(0),
+        Ipv4Addr::LOCALHOST,
+        addresses::KUBERNETES_SERVICE,
+    ];
+    let api_names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+    ];
     authority.server("server", "kube-apiserver", &api_addresses, &api_names)?;
-    authority.server("registry", "flightcage-registry", &[addresses::GATEWAY, Ipv4Addr::LOCALHOST], &[])?;
+    authority.server(
+        "registry",
+        "flightcage-registry",
+        &[addresses::GATEWAY, Ipv4Addr::LOCALHOST],
+        &[],
+    )?;
     authority.client("admin", "flightcage-admin", "system:masters")?;
-    authority.client("daemon", "system:flightcage:load-balancer", "system:flightcage:load-balancers")?;
+    authority.client(
+        "daemon",
+        "system:flightcage:load-balancer",
+        "system:flightcage:load-balancers",
+    )?;
     for (index, machine) in spec.machines.iter().enumerate() {
         let node = &machine.name;
-        authority.node(&format!("node-{node}"), &format!("system:node:{node}"), spec.address(index))?;
-        authority.client(&format!("proxy-{node}"), &format!("system:kube-proxy:{node}"), "system:kube-proxies")?;
+        authority.node(
+            &format!("node-{node}"),
+            &format!("system:node:{node}"),
+            spec.address(index),
+        )?;
+        authority.client(
+            &format!("proxy-{node}"),
+            &format!("system:kube-proxy:{node}"),
+            "system:kube-proxies",
+        )?;
     }
     let secrets_key = directory.join("secrets.key");
     if !secrets_key.exists() {
@@ -95,7 +121,11 @@ pub fn read(directory: &Path, file: &str) -> Result<String, PkiError> {
 ///
 /// # Errors
 /// When the identity's files cannot be read.
-pub fn client_config(directory: &Path, identity: &str, server: String) -> Result<ClientConfig, PkiError> {
+pub fn client_config(
+    directory: &Path,
+    identity: &str,
+    server: String,
+) -> Result<ClientConfig, PkiError> {
     Ok(ClientConfig {
         server,
         ca_pem: read(directory, "ca.crt")?,
@@ -113,7 +143,10 @@ struct Authority<'a> {
 
 impl<'a> Authority<'a> {
     fn ensure(directory: &'a Path) -> Result<Self, PkiError> {
-        let fail = |source| PkiError::Make { name: "ca".into(), source };
+        let fail = |source| PkiError::Make {
+            name: "ca".into(),
+            source,
+        };
         let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
         if !certificate.exists() {
             let pair = KeyPair::generate().map_err(fail)?;
@@ -129,12 +162,23 @@ impl<'a> Authority<'a> {
         Ok(Self { directory, issuer })
     }
 
-    fn server(&self, file: &str, common_name: &str, addresses: &[Ipv4Addr], names: &[&str]) -> Result<(), PkiError> {
+    fn server(
+        &self,
+        file: &str,
+        common_name: &str,
+        addresses: &[Ipv4Addr],
+        names: &[&str],
+    ) -> Result<(), PkiError> {
         let mut params = parameters(common_name, None);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.subject_alt_names = addresses.iter().map(|&address| SanType::IpAddress(IpAddr::V4(address))).collect();
+        params.subject_alt_names = addresses
+            .iter()
+            .map(|&address| SanType::IpAddress(IpAddr::V4(address)))
+            .collect();
         for name in names {
-            let name = (*name).try_into().expect("the API server's names are ASCII");
+            let name = (*name)
+                .try_into()
+                .expect("the API server's names are ASCII");
             params.subject_alt_names.push(SanType::DnsName(name));
         }
         self.sign(file, params)
@@ -149,14 +193,23 @@ impl<'a> Authority<'a> {
     /// An agent is a client of the API server and answers other agents.
     fn node(&self, file: &str, common_name: &str, address: Ipv4Addr) -> Result<(), PkiError> {
         let mut params = parameters(common_name, Some("system:nodes"));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(address))];
         self.sign(file, params)
     }
 
     fn sign(&self, file: &str, mut params: CertificateParams) -> Result<(), PkiError> {
-        let fail = |source| PkiError::Make { name: file.to_owned(), source };
-        let (certificate, key) = (self.directory.join(format!("{file}.crt")), self.directory.join(format!("{file}.key")));
+        let fail = |source| PkiError::Make {
+            name: file.to_owned(),
+            source,
+        };
+        let (certificate, key) = (
+            self.directory.join(format!("{file}.crt")),
+            self.directory.join(format!("{file}.key")),
+        );
         if certificate.exists() {
             return Ok(());
         }
@@ -183,7 +236,10 @@ fn parameters(common_name: &str, organisation: Option<&str>) -> CertificateParam
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<(), PkiError> {
-    write_private(path, contents).map_err(|source| PkiError::File { path: path.to_owned(), source })
+    write_private(path, contents).map_err(|source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// TLS of a server that demands a client certificate of this cluster's authority.
@@ -191,19 +247,28 @@ fn write(path: &Path, contents: &[u8]) -> Result<(), PkiError> {
 /// # Errors
 /// When the identity's files cannot be read or are not a key pair.
 pub fn server_tls(directory: &Path, identity: &str) -> Result<Arc<rustls::ServerConfig>, PkiError> {
-    let unusable = |what: String| PkiError::File { path: directory.join(identity), source: io::Error::other(what) };
+    let unusable = |what: String| PkiError::File {
+        path: directory.join(identity),
+        source: io::Error::other(what),
+    };
     let certificates = |file: &str| -> Result<Vec<CertificateDer<'static>>, PkiError> {
         let pem = read(directory, file)?;
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| unusable(error.to_string()))
+        CertificateDer::pem_slice_iter(pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| unusable(error.to_string()))
     };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates("ca.crt")? {
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| unusable(error.to_string()))?;
     }
-    let key = PrivateKeyDer::from_pem_slice(read(directory, &format!("{identity}.key"))?.as_bytes())
+    let key =
+        PrivateKeyDer::from_pem_slice(read(directory, &format!("{identity}.key"))?.as_bytes())
+            .map_err(|error| unusable(error.to_string()))?;
+    let clients = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots))
+        .build()
         .map_err(|error| unusable(error.to_string()))?;
-    let clients =
-        rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|error| unusable(error.to_string()))?;
     let mut config = rustls::ServerConfig::builder()
         .with_client_cert_verifier(clients)
         .with_single_cert(certificates(&format!("{identity}.crt"))?, key)

@@ -61,7 +61,9 @@ struct Vantage {
 impl Vantage {
     /// Whether an address is on this machine.
     fn holds(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else { return false };
+        let IpAddr::V4(address) = address else {
+            return false;
+        };
         let (network, prefix) = self.pods;
         let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
         address == self.address || address.to_bits() & mask == network.to_bits() & mask
@@ -88,7 +90,11 @@ pub(super) struct RelayConfig {
 
 impl RelayNetwork {
     /// Keeps two relays to every machine, one a direction, in `tasks`. The second value accepts what agents send to the mirror.
-    pub(super) fn start(spec: &ClusterSpec, config: RelayConfig, tasks: &mut JoinSet<()>) -> (Self, MirrorListener) {
+    pub(super) fn start(
+        spec: &ClusterSpec,
+        config: RelayConfig,
+        tasks: &mut JoinSet<()>,
+    ) -> (Self, MirrorListener) {
         let config = Arc::new(config);
         let (queue, accepted) = mpsc::channel(WAITING);
         let mut vantages = Vec::new();
@@ -103,11 +109,29 @@ impl RelayNetwork {
             };
             let peer = SocketAddr::from((vantage.address, 0));
             let (node, installed) = (machine.name.clone(), vantage.installed.clone());
-            tasks.spawn(keep_dialling(config.clone(), node.clone(), reached, installed.clone()));
-            tasks.spawn(keep_listening(config.clone(), node, Mirror { queue: queue.clone(), peer }, installed));
+            tasks.spawn(keep_dialling(
+                config.clone(),
+                node.clone(),
+                reached,
+                installed.clone(),
+            ));
+            tasks.spawn(keep_listening(
+                config.clone(),
+                node,
+                Mirror {
+                    queue: queue.clone(),
+                    peer,
+                },
+                installed,
+            ));
             vantages.push(vantage);
         }
-        (Self { vantages: Arc::new(vantages) }, MirrorListener { accepted })
+        (
+            Self {
+                vantages: Arc::new(vantages),
+            },
+            MirrorListener { accepted },
+        )
     }
 
     /// Tells that our binary is on a machine now.
@@ -120,8 +144,17 @@ impl RelayNetwork {
     /// The machines to dial from, best first.
     fn candidates(&self, to: IpAddr) -> Vec<Opener> {
         let opener = |vantage: &Vantage| vantage.opener.borrow().clone();
-        let others: Vec<Opener> = self.vantages.iter().filter(|vantage| !vantage.holds(to)).filter_map(opener).collect();
-        if others.is_empty() { self.vantages.iter().filter_map(opener).collect() } else { others }
+        let others: Vec<Opener> = self
+            .vantages
+            .iter()
+            .filter(|vantage| !vantage.holds(to))
+            .filter_map(opener)
+            .collect();
+        if others.is_empty() {
+            self.vantages.iter().filter_map(opener).collect()
+        } else {
+            others
+        }
     }
 }
 
@@ -136,7 +169,11 @@ impl Dial for RelayNetwork {
                     attempts.push(async move { opener.open(to).await });
                 }
                 let next = async {
-                    if waiting.len() == 0 { std::future::pending().await } else { tokio::time::sleep(NEXT_VANTAGE).await }
+                    if waiting.len() == 0 {
+                        std::future::pending().await
+                    } else {
+                        tokio::time::sleep(NEXT_VANTAGE).await
+                    }
                 };
                 tokio::select! {
                     answer = attempts.next() => match answer {
@@ -154,7 +191,12 @@ impl Dial for RelayNetwork {
 }
 
 /// Keeps the relay that dials for us.
-async fn keep_dialling(config: Arc<RelayConfig>, node: NodeName, reached: watch::Sender<Option<Opener>>, installed: Arc<Notify>) {
+async fn keep_dialling(
+    config: Arc<RelayConfig>,
+    node: NodeName,
+    reached: watch::Sender<Option<Opener>>,
+    installed: Arc<Notify>,
+) {
     config.wait_until_installed(&installed).await;
     let mut pause = BACKOFF_FIRST;
     loop {
@@ -178,9 +220,17 @@ async fn keep_dialling(config: Arc<RelayConfig>, node: NodeName, reached: watch:
 }
 
 /// Keeps the relay that listens for us.
-async fn keep_listening(config: Arc<RelayConfig>, node: NodeName, mirror: Mirror, installed: Arc<Notify>) {
+async fn keep_listening(
+    config: Arc<RelayConfig>,
+    node: NodeName,
+    mirror: Mirror,
+    installed: Arc<Notify>,
+) {
     let mirror: Arc<dyn Dial> = Arc::new(mirror);
-    let arguments = format!("--listen {}", SocketAddr::from((Ipv4Addr::LOCALHOST, addresses::REGISTRY_PORT)));
+    let arguments = format!(
+        "--listen {}",
+        SocketAddr::from((Ipv4Addr::LOCALHOST, addresses::REGISTRY_PORT))
+    );
     config.wait_until_installed(&installed).await;
     let mut pause = BACKOFF_FIRST;
     loop {
@@ -199,7 +249,11 @@ async fn keep_listening(config: Arc<RelayConfig>, node: NodeName, mirror: Mirror
 
 /// What lasted is tried again soon.
 fn next_pause(pause: Duration, began: tokio::time::Instant) -> Duration {
-    if began.elapsed() > BACKOFF_LAST * 2 { BACKOFF_FIRST } else { (pause * 2).min(BACKOFF_LAST) }
+    if began.elapsed() > BACKOFF_LAST * 2 {
+        BACKOFF_FIRST
+    } else {
+        (pause * 2).min(BACKOFF_LAST)
+    }
 }
 
 async fn wait(pause: Duration, installed: &Notify) {
@@ -220,16 +274,33 @@ impl RelayConfig {
     /// Starts our binary on a machine; the stream is its input and output. It ends when the returned child is dropped.
     ///
     /// Returns when it has spoken, as either side of a relay does at once: until then SSH logs in, and nobody answers whether he lives.
-    async fn connect(&self, node: &NodeName, what: &str, arguments: &str) -> io::Result<(Child, BoxStream)> {
+    async fn connect(
+        &self,
+        node: &NodeName,
+        what: &str,
+        arguments: &str,
+    ) -> io::Result<(Child, BoxStream)> {
         let target = self.provider.login(node).await.map_err(io::Error::other)?;
-        let target = target.ok_or_else(|| io::Error::other("the provider's machines are on the fabric"))?;
+        let target =
+            target.ok_or_else(|| io::Error::other("the provider's machines are on the fabric"))?;
         let known_hosts = self.directory.join(format!("known_hosts_{node}_{what}"));
-        let (child, stream) =
-            start(&target, &known_hosts, &format!("exec {} relay {arguments}", quote(&self.binary.display().to_string())))?;
+        let (child, stream) = start(
+            &target,
+            &known_hosts,
+            &format!(
+                "exec {} relay {arguments}",
+                quote(&self.binary.display().to_string())
+            ),
+        )?;
         let mut stream = BufReader::new(stream);
-        let spoken = timeout(LOGIN_LIMIT, stream.fill_buf()).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let spoken = timeout(LOGIN_LIMIT, stream.fill_buf())
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)?;
         if spoken?.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it spoke"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it ended before it spoke",
+            ));
         }
         Ok((child, Box::new(stream)))
     }
@@ -237,7 +308,9 @@ impl RelayConfig {
 
 fn start(target: &SshTarget, known_hosts: &Path, command: &str) -> io::Result<(Child, BoxStream)> {
     let argv = session_argv(target, known_hosts, command)?;
-    let (program, arguments) = argv.split_first().expect("an argument vector begins with its program");
+    let (program, arguments) = argv
+        .split_first()
+        .expect("an argument vector begins with its program");
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -262,7 +335,10 @@ impl Dial for Mirror {
         Box::pin(async move {
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
             let gone = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-            self.queue.send((Box::new(far), self.peer)).await.map_err(gone)?;
+            self.queue
+                .send((Box::new(far), self.peer))
+                .await
+                .map_err(gone)?;
             Ok(Box::new(near) as BoxStream)
         })
     }

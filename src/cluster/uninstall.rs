@@ -25,7 +25,11 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(90);
 pub fn identity(name: &ClusterName, pki: &Path) -> Option<String> {
     let authority = std::fs::read(pki.join("ca.crt")).ok()?;
     let digest = Sha256::digest(&authority);
-    let tag: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let tag: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Some(format!("{name}-{tag}"))
 }
 
@@ -47,14 +51,24 @@ fn command(identity: &str) -> String {
 /// # Errors
 /// When it cannot be reached, or something on it cannot be removed.
 pub async fn uninstall(node: &str, target: &SshTarget, identity: &str) -> Result<(), InstallError> {
-    let failed = |source| InstallError::Ssh { node: node.to_owned(), source };
+    let failed = |source| InstallError::Ssh {
+        node: node.to_owned(),
+        source,
+    };
     let ssh = Ssh::connect(target, REACH_LIMIT).await.map_err(failed)?;
-    let output = ssh.run_within(&command(identity), None, LEAVE_LIMIT).await.map_err(failed)?;
+    let output = ssh
+        .run_within(&command(identity), None, LEAVE_LIMIT)
+        .await
+        .map_err(failed)?;
     if output.success() {
         return Ok(());
     }
     let stderr = crate::shell::tail(&output.stderr);
-    Err(InstallError::Command { node: node.to_owned(), command: "flightcage machine leave".into(), stderr })
+    Err(InstallError::Command {
+        node: node.to_owned(),
+        command: "flightcage machine leave".into(),
+        stderr,
+    })
 }
 
 /// Uninstalls from all machines of a cluster that are not ours, side by side. Other providers' machines are destroyed instead.
@@ -62,8 +76,13 @@ pub async fn uninstall(node: &str, target: &SshTarget, identity: &str) -> Result
 /// # Errors
 /// The first machine's error; all are tried.
 pub async fn uninstall_all(spec: &ClusterSpec, paths: &ClusterPaths) -> Result<(), InstallError> {
-    let Some(identity) = identity(&spec.name, &paths.pki()) else { return Ok(()) };
-    let hosts = spec.machines.iter().filter_map(|machine| Some((&machine.name, hosts::target(machine.host.as_ref()?))));
+    let Some(identity) = identity(&spec.name, &paths.pki()) else {
+        return Ok(());
+    };
+    let hosts = spec
+        .machines
+        .iter()
+        .filter_map(|machine| Some((&machine.name, hosts::target(machine.host.as_ref()?))));
     let left = hosts.map(|(node, target)| {
         let identity = &identity;
         async move { uninstall(node.as_str(), &target, identity).await }

@@ -51,7 +51,11 @@ pub async fn build(
         && let Some(layers_bytes) = whole(store, &manifest)
     {
         tag(definition, store, &manifest)?;
-        return Ok(Built { manifest, layers_bytes, was_cached: true });
+        return Ok(Built {
+            manifest,
+            layers_bytes,
+            was_cached: true,
+        });
     }
     progress(&format!("building image {}", definition.tags[0]));
     let distribution = distribution_layer(definition, store, scratch, progress).await?;
@@ -60,10 +64,18 @@ pub async fn build(
     store.note_built(&hash, &manifest)?;
     tag(definition, store, &manifest)?;
     let layers_bytes = whole(store, &manifest).unwrap_or_default();
-    Ok(Built { manifest, layers_bytes, was_cached: false })
+    Ok(Built {
+        manifest,
+        layers_bytes,
+        was_cached: false,
+    })
 }
 
-fn tag(definition: &ImageDefinition, store: &ImageStore, manifest: &Resolved) -> Result<(), ImageError> {
+fn tag(
+    definition: &ImageDefinition,
+    store: &ImageStore,
+    manifest: &Resolved,
+) -> Result<(), ImageError> {
     for name in &definition.tags {
         store.tag(name, manifest)?;
     }
@@ -87,18 +99,31 @@ async fn distribution_layer(
     scratch: &Path,
     progress: Progress<'_>,
 ) -> Result<Layer, ImageError> {
-    let note = scratch.join("layers").join(format!("{}.json", definition.distribution_hash()));
-    let remembered = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice::<Layer>(&text).ok());
+    let note = scratch
+        .join("layers")
+        .join(format!("{}.json", definition.distribution_hash()));
+    let remembered = std::fs::read(&note)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Layer>(&text).ok());
     if let Some(layer) = remembered.filter(|layer| store.blob_size(&layer.blob.digest).is_some()) {
         return Ok(layer);
     }
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| ImageError::File { action, path, source }
+        move |source| ImageError::File {
+            action,
+            path,
+            source,
+        }
     };
-    let directory =
-        tempfile::Builder::new().prefix(debian::UNFINISHED).tempdir_in(scratch).map_err(failed("make directory in", scratch))?;
-    let remove = definition.remove.iter().fold(String::new(), |text, pattern| text + pattern + "\n");
+    let directory = tempfile::Builder::new()
+        .prefix(debian::UNFINISHED)
+        .tempdir_in(scratch)
+        .map_err(failed("make directory in", scratch))?;
+    let remove = definition
+        .remove
+        .iter()
+        .fold(String::new(), |text, pattern| text + pattern + "\n");
     let remove_path = directory.path().join("remove");
     std::fs::write(&remove_path, remove).map_err(failed("write", &remove_path))?;
     let target = directory.path().join("root.tar");
@@ -107,7 +132,8 @@ async fn distribution_layer(
         packages: definition.packages.clone(),
         hooks: vec![
             "upload remove /.remove".to_owned(),
-            "cd \"$1\" && while read -r pattern; do rm -rf $pattern; done <.remove && rm .remove".to_owned(),
+            "cd \"$1\" && while read -r pattern; do rm -rf $pattern; done <.remove && rm .remove"
+                .to_owned(),
         ],
         format: "tar",
         target: &target,
@@ -127,7 +153,11 @@ async fn distribution_layer(
     .expect("repacking does not panic")?;
     let folder = scratch.join("layers");
     std::fs::create_dir_all(&folder).map_err(failed("make directory", &folder))?;
-    std::fs::write(&note, serde_json::to_vec(&layer).expect("strings serialise")).map_err(failed("write", &note))?;
+    std::fs::write(
+        &note,
+        serde_json::to_vec(&layer).expect("strings serialise"),
+    )
+    .map_err(failed("write", &note))?;
     Ok(layer)
 }
 
@@ -165,7 +195,11 @@ fn repack(input: impl Read, output: impl Write) -> std::io::Result<()> {
             }
             tar::EntryType::Link => {
                 let target = entry.link_name()?.unwrap_or_default().into_owned();
-                to.append_link(&mut header, &path, target.strip_prefix(".").unwrap_or(&target))?;
+                to.append_link(
+                    &mut header,
+                    &path,
+                    target.strip_prefix(".").unwrap_or(&target),
+                )?;
             }
             _ => {}
         }
@@ -173,8 +207,15 @@ fn repack(input: impl Read, output: impl Write) -> std::io::Result<()> {
     to.into_inner()?.flush()
 }
 
-fn application_layer(definition: &ImageDefinition, store: &ImageStore) -> Result<Layer, ImageError> {
-    let failed = |source| ImageError::File { action: "write a layer into", path: store.directory().to_owned(), source };
+fn application_layer(
+    definition: &ImageDefinition,
+    store: &ImageStore,
+) -> Result<Layer, ImageError> {
+    let failed = |source| ImageError::File {
+        action: "write a layer into",
+        path: store.directory().to_owned(),
+        source,
+    };
     let mut writer = LayerWriter::start(store)?;
     let mut archive = tar::Builder::new(&mut writer);
     let mut files: Vec<_> = definition.files.iter().collect();
@@ -187,18 +228,37 @@ fn application_layer(definition: &ImageDefinition, store: &ImageStore) -> Result
         header.set_gid(0);
         header.set_mtime(0);
         header.set_size(file.content.len() as u64);
-        archive.append_data(&mut header, file.path.trim_start_matches('/'), file.content.as_bytes()).map_err(failed)?;
+        archive
+            .append_data(
+                &mut header,
+                file.path.trim_start_matches('/'),
+                file.content.as_bytes(),
+            )
+            .map_err(failed)?;
     }
     archive.finish().map_err(failed)?;
     drop(archive);
     writer.finish()
 }
 
-fn manifest(definition: &ImageDefinition, store: &ImageStore, layers: &[Layer]) -> Result<Resolved, ImageError> {
+fn manifest(
+    definition: &ImageDefinition,
+    store: &ImageStore,
+    layers: &[Layer],
+) -> Result<Resolved, ImageError> {
     let mut config = oci::ConfigBuilder::default();
-    let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    env.extend(definition.env.iter().map(|(key, value)| format!("{key}={value}")));
-    config = config.env(env).entrypoint(definition.entrypoint.clone()).exposed_ports(definition.expose.clone());
+    let mut env =
+        vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    env.extend(
+        definition
+            .env
+            .iter()
+            .map(|(key, value)| format!("{key}={value}")),
+    );
+    config = config
+        .env(env)
+        .entrypoint(definition.entrypoint.clone())
+        .exposed_ports(definition.expose.clone());
     if !definition.cmd.is_empty() {
         config = config.cmd(definition.cmd.clone());
     }
@@ -213,7 +273,12 @@ fn manifest(definition: &ImageDefinition, store: &ImageStore, layers: &[Layer]) 
     }
     let rootfs = oci::RootFsBuilder::default()
         .typ("layers")
-        .diff_ids(layers.iter().map(|layer| layer.diff_id.clone()).collect::<Vec<_>>())
+        .diff_ids(
+            layers
+                .iter()
+                .map(|layer| layer.diff_id.clone())
+                .collect::<Vec<_>>(),
+        )
         .build()
         .expect("every required field is set");
     let configuration = oci::ImageConfigurationBuilder::default()
@@ -224,25 +289,41 @@ fn manifest(definition: &ImageDefinition, store: &ImageStore, layers: &[Layer]) 
         .rootfs(rootfs)
         .build()
         .expect("every required field is set");
-    let configuration = store.put_blob(&serde_json::to_vec(&configuration).expect("OCI types serialise"))?;
+    let configuration =
+        store.put_blob(&serde_json::to_vec(&configuration).expect("OCI types serialise"))?;
     put_manifest(store, &configuration, layers)
 }
 
 /// Stores the manifest of an image whose configuration and layers are stored.
-pub(super) fn put_manifest(store: &ImageStore, configuration: &Stored, layers: &[Layer]) -> Result<Resolved, ImageError> {
+pub(super) fn put_manifest(
+    store: &ImageStore,
+    configuration: &Stored,
+    layers: &[Layer],
+) -> Result<Resolved, ImageError> {
     let descriptor = |media_type, blob: &Stored| {
-        let digest: oci::Digest = blob.digest.parse().expect("the store's digests are digests");
+        let digest: oci::Digest = blob
+            .digest
+            .parse()
+            .expect("the store's digests are digests");
         oci::Descriptor::new(media_type, blob.size, digest)
     };
     let manifest = oci::ImageManifestBuilder::default()
         .schema_version(oci::SCHEMA_VERSION)
         .media_type(oci::MediaType::ImageManifest)
         .config(descriptor(oci::MediaType::ImageConfig, configuration))
-        .layers(layers.iter().map(|layer| descriptor(oci::MediaType::ImageLayerZstd, &layer.blob)).collect::<Vec<_>>())
+        .layers(
+            layers
+                .iter()
+                .map(|layer| descriptor(oci::MediaType::ImageLayerZstd, &layer.blob))
+                .collect::<Vec<_>>(),
+        )
         .build()
         .expect("every required field is set");
     let stored = store.put_blob(&serde_json::to_vec(&manifest).expect("OCI types serialise"))?;
-    Ok(Resolved { digest: stored.digest, media_type: oci::MediaType::ImageManifest.to_string() })
+    Ok(Resolved {
+        digest: stored.digest,
+        media_type: oci::MediaType::ImageManifest.to_string(),
+    })
 }
 
 /// Compresses an archive into the store while hashing what it was before.
@@ -255,16 +336,30 @@ pub(super) struct LayerWriter {
 impl LayerWriter {
     pub(super) fn start(store: &ImageStore) -> Result<Self, ImageError> {
         let directory = store.directory().to_owned();
-        let failed = |source| ImageError::File { action: "compress into", path: directory.clone(), source };
+        let failed = |source| ImageError::File {
+            action: "compress into",
+            path: directory.clone(),
+            source,
+        };
         let encoder = zstd::Encoder::new(store.writer()?, ZSTD_LEVEL).map_err(failed)?;
-        Ok(Self { encoder, hash: Sha256::new(), directory })
+        Ok(Self {
+            encoder,
+            hash: Sha256::new(),
+            directory,
+        })
     }
 
     pub(super) fn finish(self) -> Result<Layer, ImageError> {
         let directory = self.directory;
-        let writer =
-            self.encoder.finish().map_err(|source| ImageError::File { action: "compress into", path: directory, source })?;
-        Ok(Layer { blob: writer.commit(None)?, diff_id: format!("sha256:{}", hexadecimal(&self.hash.finalize())) })
+        let writer = self.encoder.finish().map_err(|source| ImageError::File {
+            action: "compress into",
+            path: directory,
+            source,
+        })?;
+        Ok(Layer {
+            blob: writer.commit(None)?,
+            diff_id: format!("sha256:{}", hexadecimal(&self.hash.finalize())),
+        })
     }
 }
 
@@ -292,7 +387,9 @@ mod tests {
         header.set_gid(33);
         header.set_mtime(77);
         header.set_size(content.len() as u64);
-        archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+        archive
+            .append_data(&mut header, path, content.as_bytes())
+            .unwrap();
     }
 
     #[test]
@@ -308,9 +405,16 @@ mod tests {
         for entry in tar::Archive::new(repacked.as_slice()).entries().unwrap() {
             let entry = entry.unwrap();
             let header = entry.header();
-            seen.push((entry.path().unwrap().display().to_string(), header.uid().unwrap(), header.mtime().unwrap()));
+            seen.push((
+                entry.path().unwrap().display().to_string(),
+                header.uid().unwrap(),
+                header.mtime().unwrap(),
+            ));
         }
-        assert_eq!(seen, [("dev/".to_owned(), 33, 0), ("var/www/x".to_owned(), 33, 0)]);
+        assert_eq!(
+            seen,
+            [("dev/".to_owned(), 33, 0), ("var/www/x".to_owned(), 33, 0)]
+        );
     }
 
     #[test]
@@ -321,8 +425,14 @@ mod tests {
         let layer = application_layer(definition, &store).unwrap();
         let manifest = manifest(definition, &store, std::slice::from_ref(&layer)).unwrap();
         assert_eq!(whole(&store, &manifest), Some(layer.blob.size));
-        let plain = zstd::decode_all(std::fs::File::open(store.blob_path(&layer.blob.digest).unwrap()).unwrap()).unwrap();
-        assert_eq!(layer.diff_id, format!("sha256:{}", hexadecimal(&Sha256::digest(&plain))));
+        let plain = zstd::decode_all(
+            std::fs::File::open(store.blob_path(&layer.blob.digest).unwrap()).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            layer.diff_id,
+            format!("sha256:{}", hexadecimal(&Sha256::digest(&plain)))
+        );
     }
 
     /// Builds the real images into `$FLIGHTCAGE_TEST_DIR` (kept) or a temporary directory, twice: the second time nothing is done.
@@ -330,14 +440,26 @@ mod tests {
     #[ignore = "takes minutes, needs mmdebstrap and a Debian mirror"]
     async fn builds_the_real_images() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = std::env::var("FLIGHTCAGE_TEST_DIR").map_or(temporary.path().to_owned(), std::path::PathBuf::from);
+        let directory = std::env::var("FLIGHTCAGE_TEST_DIR")
+            .map_or(temporary.path().to_owned(), std::path::PathBuf::from);
         let store = ImageStore::open(directory.join("images")).unwrap();
         let scratch = directory.join("scratch");
         for definition in super::super::builtin() {
             let built = build(&definition, &store, &scratch, &|_| {}).await.unwrap();
-            assert!(built.layers_bytes < 60 << 20, "{} is {} bytes", definition.name, built.layers_bytes);
+            assert!(
+                built.layers_bytes < 60 << 20,
+                "{} is {} bytes",
+                definition.name,
+                built.layers_bytes
+            );
             let again = build(&definition, &store, &scratch, &|_| {}).await.unwrap();
-            assert_eq!(again, Built { was_cached: true, ..built });
+            assert_eq!(
+                again,
+                Built {
+                    was_cached: true,
+                    ..built
+                }
+            );
         }
     }
 }

@@ -7,7 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
 use crate::model::definition::{
-    self, DefinitionFile, RootFile, Source, checked, hexadecimal, optional, packages, patterns, required, words,
+    self, DefinitionFile, RootFile, Source, checked, hexadecimal, optional, packages, patterns,
+    required, words,
 };
 use crate::model::reader::Table;
 
@@ -63,11 +64,19 @@ pub struct ImageDefinition {
 /// Never: a test reads them all.
 #[must_use]
 pub fn builtin() -> Vec<ImageDefinition> {
-    let source = |path: &str| EMBEDDED.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned());
+    let source = |path: &str| {
+        EMBEDDED
+            .iter()
+            .find(|(name, _)| *name == path)
+            .map(|(_, text)| (*text).to_owned())
+    };
     EMBEDDED
         .iter()
         .filter_map(|(path, text)| Some((path.strip_suffix(".toml")?, text)))
-        .map(|(name, text)| ImageDefinition::parse(name, text, &source).expect("a test reads the carried definitions"))
+        .map(|(name, text)| {
+            ImageDefinition::parse(name, text, &source)
+                .expect("a test reads the carried definitions")
+        })
         .collect()
 }
 
@@ -77,15 +86,23 @@ const LAYER_FORMAT: u32 = 2;
 impl ImageDefinition {
     /// Loads a definition from a file; its `source`s are looked for beside it.
     pub fn load(path: &Path) -> Result<Self, ImageError> {
-        let file =
-            DefinitionFile::read(path).map_err(|source| ImageError::File { action: "read", path: path.to_owned(), source })?;
+        let file = DefinitionFile::read(path).map_err(|source| ImageError::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&file.name, &file.text, &|source| file.beside(source))
     }
 
     /// Reads a definition; `source` hands over the files that it names. Every problem is told at once.
     pub fn parse(name: &str, text: &str, source: Source<'_>) -> Result<Self, ImageError> {
-        definition::parse(&format!("{name}.toml"), text, |table| Self::read(name, table, source))
-            .map_err(|refusal| ImageError::Invalid { name: name.to_owned(), problems: refusal.listing() })
+        definition::parse(&format!("{name}.toml"), text, |table| {
+            Self::read(name, table, source)
+        })
+        .map_err(|refusal| ImageError::Invalid {
+            name: name.to_owned(),
+            problems: refusal.listing(),
+        })
     }
 
     fn read(name: &str, table: &Table<'_, '_>, source: Source<'_>) -> Self {
@@ -103,11 +120,20 @@ impl ImageDefinition {
             "expose",
             "stop_signal",
         ]);
-        let tags = checked(table, "tags", "a name with a registry and a tag, such as `quay.io/a/b:v1`", is_tag);
+        let tags = checked(
+            table,
+            "tags",
+            "a name with a registry and a tag, such as `quay.io/a/b:v1`",
+            is_tag,
+        );
         if tags.is_empty() {
             table.problem_at_start("`tags` names nothing: the image could not be found", None);
         }
-        let env = table.get("env").and_then(|value| value.table()).map(|env| env.entries()).unwrap_or_default();
+        let env = table
+            .get("env")
+            .and_then(|value| value.table())
+            .map(|env| env.entries())
+            .unwrap_or_default();
         Self {
             name: name.to_owned(),
             tags,
@@ -115,7 +141,10 @@ impl ImageDefinition {
             packages: packages(table, "packages"),
             remove: patterns(table, "remove"),
             files: definition::files(table, source),
-            env: env.into_iter().filter_map(|(key, _, value)| Some((key.to_owned(), value.string()?.to_owned()))).collect(),
+            env: env
+                .into_iter()
+                .filter_map(|(key, _, value)| Some((key.to_owned(), value.string()?.to_owned())))
+                .collect(),
             entrypoint: words(table, "entrypoint"),
             cmd: words(table, "cmd"),
             user: optional(table, "user"),
@@ -132,19 +161,31 @@ impl ImageDefinition {
 
     /// Hash of what the packages' layer is made of: images that share it share the layer.
     pub fn distribution_hash(&self) -> String {
-        hexadecimal(&Sha256::digest(format!("{:?}", (LAYER_FORMAT, &self.suite, &self.packages, &self.remove))))
+        hexadecimal(&Sha256::digest(format!(
+            "{:?}",
+            (LAYER_FORMAT, &self.suite, &self.packages, &self.remove)
+        )))
     }
 }
 
 fn is_tag(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
-    let Some((repository, tag)) = name.rsplit_once(':') else { return false };
-    repository.chars().all(plain) && repository.contains('/') && !tag.is_empty() && !tag.contains('/')
+    let Some((repository, tag)) = name.rsplit_once(':') else {
+        return false;
+    };
+    repository.chars().all(plain)
+        && repository.contains('/')
+        && !tag.is_empty()
+        && !tag.contains('/')
 }
 
 fn is_port(port: &str) -> bool {
-    let number = port.strip_suffix("/tcp").or_else(|| port.strip_suffix("/udp"));
-    number.and_then(|number| number.parse::<u16>().ok()).is_some_and(|number| number > 0)
+    let number = port
+        .strip_suffix("/tcp")
+        .or_else(|| port.strip_suffix("/udp"));
+    number
+        .and_then(|number| number.parse::<u16>().ok())
+        .is_some_and(|number| number > 0)
 }
 
 #[cfg(test)]
@@ -154,7 +195,10 @@ mod tests {
     #[test]
     fn the_carried_images_are_right() {
         let images = builtin();
-        let tags: Vec<&str> = images.iter().flat_map(|image| image.tags.iter().map(String::as_str)).collect();
+        let tags: Vec<&str> = images
+            .iter()
+            .flat_map(|image| image.tags.iter().map(String::as_str))
+            .collect();
         assert_eq!(
             tags,
             [
@@ -177,10 +221,15 @@ mod tests {
     #[test]
     fn problems_are_told_together() {
         let text = "tags = [\"flappy\"]\nsuite = \"bookworm\"\nexpose = [\"80\"]\nentry = [\"x\"]\n[[file]]\npath = \"/x\"\nsource = \"gone\"\n";
-        let error = ImageDefinition::parse("i", text, &|_| None).unwrap_err().to_string();
-        for part in
-            ["1:9: `flappy` is not a name", "3:11: `80` is not a port", "4:1: unknown key `entry`", "7:10: `gone` is not there"]
-        {
+        let error = ImageDefinition::parse("i", text, &|_| None)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "1:9: `flappy` is not a name",
+            "3:11: `80` is not a port",
+            "4:1: unknown key `entry`",
+            "7:10: `gone` is not there",
+        ] {
             assert!(error.contains(part), "{part} in {error}");
         }
     }

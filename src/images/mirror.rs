@@ -47,7 +47,10 @@ const MANIFEST_TYPES: [&str; 4] = [
 pub fn router(store: ImageStore, upstreams: Upstreams) -> Router {
     let mirror = Arc::new(Mirror::new(store, upstreams));
     Router::new()
-        .route("/v2/", axum::routing::get(|| async { axum::Json(serde_json::json!({})) }))
+        .route(
+            "/v2/",
+            axum::routing::get(|| async { axum::Json(serde_json::json!({})) }),
+        )
         .route("/v2/{*path}", axum::routing::get(answer))
         .with_state(mirror)
 }
@@ -60,11 +63,23 @@ async fn answer(
 ) -> Result<Response, MirrorError> {
     let registry = namespace.ns.as_deref().unwrap_or("docker.io");
     match wanted(&path).ok_or(MirrorError::NameUnknown)? {
-        Wanted::Manifest { repository, reference } => {
+        Wanted::Manifest {
+            repository,
+            reference,
+        } => {
             let manifest = mirror.manifest(registry, repository, reference).await?;
-            let file = mirror.store.blob_path(&manifest.digest).filter(|file| file.is_file());
+            let file = mirror
+                .store
+                .blob_path(&manifest.digest)
+                .filter(|file| file.is_file());
             let file = file.ok_or(MirrorError::ManifestUnknown)?;
-            Ok(file_response(&file, &manifest.digest, &manifest.media_type, &HeaderMap::new()).await?)
+            Ok(file_response(
+                &file,
+                &manifest.digest,
+                &manifest.media_type,
+                &HeaderMap::new(),
+            )
+            .await?)
         }
         Wanted::Blob { repository, digest } => {
             let file = mirror.blob(registry, repository, digest).await?;
@@ -118,15 +133,27 @@ pub(super) struct Mirror {
 
 impl Mirror {
     pub(super) fn new(store: ImageStore, upstreams: Upstreams) -> Self {
-        Self { store, upstreams, turns: Turns::default() }
+        Self {
+            store,
+            upstreams,
+            turns: Turns::default(),
+        }
     }
 
     /// The manifest that the store has, else the upstream registry's, which is kept.
-    pub(super) async fn manifest(&self, registry: &str, repository: &str, reference: &str) -> Result<Resolved, MirrorError> {
+    pub(super) async fn manifest(
+        &self,
+        registry: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Resolved, MirrorError> {
         if let Some(manifest) = self.stored(registry, repository, reference) {
             return Ok(manifest);
         }
-        let _turn = self.turns.take(&format!("{registry}/{repository}:{reference}")).await;
+        let _turn = self
+            .turns
+            .take(&format!("{registry}/{repository}:{reference}"))
+            .await;
         if let Some(manifest) = self.stored(registry, repository, reference) {
             return Ok(manifest);
         }
@@ -136,8 +163,12 @@ impl Mirror {
     }
 
     fn stored(&self, registry: &str, repository: &str, reference: &str) -> Option<Resolved> {
-        let resolved = self.store.resolve(&format!("{registry}/{repository}"), reference);
-        resolved.inspect_err(|error| tracing::warn!(%error, "image store")).ok()?
+        let resolved = self
+            .store
+            .resolve(&format!("{registry}/{repository}"), reference);
+        resolved
+            .inspect_err(|error| tracing::warn!(%error, "image store"))
+            .ok()?
     }
 
     /// Records which manifest a tag stands for; a digest stands for itself.
@@ -151,7 +182,8 @@ impl Mirror {
         if reference.starts_with("sha256:") {
             return Ok(());
         }
-        self.store.tag(&format!("{registry}/{repository}:{reference}"), manifest)
+        self.store
+            .tag(&format!("{registry}/{repository}:{reference}"), manifest)
     }
 
     /// The manifest that the upstream registry has now; kept as a blob, its name is not recorded.
@@ -161,45 +193,84 @@ impl Mirror {
         repository: &str,
         reference: &str,
     ) -> Result<Resolved, MirrorError> {
-        let client = self.upstreams.client(registry).ok_or(MirrorError::ManifestUnknown)?;
+        let client = self
+            .upstreams
+            .client(registry)
+            .ok_or(MirrorError::ManifestUnknown)?;
         let image = image(registry, repository, reference);
-        let pulled = client.pull_manifest_raw(&image, &RegistryAuth::Anonymous, &MANIFEST_TYPES).await;
+        let pulled = client
+            .pull_manifest_raw(&image, &RegistryAuth::Anonymous, &MANIFEST_TYPES)
+            .await;
         let (bytes, _) = pulled.map_err(|error| unknown(error, MirrorError::ManifestUnknown))?;
         let digest = format!("sha256:{}", hexadecimal(&Sha256::digest(&bytes)));
         if is_digest(reference) && reference != digest {
-            return Err(StoreError::Digest { expected: reference.to_owned(), actual: digest }.into());
+            return Err(StoreError::Digest {
+                expected: reference.to_owned(),
+                actual: digest,
+            }
+            .into());
         }
         let mut file = self.store.incoming()?;
         file.write_all(&bytes)?;
-        place(file, &self.store.blob_path(&digest).expect("a SHA-256 in hexadecimal is a digest"))?;
-        Ok(Resolved { digest, media_type: media_type(&bytes) })
+        place(
+            file,
+            &self
+                .store
+                .blob_path(&digest)
+                .expect("a SHA-256 in hexadecimal is a digest"),
+        )?;
+        Ok(Resolved {
+            digest,
+            media_type: media_type(&bytes),
+        })
     }
 
-    pub(super) async fn blob(&self, registry: &str, repository: &str, digest: &str) -> Result<PathBuf, MirrorError> {
+    pub(super) async fn blob(
+        &self,
+        registry: &str,
+        repository: &str,
+        digest: &str,
+    ) -> Result<PathBuf, MirrorError> {
         let path = self.store.blob_path(digest);
-        let path = path.ok_or_else(|| io::Error::other(format!("`{digest}` is not a SHA-256 digest")))?;
+        let path =
+            path.ok_or_else(|| io::Error::other(format!("`{digest}` is not a SHA-256 digest")))?;
         if path.is_file() {
             return Ok(path);
         }
-        let client = self.upstreams.client(registry).ok_or(MirrorError::BlobUnknown)?;
+        let client = self
+            .upstreams
+            .client(registry)
+            .ok_or(MirrorError::BlobUnknown)?;
         let _turn = self.turns.take(digest).await;
         if path.is_file() {
             return Ok(path);
         }
         let image = image(registry, repository, digest);
-        client.store_auth_if_needed(image.resolve_registry(), &RegistryAuth::Anonymous).await;
+        client
+            .store_auth_if_needed(image.resolve_registry(), &RegistryAuth::Anonymous)
+            .await;
         let file = self.store.incoming()?;
         let writer = tokio::fs::File::from_std(file.reopen()?);
-        let descriptor = OciDescriptor { digest: digest.to_owned(), ..OciDescriptor::default() };
+        let descriptor = OciDescriptor {
+            digest: digest.to_owned(),
+            ..OciDescriptor::default()
+        };
         // `pull_blob` verifies the digest.
-        client.pull_blob(&image, &descriptor, writer).await.map_err(|error| unknown(error, MirrorError::BlobUnknown))?;
+        client
+            .pull_blob(&image, &descriptor, writer)
+            .await
+            .map_err(|error| unknown(error, MirrorError::BlobUnknown))?;
         place(file, &path)?;
         Ok(path)
     }
 }
 
 fn image(registry: &str, repository: &str, reference: &str) -> oci_client::Reference {
-    let (registry, repository, reference) = (registry.to_owned(), repository.to_owned(), reference.to_owned());
+    let (registry, repository, reference) = (
+        registry.to_owned(),
+        repository.to_owned(),
+        reference.to_owned(),
+    );
     if is_digest(&reference) {
         return oci_client::Reference::with_digest(registry, repository, reference);
     }
@@ -209,6 +280,14 @@ fn image(registry: &str, repository: &str, reference: &str) -> oci_client::Refer
 /// A manifest's own `mediaType`, else what its shape says.
 fn media_type(bytes: &[u8]) -> String {
     let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-    let shape = if value.get("manifests").is_some() { MANIFEST_TYPES[1] } else { MANIFEST_TYPES[0] };
-    value.get("mediaType").and_then(|kind| kind.as_str()).unwrap_or(shape).to_owned()
+    let shape = if value.get("manifests").is_some() {
+        MANIFEST_TYPES[1]
+    } else {
+        MANIFEST_TYPES[0]
+    };
+    value
+        .get("mediaType")
+        .and_then(|kind| kind.as_str())
+        .unwrap_or(shape)
+        .to_owned()
 }

@@ -68,38 +68,72 @@ pub async fn pull(
 ) -> Result<String, PullError> {
     let image = reference.to_string();
     let failed = |error: MirrorError| match error {
-        MirrorError::ManifestUnknown | MirrorError::BlobUnknown | MirrorError::NameUnknown => PullError::NotFound(image.clone()),
-        other => PullError::Failed { image: image.clone(), source: Box::new(other) },
+        MirrorError::ManifestUnknown | MirrorError::BlobUnknown | MirrorError::NameUnknown => {
+            PullError::NotFound(image.clone())
+        }
+        other => PullError::Failed {
+            image: image.clone(),
+            source: Box::new(other),
+        },
     };
-    let unusable = |what: String| PullError::Unusable { image: image.clone(), what };
+    let unusable = |what: String| PullError::Unusable {
+        image: image.clone(),
+        what,
+    };
     let (registry, repository) = (reference.registry.as_str(), reference.repository.as_str());
     let mirror = Mirror::new(store.clone(), upstreams);
     progress(&format!("asking {registry}"));
-    let top = mirror.fetch_manifest(registry, repository, reference.version_text()).await.map_err(failed)?;
+    let top = mirror
+        .fetch_manifest(registry, repository, reference.version_text())
+        .await
+        .map_err(failed)?;
     let mut manifest = read(store, &top).map_err(unusable)?;
     if manifest.config.is_none() {
-        let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == architecture;
-        let chosen = manifest.manifests.iter().find(|entry| entry.platform.as_ref().is_some_and(fits));
-        let chosen = chosen.ok_or_else(|| unusable(format!("its index has no image for linux/{architecture}")))?;
-        let chosen = mirror.manifest(registry, repository, &chosen.digest).await.map_err(failed)?;
+        let fits =
+            |platform: &Platform| platform.os == "linux" && platform.architecture == architecture;
+        let chosen = manifest
+            .manifests
+            .iter()
+            .find(|entry| entry.platform.as_ref().is_some_and(fits));
+        let chosen = chosen
+            .ok_or_else(|| unusable(format!("its index has no image for linux/{architecture}")))?;
+        let chosen = mirror
+            .manifest(registry, repository, &chosen.digest)
+            .await
+            .map_err(failed)?;
         manifest = read(store, &chosen).map_err(unusable)?;
     }
-    let config = manifest.config.ok_or_else(|| unusable("its manifest is not an image's".into()))?;
+    let config = manifest
+        .config
+        .ok_or_else(|| unusable("its manifest is not an image's".into()))?;
     if manifest.layers.len() > MAX_LAYERS {
-        return Err(unusable(format!("it has {} layers, at most {MAX_LAYERS} are taken", manifest.layers.len())));
+        return Err(unusable(format!(
+            "it has {} layers, at most {MAX_LAYERS} are taken",
+            manifest.layers.len()
+        )));
     }
-    let blobs: Vec<&str> = std::iter::once(&config).chain(&manifest.layers).map(|blob| blob.digest.as_str()).collect();
+    let blobs: Vec<&str> = std::iter::once(&config)
+        .chain(&manifest.layers)
+        .map(|blob| blob.digest.as_str())
+        .collect();
     for (number, digest) in blobs.iter().enumerate() {
         progress(&format!("blob {} of {}", number + 1, blobs.len()));
-        mirror.blob(registry, repository, digest).await.map_err(failed)?;
+        mirror
+            .blob(registry, repository, digest)
+            .await
+            .map_err(failed)?;
     }
     // The name comes last: until now it stood for what was there before, whole.
-    mirror.keep_name(registry, repository, reference.version_text(), &top).map_err(|error| failed(error.into()))?;
+    mirror
+        .keep_name(registry, repository, reference.version_text(), &top)
+        .map_err(|error| failed(error.into()))?;
     Ok(top.digest)
 }
 
 fn read(store: &ImageStore, manifest: &Resolved) -> Result<Manifest, String> {
-    let path = store.blob_path(&manifest.digest).ok_or("its digest is not sha256")?;
+    let path = store
+        .blob_path(&manifest.digest)
+        .ok_or("its digest is not sha256")?;
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map_err(|error| format!("its manifest: {error}"))
 }
@@ -125,14 +159,23 @@ mod tests {
         let text = serde_json::json!({ "schemaVersion": 2, "mediaType": media_type,
             "config": { "digest": config.digest, "size": config.size }, "layers": [{ "digest": layer.digest, "size": layer.size }] });
         let stored = store.put_blob(text.to_string().as_bytes()).unwrap();
-        Resolved { digest: stored.digest, media_type: media_type.into() }
+        Resolved {
+            digest: stored.digest,
+            media_type: media_type.into(),
+        }
     }
 
     #[tokio::test]
     async fn an_image_comes_whole_and_a_moved_tag_is_followed() {
         let directory = tempfile::tempdir().unwrap();
-        let (theirs, ours) = (directory.path().join("theirs"), directory.path().join("ours"));
-        let (theirs, ours) = (ImageStore::open(theirs).unwrap(), ImageStore::open(ours).unwrap());
+        let (theirs, ours) = (
+            directory.path().join("theirs"),
+            directory.path().join("ours"),
+        );
+        let (theirs, ours) = (
+            ImageStore::open(theirs).unwrap(),
+            ImageStore::open(ours).unwrap(),
+        );
         let host = registry(&theirs).await;
         let upstreams = || Upstreams::plain_http(vec![host.clone()]);
         let reference = Reference::parse(&format!("{host}/a/b:v1")).unwrap();
@@ -146,12 +189,20 @@ mod tests {
             theirs.tag("docker.io/a/b:v1", &made).unwrap();
             assert_eq!(pull().await.unwrap(), made.digest);
             assert_eq!(ours.blob_size(&layer.digest), Some(3));
-            assert_eq!(ours.resolve(&format!("{host}/a/b"), "v1").unwrap(), Some(made));
+            assert_eq!(
+                ours.resolve(&format!("{host}/a/b"), "v1").unwrap(),
+                Some(made)
+            );
         }
         // A layer that is not there leaves the name where it was.
         let before = ours.tags().unwrap();
-        let gone = Stored { digest: format!("sha256:{}", "0".repeat(64)), size: 1 };
-        theirs.tag("docker.io/a/b:v1", &manifest(&theirs, &gone)).unwrap();
+        let gone = Stored {
+            digest: format!("sha256:{}", "0".repeat(64)),
+            size: 1,
+        };
+        theirs
+            .tag("docker.io/a/b:v1", &manifest(&theirs, &gone))
+            .unwrap();
         pull().await.unwrap_err();
         assert_eq!(ours.tags().unwrap(), before);
     }
@@ -159,8 +210,14 @@ mod tests {
     #[tokio::test]
     async fn of_an_index_the_architectures_image_is_taken() {
         let directory = tempfile::tempdir().unwrap();
-        let (theirs, ours) = (directory.path().join("theirs"), directory.path().join("ours"));
-        let (theirs, ours) = (ImageStore::open(theirs).unwrap(), ImageStore::open(ours).unwrap());
+        let (theirs, ours) = (
+            directory.path().join("theirs"),
+            directory.path().join("ours"),
+        );
+        let (theirs, ours) = (
+            ImageStore::open(theirs).unwrap(),
+            ImageStore::open(ours).unwrap(),
+        );
         let layer = theirs.put_blob(b"layer").unwrap();
         let image = manifest(&theirs, &layer);
         let media_type = "application/vnd.oci.image.index.v1+json";
@@ -168,13 +225,28 @@ mod tests {
             { "digest": format!("sha256:{}", "0".repeat(64)), "platform": { "os": "linux", "architecture": "arm64" } },
             { "digest": image.digest, "platform": { "os": "linux", "architecture": "amd64" } } ] });
         let index = theirs.put_blob(index.to_string().as_bytes()).unwrap();
-        theirs.tag("docker.io/a/b:v1", &Resolved { digest: index.digest.clone(), media_type: media_type.into() }).unwrap();
+        theirs
+            .tag(
+                "docker.io/a/b:v1",
+                &Resolved {
+                    digest: index.digest.clone(),
+                    media_type: media_type.into(),
+                },
+            )
+            .unwrap();
         let host = registry(&theirs).await;
         let reference = Reference::parse(&format!("{host}/a/b:v1")).unwrap();
         let upstreams = || Upstreams::plain_http(vec![host.clone()]);
-        assert_eq!(pull(&reference, "amd64", &ours, upstreams(), &|_| ()).await.unwrap(), index.digest);
+        assert_eq!(
+            pull(&reference, "amd64", &ours, upstreams(), &|_| ())
+                .await
+                .unwrap(),
+            index.digest
+        );
         assert_eq!(ours.blob_size(&layer.digest), Some(5));
-        let error = pull(&reference, "riscv64", &ours, upstreams(), &|_| ()).await.unwrap_err();
+        let error = pull(&reference, "riscv64", &ours, upstreams(), &|_| ())
+            .await
+            .unwrap_err();
         assert!(matches!(error, PullError::Unusable { .. }), "{error}");
     }
 }

@@ -101,18 +101,27 @@ impl ImageStore {
 
     /// Where the blob of this digest lies or would lie; `None` if it is not `sha256:` and 64 lower-case hexadecimal digits.
     pub fn blob_path(&self, digest: &str) -> Option<PathBuf> {
-        let hex = digest.strip_prefix("sha256:").filter(|_| is_digest(digest))?;
+        let hex = digest
+            .strip_prefix("sha256:")
+            .filter(|_| is_digest(digest))?;
         Some(self.directory.join("blobs/sha256").join(hex))
     }
 
     /// The size of the blob, if the store holds it.
     pub fn blob_size(&self, digest: &str) -> Option<u64> {
-        std::fs::metadata(self.blob_path(digest)?).ok().map(|metadata| metadata.len())
+        std::fs::metadata(self.blob_path(digest)?)
+            .ok()
+            .map(|metadata| metadata.len())
     }
 
     /// Starts a blob whose content is written piece by piece.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
-        Ok(BlobWriter { store: self.clone(), file: self.incoming()?, hash: Sha256::new(), size: 0 })
+        Ok(BlobWriter {
+            store: self.clone(),
+            file: self.incoming()?,
+            hash: Sha256::new(),
+            size: 0,
+        })
     }
 
     /// A file for a blob that is coming in. Dropped, it leaves nothing.
@@ -124,23 +133,38 @@ impl ImageStore {
     /// Stores a blob.
     pub fn put_blob(&self, content: &[u8]) -> Result<Stored, StoreError> {
         let mut writer = self.writer()?;
-        writer.write_all(content).map_err(file("write", &self.directory))?;
+        writer
+            .write_all(content)
+            .map_err(file("write", &self.directory))?;
         writer.commit(None)
     }
 
     /// The manifest that `reference` (a tag or a digest) of `repository` stands for, `quay.io/purplebooth/flappy-endpoint` and `v1`.
-    pub fn resolve(&self, repository: &str, reference: &str) -> Result<Option<Resolved>, StoreError> {
+    pub fn resolve(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<Resolved>, StoreError> {
         if !reference.starts_with("sha256:") {
-            return Ok(self.index()?.tags.get(&format!("{repository}:{reference}")).cloned());
+            return Ok(self
+                .index()?
+                .tags
+                .get(&format!("{repository}:{reference}"))
+                .cloned());
         }
-        let Some(path) = self.blob_path(reference) else { return Ok(None) };
+        let Some(path) = self.blob_path(reference) else {
+            return Ok(None);
+        };
         let content = match std::fs::read(&path) {
             Ok(content) => content,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file("read", &path)(error)),
         };
         let typed = serde_json::from_slice::<Typed>(&content).ok();
-        Ok(typed.map(|typed| Resolved { digest: reference.to_owned(), media_type: typed.media_type }))
+        Ok(typed.map(|typed| Resolved {
+            digest: reference.to_owned(),
+            media_type: typed.media_type,
+        }))
     }
 
     /// Every tag, as `repository:tag`, and its manifest.
@@ -159,16 +183,24 @@ impl ImageStore {
         Ok(self.index()?.built.get(definition_hash).cloned())
     }
 
-    pub(super) fn note_built(&self, definition_hash: &str, manifest: &Resolved) -> Result<(), StoreError> {
+    pub(super) fn note_built(
+        &self,
+        definition_hash: &str,
+        manifest: &Resolved,
+    ) -> Result<(), StoreError> {
         self.change(|index| {
-            index.built.insert(definition_hash.to_owned(), manifest.clone());
+            index
+                .built
+                .insert(definition_hash.to_owned(), manifest.clone());
         })
     }
 
     fn index(&self) -> Result<Index, StoreError> {
         let path = self.directory.join("index.json");
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|source| StoreError::Damaged { path, source }),
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|source| StoreError::Damaged { path, source })
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Index::default()),
             Err(error) => Err(file("read", &path)(error)),
         }
@@ -183,9 +215,12 @@ impl ImageStore {
         change(&mut index);
         let path = self.directory.join("index.json");
         let text = serde_json::to_vec_pretty(&index).expect("maps of strings serialise");
-        let mut partial = tempfile::NamedTempFile::new_in(&self.directory).map_err(file("make a file in", &self.directory))?;
+        let mut partial = tempfile::NamedTempFile::new_in(&self.directory)
+            .map_err(file("make a file in", &self.directory))?;
         partial.write_all(&text).map_err(file("write", &path))?;
-        partial.persist(&path).map_err(|error| file("write", &path)(error.error))?;
+        partial
+            .persist(&path)
+            .map_err(|error| file("write", &path)(error.error))?;
         Ok(())
     }
 }
@@ -204,12 +239,24 @@ impl BlobWriter {
     pub fn commit(self, expected: Option<&str>) -> Result<Stored, StoreError> {
         let digest = format!("sha256:{}", hexadecimal(&self.hash.finalize()));
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(StoreError::Digest { expected: expected.to_owned(), actual: digest });
+            return Err(StoreError::Digest {
+                expected: expected.to_owned(),
+                actual: digest,
+            });
         }
-        let path = self.store.blob_path(&digest).expect("a SHA-256 in hexadecimal is a digest");
-        self.file.as_file().sync_data().map_err(file("write", &path))?;
+        let path = self
+            .store
+            .blob_path(&digest)
+            .expect("a SHA-256 in hexadecimal is a digest");
+        self.file
+            .as_file()
+            .sync_data()
+            .map_err(file("write", &path))?;
         place(self.file, &path)?;
-        Ok(Stored { digest, size: self.size })
+        Ok(Stored {
+            digest,
+            size: self.size,
+        })
     }
 }
 
@@ -228,12 +275,19 @@ impl Write for BlobWriter {
 
 /// Puts a whole file in its place.
 pub(super) fn place(partial: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
-    partial.persist(path).map(drop).map_err(|error| file("write", path)(error.error))
+    partial
+        .persist(path)
+        .map(drop)
+        .map_err(|error| file("write", path)(error.error))
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
     let path = path.to_owned();
-    move |source| StoreError::File { action, path, source }
+    move |source| StoreError::File {
+        action,
+        path,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -250,10 +304,18 @@ mod tests {
     fn blobs_are_found_by_their_content() {
         let (_directory, store) = store();
         let stored = store.put_blob(b"abc").unwrap();
-        assert_eq!(stored.digest, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            stored.digest,
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert_eq!(store.blob_size(&stored.digest), Some(3));
         assert_eq!(store.put_blob(b"abc").unwrap(), stored);
-        for bad in ["abc", "sha256:abc", "sha256:../../../../etc/passwd", &stored.digest.to_uppercase()] {
+        for bad in [
+            "abc",
+            "sha256:abc",
+            "sha256:../../../../etc/passwd",
+            &stored.digest.to_uppercase(),
+        ] {
             assert_eq!(store.blob_path(bad), None, "{bad}");
         }
     }
@@ -263,10 +325,19 @@ mod tests {
         let (directory, store) = store();
         let mut writer = store.writer().unwrap();
         writer.write_all(b"abc").unwrap();
-        assert!(matches!(writer.commit(Some("sha256:other")), Err(StoreError::Digest { .. })));
+        assert!(matches!(
+            writer.commit(Some("sha256:other")),
+            Err(StoreError::Digest { .. })
+        ));
         drop(store.writer().unwrap());
         for folder in ["partial", "blobs/sha256"] {
-            assert_eq!(std::fs::read_dir(directory.path().join(folder)).unwrap().count(), 0, "{folder}");
+            assert_eq!(
+                std::fs::read_dir(directory.path().join(folder))
+                    .unwrap()
+                    .count(),
+                0,
+                "{folder}"
+            );
         }
     }
 
@@ -274,12 +345,23 @@ mod tests {
     fn references_resolve_by_tag_and_by_digest() {
         let (_directory, store) = store();
         let media_type = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = store.put_blob(format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}"}}"#).as_bytes()).unwrap();
+        let manifest = store
+            .put_blob(format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}"}}"#).as_bytes())
+            .unwrap();
         let layer = store.put_blob(b"not a manifest").unwrap();
-        let resolved = Resolved { digest: manifest.digest.clone(), media_type: media_type.into() };
+        let resolved = Resolved {
+            digest: manifest.digest.clone(),
+            media_type: media_type.into(),
+        };
         store.tag("quay.io/a/b:v1", &resolved).unwrap();
-        assert_eq!(store.resolve("quay.io/a/b", "v1").unwrap(), Some(resolved.clone()));
-        assert_eq!(store.resolve("quay.io/a/b", &manifest.digest).unwrap(), Some(resolved));
+        assert_eq!(
+            store.resolve("quay.io/a/b", "v1").unwrap(),
+            Some(resolved.clone())
+        );
+        assert_eq!(
+            store.resolve("quay.io/a/b", &manifest.digest).unwrap(),
+            Some(resolved)
+        );
         assert_eq!(store.resolve("quay.io/a/b", "v2").unwrap(), None);
         assert_eq!(store.resolve("quay.io/a/b", &layer.digest).unwrap(), None);
     }

@@ -33,8 +33,14 @@ pub use super::reflector::{ObjectKey, ObjectMap, Progress, Reflector};
 pub use super::resources::{RESOURCES, ResourceKind, resource_for, resource_named};
 
 /// A typed object that the client can handle.
-pub trait Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
-impl<K: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Object for K {}
+pub trait Object:
+    Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static
+{
+}
+impl<K: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static>
+    Object for K
+{
+}
 
 /// Speaks to one API server as one identity. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -47,11 +53,19 @@ impl Client {
     /// Makes a client. Nothing is sent yet.
     pub fn new(config: ClientConfig) -> Result<Self, ClientError> {
         let namespace = config.namespace.clone();
-        Ok(Self { http: Http::new(config)?, namespace })
+        Ok(Self {
+            http: Http::new(config)?,
+            namespace,
+        })
     }
 
     /// A client with an identity from files.
-    pub fn from_identity_files(server: &str, ca: &Path, certificate: &Path, key: &Path) -> Result<Self, ClientError> {
+    pub fn from_identity_files(
+        server: &str,
+        ca: &Path,
+        certificate: &Path,
+        key: &Path,
+    ) -> Result<Self, ClientError> {
         Self::new(ClientConfig::from_files(server, ca, certificate, key)?)
     }
 
@@ -63,7 +77,10 @@ impl Client {
     /// The same client, whose writes the server refuses when they hold a field it does not know. Else it drops the field.
     #[must_use]
     pub fn refusing_unknown_fields(&self) -> Self {
-        Self { http: self.http.refusing_unknown_fields(), namespace: self.namespace.clone() }
+        Self {
+            http: self.http.refusing_unknown_fields(),
+            namespace: self.namespace.clone(),
+        }
     }
 
     /// URL of the server.
@@ -73,16 +90,31 @@ impl Client {
 
     /// The namespace of the configuration, `default` if it names none.
     pub fn default_namespace(&self) -> &str {
-        if self.namespace.is_empty() { "default" } else { &self.namespace }
+        if self.namespace.is_empty() {
+            "default"
+        } else {
+            &self.namespace
+        }
     }
 
     /// Reads one object.
     pub async fn get<K: Object>(&self, namespace: &str, name: &str) -> Result<K, ClientError> {
-        self.http.call(Method::GET, &ResourceKind::of::<K>().object_path(namespace, name, None), &[], None).await
+        self.http
+            .call(
+                Method::GET,
+                &ResourceKind::of::<K>().object_path(namespace, name, None),
+                &[],
+                None,
+            )
+            .await
     }
 
     /// Reads one object, or `None` if there is none.
-    pub async fn get_optional<K: Object>(&self, namespace: &str, name: &str) -> Result<Option<K>, ClientError> {
+    pub async fn get_optional<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<K>, ClientError> {
         match self.get(namespace, name).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -91,20 +123,34 @@ impl Client {
     }
 
     /// Lists objects.
-    pub async fn list<K: Object>(&self, namespace: &str, params: &ListParams) -> Result<Listed<K>, ClientError> {
-        self.list_at(&ResourceKind::of::<K>().collection_path(namespace), params).await
+    pub async fn list<K: Object>(
+        &self,
+        namespace: &str,
+        params: &ListParams,
+    ) -> Result<Listed<K>, ClientError> {
+        self.list_at(&ResourceKind::of::<K>().collection_path(namespace), params)
+            .await
     }
 
     /// Creates an object.
     pub async fn create<K: Object>(&self, namespace: &str, object: &K) -> Result<K, ClientError> {
         let path = ResourceKind::of::<K>().collection_path(namespace);
-        self.http.call(Method::POST, &path, &[], Some(Body::json(object))).await
+        self.http
+            .call(Method::POST, &path, &[], Some(Body::json(object)))
+            .await
     }
 
     /// Replaces an object; its `resourceVersion`, if set, must be the current one.
-    pub async fn replace<K: Object>(&self, namespace: &str, name: &str, object: &K) -> Result<K, ClientError> {
+    pub async fn replace<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        object: &K,
+    ) -> Result<K, ClientError> {
         let path = ResourceKind::of::<K>().object_path(namespace, name, None);
-        self.http.call(Method::PUT, &path, &[], Some(Body::json(object))).await
+        self.http
+            .call(Method::PUT, &path, &[], Some(Body::json(object)))
+            .await
     }
 
     /// Replaces a subresource, for instance `status`.
@@ -116,7 +162,9 @@ impl Client {
         object: &K,
     ) -> Result<K, ClientError> {
         let path = ResourceKind::of::<K>().object_path(namespace, name, Some(subresource));
-        self.http.call(Method::PUT, &path, &[], Some(Body::json(object))).await
+        self.http
+            .call(Method::PUT, &path, &[], Some(Body::json(object)))
+            .await
     }
 
     /// Changes an object, or a subresource of it.
@@ -128,12 +176,20 @@ impl Client {
         subresource: Option<&str>,
     ) -> Result<K, ClientError> {
         let path = ResourceKind::of::<K>().object_path(namespace, name, subresource);
-        self.http.call(Method::PATCH, &path, &[], Some(patch.body())).await
+        self.http
+            .call(Method::PATCH, &path, &[], Some(patch.body()))
+            .await
     }
 
     /// Deletes an object. Returns what the server sent: the object while it terminates, or a Status.
-    pub async fn delete<K: Resource>(&self, namespace: &str, name: &str, params: &DeleteParams) -> Result<Value, ClientError> {
-        self.delete_value(&ResourceKind::of::<K>(), namespace, name, params).await
+    pub async fn delete<K: Resource>(
+        &self,
+        namespace: &str,
+        name: &str,
+        params: &DeleteParams,
+    ) -> Result<Value, ClientError> {
+        self.delete_value(&ResourceKind::of::<K>(), namespace, name, params)
+            .await
     }
 
     /// Sees every change strictly after `from_revision` (from the current state if it is empty).
@@ -143,7 +199,12 @@ impl Client {
         params: &ListParams,
         from_revision: &str,
     ) -> Result<WatchStream<K>, ClientError> {
-        self.watch_at(&ResourceKind::of::<K>().collection_path(namespace), params, from_revision).await
+        self.watch_at(
+            &ResourceKind::of::<K>().collection_path(namespace),
+            params,
+            from_revision,
+        )
+        .await
     }
 
     /// Keeps a copy of all objects in the background until the [`Reflector`] is dropped.
@@ -152,12 +213,24 @@ impl Client {
     }
 
     /// Sends any request with a JSON body and reads the answer; for paths this client has no method for.
-    pub async fn raw(&self, method: Method, path_and_query: &str, body: Option<&Value>) -> Result<Bytes, ClientError> {
-        self.http.answer(method, path_and_query, &[], body.map(Body::json)).await
+    pub async fn raw(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<&Value>,
+    ) -> Result<Bytes, ClientError> {
+        self.http
+            .answer(method, path_and_query, &[], body.map(Body::json))
+            .await
     }
 
     /// Opens a streamed answer; for paths this client has no method for.
-    pub(super) async fn open(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Response, ClientError> {
         self.http.open(method, path, query).await
     }
 }

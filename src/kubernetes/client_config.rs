@@ -88,14 +88,20 @@ impl ClientConfig {
     /// Reads the current context of a kubeconfig file.
     pub fn from_kubeconfig(path: &Path) -> Result<Self, ClientConfigError> {
         let text = read(path)?;
-        let kubeconfig: Kubeconfig = serde_saphyr::from_str(&text)
-            .map_err(|source| ClientConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        let kubeconfig: Kubeconfig =
+            serde_saphyr::from_str(&text).map_err(|source| ClientConfigError::Parse {
+                path: path.to_owned(),
+                source: Box::new(source),
+            })?;
         Reader { path }.read(kubeconfig)
     }
 }
 
 fn read(path: &Path) -> Result<String, ClientConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ClientConfigError::Read { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| ClientConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 struct Reader<'a> {
@@ -109,7 +115,11 @@ impl Reader<'_> {
             .contexts
             .into_iter()
             .find(|named| named.name == wanted)
-            .ok_or_else(|| self.problem(format!("no context is called `{wanted}`: set current-context")))?
+            .ok_or_else(|| {
+                self.problem(format!(
+                    "no context is called `{wanted}`: set current-context"
+                ))
+            })?
             .context;
         let cluster = kubeconfig
             .clusters
@@ -124,10 +134,15 @@ impl Reader<'_> {
             .ok_or_else(|| self.problem(format!("no user is called `{}`", context.user)))?
             .user;
         if cluster.insecure_skip_tls_verify {
-            return Err(self.problem("insecure-skip-tls-verify is refused: set certificate-authority".to_owned()));
+            return Err(self.problem(
+                "insecure-skip-tls-verify is refused: set certificate-authority".to_owned(),
+            ));
         }
         if user.exec.is_some() || user.auth_provider.is_some() {
-            return Err(self.problem("exec and auth-provider users are not supported: use a token or a certificate".to_owned()));
+            return Err(self.problem(
+                "exec and auth-provider users are not supported: use a token or a certificate"
+                    .to_owned(),
+            ));
         }
         let token = match (user.token, user.token_file) {
             (Some(token), _) => Some(token),
@@ -136,8 +151,16 @@ impl Reader<'_> {
         };
         Ok(ClientConfig {
             server: cluster.server.trim_end_matches('/').to_owned(),
-            ca_pem: self.pem("certificate-authority", cluster.certificate_authority_data, cluster.certificate_authority)?,
-            certificate_pem: self.pem("client-certificate", user.client_certificate_data, user.client_certificate)?,
+            ca_pem: self.pem(
+                "certificate-authority",
+                cluster.certificate_authority_data,
+                cluster.certificate_authority,
+            )?,
+            certificate_pem: self.pem(
+                "client-certificate",
+                user.client_certificate_data,
+                user.client_certificate,
+            )?,
             key_pem: self.pem("client-key", user.client_key_data, user.client_key)?,
             token,
             namespace: context.namespace.unwrap_or_else(|| "default".to_owned()),
@@ -145,7 +168,12 @@ impl Reader<'_> {
     }
 
     /// Inline data win over a file, as in kubectl.
-    fn pem(&self, field: &str, data: Option<String>, file: Option<PathBuf>) -> Result<String, ClientConfigError> {
+    fn pem(
+        &self,
+        field: &str,
+        data: Option<String>,
+        file: Option<PathBuf>,
+    ) -> Result<String, ClientConfigError> {
         match (data, file) {
             (Some(data), _) => STANDARD
                 .decode(data.split_ascii_whitespace().collect::<String>())
@@ -162,7 +190,10 @@ impl Reader<'_> {
     }
 
     fn problem(&self, problem: String) -> ClientConfigError {
-        ClientConfigError::Content { path: self.path.to_owned(), problem }
+        ClientConfigError::Content {
+            path: self.path.to_owned(),
+            problem,
+        }
     }
 }
 
@@ -247,7 +278,14 @@ mod tests {
     fn the_current_context_is_read() {
         let config = load(GOOD).expect("a good file");
         assert_eq!(config.server, "https://127.0.0.1:6443");
-        assert_eq!((config.ca_pem.as_str(), config.certificate_pem.as_str(), config.key_pem.as_str()), ("CA", "CERT", "KEY"));
+        assert_eq!(
+            (
+                config.ca_pem.as_str(),
+                config.certificate_pem.as_str(),
+                config.key_pem.as_str()
+            ),
+            ("CA", "CERT", "KEY")
+        );
         assert_eq!(config.namespace, "n");
         assert!(!format!("{config:?}").contains("KEY"));
     }
@@ -255,10 +293,18 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         for (from, to, message) in [
-            ("current-context: c", "current-context: d", "no context is called `d`"),
+            (
+                "current-context: c",
+                "current-context: d",
+                "no context is called `d`",
+            ),
             ("- name: k", "- name: other", "no cluster is called `k`"),
             ("S0VZ", "'***'", "client-key-data is not PEM in base64"),
-            ("certificate-authority: ca.pem", "insecure-skip-tls-verify: true", "insecure-skip-tls-verify is refused"),
+            (
+                "certificate-authority: ca.pem",
+                "insecure-skip-tls-verify: true",
+                "insecure-skip-tls-verify is refused",
+            ),
         ] {
             let error = load(&GOOD.replace(from, to)).expect_err(to);
             assert!(error.to_string().contains(message), "{error}");

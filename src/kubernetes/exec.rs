@@ -48,7 +48,9 @@ pub enum ExecError {
         what: String,
     },
     /// The answer ended or was not understood.
-    #[error("run the command in pod `{0}`: the answer broke off; whether the command ended is not known")]
+    #[error(
+        "run the command in pod `{0}`: the answer broke off; whether the command ended is not known"
+    )]
     Broken(String),
 }
 
@@ -71,10 +73,24 @@ pub async fn exec(
     command: &[String],
     mut output: impl FnMut(ExecOutput),
 ) -> Result<i32, ExecError> {
-    let path = format!("/flightcage/v1/namespaces/{}/pods/{}/exec", target.namespace, target.pod);
-    let mut query: Vec<(&str, String)> = command.iter().map(|word| ("command", word.clone())).collect();
-    query.extend(target.container.clone().map(|container| ("container", container)));
-    let mut chunks = client.open(Method::POST, &path, &query).await?.bytes_stream();
+    let path = format!(
+        "/flightcage/v1/namespaces/{}/pods/{}/exec",
+        target.namespace, target.pod
+    );
+    let mut query: Vec<(&str, String)> = command
+        .iter()
+        .map(|word| ("command", word.clone()))
+        .collect();
+    query.extend(
+        target
+            .container
+            .clone()
+            .map(|container| ("container", container)),
+    );
+    let mut chunks = client
+        .open(Method::POST, &path, &query)
+        .await?
+        .bytes_stream();
     let broken = || ExecError::Broken(target.pod.clone());
     let mut buffer = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
@@ -82,11 +98,25 @@ pub async fn exec(
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Line = json::from_slice(&buffer.split_to(end + 1)).map_err(|_| broken())?;
             match line {
-                Line { error: Some(what), .. } => return Err(ExecError::Node { pod: target.pod.clone(), what }),
-                Line { exit_code: Some(code), .. } => return Ok(code),
+                Line {
+                    error: Some(what), ..
+                } => {
+                    return Err(ExecError::Node {
+                        pod: target.pod.clone(),
+                        what,
+                    });
+                }
+                Line {
+                    exit_code: Some(code),
+                    ..
+                } => return Ok(code),
                 Line { stream, data, .. } => {
                     let data = STANDARD.decode(data).map_err(|_| broken())?;
-                    output(if stream == 2 { ExecOutput::Stderr(data) } else { ExecOutput::Stdout(data) });
+                    output(if stream == 2 {
+                        ExecOutput::Stderr(data)
+                    } else {
+                        ExecOutput::Stdout(data)
+                    });
                 }
             }
         }

@@ -43,7 +43,14 @@ pub struct ManifestProblem {
 
 impl fmt::Display for ManifestProblem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}:{}: {}", self.source.display(), self.line, self.column, self.problem)
+        write!(
+            formatter,
+            "{}:{}:{}: {}",
+            self.source.display(),
+            self.line,
+            self.column,
+            self.problem
+        )
     }
 }
 
@@ -134,7 +141,10 @@ impl Manifest {
         if !self.kind.namespaced {
             return "";
         }
-        self.value["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty()).unwrap_or(default)
+        self.value["metadata"]["namespace"]
+            .as_str()
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or(default)
     }
 }
 
@@ -148,13 +158,20 @@ pub fn load_checked(paths: &[PathBuf], check: Check) -> Result<Vec<Manifest>, Ma
     let mut manifests = Vec::new();
     let mut problems = Vec::new();
     for path in expand(paths)? {
-        let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::Read {
+            path: path.clone(),
+            source,
+        })?;
         match parse(&path, &text, check) {
             Ok(more) => manifests.extend(more),
             Err(more) => problems.extend(more),
         }
     }
-    if problems.is_empty() { Ok(manifests) } else { Err(ManifestError::Invalid(problems)) }
+    if problems.is_empty() {
+        Ok(manifests)
+    } else {
+        Err(ManifestError::Invalid(problems))
+    }
 }
 
 fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ManifestError> {
@@ -164,11 +181,18 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ManifestError> {
             files.push(path.clone());
             continue;
         }
-        let failed = |source| ManifestError::Read { path: path.clone(), source };
+        let failed = |source| ManifestError::Read {
+            path: path.clone(),
+            source,
+        };
         let mut inside = Vec::new();
         for entry in std::fs::read_dir(path).map_err(failed)? {
             let file = entry.map_err(failed)?.path();
-            if file.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known)) {
+            if file.extension().is_some_and(|extension| {
+                ["yaml", "yml", "json"]
+                    .iter()
+                    .any(|known| extension == *known)
+            }) {
                 inside.push(file);
             }
         }
@@ -179,12 +203,25 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ManifestError> {
 }
 
 /// Parses one file's text into its objects, each of which `check` looks at; empty documents are skipped.
-pub fn parse(source: &Path, text: &str, check: Check) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
-    let mut reader = Reader { source, check, manifests: Vec::new(), problems: Vec::new() };
+pub fn parse(
+    source: &Path,
+    text: &str,
+    check: Check,
+) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
+    let mut reader = Reader {
+        source,
+        check,
+        manifests: Vec::new(),
+        problems: Vec::new(),
+    };
     for document in documents(text) {
         reader.read(&document);
     }
-    if reader.problems.is_empty() { Ok(reader.manifests) } else { Err(reader.problems) }
+    if reader.problems.is_empty() {
+        Ok(reader.manifests)
+    } else {
+        Err(reader.problems)
+    }
 }
 
 struct Document {
@@ -199,7 +236,9 @@ struct Document {
 fn documents(text: &str) -> Vec<Document> {
     let mut cut: Vec<(u64, String)> = vec![(1, String::new())];
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
-        let separator = line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
+        let separator = line
+            .strip_prefix("---")
+            .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
         if let Some(rest) = separator {
             cut.push((number, format!("   {rest}\n")));
         } else if let Some((_, document)) = cut.last_mut() {
@@ -207,11 +246,19 @@ fn documents(text: &str) -> Vec<Document> {
             document.push('\n');
         }
     }
-    let is_content = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with(['#', '%']);
+    let is_content =
+        |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with(['#', '%']);
     cut.into_iter()
         .filter_map(|(line, text)| {
-            let content = (1..).zip(text.lines()).find(|(_, line)| is_content(line)).map(|(number, _)| number)?;
-            Some(Document { line, content, text })
+            let content = (1..)
+                .zip(text.lines())
+                .find(|(_, line)| is_content(line))
+                .map(|(number, _)| number)?;
+            Some(Document {
+                line,
+                content,
+                text,
+            })
         })
         .collect()
 }
@@ -231,7 +278,9 @@ impl Reader<'_> {
             Ok(value) => self.object(document, value),
             Err(error) => {
                 let error = error.without_snippet();
-                let (line, column) = error.location().map_or((document.content, 1), |at| (at.line().max(1), at.column().max(1)));
+                let (line, column) = error.location().map_or((document.content, 1), |at| {
+                    (at.line().max(1), at.column().max(1))
+                });
                 let text = error.to_string();
                 let problem = format!("not YAML: {}", text.lines().next().unwrap_or_default());
                 self.problem(document.line + line - 1, column, problem);
@@ -242,13 +291,21 @@ impl Reader<'_> {
     fn object(&mut self, document: &Document, value: Value) {
         let line = document.line + document.content - 1;
         if !value.is_object() {
-            return self.problem(line, 1, format!("a manifest is a mapping, this is {}", type_name(&value)));
+            return self.problem(
+                line,
+                1,
+                format!("a manifest is a mapping, this is {}", type_name(&value)),
+            );
         }
         let kind = value["kind"].as_str().unwrap_or_default();
         let api_version = value["apiVersion"].as_str().unwrap_or_default();
         if kind == "List" && api_version == "v1" {
             let Value::Array(items) = value["items"].clone() else {
-                return self.problem(line, 1, "`items` of a List must be a sequence of objects".to_owned());
+                return self.problem(
+                    line,
+                    1,
+                    "`items` of a List must be a sequence of objects".to_owned(),
+                );
             };
             for item in items {
                 self.object(document, item);
@@ -264,7 +321,10 @@ impl Reader<'_> {
         if value["metadata"]["name"].as_str().is_none_or(str::is_empty) {
             let problem = match &value["metadata"]["name"] {
                 Value::Null => "`metadata.name` is missing: add it".to_owned(),
-                other => format!("`metadata.name` must be text, this is {}: put it in quotes", type_name(other)),
+                other => format!(
+                    "`metadata.name` must be text, this is {}: put it in quotes",
+                    type_name(other)
+                ),
             };
             self.problem(key_line(document, "name").unwrap_or(line), 1, problem);
         }
@@ -276,29 +336,54 @@ impl Reader<'_> {
         if let Some(kind) = resource.filter(|_| self.problems.len() == before) {
             for FieldProblem { field, problem } in (self.check)(&kind, &value) {
                 let (line, column) = field_place(document, &field).unwrap_or((line, 1));
-                let what = if field.is_empty() { String::new() } else { format!("`{field}`: ") };
+                let what = if field.is_empty() {
+                    String::new()
+                } else {
+                    format!("`{field}`: ")
+                };
                 self.problem(line, column, format!("{what}{problem}"));
             }
-            self.manifests.push(Manifest { value, kind, source: self.source.to_owned(), line });
+            self.manifests.push(Manifest {
+                value,
+                kind,
+                source: self.source.to_owned(),
+                line,
+            });
         }
     }
 
     fn problem(&mut self, line: u64, column: u64, problem: String) {
-        self.problems.push(ManifestProblem { source: self.source.to_owned(), line, column, problem });
+        self.problems.push(ManifestProblem {
+            source: self.source.to_owned(),
+            line,
+            column,
+            problem,
+        });
     }
 }
 
 /// The line of the file on which the document's first `key:` stands.
 fn key_line(document: &Document, key: &str) -> Option<u64> {
-    let wanted = |line: &str| line.trim_start_matches(['-', ' ']).strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
-    (document.line..).zip(document.text.lines()).find(|(_, line)| wanted(line)).map(|(number, _)| number)
+    let wanted = |line: &str| {
+        line.trim_start_matches(['-', ' '])
+            .strip_prefix(key)
+            .is_some_and(|rest| rest.starts_with(':'))
+    };
+    (document.line..)
+        .zip(document.text.lines())
+        .find(|(_, line)| wanted(line))
+        .map(|(number, _)| number)
 }
 
 /// Line and column of a field's key, when that key stands only once in the document and cannot be mistaken.
 fn field_place(document: &Document, field: &str) -> Option<(u64, u64)> {
     let key = last_key(field);
     let lines = (document.line..).zip(document.text.lines());
-    let mut places = lines.flat_map(|(number, line)| key_columns(line, key).into_iter().map(move |column| (number, column)));
+    let mut places = lines.flat_map(|(number, line)| {
+        key_columns(line, key)
+            .into_iter()
+            .map(move |column| (number, column))
+    });
     let first = places.next()?;
     places.next().is_none().then_some(first)
 }
@@ -308,15 +393,24 @@ fn key_columns(line: &str, key: &str) -> Vec<u64> {
     if key.is_empty() {
         return Vec::new();
     }
-    let begins = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "-_./".contains(c));
+    let begins =
+        |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "-_./".contains(c));
     let ends = |at: usize| line[at + key.len()..].starts_with(':');
-    let found = line.match_indices(key).map(|(at, _)| at).filter(|at| begins(*at) && ends(*at));
-    found.map(|at| line[..at].chars().count() as u64 + 1).collect()
+    let found = line
+        .match_indices(key)
+        .map(|(at, _)| at)
+        .filter(|at| begins(*at) && ends(*at));
+    found
+        .map(|at| line[..at].chars().count() as u64 + 1)
+        .collect()
 }
 
 /// `port` of `spec.ports[0].port`, `cpu` of `limits[cpu]`, `ports` of `spec.ports[1]`.
 fn last_key(field: &str) -> &str {
-    match field.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) {
+    match field
+        .strip_suffix(']')
+        .and_then(|rest| rest.rsplit_once('['))
+    {
         Some((list, index)) if index.bytes().all(|byte| byte.is_ascii_digit()) => last_key(list),
         Some((_, key)) => key,
         None => field.rsplit_once('.').map_or(field, |(_, key)| key),
@@ -325,18 +419,29 @@ fn last_key(field: &str) -> &str {
 
 fn unknown_kind(api_version: &str, kind: &str) -> String {
     if let Some(known) = RESOURCES.iter().find(|resource| resource.kind == kind) {
-        return format!("{kind} is of apiVersion `{}`, not `{api_version}`", known.api_version());
+        return format!(
+            "{kind} is of apiVersion `{}`, not `{api_version}`",
+            known.api_version()
+        );
     }
     let nearest = RESOURCES
         .iter()
-        .map(|resource| (strsim::damerau_levenshtein(&resource.kind.to_lowercase(), &kind.to_lowercase()), resource.kind))
+        .map(|resource| {
+            (
+                strsim::damerau_levenshtein(&resource.kind.to_lowercase(), &kind.to_lowercase()),
+                resource.kind,
+            )
+        })
         .min()
         .filter(|(distance, _)| *distance <= 3);
     match nearest {
         Some((_, nearest)) => format!("unknown kind `{kind}`: did you mean `{nearest}`?"),
         None => {
             let known: Vec<_> = RESOURCES.iter().map(|resource| resource.kind).collect();
-            format!("unknown kind `{kind}` of `{api_version}`: served are {}", known.join(", "))
+            format!(
+                "unknown kind `{kind}` of `{api_version}`: served are {}",
+                known.join(", ")
+            )
         }
     }
 }
@@ -354,16 +459,22 @@ fn type_name(value: &Value) -> &'static str {
 
 /// Creates or changes each object in turn; `namespace` is for objects that name none. Stops at the first that is refused: also one
 /// with a field that the server does not know, which it would drop silently otherwise.
-pub async fn apply(client: &Client, namespace: &str, manifests: &[Manifest]) -> Result<Vec<Applied>, ManifestError> {
+pub async fn apply(
+    client: &Client,
+    namespace: &str,
+    manifests: &[Manifest],
+) -> Result<Vec<Applied>, ManifestError> {
     let client = &client.refusing_unknown_fields();
     let mut applied = Vec::with_capacity(manifests.len());
     for manifest in manifests {
-        let outcome = apply_one(client, namespace, manifest).await.map_err(|source| ManifestError::Apply {
-            object: format!("{}/{}", manifest.kind.plural, manifest.name()),
-            path: manifest.source.clone(),
-            line: manifest.line,
-            source: Box::new(source),
-        })?;
+        let outcome = apply_one(client, namespace, manifest)
+            .await
+            .map_err(|source| ManifestError::Apply {
+                object: format!("{}/{}", manifest.kind.plural, manifest.name()),
+                path: manifest.source.clone(),
+                line: manifest.line,
+                source: Box::new(source),
+            })?;
         applied.push(Applied {
             kind: manifest.kind.clone(),
             namespace: manifest.namespace(namespace).to_owned(),
@@ -374,22 +485,41 @@ pub async fn apply(client: &Client, namespace: &str, manifests: &[Manifest]) -> 
     Ok(applied)
 }
 
-async fn apply_one(client: &Client, namespace: &str, manifest: &Manifest) -> Result<Outcome, ClientError> {
-    let (kind, namespace, name) = (&manifest.kind, manifest.namespace(namespace), manifest.name());
+async fn apply_one(
+    client: &Client,
+    namespace: &str,
+    manifest: &Manifest,
+) -> Result<Outcome, ClientError> {
+    let (kind, namespace, name) = (
+        &manifest.kind,
+        manifest.namespace(namespace),
+        manifest.name(),
+    );
     let wanted = with_last_applied(&manifest.value, namespace);
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let again = |error: &ClientError| attempt < CONFLICT_RETRIES && (error.is_conflict() || error.is_already_exists());
+        let again = |error: &ClientError| {
+            attempt < CONFLICT_RETRIES && (error.is_conflict() || error.is_already_exists())
+        };
         let done = match client.get_value(kind, namespace, name).await {
             Ok(live) => match merge_patch(&live, &wanted) {
                 None => return Ok(Outcome::Unchanged),
                 Some(patch) => client
                     .patch_value(kind, namespace, name, &Patch::Merge(patch), None)
                     .await
-                    .map(|after| if changed(&live, &after) { Outcome::Configured } else { Outcome::Unchanged }),
+                    .map(|after| {
+                        if changed(&live, &after) {
+                            Outcome::Configured
+                        } else {
+                            Outcome::Unchanged
+                        }
+                    }),
             },
-            Err(error) if error.is_not_found() => client.create_value(kind, namespace, &wanted).await.map(|_| Outcome::Created),
+            Err(error) if error.is_not_found() => client
+                .create_value(kind, namespace, &wanted)
+                .await
+                .map(|_| Outcome::Created),
             Err(error) => Err(error),
         };
         match done {
@@ -425,9 +555,14 @@ fn merge_patch(live: &Value, wanted: &Value) -> Option<Value> {
         .unwrap_or(Value::Null);
     let mut patch = difference(live, wanted, &last)?;
     // The annotation alone does not make an object different.
-    if patch == json!({"metadata": {"annotations": {LAST_APPLIED: wanted["metadata"]["annotations"][LAST_APPLIED]}}})
+    if patch
+        == json!({"metadata": {"annotations": {LAST_APPLIED: wanted["metadata"]["annotations"][LAST_APPLIED]}}})
         && !last.is_null()
-        && last == serde_json::from_str::<Value>(wanted["metadata"]["annotations"][LAST_APPLIED].as_str()?).ok()?
+        && last
+            == serde_json::from_str::<Value>(
+                wanted["metadata"]["annotations"][LAST_APPLIED].as_str()?,
+            )
+            .ok()?
     {
         return None;
     }
@@ -441,7 +576,11 @@ fn difference(live: &Value, wanted: &Value, last: &Value) -> Option<Value> {
     };
     let mut patch = Map::new();
     for (key, value) in wanted {
-        if let Some(part) = difference(live.get(key).unwrap_or(&Value::Null), value, &last[key.as_str()]) {
+        if let Some(part) = difference(
+            live.get(key).unwrap_or(&Value::Null),
+            value,
+            &last[key.as_str()],
+        ) {
             patch.insert(key.clone(), part);
         }
     }
@@ -456,11 +595,15 @@ fn difference(live: &Value, wanted: &Value, last: &Value) -> Option<Value> {
 /// Whether `live` is `wanted` but for defaults that the server filled in.
 fn covers(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, value)| value.is_null() || live.get(key).is_some_and(|live| covers(live, value)))
-        }
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, value)| {
+            value.is_null() || live.get(key).is_some_and(|live| covers(live, value))
+        }),
         (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| covers(live, wanted))
+            live.len() == wanted.len()
+                && live
+                    .iter()
+                    .zip(wanted)
+                    .all(|(live, wanted)| covers(live, wanted))
         }
         _ => live == wanted || (wanted.is_null() && live.is_null()),
     }
@@ -471,7 +614,11 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
-        parse(Path::new("f.yaml"), text, |_, _| Vec::new()).expect_err("wrong").iter().map(ToString::to_string).collect()
+        parse(Path::new("f.yaml"), text, |_, _| Vec::new())
+            .expect_err("wrong")
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -482,17 +629,26 @@ mod tests {
             data: {a.crt: QQ==}\n";
         let manifests = parse(Path::new("f.yaml"), text, |_, _| Vec::new()).expect("right");
         assert_eq!(
-            manifests.iter().map(|one| (one.kind.kind, one.line)).collect::<Vec<_>>(),
+            manifests
+                .iter()
+                .map(|one| (one.kind.kind, one.line))
+                .collect::<Vec<_>>(),
             [("ReplicationController", 2), ("Secret", 22)]
         );
-        assert_eq!(manifests[0].value["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"], 80);
+        assert_eq!(
+            manifests[0].value["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"],
+            80
+        );
     }
 
     #[test]
     fn octal_modes_are_those_of_kubectl() {
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{secret: {defaultMode: 0644}}]}\n";
         let manifests = parse(Path::new("f"), text, |_, _| Vec::new()).expect("right");
-        assert_eq!(manifests[0].value["spec"]["volumes"][0]["secret"]["defaultMode"], 420);
+        assert_eq!(
+            manifests[0].value["spec"]["volumes"][0]["secret"]["defaultMode"],
+            420
+        );
     }
 
     #[test]
@@ -500,7 +656,13 @@ mod tests {
         let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}}\n\
             - {apiVersion: v1, kind: Node, metadata: {name: b}}\n";
         let manifests = parse(Path::new("f"), text, |_, _| Vec::new()).expect("right");
-        assert_eq!(manifests.iter().map(|one| (one.name(), one.namespace("d"))).collect::<Vec<_>>(), [("a", "d"), ("b", "")]);
+        assert_eq!(
+            manifests
+                .iter()
+                .map(|one| (one.name(), one.namespace("d")))
+                .collect::<Vec<_>>(),
+            [("a", "d"), ("b", "")]
+        );
     }
 
     #[test]
@@ -508,12 +670,28 @@ mod tests {
         let text = "just text\n---\nkind: Pod\nmetadata: {name: 5}\n---\napiVersion: v1\nkind: ReplicationControler\n\
             metadata: {name: a}\n---\na: [\n---\napiVersion: v1\nkind: Lease\nmetadata: {name: a}\n";
         let found = problems(text);
-        assert_eq!(found[0], "f.yaml:1:1: a manifest is a mapping, this is text");
+        assert_eq!(
+            found[0],
+            "f.yaml:1:1: a manifest is a mapping, this is text"
+        );
         assert_eq!(found[1], "f.yaml:3:1: `apiVersion` is missing: add it");
-        assert_eq!(found[2], "f.yaml:3:1: `metadata.name` must be text, this is a number: put it in quotes");
-        assert_eq!(found[3], "f.yaml:7:1: unknown kind `ReplicationControler`: did you mean `ReplicationController`?");
-        assert!(found[4].starts_with("f.yaml:1") && found[4].contains("not YAML"), "{}", found[4]);
-        assert_eq!(found[5], "f.yaml:13:1: Lease is of apiVersion `coordination.k8s.io/v1`, not `v1`");
+        assert_eq!(
+            found[2],
+            "f.yaml:3:1: `metadata.name` must be text, this is a number: put it in quotes"
+        );
+        assert_eq!(
+            found[3],
+            "f.yaml:7:1: unknown kind `ReplicationControler`: did you mean `ReplicationController`?"
+        );
+        assert!(
+            found[4].starts_with("f.yaml:1") && found[4].contains("not YAML"),
+            "{}",
+            found[4]
+        );
+        assert_eq!(
+            found[5],
+            "f.yaml:13:1: Lease is of apiVersion `coordination.k8s.io/v1`, not `v1`"
+        );
         assert_eq!(found.len(), 6);
     }
 
@@ -523,12 +701,22 @@ mod tests {
             apiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata:\n  a.b: x\n";
         let check: Check = |kind, _| {
             let fields: &[&str] = match kind.kind {
-                "Service" => {
-                    &["spec.ports[0].port", "spec.selectr", "spec.ports[0].targetPort", "metadata.name", "spec.ports[0]"]
-                }
+                "Service" => &[
+                    "spec.ports[0].port",
+                    "spec.selectr",
+                    "spec.ports[0].targetPort",
+                    "metadata.name",
+                    "spec.ports[0]",
+                ],
                 _ => &["data[a.b]", "metadata.name", ""],
             };
-            fields.iter().map(|field| FieldProblem { field: (*field).to_owned(), problem: "no".to_owned() }).collect()
+            fields
+                .iter()
+                .map(|field| FieldProblem {
+                    field: (*field).to_owned(),
+                    problem: "no".to_owned(),
+                })
+                .collect()
         };
         let found = parse(Path::new("f"), text, check).expect_err("wrong");
         assert_eq!(
@@ -548,14 +736,20 @@ mod tests {
 
     #[test]
     fn a_second_apply_changes_nothing() {
-        let wanted = with_last_applied(&json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "x": 1}}), "d");
+        let wanted = with_last_applied(
+            &json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "x": 1}}),
+            "d",
+        );
         let mut live = wanted.clone();
         live["metadata"]["resourceVersion"] = json!("7");
         live["spec"]["clusterIP"] = json!("10.79.0.5");
         live["spec"]["ports"][0]["protocol"] = json!("TCP");
         assert_eq!(merge_patch(&live, &wanted), None);
 
-        let without = with_last_applied(&json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 81}]}}), "d");
+        let without = with_last_applied(
+            &json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 81}]}}),
+            "d",
+        );
         let patch = merge_patch(&live, &without).expect("different");
         assert_eq!(patch["spec"], json!({"ports": [{"port": 81}], "x": null}));
         assert_eq!(patch["metadata"]["resourceVersion"], "7");

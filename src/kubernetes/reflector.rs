@@ -47,8 +47,19 @@ impl<K: Object> Reflector<K> {
     pub(super) fn start(client: Client, namespace: String, params: ListParams) -> Self {
         let (objects_out, objects) = watch::channel(Arc::new(ObjectMap::new()));
         let (progress_out, progress) = watch::channel(Progress::default());
-        let task = Task { client, namespace, params, map: ObjectMap::new(), objects: objects_out, progress: progress_out };
-        Self { objects, progress, _task: AbortOnDropHandle::new(tokio::spawn(task.run())) }
+        let task = Task {
+            client,
+            namespace,
+            params,
+            map: ObjectMap::new(),
+            objects: objects_out,
+            progress: progress_out,
+        };
+        Self {
+            objects,
+            progress,
+            _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
+        }
     }
 
     /// The objects as they are known now.
@@ -58,7 +69,10 @@ impl<K: Object> Reflector<K> {
 
     /// One object as it is known now.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.objects.borrow().get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.objects
+            .borrow()
+            .get(&(namespace.to_owned(), name.to_owned()))
+            .cloned()
     }
 
     /// Sees every publication of the objects.
@@ -101,12 +115,20 @@ impl<K: Object> Task<K> {
             match self.follow(&mut revision, &mut backoff).await {
                 Ok(()) => {}
                 Err(error) => {
-                    if !matches!(error, ClientError::Transport { .. } | ClientError::TimedOut { .. }) {
+                    if !matches!(
+                        error,
+                        ClientError::Transport { .. } | ClientError::TimedOut { .. }
+                    ) {
                         // Compacted, a revision from the future (a restored store), or nonsense: start afresh.
                         revision = None;
                     }
-                    tracing::debug!(kind = K::KIND, error = &error as &dyn std::error::Error, "watch broke, trying again");
-                    self.progress.send_modify(|progress| progress.connected = false);
+                    tracing::debug!(
+                        kind = K::KIND,
+                        error = &error as &dyn std::error::Error,
+                        "watch broke, trying again"
+                    );
+                    self.progress
+                        .send_modify(|progress| progress.connected = false);
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF_LAST);
                 }
@@ -115,19 +137,31 @@ impl<K: Object> Task<K> {
     }
 
     /// Lists if no revision is known, then watches until the watch ends.
-    async fn follow(&mut self, known: &mut Option<String>, backoff: &mut Duration) -> Result<(), ClientError> {
+    async fn follow(
+        &mut self,
+        known: &mut Option<String>,
+        backoff: &mut Duration,
+    ) -> Result<(), ClientError> {
         let from = match known.clone() {
             Some(revision) => revision,
             None => {
                 let listed = self.client.list::<K>(&self.namespace, &self.params).await?;
-                self.map = listed.items.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
+                self.map = listed
+                    .items
+                    .into_iter()
+                    .map(|object| (key(&object), Arc::new(object)))
+                    .collect();
                 *known = Some(listed.revision.clone());
                 self.publish(&listed.revision);
                 listed.revision
             }
         };
-        let watch = self.client.watch::<K>(&self.namespace, &self.params, &from).await?;
-        self.progress.send_modify(|progress| progress.connected = true);
+        let watch = self
+            .client
+            .watch::<K>(&self.namespace, &self.params, &from)
+            .await?;
+        self.progress
+            .send_modify(|progress| progress.connected = true);
         let mut events = watch.ready_chunks(EVENTS_PER_PUBLICATION);
         let mut seen_any = false;
         while let Some(chunk) = events.next().await {
@@ -161,13 +195,21 @@ impl<K: Object> Task<K> {
     fn take(&mut self, event: WatchEvent<K>) -> String {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let revision = object.metadata().resource_version.clone().unwrap_or_default();
+                let revision = object
+                    .metadata()
+                    .resource_version
+                    .clone()
+                    .unwrap_or_default();
                 self.map.insert(key(&object), Arc::new(object));
                 revision
             }
             WatchEvent::Deleted(object) => {
                 self.map.remove(&key(&object));
-                object.metadata().resource_version.clone().unwrap_or_default()
+                object
+                    .metadata()
+                    .resource_version
+                    .clone()
+                    .unwrap_or_default()
             }
             WatchEvent::Bookmark { revision } => revision,
         }
@@ -176,7 +218,10 @@ impl<K: Object> Task<K> {
     fn publish(&self, revision: &str) {
         self.objects.send_if_modified(|objects| {
             let changed = objects.len() != self.map.len()
-                || objects.iter().zip(&self.map).any(|(old, new)| old.0 != new.0 || !Arc::ptr_eq(old.1, new.1));
+                || objects
+                    .iter()
+                    .zip(&self.map)
+                    .any(|(old, new)| old.0 != new.0 || !Arc::ptr_eq(old.1, new.1));
             if changed {
                 *objects = Arc::new(self.map.clone());
             }
@@ -191,5 +236,8 @@ impl<K: Object> Task<K> {
 
 fn key<K: Object>(object: &K) -> ObjectKey {
     let metadata = object.metadata();
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
 }

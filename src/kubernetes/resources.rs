@@ -19,28 +19,54 @@ pub struct ResourceKind {
     pub short: &'static [&'static str],
 }
 
-const fn core(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceKind {
-    ResourceKind { group: "", version: "v1", kind, plural, namespaced: true, short }
+const fn core(
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+) -> ResourceKind {
+    ResourceKind {
+        group: "",
+        version: "v1",
+        kind,
+        plural,
+        namespaced: true,
+        short,
+    }
 }
 
 /// Every kind that is served, in the order in which they are listed to people.
 pub const RESOURCES: &[ResourceKind] = &[
-    ResourceKind { namespaced: false, ..core("Namespace", "namespaces", &["ns"]) },
-    ResourceKind { namespaced: false, ..core("Node", "nodes", &["no"]) },
+    ResourceKind {
+        namespaced: false,
+        ..core("Namespace", "namespaces", &["ns"])
+    },
+    ResourceKind {
+        namespaced: false,
+        ..core("Node", "nodes", &["no"])
+    },
     core("Pod", "pods", &["po"]),
     core("ReplicationController", "replicationcontrollers", &["rc"]),
     core("Service", "services", &["svc"]),
     core("Endpoints", "endpoints", &["ep"]),
-    ResourceKind { group: "discovery.k8s.io", ..core("EndpointSlice", "endpointslices", &[]) },
+    ResourceKind {
+        group: "discovery.k8s.io",
+        ..core("EndpointSlice", "endpointslices", &[])
+    },
     core("Secret", "secrets", &[]),
     core("ConfigMap", "configmaps", &["cm"]),
     core("Event", "events", &["ev"]),
-    ResourceKind { group: "coordination.k8s.io", ..core("Lease", "leases", &[]) },
+    ResourceKind {
+        group: "coordination.k8s.io",
+        ..core("Lease", "leases", &[])
+    },
 ];
 
 /// The kind with this `apiVersion` and `kind`, as they are written in manifests.
 pub fn resource_for(api_version: &str, kind: &str) -> Option<ResourceKind> {
-    RESOURCES.iter().find(|resource| resource.kind == kind && resource.api_version() == api_version).cloned()
+    RESOURCES
+        .iter()
+        .find(|resource| resource.kind == kind && resource.api_version() == api_version)
+        .cloned()
 }
 
 /// The kind that a person calls `name`: kind, plural, singular or short name, in any case.
@@ -49,7 +75,9 @@ pub fn resource_named(name: &str) -> Option<ResourceKind> {
     RESOURCES
         .iter()
         .find(|resource| {
-            resource.plural == name || resource.kind.to_ascii_lowercase() == name || resource.short.contains(&name.as_str())
+            resource.plural == name
+                || resource.kind.to_ascii_lowercase() == name
+                || resource.short.contains(&name.as_str())
         })
         .cloned()
 }
@@ -69,7 +97,11 @@ impl ResourceKind {
 
     /// `apiVersion` as manifests write it.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// URL path of the collection, in all namespaces if `namespace` is empty.
@@ -105,9 +137,18 @@ mod tests {
 
     #[test]
     fn paths_are_those_of_kubernetes() {
-        assert_eq!(ResourceKind::of::<Pod>().collection_path(""), "/api/v1/pods");
-        assert_eq!(ResourceKind::of::<Pod>().object_path("a", "b", Some("status")), "/api/v1/namespaces/a/pods/b/status");
-        assert_eq!(ResourceKind::of::<Node>().object_path("ignored", "w1", None), "/api/v1/nodes/w1");
+        assert_eq!(
+            ResourceKind::of::<Pod>().collection_path(""),
+            "/api/v1/pods"
+        );
+        assert_eq!(
+            ResourceKind::of::<Pod>().object_path("a", "b", Some("status")),
+            "/api/v1/namespaces/a/pods/b/status"
+        );
+        assert_eq!(
+            ResourceKind::of::<Node>().object_path("ignored", "w1", None),
+            "/api/v1/nodes/w1"
+        );
         assert_eq!(
             ResourceKind::of::<EndpointSlice>().collection_path("x"),
             "/apis/discovery.k8s.io/v1/namespaces/x/endpointslices"
@@ -116,8 +157,17 @@ mod tests {
 
     #[test]
     fn people_may_use_any_name() {
-        for name in ["rc", "ReplicationController", "replicationcontrollers", "replicationcontroller"] {
-            assert_eq!(resource_named(name).map(|resource| resource.kind), Some("ReplicationController"), "{name}");
+        for name in [
+            "rc",
+            "ReplicationController",
+            "replicationcontrollers",
+            "replicationcontroller",
+        ] {
+            assert_eq!(
+                resource_named(name).map(|resource| resource.kind),
+                Some("ReplicationController"),
+                "{name}"
+            );
         }
         assert_eq!(resource_named("nothing"), None);
     }

@@ -23,8 +23,8 @@ use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::Value;
 
 use self::controller::{
-    DESIRED_REPLICAS, ORIGINAL_REPLICAS, UPDATE_SOURCE, annotate, annotation, name, patch_controller, replicas, selector,
-    source_id,
+    DESIRED_REPLICAS, ORIGINAL_REPLICAS, UPDATE_SOURCE, annotate, annotation, name,
+    patch_controller, replicas, selector, source_id,
 };
 pub use self::decide::{Action, State, Turn, next};
 pub use self::error::RollingUpdateError;
@@ -85,10 +85,16 @@ pub async fn rolling_update(
     options: &Options,
     mut on_progress: impl FnMut(Progress) + Send,
 ) -> Result<Summary, RollingUpdateError> {
-    let mut new: ReplicationController = json::from_value(&new)
-        .map_err(|error| invalid(old_name, format!("the new object is not a ReplicationController: {error}")))?;
-    let old: ReplicationController =
-        client.get(namespace, old_name).await.map_err(failed(old_name, "read the old controller"))?;
+    let mut new: ReplicationController = json::from_value(&new).map_err(|error| {
+        invalid(
+            old_name,
+            format!("the new object is not a ReplicationController: {error}"),
+        )
+    })?;
+    let old: ReplicationController = client
+        .get(namespace, old_name)
+        .await
+        .map_err(failed(old_name, "read the old controller"))?;
     let mut options = options.clone();
     if new.metadata.name.as_deref() == Some(old_name) {
         options.keep_name = true;
@@ -96,7 +102,10 @@ pub async fn rolling_update(
     }
     check(old_name, &old, &new, &options)?;
     let new_name = name(&new);
-    let found = client.get_optional(namespace, &new_name).await.map_err(failed(old_name, "look for the new controller"))?;
+    let found = client
+        .get_optional(namespace, &new_name)
+        .await
+        .map_err(failed(old_name, "look for the new controller"))?;
     let (new, desired) = match found {
         Some(existing) => {
             let desired = resumed(&old, &existing)?;
@@ -106,7 +115,10 @@ pub async fn rolling_update(
         None => {
             let desired = mark(&old, &mut new)?;
             new.metadata.namespace = Some(namespace.to_owned());
-            let made = client.create(namespace, &new).await.map_err(failed(old_name, "create the new controller"))?;
+            let made = client
+                .create(namespace, &new)
+                .await
+                .map_err(failed(old_name, "create the new controller"))?;
             on_progress(Progress::Created(new_name));
             (made, desired)
         }
@@ -116,7 +128,19 @@ pub async fn rolling_update(
         patch_controller(client, namespace, old_name, old_name, patch).await?;
     }
     let rename_to = options.keep_name.then(|| old_name.to_owned());
-    Box::pin(Plan { client, namespace, old, new, desired, options, rename_to }.run(&mut on_progress)).await
+    Box::pin(
+        Plan {
+            client,
+            namespace,
+            old,
+            new,
+            desired,
+            options,
+            rename_to,
+        }
+        .run(&mut on_progress),
+    )
+    .await
 }
 
 /// Takes an interrupted update from `old_name` to `new_name` back: the old controller is scaled up to what it had, the new one
@@ -135,14 +159,32 @@ pub async fn rollback(
     };
     let back: ReplicationController = read(old_name.to_owned()).await?;
     let away: ReplicationController = read(new_name.to_owned()).await?;
-    let Some(original) = annotation(&back, ORIGINAL_REPLICAS).and_then(|text| text.parse::<i32>().ok()) else {
-        let problem = format!("couldn't find original replica count of `{old_name}`: no update of it was begun");
+    let Some(original) =
+        annotation(&back, ORIGINAL_REPLICAS).and_then(|text| text.parse::<i32>().ok())
+    else {
+        let problem = format!(
+            "couldn't find original replica count of `{old_name}`: no update of it was begun"
+        );
         return Err(invalid(old_name, problem));
     };
-    let marks = annotate(&[(DESIRED_REPLICAS, Some(original.to_string())), (UPDATE_SOURCE, Some(source_id(&away)))]);
+    let marks = annotate(&[
+        (DESIRED_REPLICAS, Some(original.to_string())),
+        (UPDATE_SOURCE, Some(source_id(&away))),
+    ]);
     let back = patch_controller(client, namespace, old_name, old_name, marks).await?;
-    let options = Options { keep_name: false, ..options.clone() };
-    let plan = Plan { client, namespace, old: away, new: back, desired: original, options, rename_to: None };
+    let options = Options {
+        keep_name: false,
+        ..options.clone()
+    };
+    let plan = Plan {
+        client,
+        namespace,
+        old: away,
+        new: back,
+        desired: original,
+        options,
+        rename_to: None,
+    };
     Box::pin(plan.run(&mut on_progress)).await
 }
 
@@ -153,23 +195,36 @@ fn check(
     options: &Options,
 ) -> Result<(), RollingUpdateError> {
     let (old_selector, new_selector) = (selector(old), selector(new));
-    let differs = old_selector.iter().any(|(key, value)| new_selector.get(key).is_some_and(|other| other != value));
+    let differs = old_selector
+        .iter()
+        .any(|(key, value)| new_selector.get(key).is_some_and(|other| other != value));
     let name = name(new);
     if name.is_empty() {
-        return Err(invalid(old_name, "the new controller has no name".to_owned()));
+        return Err(invalid(
+            old_name,
+            "the new controller has no name".to_owned(),
+        ));
     }
     if !differs {
-        let problem = format!("`{name}` must specify a matching key with non-equal value in Selector for `{old_name}`");
+        let problem = format!(
+            "`{name}` must specify a matching key with non-equal value in Selector for `{old_name}`"
+        );
         return Err(invalid(old_name, problem));
     }
     if options.max_surge <= 0 && options.max_unavailable <= 0 {
-        return Err(invalid(old_name, "one of maxSurge or maxUnavailable must be specified".to_owned()));
+        return Err(invalid(
+            old_name,
+            "one of maxSurge or maxUnavailable must be specified".to_owned(),
+        ));
     }
     Ok(())
 }
 
 /// How many replicas an update that was begun before aimed at.
-fn resumed(old: &ReplicationController, new: &ReplicationController) -> Result<i32, RollingUpdateError> {
+fn resumed(
+    old: &ReplicationController,
+    new: &ReplicationController,
+) -> Result<i32, RollingUpdateError> {
     let desired = annotation(new, DESIRED_REPLICAS).and_then(|text| text.parse().ok());
     desired.filter(|_| annotation(new, UPDATE_SOURCE) == Some(source_id(old).as_str())).ok_or_else(|| {
         let (old, new) = (name(old), name(new));
@@ -178,10 +233,20 @@ fn resumed(old: &ReplicationController, new: &ReplicationController) -> Result<i
 }
 
 /// Makes a manifest the beginning of an update: nothing runs, and it says what is to be.
-fn mark(old: &ReplicationController, new: &mut ReplicationController) -> Result<i32, RollingUpdateError> {
-    let desired = new.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_else(|| replicas(old));
+fn mark(
+    old: &ReplicationController,
+    new: &mut ReplicationController,
+) -> Result<i32, RollingUpdateError> {
+    let desired = new
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or_else(|| replicas(old));
     if desired <= 0 {
-        return Err(invalid(&name(old), format!("`{}` must ask for at least one replica", name(new))));
+        return Err(invalid(
+            &name(old),
+            format!("`{}` must ask for at least one replica", name(new)),
+        ));
     }
     let annotations = new.metadata.annotations.get_or_insert_default();
     annotations.insert(DESIRED_REPLICAS.to_owned(), desired.to_string());

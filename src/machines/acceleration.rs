@@ -88,19 +88,32 @@ pub async fn prove(cache_dir: &Path) -> Result<Proof, ProofError> {
     let host = host().await;
     if let Ok(word) = std::env::var(OVERRIDE) {
         let acceleration = parse_override(&word)?;
-        return Ok(Proof { acceleration, reason: format!("{OVERRIDE} says so"), host });
+        return Ok(Proof {
+            acceleration,
+            reason: format!("{OVERRIDE} says so"),
+            host,
+        });
     }
     let cache = cache_dir.join("acceleration.json");
     if let Some(proof) = recall(&cache).filter(|proof| proof.host == host) {
         return Ok(proof);
     }
     let image = guest().map_err(ProofError::Guest)?;
-    let tcg = run(Acceleration::Tcg, image.path(), TCG_LIMIT).await.map_err(ProofError::Tcg)?;
+    let tcg = run(Acceleration::Tcg, image.path(), TCG_LIMIT)
+        .await
+        .map_err(ProofError::Tcg)?;
     let (acceleration, reason) = match judge_kvm(image.path(), tcg).await {
-        Ok(took) => (Acceleration::Kvm, format!("a guest ran under KVM in {took:?}")),
+        Ok(took) => (
+            Acceleration::Kvm,
+            format!("a guest ran under KVM in {took:?}"),
+        ),
         Err(why) => (Acceleration::Tcg, why),
     };
-    let proof = Proof { acceleration, reason, host };
+    let proof = Proof {
+        acceleration,
+        reason,
+        host,
+    };
     if let Err(error) = remember(&cache, &proof) {
         tracing::debug!(%error, "the proof of acceleration is not remembered");
     }
@@ -108,7 +121,11 @@ pub async fn prove(cache_dir: &Path) -> Result<Proof, ProofError> {
 }
 
 async fn judge_kvm(image: &Path, tcg: Duration) -> Result<Duration, String> {
-    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+    if let Err(error) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+    {
         return Err(format!("/dev/kvm cannot be opened: {error}"));
     }
     let limit = KVM_LIMIT.max(tcg * KVM_TO_TCG);
@@ -117,7 +134,11 @@ async fn judge_kvm(image: &Path, tcg: Duration) -> Result<Duration, String> {
 }
 
 /// Runs the guest and tells how long it took, or why it is no proof.
-async fn run(acceleration: Acceleration, image: &Path, limit: Duration) -> Result<Duration, String> {
+async fn run(
+    acceleration: Acceleration,
+    image: &Path,
+    limit: Duration,
+) -> Result<Duration, String> {
     let word = match acceleration {
         Acceleration::Kvm => "kvm",
         Acceleration::Tcg => "tcg",
@@ -125,16 +146,33 @@ async fn run(acceleration: Acceleration, image: &Path, limit: Duration) -> Resul
     let image = image.display().to_string().replace(',', ",,");
     let begun = Instant::now();
     let command = Command::new(QEMU)
-        .args(["-machine", "pc", "-accel", word, "-m", "16", "-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-drive", &format!("file={image},format=raw,if=ide,readonly=off,snapshot=on")])
+        .args([
+            "-machine",
+            "pc",
+            "-accel",
+            word,
+            "-m",
+            "16",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+        ])
+        .args([
+            "-drive",
+            &format!("file={image},format=raw,if=ide,readonly=off,snapshot=on"),
+        ])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
         .limit(limit);
     match command.output().await {
         Ok(output) if output.status == PROOF_EXIT => Ok(begun.elapsed()),
-        Ok(output) => {
-            Err(output.check(&command.pasteable()).map_or_else(|error| error.to_string(), |_| "its guest did not report".into()))
+        Ok(output) => Err(output.check(&command.pasteable()).map_or_else(
+            |error| error.to_string(),
+            |_| "its guest did not report".into(),
+        )),
+        Err(CommandError::TimedOut { .. }) => {
+            Err(format!("a tiny guest does not finish within {limit:.1?}"))
         }
-        Err(CommandError::TimedOut { .. }) => Err(format!("a tiny guest does not finish within {limit:.1?}")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -156,9 +194,22 @@ fn guest() -> std::io::Result<tempfile::NamedTempFile> {
 /// What a proof holds for.
 async fn host() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let version = Command::new(QEMU).arg("--version").output().await.map(|output| output.text()).unwrap_or_default();
-    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    format!("{} {} kvm={kvm} guest={GUEST_VERSION}", boot.trim(), version.lines().next().unwrap_or_default())
+    let version = Command::new(QEMU)
+        .arg("--version")
+        .output()
+        .await
+        .map(|output| output.text())
+        .unwrap_or_default();
+    let kvm = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    format!(
+        "{} {} kvm={kvm} guest={GUEST_VERSION}",
+        boot.trim(),
+        version.lines().next().unwrap_or_default()
+    )
 }
 
 fn parse_override(word: &str) -> Result<Acceleration, ProofError> {
@@ -197,7 +248,11 @@ mod tests {
     fn a_proof_is_remembered_and_a_damaged_one_forgotten() {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let cache = directory.path().join("cache/acceleration.json");
-        let proof = Proof { acceleration: Acceleration::Tcg, reason: "slow".into(), host: "boot 7.2".into() };
+        let proof = Proof {
+            acceleration: Acceleration::Tcg,
+            reason: "slow".into(),
+            host: "boot 7.2".into(),
+        };
         remember(&cache, &proof).expect("it is written");
         assert_eq!(recall(&cache), Some(proof));
         std::fs::write(&cache, "{").expect("it is written");

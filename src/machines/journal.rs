@@ -53,7 +53,10 @@ impl<'de> Deserialize<'de> for Message {
         Ok(Self(match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::String(text) => text,
             serde_json::Value::Array(bytes) => {
-                let bytes: Vec<u8> = bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok()).collect();
+                let bytes: Vec<u8> = bytes
+                    .iter()
+                    .filter_map(|byte| u8::try_from(byte.as_u64()?).ok())
+                    .collect();
                 String::from_utf8_lossy(&bytes).into_owned()
             }
             _ => "(too long)".to_owned(),
@@ -83,23 +86,41 @@ impl Entry {
     /// Which sequence of entries it belongs to, and its place there: the stream begins anew when its unit does, and repeats itself.
     #[must_use]
     pub fn place(&self) -> Option<(&str, u64)> {
-        let field = |key: &str| self.cursor.split(';').find_map(|field| field.strip_prefix(key));
+        let field = |key: &str| {
+            self.cursor
+                .split(';')
+                .find_map(|field| field.strip_prefix(key))
+        };
         Some((field("s=")?, u64::from_str_radix(field("i=")?, 16).ok()?))
     }
 
     /// Whether a unit wrote it, or systemd wrote it about the unit. `.service` may be left out.
     #[must_use]
     pub fn concerns(&self, unit: &str) -> bool {
-        let full = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
+        let full = if unit.contains('.') {
+            unit.to_owned()
+        } else {
+            format!("{unit}.service")
+        };
         self.of_unit == full || self.about_unit == full || self.identifier == unit
     }
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = i64::try_from(self.realtime_us()).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+        let at = i64::try_from(self.realtime_us())
+            .ok()
+            .and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
         let at = at.unwrap_or_default();
-        write!(f, "{at:.3} {}", if self.identifier.is_empty() { "?" } else { &self.identifier })?;
+        write!(
+            f,
+            "{at:.3} {}",
+            if self.identifier.is_empty() {
+                "?"
+            } else {
+                &self.identifier
+            }
+        )?;
         if !self.pid.is_empty() {
             write!(f, "[{}]", self.pid)?;
         }
@@ -160,7 +181,10 @@ pub struct Sighting {
 const KERNEL_WORDS: [(&str, Trouble); 8] = [
     ("Kernel panic - not syncing", Trouble::KernelPanic),
     ("Out of memory: Killed process", Trouble::OomKill),
-    ("Memory cgroup out of memory: Killed process", Trouble::OomKill),
+    (
+        "Memory cgroup out of memory: Killed process",
+        Trouble::OomKill,
+    ),
     ("BUG: soft lockup", Trouble::SoftLockup),
     ("blocked for more than", Trouble::HungTask),
     ("self-detected stall on CPU", Trouble::SoftLockup),
@@ -187,7 +211,10 @@ pub fn trouble_on_console(line: &str) -> Option<(Trouble, String)> {
     if line.contains("flightcage-init: FATAL") {
         return Some((Trouble::BootFailed, line.to_owned()));
     }
-    let message = match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+    let message = match line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
         Some((time, message)) if time.trim().parse::<f64>().is_ok() => message,
         _ => line,
     };
@@ -195,7 +222,9 @@ pub fn trouble_on_console(line: &str) -> Option<(Trouble, String)> {
 }
 
 fn kernel_trouble(message: &str) -> Option<(Trouble, String)> {
-    let found = KERNEL_WORDS.iter().find(|(words, _)| message.contains(words));
+    let found = KERNEL_WORDS
+        .iter()
+        .find(|(words, _)| message.contains(words));
     found.map(|(_, trouble)| (*trouble, message.to_owned()))
 }
 
@@ -211,14 +240,22 @@ impl LineReader {
     /// Reads from the beginning.
     #[must_use]
     pub fn from_start(path: &Path) -> Self {
-        Self { path: path.to_owned(), at: 0, rest: Vec::new() }
+        Self {
+            path: path.to_owned(),
+            at: 0,
+            rest: Vec::new(),
+        }
     }
 
     /// Reads what is written from now on.
     #[must_use]
     pub fn from_end(path: &Path) -> Self {
         let at = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        Self { path: path.to_owned(), at, rest: Vec::new() }
+        Self {
+            path: path.to_owned(),
+            at,
+            rest: Vec::new(),
+        }
     }
 
     /// The lines that have been completed since the last look, at most 4 MiB of them. An absent file has none.
@@ -249,7 +286,11 @@ impl LineReader {
         };
         let rest = self.rest.split_off(end + 1);
         let whole = std::mem::replace(&mut self.rest, rest);
-        Ok(whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+        Ok(whole
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(<[u8]>::to_vec)
+            .collect())
     }
 }
 
@@ -276,7 +317,12 @@ pub fn rotate(path: &Path, limit_bytes: u64) -> io::Result<bool> {
         return Ok(false);
     }
     let mut from = std::fs::File::options().read(true).write(true).open(path)?;
-    let mut to = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(older(path))?;
+    let mut to = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(older(path))?;
     io::copy(&mut from, &mut to)?;
     from.set_len(0)?;
     Ok(true)
@@ -296,32 +342,86 @@ mod tests {
         let entry = entry(
             r#""__CURSOR":"s=6f;i=1a2;b=77;m=3","__REALTIME_TIMESTAMP":"1700000000123456","MESSAGE":"hello","_SYSTEMD_UNIT":"flightcage-agent.service","SYSLOG_IDENTIFIER":"flightcage","_PID":"77","PRIORITY":"6""#,
         );
-        assert_eq!(entry.to_string(), "2023-11-14T22:13:20.123Z flightcage[77]: hello");
+        assert_eq!(
+            entry.to_string(),
+            "2023-11-14T22:13:20.123Z flightcage[77]: hello"
+        );
         assert_eq!(entry.place(), Some(("6f", 0x1a2)));
-        assert!(entry.concerns("flightcage-agent") && entry.concerns("flightcage-agent.service") && !entry.concerns("agent"));
-        assert_eq!(Entry::parse(br#"{"MESSAGE":[104,105,255]}"#).unwrap().message(), "hi\u{fffd}");
+        assert!(
+            entry.concerns("flightcage-agent")
+                && entry.concerns("flightcage-agent.service")
+                && !entry.concerns("agent")
+        );
+        assert_eq!(
+            Entry::parse(br#"{"MESSAGE":[104,105,255]}"#)
+                .unwrap()
+                .message(),
+            "hi\u{fffd}"
+        );
         assert_eq!(Entry::parse(b"{\"MESSAGE\":\"cut of"), None);
     }
 
     #[test]
     fn trouble_is_recognised_by_its_own_words() {
-        let kernel = |message: &str| trouble_in_entry(&entry(&format!(r#""_TRANSPORT":"kernel","MESSAGE":"{message}""#)));
+        let kernel = |message: &str| {
+            trouble_in_entry(&entry(&format!(
+                r#""_TRANSPORT":"kernel","MESSAGE":"{message}""#
+            )))
+        };
         let kind = |found: Option<(Trouble, String)>| found.map(|(trouble, _)| trouble);
         let oom = "Memory cgroup out of memory: Killed process 912 (php) total-vm:90000kB, anon-rss:65000kB";
         assert_eq!(kind(kernel(oom)), Some(Trouble::OomKill));
-        assert_eq!(kind(kernel("watchdog: BUG: soft lockup - CPU#0 stuck for 27s! [nginx:77]")), Some(Trouble::SoftLockup));
-        assert_eq!(kind(kernel("INFO: task jbd2/vdb-8:71 blocked for more than 120 seconds.")), Some(Trouble::HungTask));
-        assert_eq!(kind(kernel("virtio_blk virtio1: [vdb] 8388608 512-byte logical blocks")), None);
+        assert_eq!(
+            kind(kernel(
+                "watchdog: BUG: soft lockup - CPU#0 stuck for 27s! [nginx:77]"
+            )),
+            Some(Trouble::SoftLockup)
+        );
+        assert_eq!(
+            kind(kernel(
+                "INFO: task jbd2/vdb-8:71 blocked for more than 120 seconds."
+            )),
+            Some(Trouble::HungTask)
+        );
+        assert_eq!(
+            kind(kernel(
+                "virtio_blk virtio1: [vdb] 8388608 512-byte logical blocks"
+            )),
+            None
+        );
         let said = r#""_TRANSPORT":"stdout","SYSLOG_IDENTIFIER":"php","MESSAGE":"Kernel panic - not syncing""#;
-        assert_eq!(trouble_in_entry(&entry(said)), None, "a program may print what it likes");
+        assert_eq!(
+            trouble_in_entry(&entry(said)),
+            None,
+            "a program may print what it likes"
+        );
         let failed = format!(
             r#""_TRANSPORT":"journal","SYSLOG_IDENTIFIER":"systemd","MESSAGE_ID":"{UNIT_FAILED}","UNIT":"a.service","MESSAGE":"a.service: Failed with result 'exit-code'.""#
         );
-        assert_eq!(kind(trouble_in_entry(&entry(&failed))), Some(Trouble::UnitFailed));
-        let console = trouble_on_console("[   12.345678] Kernel panic - not syncing: sysrq triggered crash\r");
-        assert_eq!(console, Some((Trouble::KernelPanic, "Kernel panic - not syncing: sysrq triggered crash".to_owned())));
-        assert_eq!(kind(trouble_on_console("flightcage-init: FATAL: no disk after 10 s")), Some(Trouble::BootFailed));
-        assert_eq!(trouble_on_console("[    1.0] systemd[1]: a.service: Failed with result 'exit-code'."), None);
+        assert_eq!(
+            kind(trouble_in_entry(&entry(&failed))),
+            Some(Trouble::UnitFailed)
+        );
+        let console = trouble_on_console(
+            "[   12.345678] Kernel panic - not syncing: sysrq triggered crash\r",
+        );
+        assert_eq!(
+            console,
+            Some((
+                Trouble::KernelPanic,
+                "Kernel panic - not syncing: sysrq triggered crash".to_owned()
+            ))
+        );
+        assert_eq!(
+            kind(trouble_on_console(
+                "flightcage-init: FATAL: no disk after 10 s"
+            )),
+            Some(Trouble::BootFailed)
+        );
+        assert_eq!(
+            trouble_on_console("[    1.0] systemd[1]: a.service: Failed with result 'exit-code'."),
+            None
+        );
     }
 
     #[test]
@@ -330,7 +430,11 @@ mod tests {
         let path = directory.path().join("journal");
         let mut reader = LineReader::from_start(&path);
         assert_eq!(reader.lines().unwrap(), Vec::<Vec<u8>>::new());
-        let mut file = std::fs::File::options().append(true).create(true).open(&path).unwrap();
+        let mut file = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .unwrap();
         file.write_all(b"one\ntwo\nthr").unwrap();
         assert_eq!(reader.lines().unwrap(), [b"one", b"two"]);
         file.write_all(b"ee\n").unwrap();
@@ -340,6 +444,9 @@ mod tests {
         assert_eq!(std::fs::read(older(&path)).unwrap(), b"one\ntwo\nthree\n");
         file.write_all(b"four\n").unwrap();
         assert_eq!(reader.lines().unwrap(), [b"four"]);
-        assert_eq!(LineReader::from_end(&path).lines().unwrap(), Vec::<Vec<u8>>::new());
+        assert_eq!(
+            LineReader::from_end(&path).lines().unwrap(),
+            Vec::<Vec<u8>>::new()
+        );
     }
 }

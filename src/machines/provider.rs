@@ -84,12 +84,26 @@ pub enum DiskFault {
 impl std::fmt::Display for DiskFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Throttle { bytes_per_second, operations_per_second } => {
-                let bytes = bytes_per_second.map(|bytes| format!("{}/s", bytesize::ByteSize::b(bytes).display().iec()));
-                let operations = operations_per_second.map(|operations| format!("{operations} operations/s"));
-                f.write_str(&bytes.into_iter().chain(operations).collect::<Vec<_>>().join(", "))
+            Self::Throttle {
+                bytes_per_second,
+                operations_per_second,
+            } => {
+                let bytes = bytes_per_second
+                    .map(|bytes| format!("{}/s", bytesize::ByteSize::b(bytes).display().iec()));
+                let operations =
+                    operations_per_second.map(|operations| format!("{operations} operations/s"));
+                f.write_str(
+                    &bytes
+                        .into_iter()
+                        .chain(operations)
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                )
             }
-            Self::Error { reads: true, writes: true } => f.write_str("reads and writes fail"),
+            Self::Error {
+                reads: true,
+                writes: true,
+            } => f.write_str("reads and writes fail"),
             Self::Error { reads: true, .. } => f.write_str("reads fail"),
             Self::Error { .. } => f.write_str("writes fail"),
         }
@@ -272,7 +286,11 @@ pub trait Snapshots: Send + Sync {
     fn save(&self, into: PathBuf) -> BoxFuture<'_, Result<Restored, ProviderError>>;
     /// Makes machines from the folders below `from`, which a `save` of the same machines wrote. Nothing runs before everything is loaded;
     /// clocks are right when it returns. After an error nothing of them runs.
-    fn restore(&self, from: PathBuf, requests: Vec<MachineRequest>) -> BoxFuture<'_, Result<Restored, ProviderError>>;
+    fn restore(
+        &self,
+        from: PathBuf,
+        requests: Vec<MachineRequest>,
+    ) -> BoxFuture<'_, Result<Restored, ProviderError>>;
 }
 
 /// Makes and breaks machines. See the module's text for who calls what and when.
@@ -288,16 +306,30 @@ pub trait Provider: Send + Sync + 'static {
     /// All machines of this cluster that exist, rediscovered.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Machine>, ProviderError>>;
     /// Changes a machine's power and returns when the change is verified. A state it is already in is fine.
-    fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>>;
+    fn power(
+        &self,
+        node: &NodeName,
+        action: PowerAction,
+    ) -> BoxFuture<'_, Result<(), ProviderError>>;
     /// Makes a machine's disk fail in this way and no other, or work as it should, and returns when that is verified. A provider
     /// that cannot says so.
-    fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> BoxFuture<'_, Result<DiskEffect, ProviderError>> {
+    fn disk(
+        &self,
+        node: &NodeName,
+        fault: Option<DiskFault>,
+    ) -> BoxFuture<'_, Result<DiskEffect, ProviderError>> {
         let what = format!("change the disk of node `{node}`");
         Box::pin(async move {
             if fault.is_none() {
-                return Ok(DiskEffect { verified: true, measured: "it was never changed".into() });
+                return Ok(DiskEffect {
+                    verified: true,
+                    measured: "it was never changed".into(),
+                });
             }
-            Err(ProviderError::Failed { what, source: "this provider has no hold of its machines' disks".into() })
+            Err(ProviderError::Failed {
+                what,
+                source: "this provider has no hold of its machines' disks".into(),
+            })
         })
     }
     /// Removes a machine, its process and its disk. An absent one is fine.

@@ -29,8 +29,16 @@ pub const MAX_NODES: usize = 200;
 /// When `index` is not below [`MAX_NODES`], which cluster validation has refused before.
 #[must_use]
 pub fn node_address(index: usize) -> Ipv4Addr {
-    assert!(index < MAX_NODES, "node index {index} is validated against MAX_NODES");
-    Ipv4Addr::new(10, 77, 0, 11 + u8::try_from(index).expect("index is below 200"))
+    assert!(
+        index < MAX_NODES,
+        "node index {index} is validated against MAX_NODES"
+    );
+    Ipv4Addr::new(
+        10,
+        77,
+        0,
+        11 + u8::try_from(index).expect("index is below 200"),
+    )
 }
 
 /// The pod network of the node with this index: 10.78.N.0/24.
@@ -39,8 +47,14 @@ pub fn node_address(index: usize) -> Ipv4Addr {
 /// When `index` is not below [`MAX_NODES`].
 #[must_use]
 pub fn pod_network(index: usize) -> (Ipv4Addr, u8) {
-    assert!(index < MAX_NODES, "node index {index} is validated against MAX_NODES");
-    (Ipv4Addr::new(10, 78, u8::try_from(index).expect("index is below 200"), 0), 24)
+    assert!(
+        index < MAX_NODES,
+        "node index {index} is validated against MAX_NODES"
+    );
+    (
+        Ipv4Addr::new(10, 78, u8::try_from(index).expect("index is below 200"), 0),
+        24,
+    )
 }
 
 /// The gateway's MAC on the fabric.
@@ -52,7 +66,14 @@ pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x77, 0x00, 0x01];
 /// When `index` is not below [`MAX_NODES`].
 #[must_use]
 pub fn node_mac(index: usize) -> [u8; 6] {
-    [0x52, 0x54, 0x00, 0x77, 0x00, node_address(index).octets()[3]]
+    [
+        0x52,
+        0x54,
+        0x00,
+        0x77,
+        0x00,
+        node_address(index).octets()[3],
+    ]
 }
 
 /// The MAC of a node's SSH NIC, `52:54:00:78:00:NN`, which is not on the fabric.
@@ -61,7 +82,14 @@ pub fn node_mac(index: usize) -> [u8; 6] {
 /// When `index` is not below [`MAX_NODES`].
 #[must_use]
 pub fn ssh_mac(index: usize) -> [u8; 6] {
-    [0x52, 0x54, 0x00, 0x78, 0x00, node_address(index).octets()[3]]
+    [
+        0x52,
+        0x54,
+        0x00,
+        0x78,
+        0x00,
+        node_address(index).octets()[3],
+    ]
 }
 
 /// A hardware address as text, `52:54:00:77:00:0b`.

@@ -178,7 +178,10 @@ impl ClusterSpec {
     pub fn uses_qemu(&self) -> bool {
         match self.provider {
             ProviderKind::Qemu => true,
-            ProviderKind::Vagrant => self.vagrant.as_ref().is_none_or(|vagrant| vagrant.hypervisor == Hypervisor::Libvirt),
+            ProviderKind::Vagrant => self
+                .vagrant
+                .as_ref()
+                .is_none_or(|vagrant| vagrant.hypervisor == Hypervisor::Libvirt),
             ProviderKind::Hosts => false,
         }
     }
@@ -188,7 +191,10 @@ impl ClusterSpec {
     pub fn uses_own_box(&self) -> bool {
         match self.provider {
             ProviderKind::Qemu => true,
-            ProviderKind::Vagrant => self.vagrant.as_ref().is_none_or(|vagrant| vagrant.vagrant_box.is_none()),
+            ProviderKind::Vagrant => self
+                .vagrant
+                .as_ref()
+                .is_none_or(|vagrant| vagrant.vagrant_box.is_none()),
             ProviderKind::Hosts => false,
         }
     }
@@ -196,12 +202,17 @@ impl ClusterSpec {
     /// A machine's index, or `None` if the cluster has no machine of this name.
     #[must_use]
     pub fn index_of(&self, node: &NodeName) -> Option<usize> {
-        self.machines.iter().position(|machine| machine.name == *node)
+        self.machines
+            .iter()
+            .position(|machine| machine.name == *node)
     }
 
     /// The address of the machine at `index` as the other machines see it.
     #[must_use]
     pub fn address(&self, index: usize) -> Ipv4Addr {
-        self.machines.get(index).and_then(|machine| machine.address).unwrap_or_else(|| addresses::node_address(index))
+        self.machines
+            .get(index)
+            .and_then(|machine| machine.address)
+            .unwrap_or_else(|| addresses::node_address(index))
     }
 }

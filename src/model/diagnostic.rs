@@ -25,15 +25,32 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A problem with `span` of `text`.
     #[must_use]
-    pub fn new(file: &str, text: &str, span: Range<usize>, message: impl Into<String>, help: Option<String>) -> Self {
+    pub fn new(
+        file: &str,
+        text: &str,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Self {
         let (line, column) = position(text, span.start);
-        Self { file: file.to_owned(), line, column, span, message: message.into(), help }
+        Self {
+            file: file.to_owned(),
+            line,
+            column,
+            span,
+            message: message.into(),
+            help,
+        }
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
+        write!(
+            f,
+            "{}:{}:{}: {}",
+            self.file, self.line, self.column, self.message
+        )
     }
 }
 
@@ -41,7 +58,9 @@ impl std::error::Error for Diagnostic {}
 
 impl miette::Diagnostic for Diagnostic {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
@@ -62,7 +81,10 @@ impl Refusal {
     #[must_use]
     pub fn new(file: &str, text: &str, mut problems: Vec<Diagnostic>) -> Self {
         problems.sort_by_key(|problem| (problem.span.start, problem.span.end));
-        Self { source: miette::NamedSource::new(file, text.to_owned()), problems }
+        Self {
+            source: miette::NamedSource::new(file, text.to_owned()),
+            problems,
+        }
     }
 
     /// The problems, in the order of their places.
@@ -74,8 +96,18 @@ impl Refusal {
     /// Every problem, one a line, each with what would be right.
     #[must_use]
     pub fn listing(&self) -> String {
-        let help = |problem: &Diagnostic| problem.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
-        self.problems.iter().map(|problem| format!("{problem}{}", help(problem))).collect::<Vec<_>>().join("\n")
+        let help = |problem: &Diagnostic| {
+            problem
+                .help
+                .as_ref()
+                .map(|help| format!("; {help}"))
+                .unwrap_or_default()
+        };
+        self.problems
+            .iter()
+            .map(|problem| format!("{problem}{}", help(problem)))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -96,15 +128,25 @@ impl miette::Diagnostic for Refusal {
     }
 
     fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
-        Some(Box::new(self.problems.iter().map(|problem| problem as &dyn miette::Diagnostic)))
+        Some(Box::new(
+            self.problems
+                .iter()
+                .map(|problem| problem as &dyn miette::Diagnostic),
+        ))
     }
 }
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
-    let offset = (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let offset = (0..=offset.min(text.len()))
+        .rev()
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(0);
     let before = &text[..offset];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 #[cfg(test)]

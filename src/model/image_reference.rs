@@ -36,12 +36,20 @@ impl Reference {
             _ => (rest, None),
         };
         let (registry, repository) = match rest.split_once('/') {
-            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (first.to_owned(), path.to_owned()),
+            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => {
+                (first.to_owned(), path.to_owned())
+            }
             Some(_) => ("docker.io".to_owned(), rest.to_owned()),
             None => ("docker.io".to_owned(), format!("library/{rest}")),
         };
-        let registry = if registry == "index.docker.io" { "docker.io".to_owned() } else { registry };
-        let registry_is_valid = registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b));
+        let registry = if registry == "index.docker.io" {
+            "docker.io".to_owned()
+        } else {
+            registry
+        };
+        let registry_is_valid = registry
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b));
         if !is_repository(&repository) || !registry_is_valid {
             return None;
         }
@@ -50,7 +58,11 @@ impl Reference {
             (None, Some(tag)) => Version::Tag(is_tag(tag).then(|| tag.to_owned())?),
             (None, None) => Version::Tag("latest".to_owned()),
         };
-        Some(Self { registry, repository, version })
+        Some(Self {
+            registry,
+            repository,
+            version,
+        })
     }
 
     /// The last part of a manifest URL.
@@ -67,7 +79,13 @@ impl fmt::Display for Reference {
             Version::Tag(_) => ':',
             Version::Digest(_) => '@',
         };
-        write!(f, "{}/{}{separator}{}", self.registry, self.repository, self.version_text())
+        write!(
+            f,
+            "{}/{}{separator}{}",
+            self.registry,
+            self.repository,
+            self.version_text()
+        )
     }
 }
 
@@ -80,7 +98,9 @@ pub fn is_digest(text: &str) -> bool {
 pub fn is_repository(name: &str) -> bool {
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
     };
     name.len() <= 255 && name.split('/').all(is_part)
 }
@@ -89,7 +109,9 @@ fn is_tag(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 128
         && !text.starts_with(['.', '-'])
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 #[cfg(test)]
@@ -102,16 +124,36 @@ mod tests {
         for (given, expected) in [
             ("nginx", "docker.io/library/nginx:latest".to_owned()),
             ("nginx:1.27", "docker.io/library/nginx:1.27".to_owned()),
-            ("purplebooth/flappy-endpoint", "docker.io/purplebooth/flappy-endpoint:latest".to_owned()),
+            (
+                "purplebooth/flappy-endpoint",
+                "docker.io/purplebooth/flappy-endpoint:latest".to_owned(),
+            ),
             ("quay.io/a/b:v2", "quay.io/a/b:v2".to_owned()),
             ("localhost:5000/a", "localhost:5000/a:latest".to_owned()),
             ("localhost/a", "localhost/a:latest".to_owned()),
             ("index.docker.io/a/b", "docker.io/a/b:latest".to_owned()),
-            (&format!("a/b:v1@{digest}"), format!("docker.io/a/b@{digest}")),
+            (
+                &format!("a/b:v1@{digest}"),
+                format!("docker.io/a/b@{digest}"),
+            ),
         ] {
-            assert_eq!(Reference::parse(given).map(|r| r.to_string()), Some(expected), "{given}");
+            assert_eq!(
+                Reference::parse(given).map(|r| r.to_string()),
+                Some(expected),
+                "{given}"
+            );
         }
-        for wrong in ["", "UPPER", "a b", "a:", "a/../b", "a@sha256:12", "a:-x", "/a", "a//b"] {
+        for wrong in [
+            "",
+            "UPPER",
+            "a b",
+            "a:",
+            "a/../b",
+            "a@sha256:12",
+            "a:-x",
+            "/a",
+            "a//b",
+        ] {
             assert_eq!(Reference::parse(wrong), None, "{wrong}");
         }
     }

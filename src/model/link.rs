@@ -39,7 +39,11 @@ impl std::str::FromStr for Port {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        if text == HOST { Ok(Self::Host) } else { text.parse().map(Self::Node) }
+        if text == HOST {
+            Ok(Self::Host)
+        } else {
+            text.parse().map(Self::Node)
+        }
     }
 }
 
@@ -78,13 +82,21 @@ impl Links {
     /// Every link there is.
     #[must_use]
     pub fn all() -> Self {
-        Self::Between { from: None, to: None, both_directions: false }
+        Self::Between {
+            from: None,
+            to: None,
+            both_directions: false,
+        }
     }
 
     /// The links of one node, both directions.
     #[must_use]
     pub fn of_node(node: &NodeName) -> Self {
-        Self::Between { from: Some(Port::Node(node.clone())), to: None, both_directions: true }
+        Self::Between {
+            from: Some(Port::Node(node.clone())),
+            to: None,
+            both_directions: true,
+        }
     }
 
     /// The ports that are named.
@@ -100,9 +112,14 @@ impl Links {
     #[must_use]
     pub fn among(&self, ports: &[Port]) -> Vec<(Port, Port)> {
         let meant = |from: &Port, to: &Port| match self {
-            Self::Between { from: first, to: second, both_directions } => {
+            Self::Between {
+                from: first,
+                to: second,
+                both_directions,
+            } => {
                 let leads = |from: &Port, to: &Port| {
-                    first.as_ref().is_none_or(|port| port == from) && second.as_ref().is_none_or(|port| port == to)
+                    first.as_ref().is_none_or(|port| port == from)
+                        && second.as_ref().is_none_or(|port| port == to)
                 };
                 leads(from, to) || *both_directions && leads(to, from)
             }
@@ -111,22 +128,54 @@ impl Links {
                 matches!((group(from), group(to)), (Some(one), Some(other)) if one != other)
             }
         };
-        let pairs = ports.iter().flat_map(|from| ports.iter().map(move |to| (from, to)));
-        pairs.filter(|(from, to)| from != to && meant(from, to)).map(|(from, to)| (from.clone(), to.clone())).collect()
+        let pairs = ports
+            .iter()
+            .flat_map(|from| ports.iter().map(move |to| (from, to)));
+        pairs
+            .filter(|(from, to)| from != to && meant(from, to))
+            .map(|(from, to)| (from.clone(), to.clone()))
+            .collect()
     }
 }
 
 impl fmt::Display for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Between { from: None, to: None, .. } => f.write_str("every link"),
-            Self::Between { from: Some(port), to: None, both_directions: true } => port.fmt(f),
-            Self::Between { from, to, both_directions } => {
-                let name = |port: &Option<Port>| port.as_ref().map_or_else(|| "all".to_owned(), Port::to_string);
-                write!(f, "{} {} {}", name(from), if *both_directions { "<->" } else { "->" }, name(to))
+            Self::Between {
+                from: None,
+                to: None,
+                ..
+            } => f.write_str("every link"),
+            Self::Between {
+                from: Some(port),
+                to: None,
+                both_directions: true,
+            } => port.fmt(f),
+            Self::Between {
+                from,
+                to,
+                both_directions,
+            } => {
+                let name = |port: &Option<Port>| {
+                    port.as_ref()
+                        .map_or_else(|| "all".to_owned(), Port::to_string)
+                };
+                write!(
+                    f,
+                    "{} {} {}",
+                    name(from),
+                    if *both_directions { "<->" } else { "->" },
+                    name(to)
+                )
             }
             Self::Groups(groups) => {
-                let group = |ports: &Vec<Port>| ports.iter().map(Port::to_string).collect::<Vec<_>>().join(",");
+                let group = |ports: &Vec<Port>| {
+                    ports
+                        .iter()
+                        .map(Port::to_string)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                };
                 f.write_str(&groups.iter().map(group).collect::<Vec<_>>().join(" | "))
             }
         }
@@ -177,7 +226,10 @@ impl LinkRule {
     /// The rule that lets nothing pass.
     #[must_use]
     pub fn cut() -> Self {
-        Self { cut: true, ..Self::default() }
+        Self {
+            cut: true,
+            ..Self::default()
+        }
     }
 
     /// Checks the ranges.
@@ -185,7 +237,11 @@ impl LinkRule {
     /// # Errors
     /// When a field is out of range.
     pub fn validate(&self) -> Result<(), InvalidRule> {
-        for (name, share) in [("loss", self.loss), ("duplicate", self.duplicate), ("reorder", self.reorder)] {
+        for (name, share) in [
+            ("loss", self.loss),
+            ("duplicate", self.duplicate),
+            ("reorder", self.reorder),
+        ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(InvalidRule::Share(name));
             }
@@ -211,10 +267,18 @@ impl fmt::Display for LinkRule {
             parts.push("cut".to_owned());
         }
         if !self.delay.is_zero() {
-            let jitter = if self.jitter.is_zero() { String::new() } else { format!(" ±{} ms", ms(self.jitter)) };
+            let jitter = if self.jitter.is_zero() {
+                String::new()
+            } else {
+                format!(" ±{} ms", ms(self.jitter))
+            };
             parts.push(format!("delay {} ms{jitter}", ms(self.delay)));
         }
-        for (name, share) in [("loss", self.loss), ("duplicate", self.duplicate), ("reorder", self.reorder)] {
+        for (name, share) in [
+            ("loss", self.loss),
+            ("duplicate", self.duplicate),
+            ("reorder", self.reorder),
+        ] {
             if share > 0.0 {
                 parts.push(format!("{name} {} %", share * 100.0));
             }
@@ -232,11 +296,17 @@ mod tests {
     use super::*;
 
     fn ports() -> Vec<Port> {
-        ["host", "c1", "w1", "w2"].map(|name| name.parse().unwrap()).to_vec()
+        ["host", "c1", "w1", "w2"]
+            .map(|name| name.parse().unwrap())
+            .to_vec()
     }
 
     fn check(links: &Links, expected: &[&str]) {
-        let among: Vec<String> = links.among(&ports()).iter().map(|(from, to)| format!("{from} {to}")).collect();
+        let among: Vec<String> = links
+            .among(&ports())
+            .iter()
+            .map(|(from, to)| format!("{from} {to}"))
+            .collect();
         assert_eq!(among, expected, "{links}");
     }
 
@@ -249,10 +319,19 @@ mod tests {
         };
         check(&between(Some("w1"), Some("host"), false), &["w1 host"]);
         check(&between(Some("w1"), Some("c1"), true), &["c1 w1", "w1 c1"]);
-        check(&between(Some("w1"), None, false), &["w1 host", "w1 c1", "w1 w2"]);
-        check(&between(Some("w1"), None, true), &["host w1", "c1 w1", "w1 host", "w1 c1", "w1 w2", "w2 w1"]);
+        check(
+            &between(Some("w1"), None, false),
+            &["w1 host", "w1 c1", "w1 w2"],
+        );
+        check(
+            &between(Some("w1"), None, true),
+            &["host w1", "c1 w1", "w1 host", "w1 c1", "w1 w2", "w2 w1"],
+        );
         assert_eq!(Links::all().among(&ports()).len(), 12);
-        let groups = Links::Groups(vec![vec![ports()[1].clone(), ports()[2].clone()], vec![ports()[3].clone()]]);
+        let groups = Links::Groups(vec![
+            vec![ports()[1].clone(), ports()[2].clone()],
+            vec![ports()[3].clone()],
+        ]);
         check(&groups, &["c1 w2", "w1 w2", "w2 c1", "w2 w1"]);
         assert_eq!(groups.to_string(), "c1,w1 | w2");
     }
@@ -260,13 +339,40 @@ mod tests {
     #[test]
     fn impossible_rules_are_refused() {
         for loss in [-0.1, 1.1, f64::NAN] {
-            assert_eq!(LinkRule { loss, ..LinkRule::default() }.validate(), Err(InvalidRule::Share("loss")));
+            assert_eq!(
+                LinkRule {
+                    loss,
+                    ..LinkRule::default()
+                }
+                .validate(),
+                Err(InvalidRule::Share("loss"))
+            );
         }
-        let late = LinkRule { delay: Duration::from_secs(31), ..LinkRule::default() };
+        let late = LinkRule {
+            delay: Duration::from_secs(31),
+            ..LinkRule::default()
+        };
         assert_eq!(late.validate(), Err(InvalidRule::Delay));
-        let early = LinkRule { jitter: Duration::from_millis(1), ..LinkRule::default() };
+        let early = LinkRule {
+            jitter: Duration::from_millis(1),
+            ..LinkRule::default()
+        };
         assert_eq!(early.validate(), Err(InvalidRule::Jitter));
-        assert_eq!(LinkRule { rate: Some(0), ..LinkRule::default() }.validate(), Err(InvalidRule::Rate));
-        assert_eq!(LinkRule { loss: 1.0, ..LinkRule::default() }.validate(), Ok(()));
+        assert_eq!(
+            LinkRule {
+                rate: Some(0),
+                ..LinkRule::default()
+            }
+            .validate(),
+            Err(InvalidRule::Rate)
+        );
+        assert_eq!(
+            LinkRule {
+                loss: 1.0,
+                ..LinkRule::default()
+            }
+            .validate(),
+            Ok(())
+        );
     }
 }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("name `{0}` is not 1 to {MAX_NAME_LENGTH} of `a-z`, `0-9` and `-`, starting and ending with a letter or digit")]
+#[error(
+    "name `{0}` is not 1 to {MAX_NAME_LENGTH} of `a-z`, `0-9` and `-`, starting and ending with a letter or digit"
+)]
 pub struct InvalidName(pub String);
 
 /// Shorter than a DNS label's 63: socket paths that contain the name must stay under 104 bytes.

@@ -25,12 +25,18 @@ impl<'t> Problems<'t> {
     /// No problem yet in `text` of `file`.
     #[must_use]
     pub fn new(file: &str, text: &'t str) -> Self {
-        Self { file: file.to_owned(), text, found: RefCell::default() }
+        Self {
+            file: file.to_owned(),
+            text,
+            found: RefCell::default(),
+        }
     }
 
     /// Adds a problem.
     pub fn add(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.found.borrow_mut().push(Diagnostic::new(&self.file, self.text, span, message, help));
+        self.found
+            .borrow_mut()
+            .push(Diagnostic::new(&self.file, self.text, span, message, help));
     }
 
     /// The document as a table; what is not TOML becomes problems.
@@ -38,7 +44,11 @@ impl<'t> Problems<'t> {
         let (document, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
             let span = error.span().unwrap_or(0..0);
-            self.add(span, format!("not TOML: {}", error.message().replace('\n', ", ")), None);
+            self.add(
+                span,
+                format!("not TOML: {}", error.message().replace('\n', ", ")),
+                None,
+            );
         }
         document
     }
@@ -55,17 +65,31 @@ impl<'t> Problems<'t> {
     /// When there are problems.
     pub fn finish<T>(self, value: T) -> Result<T, Refusal> {
         let found = self.found.into_inner();
-        if found.is_empty() { Ok(value) } else { Err(Refusal::new(&self.file, self.text, found)) }
+        if found.is_empty() {
+            Ok(value)
+        } else {
+            Err(Refusal::new(&self.file, self.text, found))
+        }
     }
 }
 
 /// The word of `known` that `word` was probably meant to be, as a help text; else the list of all.
 #[must_use]
 pub fn suggestion(word: &str, known: &[&str]) -> Option<String> {
-    let close = known.iter().map(|k| (strsim::jaro_winkler(word, k), *k)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let close = known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(word, k), *k))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     match close {
         Some((score, best)) if score >= 0.8 => Some(format!("did you mean `{best}`?")),
-        Some(_) => Some(format!("known: {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))),
+        Some(_) => Some(format!(
+            "known: {}",
+            known
+                .iter()
+                .map(|k| format!("`{k}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )),
         None => None,
     }
 }
@@ -95,7 +119,11 @@ impl<'r, 't> Table<'r, 't> {
     /// The document's own table.
     pub fn of(problems: &'r Problems<'t>, document: &'r Spanned<DeTable<'t>>) -> Self {
         let span = document.span();
-        Self { problems, entries: document.get_ref(), span: (span.start, span.end) }
+        Self {
+            problems,
+            entries: document.get_ref(),
+            span: (span.start, span.end),
+        }
     }
 
     /// Where the table stands.
@@ -120,7 +148,12 @@ impl<'r, 't> Table<'r, 't> {
     }
 
     /// Adds a problem with a part of the table, and what would be right.
-    pub fn problem_with_help(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+    pub fn problem_with_help(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
         self.problems.add(span, message, help);
     }
 
@@ -135,7 +168,11 @@ impl<'r, 't> Table<'r, 't> {
         for key in self.entries.keys() {
             let name = key.get_ref().as_ref();
             if !known.contains(&name) {
-                self.problems.add(key.span(), format!("unknown key `{name}`"), suggestion(name, known));
+                self.problems.add(
+                    key.span(),
+                    format!("unknown key `{name}`"),
+                    suggestion(name, known),
+                );
             }
         }
     }
@@ -143,8 +180,15 @@ impl<'r, 't> Table<'r, 't> {
     /// The value of a key, if there is one.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Value<'r, 't>> {
-        let value = self.entries.iter().find(|(name, _)| name.get_ref().as_ref() == key)?.1;
-        Some(Value { problems: self.problems, value })
+        let value = self
+            .entries
+            .iter()
+            .find(|(name, _)| name.get_ref().as_ref() == key)?
+            .1;
+        Some(Value {
+            problems: self.problems,
+            value,
+        })
     }
 
     /// The value of a key that must be there.
@@ -161,8 +205,17 @@ impl<'r, 't> Table<'r, 't> {
     #[must_use]
     pub fn entries(&self) -> Vec<(&'r str, Range<usize>, Value<'r, 't>)> {
         let problems = self.problems;
-        let mut entries: Vec<_> =
-            self.entries.iter().map(|(key, value)| (key.get_ref().as_ref(), key.span(), Value { problems, value })).collect();
+        let mut entries: Vec<_> = self
+            .entries
+            .iter()
+            .map(|(key, value)| {
+                (
+                    key.get_ref().as_ref(),
+                    key.span(),
+                    Value { problems, value },
+                )
+            })
+            .collect();
         entries.sort_by_key(|(_, span, _)| span.start);
         entries
     }
@@ -224,33 +277,54 @@ impl<'r, 't> Value<'r, 't> {
     /// The integer, or nothing and no problem if it is something else.
     #[must_use]
     pub fn if_integer(&self) -> Option<i64> {
-        let DeValue::Integer(integer) = self.value.get_ref() else { return None };
+        let DeValue::Integer(integer) = self.value.get_ref() else {
+            return None;
+        };
         i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok()
     }
 
     /// A whole number within `range`.
     #[must_use]
     pub fn integer(&self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
-        let DeValue::Integer(integer) = self.value.get_ref() else { return self.wrong("a whole number") };
+        let DeValue::Integer(integer) = self.value.get_ref() else {
+            return self.wrong("a whole number");
+        };
         let digits = integer.as_str().replace('_', "");
         match u64::from_str_radix(digits.trim_start_matches('+'), integer.radix()) {
             Ok(number) if range.contains(&number) => Some(number),
             _ => {
-                self.problem(format!("`{digits}` is not within {} to {}", range.start(), range.end()), None);
+                self.problem(
+                    format!(
+                        "`{digits}` is not within {} to {}",
+                        range.start(),
+                        range.end()
+                    ),
+                    None,
+                );
                 None
             }
         }
     }
 
-    fn quantity<T>(&self, wanted: &str, parse: impl Fn(&str) -> Result<T, InvalidQuantity>) -> Option<T> {
+    fn quantity<T>(
+        &self,
+        wanted: &str,
+        parse: impl Fn(&str) -> Result<T, InvalidQuantity>,
+    ) -> Option<T> {
         let text = match self.value.get_ref() {
             DeValue::String(text) => text.as_ref(),
             DeValue::Integer(number) => {
-                self.problem(format!("`{}` has no unit", number.as_str()), Some(format!("write {wanted}")));
+                self.problem(
+                    format!("`{}` has no unit", number.as_str()),
+                    Some(format!("write {wanted}")),
+                );
                 return None;
             }
             DeValue::Float(number) => {
-                self.problem(format!("`{}` has no unit", number.as_str()), Some(format!("write {wanted}")));
+                self.problem(
+                    format!("`{}` has no unit", number.as_str()),
+                    Some(format!("write {wanted}")),
+                );
                 return None;
             }
             _ => return self.wrong(wanted),
@@ -259,7 +333,11 @@ impl<'r, 't> Value<'r, 't> {
             Ok(quantity) => Some(quantity),
             Err(error) => {
                 let bare = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
-                let message = if bare { format!("`{text}` has no unit") } else { error.to_string() };
+                let message = if bare {
+                    format!("`{text}` has no unit")
+                } else {
+                    error.to_string()
+                };
                 self.problem(message, Some(format!("write {wanted}")));
                 None
             }
@@ -268,20 +346,30 @@ impl<'r, 't> Value<'r, 't> {
 
     /// A quantity that `parse` understands; `wanted` says what is.
     #[must_use]
-    pub fn parsed<T>(&self, wanted: &str, parse: impl Fn(&str) -> Result<T, InvalidQuantity>) -> Option<T> {
+    pub fn parsed<T>(
+        &self,
+        wanted: &str,
+        parse: impl Fn(&str) -> Result<T, InvalidQuantity>,
+    ) -> Option<T> {
         self.quantity(wanted, parse)
     }
 
     /// A duration such as `"250ms"`.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {
-        self.quantity("a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"", parse_duration)
+        self.quantity(
+            "a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"",
+            parse_duration,
+        )
     }
 
     /// A size in bytes such as `"512MiB"`.
     #[must_use]
     pub fn size(&self) -> Option<u64> {
-        self.quantity("a size with its unit, such as \"512MiB\" or \"4GiB\"", parse_size)
+        self.quantity(
+            "a size with its unit, such as \"512MiB\" or \"4GiB\"",
+            parse_size,
+        )
     }
 
     /// Events a second such as `"25/s"`.
@@ -296,7 +384,11 @@ impl<'r, 't> Value<'r, 't> {
         match self.value.get_ref() {
             DeValue::Table(entries) => {
                 let span = self.span();
-                Some(Table { problems: self.problems, entries, span: (span.start, span.end) })
+                Some(Table {
+                    problems: self.problems,
+                    entries,
+                    span: (span.start, span.end),
+                })
             }
             _ => self.wrong("a table"),
         }
@@ -305,20 +397,32 @@ impl<'r, 't> Value<'r, 't> {
     /// The table, or nothing and no problem if it is something else.
     #[must_use]
     pub fn if_table(&self) -> Option<Table<'r, 't>> {
-        matches!(self.value.get_ref(), DeValue::Table(_)).then(|| self.table()).flatten()
+        matches!(self.value.get_ref(), DeValue::Table(_))
+            .then(|| self.table())
+            .flatten()
     }
 
     /// The elements of an array, or nothing and no problem if it is something else.
     #[must_use]
     pub fn if_array(&self) -> Option<Vec<Value<'r, 't>>> {
-        matches!(self.value.get_ref(), DeValue::Array(_)).then(|| self.array()).flatten()
+        matches!(self.value.get_ref(), DeValue::Array(_))
+            .then(|| self.array())
+            .flatten()
     }
 
     /// The elements of an array.
     #[must_use]
     pub fn array(&self) -> Option<Vec<Value<'r, 't>>> {
         match self.value.get_ref() {
-            DeValue::Array(elements) => Some(elements.iter().map(|value| Value { problems: self.problems, value }).collect()),
+            DeValue::Array(elements) => Some(
+                elements
+                    .iter()
+                    .map(|value| Value {
+                        problems: self.problems,
+                        value,
+                    })
+                    .collect(),
+            ),
             _ => self.wrong("an array"),
         }
     }

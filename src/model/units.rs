@@ -14,7 +14,9 @@ pub struct InvalidQuantity {
 
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 
@@ -24,7 +26,10 @@ fn split(text: &str) -> (&str, &str) {
 /// When there is no number, no unit, or an unknown unit.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
     let wanted = "a duration with its unit, such as `250ms`, `1s` or `2m`";
-    let refuse = || InvalidQuantity { text: text.to_owned(), wanted };
+    let refuse = || InvalidQuantity {
+        text: text.to_owned(),
+        wanted,
+    };
     let (number, unit) = split(text);
     let seconds_per_unit = match unit {
         "ms" => 0.001,
@@ -42,12 +47,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
 /// # Errors
 /// When there is no number, no unit, or an unknown unit.
 pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
-    let refuse = || InvalidQuantity { text: text.to_owned(), wanted: "a size with its unit, such as `512MiB` or `4GiB`" };
+    let refuse = || InvalidQuantity {
+        text: text.to_owned(),
+        wanted: "a size with its unit, such as `512MiB` or `4GiB`",
+    };
     let (_, unit) = split(text);
     if unit.is_empty() {
         return Err(refuse());
     }
-    text.trim().parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| refuse())
+    text.trim()
+        .parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| refuse())
 }
 
 /// Parses `25/s` or `1500/m` into events a second.
@@ -55,7 +66,10 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
 /// # Errors
 /// When it is not a positive number followed by `/s` or `/m`.
 pub fn parse_rate(text: &str) -> Result<f64, InvalidQuantity> {
-    let refuse = || InvalidQuantity { text: text.to_owned(), wanted: "a rate such as `25/s` or `100/m`" };
+    let refuse = || InvalidQuantity {
+        text: text.to_owned(),
+        wanted: "a rate such as `25/s` or `100/m`",
+    };
     let (number, unit) = split(text);
     let number: f64 = number.parse().map_err(|_| refuse())?;
     let per_second = match unit {
@@ -63,7 +77,11 @@ pub fn parse_rate(text: &str) -> Result<f64, InvalidQuantity> {
         "/m" => number / 60.0,
         _ => return Err(refuse()),
     };
-    if per_second > 0.0 && per_second.is_finite() { Ok(per_second) } else { Err(refuse()) }
+    if per_second > 0.0 && per_second.is_finite() {
+        Ok(per_second)
+    } else {
+        Err(refuse())
+    }
 }
 
 /// Parses `1%` or `0.5%` into a share from 0 to 1.
@@ -71,10 +89,17 @@ pub fn parse_rate(text: &str) -> Result<f64, InvalidQuantity> {
 /// # Errors
 /// When it is not a percentage from 0 to 100.
 pub fn parse_share(text: &str) -> Result<f64, InvalidQuantity> {
-    let refuse = || InvalidQuantity { text: text.to_owned(), wanted: "a share such as `1%` or `0.5%`, at most `100%`" };
+    let refuse = || InvalidQuantity {
+        text: text.to_owned(),
+        wanted: "a share such as `1%` or `0.5%`, at most `100%`",
+    };
     let (number, unit) = split(text);
     let percent: f64 = number.parse().map_err(|_| refuse())?;
-    if unit == "%" && (0.0..=100.0).contains(&percent) { Ok(percent / 100.0) } else { Err(refuse()) }
+    if unit == "%" && (0.0..=100.0).contains(&percent) {
+        Ok(percent / 100.0)
+    } else {
+        Err(refuse())
+    }
 }
 
 /// Parses `1mbit/s`, `500kbit/s` or `9600bit/s` into bits a second; the prefixes are powers of 1000.
@@ -82,7 +107,10 @@ pub fn parse_share(text: &str) -> Result<f64, InvalidQuantity> {
 /// # Errors
 /// When it is not a positive number with such a unit.
 pub fn parse_bit_rate(text: &str) -> Result<u64, InvalidQuantity> {
-    let refuse = || InvalidQuantity { text: text.to_owned(), wanted: "a rate such as `1mbit/s`, `500kbit/s` or `2gbit/s`" };
+    let refuse = || InvalidQuantity {
+        text: text.to_owned(),
+        wanted: "a rate such as `1mbit/s`, `500kbit/s` or `2gbit/s`",
+    };
     let (number, unit) = split(text);
     let number: f64 = number.parse().map_err(|_| refuse())?;
     let factor = match unit.to_ascii_lowercase().as_str() {
@@ -93,8 +121,16 @@ pub fn parse_bit_rate(text: &str) -> Result<u64, InvalidQuantity> {
         _ => return Err(refuse()),
     };
     let bits = (number * factor).round();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is checked to be in range")]
-    if (1.0..=1e15).contains(&bits) { Ok(bits as u64) } else { Err(refuse()) }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is checked to be in range"
+    )]
+    if (1.0..=1e15).contains(&bits) {
+        Ok(bits as u64)
+    } else {
+        Err(refuse())
+    }
 }
 
 #[cfg(test)]

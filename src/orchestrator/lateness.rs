@@ -23,7 +23,11 @@ impl Lateness {
 
     /// The worst.
     pub(crate) fn worst(&mut self, now: Instant) -> Duration {
-        while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > WINDOW) {
+        while self
+            .0
+            .front()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) > WINDOW)
+        {
             self.0.pop_front();
         }
         self.0.front().map_or(Duration::ZERO, |(_, late)| *late)
@@ -43,7 +47,11 @@ mod tests {
             lateness.note(at(second), Duration::from_secs(late));
         }
         for (second, worst) in [(3, 9), (6, 9), (7, 4), (8, 4), (9, 0)] {
-            assert_eq!(lateness.worst(at(second)), Duration::from_secs(worst), "{second}");
+            assert_eq!(
+                lateness.worst(at(second)),
+                Duration::from_secs(worst),
+                "{second}"
+            );
         }
     }
 }

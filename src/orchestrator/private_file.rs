@@ -11,7 +11,11 @@ pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut next = PathBuf::from(path);
     next.set_extension("next");
     drop(fs::remove_file(&next));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&next)?;
     file.write_all(contents)?;
     drop(file);
     fs::rename(&next, path)
@@ -20,7 +24,10 @@ pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// Makes the directories above `path`, readable by this user only.
 pub(crate) fn make_private_parents(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(parent) => fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        Some(parent) => fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent),
         None => Ok(()),
     }
 }

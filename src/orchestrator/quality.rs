@@ -25,12 +25,21 @@ impl Quality {
     #[must_use]
     pub fn of(spec: &PodSpec) -> Self {
         let (mut anything, mut everything) = (false, true);
-        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        for container in spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+        {
             for name in ["cpu", "memory"] {
-                let (request, limit) = (quantity(container, name, Kind::Request), quantity(container, name, Kind::Limit));
+                let (request, limit) = (
+                    quantity(container, name, Kind::Request),
+                    quantity(container, name, Kind::Limit),
+                );
                 anything |= request.is_some() || limit.is_some();
                 // A request that is not said is the limit.
-                everything &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+                everything &=
+                    limit.is_some() && request.is_none_or(|request| Some(request) == limit);
             }
         }
         match (anything, everything) {
@@ -57,7 +66,10 @@ impl Quality {
             Self::Guaranteed => GUARANTEED_SCORE,
             Self::BestEffort => BEST_EFFORT_SCORE,
             Self::Burstable => {
-                let share = requested_bytes.saturating_mul(1000).checked_div(node_bytes).unwrap_or(0);
+                let share = requested_bytes
+                    .saturating_mul(1000)
+                    .checked_div(node_bytes)
+                    .unwrap_or(0);
                 let score = BEST_EFFORT_SCORE - i32::try_from(share.min(1000)).unwrap_or(1000);
                 score.clamp(BEST_EFFORT_SCORE + GUARANTEED_SCORE, BEST_EFFORT_SCORE - 1)
             }
@@ -88,7 +100,10 @@ mod tests {
     use super::*;
 
     fn class(resources: &[serde_json::Value]) -> Quality {
-        let containers: Vec<_> = resources.iter().map(|resources| json!({"name": "c", "resources": resources})).collect();
+        let containers: Vec<_> = resources
+            .iter()
+            .map(|resources| json!({"name": "c", "resources": resources}))
+            .collect();
         Quality::of(&serde_json::from_value(json!({"containers": containers})).unwrap())
     }
 
@@ -104,7 +119,10 @@ mod tests {
             (vec![equal, whole.clone()], Quality::Guaranteed),
             (vec![whole.clone(), json!({})], Quality::Burstable),
             (vec![less], Quality::Burstable),
-            (vec![json!({"requests": {"memory": "1Mi"}})], Quality::Burstable),
+            (
+                vec![json!({"requests": {"memory": "1Mi"}})],
+                Quality::Burstable,
+            ),
         ] {
             assert_eq!(class(&resources), wanted, "{resources:?}");
         }
@@ -116,7 +134,11 @@ mod tests {
         assert_eq!(Quality::Guaranteed.oom_score_adjust(0, node), -997);
         assert_eq!(Quality::BestEffort.oom_score_adjust(0, node), 1000);
         for (requested, wanted) in [(0, 999), (node / 4, 750), (node, 3), (node * 9, 3)] {
-            assert_eq!(Quality::Burstable.oom_score_adjust(requested, node), wanted, "{requested}");
+            assert_eq!(
+                Quality::Burstable.oom_score_adjust(requested, node),
+                wanted,
+                "{requested}"
+            );
         }
         assert_eq!(Quality::Burstable.oom_score_adjust(1, 0), 999);
     }

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep};
 
 use super::load::certificates_in;
 use super::spec::{Action, Scenario, TlsSecret};
-use crate::kubernetes::client::{Client, ClientError, DeleteParams, ListParams, Propagation, ResourceKind};
+use crate::kubernetes::client::{
+    Client, ClientError, DeleteParams, ListParams, Propagation, ResourceKind,
+};
 use crate::kubernetes::manifest::{self, Manifest, ManifestError};
 
 /// The namespace that scenarios run in.
@@ -54,7 +56,10 @@ pub enum DeployError {
 
 fn client_error(doing: impl Into<String>) -> impl FnOnce(ClientError) -> DeployError {
     let doing = doing.into();
-    move |source| DeployError::Client { doing, source: Box::new(source) }
+    move |source| DeployError::Client {
+        doing,
+        source: Box::new(source),
+    }
 }
 
 /// What was deployed.
@@ -78,8 +83,12 @@ pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, De
         })
         .collect();
     let later = load(&later)?;
-    let mut old: Vec<String> =
-        manifests.iter().chain(&later).filter(|m| m.kind.kind == "ReplicationController").map(|m| m.name().to_owned()).collect();
+    let mut old: Vec<String> = manifests
+        .iter()
+        .chain(&later)
+        .filter(|m| m.kind.kind == "ReplicationController")
+        .map(|m| m.name().to_owned())
+        .collect();
     old.dedup();
     remove_controllers(client, &old).await?;
     let mut trusted = Vec::new();
@@ -88,20 +97,41 @@ pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, De
         trusted.extend(secret_certificates(&value));
         let kind = ResourceKind::of::<Secret>();
         delete_if_there(client, &kind, NAMESPACE, &secret.name).await?;
-        client.create_value(&kind, NAMESPACE, &value).await.map_err(client_error(format!("create Secret `{}`", secret.name)))?;
+        client
+            .create_value(&kind, NAMESPACE, &value)
+            .await
+            .map_err(client_error(format!("create Secret `{}`", secret.name)))?;
     }
-    trusted.extend(manifests.iter().filter(|m| m.kind.kind == "Secret").flat_map(|m| secret_certificates(&m.value)));
-    manifest::apply(client, NAMESPACE, &manifests).await.map_err(manifest_error)?;
-    let controllers = manifests.iter().filter(|m| m.kind.kind == "ReplicationController").map(|manifest| {
-        let replicas = manifest.value["spec"]["replicas"].as_u64().unwrap_or(1);
-        (manifest.name().to_owned(), u32::try_from(replicas).unwrap_or(u32::MAX))
-    });
-    Ok(Deployed { controllers: controllers.collect(), trusted })
+    trusted.extend(
+        manifests
+            .iter()
+            .filter(|m| m.kind.kind == "Secret")
+            .flat_map(|m| secret_certificates(&m.value)),
+    );
+    manifest::apply(client, NAMESPACE, &manifests)
+        .await
+        .map_err(manifest_error)?;
+    let controllers = manifests
+        .iter()
+        .filter(|m| m.kind.kind == "ReplicationController")
+        .map(|manifest| {
+            let replicas = manifest.value["spec"]["replicas"].as_u64().unwrap_or(1);
+            (
+                manifest.name().to_owned(),
+                u32::try_from(replicas).unwrap_or(u32::MAX),
+            )
+        });
+    Ok(Deployed {
+        controllers: controllers.collect(),
+        trusted,
+    })
 }
 
 /// Removes every object of users from namespace `default`, and waits until the pods are gone. For clusters that are ours alone.
 pub async fn reset(client: &Client) -> Result<(), DeployError> {
-    let list = client.list::<ReplicationController>(NAMESPACE, &ListParams::all()).await;
+    let list = client
+        .list::<ReplicationController>(NAMESPACE, &ListParams::all())
+        .await;
     let names = list
         .map_err(client_error("list ReplicationControllers"))?
         .items
@@ -109,11 +139,17 @@ pub async fn reset(client: &Client) -> Result<(), DeployError> {
         .filter_map(|rc| rc.metadata.name)
         .collect::<Vec<_>>();
     remove_controllers(client, &names).await?;
-    for kind in
-        [ResourceKind::of::<Service>(), ResourceKind::of::<Secret>(), ResourceKind::of::<ConfigMap>(), ResourceKind::of::<Pod>()]
-    {
+    for kind in [
+        ResourceKind::of::<Service>(),
+        ResourceKind::of::<Secret>(),
+        ResourceKind::of::<ConfigMap>(),
+        ResourceKind::of::<Pod>(),
+    ] {
         let doing = format!("list {}", kind.plural);
-        let listed = client.list_values(&kind, NAMESPACE, &ListParams::all()).await.map_err(client_error(doing))?;
+        let listed = client
+            .list_values(&kind, NAMESPACE, &ListParams::all())
+            .await
+            .map_err(client_error(doing))?;
         for item in listed.items {
             let name = item["metadata"]["name"].as_str().unwrap_or_default();
             if !matches!(name, "kubernetes" | "kube-root-ca.crt") {
@@ -133,11 +169,20 @@ fn load(files: &[PathBuf]) -> Result<Vec<Manifest>, DeployError> {
 fn manifest_error(error: ManifestError) -> DeployError {
     match error {
         ManifestError::Apply { object, source, .. } if !source.is_wrong_input() => {
-            DeployError::Client { doing: format!("apply {object}"), source }
+            DeployError::Client {
+                doing: format!("apply {object}"),
+                source,
+            }
         }
-        ManifestError::Apply { object, path, line, source } => {
-            DeployError::Refused(format!("{}:{line}: {object} was refused: {source}", path.display()))
-        }
+        ManifestError::Apply {
+            object,
+            path,
+            line,
+            source,
+        } => DeployError::Refused(format!(
+            "{}:{line}: {object} was refused: {source}",
+            path.display()
+        )),
         other => DeployError::Refused(other.to_string()),
     }
 }
@@ -149,47 +194,85 @@ async fn remove_controllers(client: &Client, names: &[String]) -> Result<(), Dep
         let found: Option<ReplicationController> = client
             .get_optional(NAMESPACE, name)
             .await
-            .map_err(client_error(format!("look for ReplicationController `{name}`")))?;
+            .map_err(client_error(format!(
+                "look for ReplicationController `{name}`"
+            )))?;
         let Some(controller) = found else { continue };
         selectors.extend(controller.spec.and_then(|spec| spec.selector));
-        delete_if_there(client, &ResourceKind::of::<ReplicationController>(), NAMESPACE, name).await?;
+        delete_if_there(
+            client,
+            &ResourceKind::of::<ReplicationController>(),
+            NAMESPACE,
+            name,
+        )
+        .await?;
     }
     if selectors.is_empty() {
         return Ok(());
     }
-    wait_gone(client, |pod| selectors.iter().any(|selector| super::events::matches_labels(pod, selector))).await
+    wait_gone(client, |pod| {
+        selectors
+            .iter()
+            .any(|selector| super::events::matches_labels(pod, selector))
+    })
+    .await
 }
 
 async fn wait_gone(client: &Client, concerns: impl Fn(&Pod) -> bool) -> Result<(), DeployError> {
     let until = Instant::now() + GONE_WITHIN;
     loop {
-        let pods = client.list::<Pod>(NAMESPACE, &ListParams::all()).await.map_err(client_error("list pods"))?;
-        let left: Vec<String> =
-            pods.items.iter().filter(|pod| concerns(pod)).filter_map(|pod| pod.metadata.name.clone()).collect();
+        let pods = client
+            .list::<Pod>(NAMESPACE, &ListParams::all())
+            .await
+            .map_err(client_error("list pods"))?;
+        let left: Vec<String> = pods
+            .items
+            .iter()
+            .filter(|pod| concerns(pod))
+            .filter_map(|pod| pod.metadata.name.clone())
+            .collect();
         if left.is_empty() {
             return Ok(());
         }
         if Instant::now() >= until {
-            return Err(DeployError::NotGone { left: left.join(", ") });
+            return Err(DeployError::NotGone {
+                left: left.join(", "),
+            });
         }
         sleep(GONE_POLL).await;
     }
 }
 
-async fn delete_if_there(client: &Client, kind: &ResourceKind, namespace: &str, name: &str) -> Result<(), DeployError> {
-    let params = DeleteParams { propagation: Some(Propagation::Background), ..DeleteParams::default() };
+async fn delete_if_there(
+    client: &Client,
+    kind: &ResourceKind,
+    namespace: &str,
+    name: &str,
+) -> Result<(), DeployError> {
+    let params = DeleteParams {
+        propagation: Some(Propagation::Background),
+        ..DeleteParams::default()
+    };
     match client.delete_value(kind, namespace, name, &params).await {
-        Err(error) if !error.is_not_found() => Err(client_error(format!("delete {} `{name}`", kind.kind))(error)),
+        Err(error) if !error.is_not_found() => Err(client_error(format!(
+            "delete {} `{name}`",
+            kind.kind
+        ))(error)),
         _ => Ok(()),
     }
 }
 
 /// A Secret with a fresh self-signed P-256 certificate for its host.
 fn tls_secret(secret: &TlsSecret) -> Result<Value, DeployError> {
-    let failed = |source| DeployError::Certificate { name: secret.name.clone(), source };
+    let failed = |source| DeployError::Certificate {
+        name: secret.name.clone(),
+        source,
+    };
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let mut params = rcgen::CertificateParams::new(vec![secret.host.clone()]).map_err(failed)?;
-    params.distinguished_name.push(rcgen::DnType::CommonName, secret.host.clone());
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, secret.host.clone());
     let certificate = params.self_signed(&key).map_err(failed)?;
     Ok(json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
@@ -201,14 +284,23 @@ fn tls_secret(secret: &TlsSecret) -> Result<Value, DeployError> {
 /// The leaf certificates in a Secret's values.
 fn secret_certificates(secret: &Value) -> Vec<CertificateDer<'static>> {
     use base64::Engine as _;
-    let encoded = secret["data"].as_object().into_iter().flat_map(|data| data.values());
+    let encoded = secret["data"]
+        .as_object()
+        .into_iter()
+        .flat_map(|data| data.values());
     let decoded = encoded.filter_map(|value| {
         let text: String = value.as_str()?.split_whitespace().collect();
         base64::engine::general_purpose::STANDARD.decode(text).ok()
     });
-    let plain = secret["stringData"].as_object().into_iter().flat_map(|data| data.values());
+    let plain = secret["stringData"]
+        .as_object()
+        .into_iter()
+        .flat_map(|data| data.values());
     let plain = plain.filter_map(|value| Some(value.as_str()?.as_bytes().to_vec()));
-    decoded.chain(plain).filter_map(|pem| certificates_in(&pem).into_iter().next()).collect()
+    decoded
+        .chain(plain)
+        .filter_map(|pem| certificates_in(&pem).into_iter().next())
+        .collect()
 }
 
 #[cfg(test)]
@@ -217,9 +309,19 @@ mod tests {
 
     #[test]
     fn the_generated_secret_holds_a_certificate_that_the_prober_finds() {
-        let secret = TlsSecret { name: "ssl".into(), crt: "a.crt".into(), key: "a.key".into(), host: "web".into() };
+        let secret = TlsSecret {
+            name: "ssl".into(),
+            crt: "a.crt".into(),
+            key: "a.key".into(),
+            host: "web".into(),
+        };
         let value = tls_secret(&secret).unwrap();
         assert_eq!(secret_certificates(&value).len(), 1);
-        assert!(value["stringData"]["a.key"].as_str().unwrap().contains("PRIVATE KEY"));
+        assert!(
+            value["stringData"]["a.key"]
+                .as_str()
+                .unwrap()
+                .contains("PRIVATE KEY")
+        );
     }
 }

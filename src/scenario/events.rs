@@ -38,13 +38,27 @@ struct Facts {
 impl View {
     /// Starts watching `namespace`, and the endpoints of those in `elsewhere`; event times are relative to `epoch`.
     #[must_use]
-    pub fn start(client: &Client, namespace: &str, elsewhere: &BTreeSet<&str>, epoch: Instant) -> Self {
+    pub fn start(
+        client: &Client,
+        namespace: &str,
+        elsewhere: &BTreeSet<&str>,
+        epoch: Instant,
+    ) -> Self {
         let nodes = client.reflect::<Node>("", ListParams::all());
         let pods = client.reflect::<Pod>(namespace, ListParams::all());
         let endpoints = client.reflect::<Endpoints>(namespace, ListParams::all());
         let controllers = client.reflect::<ReplicationController>(namespace, ListParams::all());
-        let endpoints_of = |namespace: &&str| ((*namespace).to_owned(), client.reflect(namespace, ListParams::all()));
-        let endpoints_elsewhere = elsewhere.iter().filter(|other| **other != namespace).map(endpoints_of).collect();
+        let endpoints_of = |namespace: &&str| {
+            (
+                (*namespace).to_owned(),
+                client.reflect(namespace, ListParams::all()),
+            )
+        };
+        let endpoints_elsewhere = elsewhere
+            .iter()
+            .filter(|other| **other != namespace)
+            .map(endpoints_of)
+            .collect();
         let events = Arc::new(Mutex::new(Vec::new()));
         let (mut node_changes, mut pod_changes, mut endpoint_changes) =
             (nodes.subscribe(), pods.subscribe(), endpoints.subscribe());
@@ -61,21 +75,45 @@ impl View {
                     return;
                 }
                 let now = Facts {
-                    nodes: node_changes.borrow().values().map(|node| (name(&node.metadata), node_ready(node))).collect(),
-                    pods: pod_changes.borrow().values().map(|pod| (name(&pod.metadata), pod_state(pod))).collect(),
-                    endpoints: endpoint_changes.borrow().values().flat_map(|endpoints| addresses(endpoints)).collect(),
+                    nodes: node_changes
+                        .borrow()
+                        .values()
+                        .map(|node| (name(&node.metadata), node_ready(node)))
+                        .collect(),
+                    pods: pod_changes
+                        .borrow()
+                        .values()
+                        .map(|pod| (name(&pod.metadata), pod_state(pod)))
+                        .collect(),
+                    endpoints: endpoint_changes
+                        .borrow()
+                        .values()
+                        .flat_map(|endpoints| addresses(endpoints))
+                        .collect(),
                 };
                 let at_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let mut events = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 for (kind, object) in changes(&known, &now) {
                     if events.len() < EVENTS_MAX {
-                        events.push(EventReport { at_ms, kind, object });
+                        events.push(EventReport {
+                            at_ms,
+                            kind,
+                            object,
+                        });
                     }
                 }
                 known = now;
             }
         }));
-        Self { nodes, pods, endpoints, endpoints_elsewhere, controllers, events, _timeline: timeline }
+        Self {
+            nodes,
+            pods,
+            endpoints,
+            endpoints_elsewhere,
+            controllers,
+            events,
+            _timeline: timeline,
+        }
     }
 
     /// Waits until everything has been listed once.
@@ -85,14 +123,22 @@ impl View {
             self.pods.wait_synced(),
             self.endpoints.wait_synced(),
             self.controllers.wait_synced(),
-            join_all(self.endpoints_elsewhere.values().map(Reflector::wait_synced)),
+            join_all(
+                self.endpoints_elsewhere
+                    .values()
+                    .map(Reflector::wait_synced)
+            ),
         );
     }
 
     /// Waits until something changes in the scenario's namespace or among the Nodes. Cancel-safe. Look again after a while all the same: a change just before the call is not seen.
     pub async fn changed(&self) {
-        let (mut nodes, mut pods, mut endpoints, mut controllers) =
-            (self.nodes.subscribe(), self.pods.subscribe(), self.endpoints.subscribe(), self.controllers.subscribe());
+        let (mut nodes, mut pods, mut endpoints, mut controllers) = (
+            self.nodes.subscribe(),
+            self.pods.subscribe(),
+            self.endpoints.subscribe(),
+            self.controllers.subscribe(),
+        );
         // A new receiver takes what is there already for a change.
         nodes.mark_unchanged();
         pods.mark_unchanged();
@@ -110,13 +156,20 @@ impl View {
     /// The events so far.
     #[must_use]
     pub fn events(&self) -> Vec<EventReport> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How many Nodes are Ready.
     #[must_use]
     pub fn nodes_ready(&self) -> usize {
-        self.nodes.objects().values().filter(|node| node_ready(node)).count()
+        self.nodes
+            .objects()
+            .values()
+            .filter(|node| node_ready(node))
+            .count()
     }
 
     /// Ready replicas of a ReplicationController as its status says; 0 if there is none.
@@ -124,18 +177,29 @@ impl View {
     pub fn replicas_ready(&self, namespace: &str, rc: &str) -> u32 {
         let controller = self.controllers.get(namespace, rc);
         let ready = controller.and_then(|rc| rc.status.as_ref()?.ready_replicas);
-        ready.and_then(|ready| u32::try_from(ready).ok()).unwrap_or(0)
+        ready
+            .and_then(|ready| u32::try_from(ready).ok())
+            .unwrap_or(0)
     }
 
     /// Ready pods of a ReplicationController that run on other nodes than this one.
     #[must_use]
-    pub fn replicas_ready_avoiding(&self, namespace: &str, rc: &str, avoided: Option<&NodeName>) -> u32 {
+    pub fn replicas_ready_avoiding(
+        &self,
+        namespace: &str,
+        rc: &str,
+        avoided: Option<&NodeName>,
+    ) -> u32 {
         let controller = self.controllers.get(namespace, rc);
-        let Some(selector) = controller.and_then(|rc| rc.spec.as_ref()?.selector.clone()) else { return 0 };
+        let Some(selector) = controller.and_then(|rc| rc.spec.as_ref()?.selector.clone()) else {
+            return 0;
+        };
         let pods = self.pods.objects();
         let count = pods.values().filter(|pod| {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-            matches_labels(pod, &selector) && pod_ready(pod) && node != avoided.map(NodeName::as_str)
+            matches_labels(pod, &selector)
+                && pod_ready(pod)
+                && node != avoided.map(NodeName::as_str)
         });
         u32::try_from(count.count()).unwrap_or(u32::MAX)
     }
@@ -143,8 +207,13 @@ impl View {
     /// Whether a Service has an endpoint.
     #[must_use]
     pub fn has_endpoint(&self, namespace: &str, service: &str) -> bool {
-        let endpoints = self.endpoints_elsewhere.get(namespace).unwrap_or(&self.endpoints);
-        endpoints.get(namespace, service).is_some_and(|endpoints| !addresses(&endpoints).is_empty())
+        let endpoints = self
+            .endpoints_elsewhere
+            .get(namespace)
+            .unwrap_or(&self.endpoints);
+        endpoints
+            .get(namespace, service)
+            .is_some_and(|endpoints| !addresses(&endpoints).is_empty())
     }
 
     /// The nodes of the pods that this selector matches, with how many each runs.
@@ -167,7 +236,9 @@ impl View {
     pub fn pods_waiting(&self) -> Vec<String> {
         let pods = self.pods.objects();
         let waiting = pods.values().filter(|pod| !pod_ready(pod));
-        waiting.map(|pod| format!("pod `{}`: {}", name(&pod.metadata), waiting_reason(pod))).collect()
+        waiting
+            .map(|pod| format!("pod `{}`: {}", name(&pod.metadata), waiting_reason(pod)))
+            .collect()
     }
 }
 
@@ -175,7 +246,10 @@ impl View {
 #[must_use]
 pub fn matches_labels(pod: &Pod, selector: &BTreeMap<String, String>) -> bool {
     let labels = pod.metadata.labels.as_ref();
-    !selector.is_empty() && selector.iter().all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)))
+    !selector.is_empty()
+        && selector
+            .iter()
+            .all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)))
 }
 
 fn name(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
@@ -183,14 +257,28 @@ fn name(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -
 }
 
 fn node_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+    })
 }
 
 fn pod_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()
-        && conditions.is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        && conditions.is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True")
+        })
 }
 
 /// `running` if it is ready, `terminating` when it was asked to stop, else the phase in lower case.
@@ -201,28 +289,52 @@ fn pod_state(pod: &Pod) -> String {
     if pod_ready(pod) {
         return "running".to_owned();
     }
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
-    if phase == "Running" { "not_ready".to_owned() } else { phase.to_ascii_lowercase() }
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending");
+    if phase == "Running" {
+        "not_ready".to_owned()
+    } else {
+        phase.to_ascii_lowercase()
+    }
 }
 
 fn waiting_reason(pod: &Pod) -> String {
     let status = pod.status.as_ref();
-    let containers = status.and_then(|status| status.container_statuses.clone()).unwrap_or_default();
-    let waiting = containers.iter().find_map(|container| container.state.as_ref()?.waiting.clone());
+    let containers = status
+        .and_then(|status| status.container_statuses.clone())
+        .unwrap_or_default();
+    let waiting = containers
+        .iter()
+        .find_map(|container| container.state.as_ref()?.waiting.clone());
     if let Some(waiting) = waiting {
-        let (reason, message) = (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default());
+        let (reason, message) = (
+            waiting.reason.unwrap_or_default(),
+            waiting.message.unwrap_or_default(),
+        );
         return format!("{reason} {message}").trim().to_owned();
     }
-    let unscheduled = status.and_then(|status| status.conditions.as_ref()).and_then(|conditions| {
-        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?.message.clone()
-    });
+    let unscheduled = status
+        .and_then(|status| status.conditions.as_ref())
+        .and_then(|conditions| {
+            conditions
+                .iter()
+                .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?
+                .message
+                .clone()
+        });
     unscheduled.unwrap_or_else(|| pod_state(pod))
 }
 
 fn addresses(endpoints: &Endpoints) -> Vec<String> {
     let service = name(&endpoints.metadata);
     let subsets = endpoints.subsets.iter().flatten();
-    subsets.flat_map(|subset| subset.addresses.iter().flatten()).map(|address| format!("{service} {}", address.ip)).collect()
+    subsets
+        .flat_map(|subset| subset.addresses.iter().flatten())
+        .map(|address| format!("{service} {}", address.ip))
+        .collect()
 }
 
 fn changes(known: &Facts, now: &Facts) -> Vec<(String, String)> {
@@ -230,10 +342,21 @@ fn changes(known: &Facts, now: &Facts) -> Vec<(String, String)> {
     let mut tell = |kind: &str, object: &str| changes.push((kind.to_owned(), object.to_owned()));
     for (node, ready) in &now.nodes {
         if known.nodes.get(node) != Some(ready) {
-            tell(if *ready { "node.ready" } else { "node.not_ready" }, node);
+            tell(
+                if *ready {
+                    "node.ready"
+                } else {
+                    "node.not_ready"
+                },
+                node,
+            );
         }
     }
-    for node in known.nodes.keys().filter(|node| !now.nodes.contains_key(*node)) {
+    for node in known
+        .nodes
+        .keys()
+        .filter(|node| !now.nodes.contains_key(*node))
+    {
         tell("node.deleted", node);
     }
     for endpoint in known.endpoints.difference(&now.endpoints) {
@@ -261,16 +384,26 @@ mod tests {
     fn only_changes_are_told() {
         let facts = |ready: bool, pod: Option<&str>, endpoint: &[&str]| Facts {
             nodes: BTreeMap::from([("w1".to_owned(), ready)]),
-            pods: pod.map(|state| ("a".to_owned(), state.to_owned())).into_iter().collect(),
+            pods: pod
+                .map(|state| ("a".to_owned(), state.to_owned()))
+                .into_iter()
+                .collect(),
             endpoints: endpoint.iter().map(|e| (*e).to_owned()).collect(),
         };
         let before = facts(true, Some("running"), &["web 10.78.1.2"]);
         assert_eq!(changes(&before, &before), []);
-        let told: Vec<String> =
-            changes(&before, &facts(false, None, &["web 10.78.2.2"])).into_iter().map(|(k, o)| format!("{k} {o}")).collect();
+        let told: Vec<String> = changes(&before, &facts(false, None, &["web 10.78.2.2"]))
+            .into_iter()
+            .map(|(k, o)| format!("{k} {o}"))
+            .collect();
         assert_eq!(
             told,
-            ["node.not_ready w1", "endpoint.removed web 10.78.1.2", "endpoint.added web 10.78.2.2", "pod.deleted a"]
+            [
+                "node.not_ready w1",
+                "endpoint.removed web 10.78.1.2",
+                "endpoint.added web 10.78.2.2",
+                "pod.deleted a"
+            ]
         );
     }
 }

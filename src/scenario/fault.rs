@@ -75,13 +75,18 @@ impl Journal {
     /// The journal in `folder`, which is made when the first fault is written.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     /// Writes an entry durably and returns its file.
     pub fn write(&self, entry: &Injection) -> io::Result<PathBuf> {
         std::fs::create_dir_all(&self.folder)?;
-        let place = entry.place.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let place = entry
+            .place
+            .to_string()
+            .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let path = self.folder.join(format!("{}-{place}.json", entry.step));
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         serde_json::to_writer(&mut file, entry)?;
@@ -109,8 +114,14 @@ impl Journal {
         let mut entries = Vec::new();
         for file in folder {
             let path = file?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                entries.push((path.clone(), serde_json::from_slice(&std::fs::read(&path)?)?));
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                entries.push((
+                    path.clone(),
+                    serde_json::from_slice(&std::fs::read(&path)?)?,
+                ));
             }
         }
         entries.sort_by(|a: &(PathBuf, _), b| a.0.cmp(&b.0));
@@ -145,7 +156,10 @@ pub enum UndoError {
 /// of every run. All entries are tried; the first failure is returned.
 pub async fn undo(folder: &Path, faults: &dyn Faults) -> Result<Vec<Injection>, UndoError> {
     let journal = Journal::new(folder);
-    let broken = |source| UndoError::Journal { folder: folder.to_owned(), source };
+    let broken = |source| UndoError::Journal {
+        folder: folder.to_owned(),
+        source,
+    };
     let mut healed = Vec::new();
     let mut failed = None;
     for (file, entry) in journal.entries().map_err(broken)? {
@@ -155,7 +169,10 @@ pub async fn undo(folder: &Path, faults: &dyn Faults) -> Result<Vec<Injection>, 
                 healed.push(entry);
             }
             Err(source) => {
-                failed.get_or_insert(UndoError::Heal { injection: Box::new(entry), source });
+                failed.get_or_insert(UndoError::Heal {
+                    injection: Box::new(entry),
+                    source,
+                });
             }
         }
     }

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::spec::{
-    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step, StreamKind, UpdateEnd, Url, When,
-    Which,
+    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step,
+    StreamKind, UpdateEnd, Url, When, Which,
 };
 use super::{expectation, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
@@ -43,8 +43,10 @@ const WORD_MAX: usize = 200;
 /// # Errors
 /// When the file cannot be read, or has problems: all of them.
 pub fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, ScenarioFileError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ScenarioFileError::Read { file: path.display().to_string(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ScenarioFileError::Read {
+        file: path.display().to_string(),
+        source,
+    })?;
     Ok(parse(path, &text, against)?)
 }
 
@@ -57,9 +59,17 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
     let problems = Problems::new(&file, text);
     let document = problems.parse();
     let root = Table::of(&problems, &document);
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     if !is_word(&name) {
-        problems.add(0..0, format!("a scenario's name is its file's stem, and `{name}` is not `[a-z0-9-]+`"), None);
+        problems.add(
+            0..0,
+            format!("a scenario's name is its file's stem, and `{name}` is not `[a-z0-9-]+`"),
+            None,
+        );
     }
     let scenario = scenario(&root, name, path, against);
     drop(document);
@@ -75,27 +85,74 @@ struct Reading<'a> {
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
-    root.allow(&["flightcage", "needs", "matrix", "cluster", "deploy", "load", "step", "expect"]);
+    root.allow(&[
+        "flightcage",
+        "needs",
+        "matrix",
+        "cluster",
+        "deploy",
+        "load",
+        "step",
+        "expect",
+    ]);
     if let Some(value) = root.get("flightcage") {
-        if value.integer(0..=u64::MAX).is_some_and(|format| format != FORMAT) {
-            value.problem("unknown format version", Some(format!("this program reads `flightcage = {FORMAT}`")));
+        if value
+            .integer(0..=u64::MAX)
+            .is_some_and(|format| format != FORMAT)
+        {
+            value.problem(
+                "unknown format version",
+                Some(format!("this program reads `flightcage = {FORMAT}`")),
+            );
         }
     } else {
-        root.problem_at_start("`flightcage` is missing", Some(format!("begin with `flightcage = {FORMAT}`")));
+        root.problem_at_start(
+            "`flightcage` is missing",
+            Some(format!("begin with `flightcage = {FORMAT}`")),
+        );
     }
-    let needs = array(root, "needs").iter().filter_map(|value| word(value, "capability", &Capability::ALL)).collect();
-    let matrix = root.get("matrix").and_then(|value| value.table()).and_then(|table| matrix::matrix(&table));
+    let needs = array(root, "needs")
+        .iter()
+        .filter_map(|value| word(value, "capability", &Capability::ALL))
+        .collect();
+    let matrix = root
+        .get("matrix")
+        .and_then(|value| value.table())
+        .and_then(|table| matrix::matrix(&table));
     let before = root.problems_so_far();
-    let spec = root.get("cluster").and_then(|value| value.table()).map(|table| cluster(&table, against.cluster_name));
+    let spec = root
+        .get("cluster")
+        .and_then(|value| value.table())
+        .map(|table| cluster(&table, against.cluster_name));
     // The machines of a cluster that was refused are not known.
-    let nodes = if root.problems_so_far() == before { Nodes::of(against, spec.as_ref()) } else { Nodes::any() };
-    let reading = Reading { folder: path.parent().unwrap_or_else(|| Path::new("")), nodes, check: against.manifests };
+    let nodes = if root.problems_so_far() == before {
+        Nodes::of(against, spec.as_ref())
+    } else {
+        Nodes::any()
+    };
+    let reading = Reading {
+        folder: path.parent().unwrap_or_else(|| Path::new("")),
+        nodes,
+        check: against.manifests,
+    };
     let deploy = root
         .get("deploy")
         .and_then(|value| value.table())
-        .map_or_else(|| Deploy { files: Vec::new(), tls_secret: None, wait: DEPLOY_WAIT }, |table| deploy(&table, &reading));
+        .map_or_else(
+            || Deploy {
+                files: Vec::new(),
+                tls_secret: None,
+                wait: DEPLOY_WAIT,
+            },
+            |table| deploy(&table, &reading),
+        );
     let mut loads = BTreeMap::new();
-    for (name, span, value) in root.get("load").and_then(|value| value.table()).map(|table| table.entries()).unwrap_or_default() {
+    for (name, span, value) in root
+        .get("load")
+        .and_then(|value| value.table())
+        .map(|table| table.entries())
+        .unwrap_or_default()
+    {
         if !is_word(name) {
             root.problem_with(span, format!("`{name}` is not a name of `[a-z0-9-]+`"));
         }
@@ -105,7 +162,10 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     }
     let mut steps: Vec<Step> = Vec::new();
     for value in array(root, "step") {
-        if let Some(step) = value.table().and_then(|table| step(&table, &reading, &steps)) {
+        if let Some(step) = value
+            .table()
+            .and_then(|table| step(&table, &reading, &steps))
+        {
             steps.push(step);
         }
     }
@@ -116,30 +176,61 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     let expectations = expect.map_or_else(Vec::new, |table| {
         expectation::read(
             &table,
-            &expectation::Known { loads: &loads, loads_written: &loads_written, steps: &steps, steps_written: &steps_written },
+            &expectation::Known {
+                loads: &loads,
+                loads_written: &loads_written,
+                steps: &steps,
+                steps_written: &steps_written,
+            },
         )
     });
-    Scenario { name, path: path.to_owned(), needs, matrix, cluster: spec, deploy, loads, steps, expectations }
+    Scenario {
+        name,
+        path: path.to_owned(),
+        needs,
+        matrix,
+        cluster: spec,
+        deploy,
+        loads,
+        steps,
+        expectations,
+    }
 }
 
 fn array<'r, 't>(table: &Table<'r, 't>, key: &str) -> Vec<Value<'r, 't>> {
-    table.get(key).and_then(|value| value.array()).unwrap_or_default()
+    table
+        .get(key)
+        .and_then(|value| value.array())
+        .unwrap_or_default()
 }
 
 fn names_written(root: &Table<'_, '_>, key: &str) -> Vec<String> {
     let table = root.get(key).and_then(|value| value.if_table());
-    table.map(|table| table.entries().iter().map(|(name, ..)| (*name).to_owned()).collect()).unwrap_or_default()
+    table
+        .map(|table| {
+            table
+                .entries()
+                .iter()
+                .map(|(name, ..)| (*name).to_owned())
+                .collect()
+        })
+        .unwrap_or_default()
 }
 
 fn step_ids_written(root: &Table<'_, '_>) -> Vec<String> {
-    let Some(values) = root.get("step").and_then(|value| value.if_array()) else { return Vec::new() };
+    let Some(values) = root.get("step").and_then(|value| value.if_array()) else {
+        return Vec::new();
+    };
     let id = |value: &Value<'_, '_>| value.if_table()?.get("id")?.if_string().map(str::to_owned);
     values.iter().filter_map(id).collect()
 }
 
 fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Option<T> {
     let text = value.string()?;
-    let found = known.iter().find(|(name, _)| *name == text).map(|(_, meaning)| *meaning);
+    let found = known
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, meaning)| *meaning);
     if found.is_none() {
         let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
         value.problem(format!("unknown {what} `{text}`"), suggestion(text, &names));
@@ -148,19 +239,27 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
 }
 
 fn load(table: &Table<'_, '_>) -> Option<Load> {
-    table.allow(&["url", "rate", "streams", "deadline", "good", "version", "baseline"]);
+    table.allow(&[
+        "url", "rate", "streams", "deadline", "good", "version", "baseline",
+    ]);
     let url = table.require("url").and_then(|value| url(&value));
     let rate_value = table.require("rate");
     let rate = rate_value.and_then(|value| value.rate());
     if let (Some(value), Some(rate)) = (rate_value, rate)
         && rate > RATE_MAX
     {
-        value.problem(format!("at most {RATE_MAX} requests a second a stream"), None);
+        value.problem(
+            format!("at most {RATE_MAX} requests a second a stream"),
+            None,
+        );
     }
     let known = [("new", StreamKind::New), ("reused", StreamKind::Reused)];
     let streams_value = table.require("streams");
     let mut streams: Vec<StreamKind> = Vec::new();
-    for value in streams_value.and_then(|value| value.array()).unwrap_or_default() {
+    for value in streams_value
+        .and_then(|value| value.array())
+        .unwrap_or_default()
+    {
         if let Some(stream) = word(&value, "stream", &known) {
             if streams.contains(&stream) {
                 value.problem(format!("`{}` is there twice", stream.name()), None);
@@ -175,20 +274,29 @@ fn load(table: &Table<'_, '_>) -> Option<Load> {
         value.problem("no stream", Some("`new`, `reused` or both".into()));
     }
     let deadline = table.require("deadline").and_then(|value| positive(&value));
-    let good_status = table.get("good").and_then(|value| value.table()).and_then(|good| {
-        good.allow(&["status"]);
-        good.require("status").and_then(|value| status(&value))
-    });
-    let version_header = table.get("version").and_then(|value| value.table()).and_then(|version| {
-        version.allow(&["header"]);
-        let value = version.require("header")?;
-        let name = value.string()?;
-        if name.parse::<http::HeaderName>().is_err() {
-            value.problem(format!("`{name}` is not a header's name"), None);
-        }
-        Some(name.to_owned())
-    });
-    let baseline = table.require("baseline").and_then(|value| value.table()).and_then(|table| baseline(&table));
+    let good_status = table
+        .get("good")
+        .and_then(|value| value.table())
+        .and_then(|good| {
+            good.allow(&["status"]);
+            good.require("status").and_then(|value| status(&value))
+        });
+    let version_header = table
+        .get("version")
+        .and_then(|value| value.table())
+        .and_then(|version| {
+            version.allow(&["header"]);
+            let value = version.require("header")?;
+            let name = value.string()?;
+            if name.parse::<http::HeaderName>().is_err() {
+                value.problem(format!("`{name}` is not a header's name"), None);
+            }
+            Some(name.to_owned())
+        });
+    let baseline = table
+        .require("baseline")
+        .and_then(|value| value.table())
+        .and_then(|table| baseline(&table));
     Some(Load {
         url: url?,
         rate: rate?,
@@ -205,17 +313,30 @@ fn baseline(table: &Table<'_, '_>) -> Option<Baseline> {
     let window = table.require("for").and_then(|value| positive(&value));
     let good = table.require("good").and_then(|value| share(&value));
     let p99 = table.get("p99").and_then(|value| value.duration());
-    let within = table.get("within").and_then(|value| value.duration()).unwrap_or(BASELINE_WITHIN);
-    Some(Baseline { window: window?, good: good?, p99, within })
+    let within = table
+        .get("within")
+        .and_then(|value| value.duration())
+        .unwrap_or(BASELINE_WITHIN);
+    Some(Baseline {
+        window: window?,
+        good: good?,
+        p99,
+        within,
+    })
 }
 
 fn share(value: &Value<'_, '_>) -> Option<f64> {
     let text = value.string()?;
-    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let percent = text
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse::<f64>().ok());
     match percent {
         Some(percent) if (0.0..=100.0).contains(&percent) => Some(percent / 100.0),
         _ => {
-            value.problem(format!("`{text}` is not a share"), Some("write a percentage, such as \"100%\"".into()));
+            value.problem(
+                format!("`{text}` is not a share"),
+                Some("write a percentage, such as \"100%\"".into()),
+            );
             None
         }
     }
@@ -231,33 +352,53 @@ fn positive(value: &Value<'_, '_>) -> Option<Duration> {
 }
 
 fn status(value: &Value<'_, '_>) -> Option<u16> {
-    value.integer(STATUS).map(|status| u16::try_from(status).expect("at most 599"))
+    value
+        .integer(STATUS)
+        .map(|status| u16::try_from(status).expect("at most 599"))
 }
 
 fn count(value: &Value<'_, '_>) -> Option<u32> {
-    value.integer(COUNT).map(|count| u32::try_from(count).expect("at most 10 000"))
+    value
+        .integer(COUNT)
+        .map(|count| u32::try_from(count).expect("at most 10 000"))
 }
 
 fn url(value: &Value<'_, '_>) -> Option<Url> {
     let text = value.string()?;
     let refuse = |what: &str| {
-        value.problem(format!("`{text}`: {what}"), Some("write a Service's name, such as \"https://flappy-nginx/\"".into()));
+        value.problem(
+            format!("`{text}`: {what}"),
+            Some("write a Service's name, such as \"https://flappy-nginx/\"".into()),
+        );
         None
     };
-    let Ok(uri) = text.parse::<http::Uri>() else { return refuse("not a URL") };
+    let Ok(uri) = text.parse::<http::Uri>() else {
+        return refuse("not a URL");
+    };
     let tls = match uri.scheme_str() {
         Some("https") => true,
         Some("http") => false,
         _ => return refuse("neither http nor https"),
     };
-    let Some(host) = uri.host() else { return refuse("no host") };
+    let Some(host) = uri.host() else {
+        return refuse("no host");
+    };
     let (service, namespace) = host.split_once('.').unwrap_or((host, "default"));
     if !is_service_name(service) || !is_service_name(namespace) {
         return refuse("the host is not a Service's name");
     }
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    Some(Url { tls, host: service.to_owned(), namespace: namespace.to_owned(), port, path })
+    let path = uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
+    Some(Url {
+        tls,
+        host: service.to_owned(),
+        namespace: namespace.to_owned(),
+        port,
+        path,
+    })
 }
 
 /// `[a-z0-9-]+`: the names that a scenario gives. They are no host names, as those of machines are.
@@ -267,11 +408,24 @@ fn is_word(text: &str) -> bool {
 }
 
 fn is_service_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 63 && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    !text.is_empty()
+        && text.len() <= 63
+        && text
+            .bytes()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
 
 fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
-    const ACTIONS: [&str; 8] = ["fault", "wait", "rolling_update", "rollback", "delete_pod", "exec", "apply", "http"];
+    const ACTIONS: [&str; 8] = [
+        "fault",
+        "wait",
+        "rolling_update",
+        "rollback",
+        "delete_pod",
+        "exec",
+        "apply",
+        "http",
+    ];
     table.allow(&[&["id", "when"][..], &ACTIONS].concat());
     let id = table.require("id").and_then(|value| {
         let id = value.string()?;
@@ -283,11 +437,24 @@ fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Optio
         }
         Some(id.to_owned())
     });
-    let when = table.get("when").and_then(|value| value.table()).and_then(|table| when(&table, earlier));
-    let written: Vec<&str> = ACTIONS.into_iter().filter(|action| table.get(action).is_some()).collect();
+    let when = table
+        .get("when")
+        .and_then(|value| value.table())
+        .and_then(|table| when(&table, earlier));
+    let written: Vec<&str> = ACTIONS
+        .into_iter()
+        .filter(|action| table.get(action).is_some())
+        .collect();
     let [action] = written[..] else {
         let help = Some(format!("one of `{}`", ACTIONS.join("`, `")));
-        table.problem(if written.is_empty() { "the step does nothing" } else { "the step does several things" }, help);
+        table.problem(
+            if written.is_empty() {
+                "the step does nothing"
+            } else {
+                "the step does several things"
+            },
+            help,
+        );
         return None;
     };
     let inner = table.get(action).and_then(|value| value.table())?;
@@ -301,7 +468,11 @@ fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Optio
         "apply" => apply(&inner, reading),
         _ => http_step(&inner),
     };
-    Some(Step { id: id?, when, action: action? })
+    Some(Step {
+        id: id?,
+        when,
+        action: action?,
+    })
 }
 
 fn earlier_step<'s>(value: &Value<'_, '_>, earlier: &'s [Step]) -> Option<&'s Step> {
@@ -309,19 +480,27 @@ fn earlier_step<'s>(value: &Value<'_, '_>, earlier: &'s [Step]) -> Option<&'s St
     let found = earlier.iter().find(|step| step.id == id);
     if found.is_none() {
         let known: Vec<&str> = earlier.iter().map(|step| step.id.as_str()).collect();
-        value.problem(format!("there is no step `{id}` before this one"), suggestion(id, &known));
+        value.problem(
+            format!("there is no step `{id}` before this one"),
+            suggestion(id, &known),
+        );
     }
     found
 }
 
 fn when(table: &Table<'_, '_>, earlier: &[Step]) -> Option<When> {
     table.allow(&["step", "plus", "replaced"]);
-    let step = table.require("step").and_then(|value| earlier_step(&value, earlier));
+    let step = table
+        .require("step")
+        .and_then(|value| earlier_step(&value, earlier));
     let progress = match (table.get("plus"), table.get("replaced")) {
         (Some(plus), None) => plus.duration().map(Progress::Plus),
         (None, Some(value)) => {
             if step.is_some_and(|step| !matches!(step.action, Action::RollingUpdate { .. })) {
-                value.problem("`replaced` counts the pods of a `rolling_update` step", None);
+                value.problem(
+                    "`replaced` counts the pods of a `rolling_update` step",
+                    None,
+                );
             }
             count(&value).map(Progress::Replaced)
         }
@@ -331,7 +510,10 @@ fn when(table: &Table<'_, '_>, earlier: &[Step]) -> Option<When> {
             None
         }
     };
-    Some(When { step: step?.id.clone(), progress: progress? })
+    Some(When {
+        step: step?.id.clone(),
+        progress: progress?,
+    })
 }
 
 fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
@@ -340,7 +522,10 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
     let condition = match (table.get("replicas_ready"), table.get("nodes_ready")) {
         (Some(replicas), None) => replicas.table().and_then(|table| {
             table.allow(&["rc", "count", "avoiding"]);
-            let rc = table.require("rc").and_then(|value| value.string()).map(str::to_owned);
+            let rc = table
+                .require("rc")
+                .and_then(|value| value.string())
+                .map(str::to_owned);
             let count = table.require("count").and_then(|value| count(&value));
             let avoiding = table.get("avoiding").and_then(|value| {
                 let step = earlier_step(&value, earlier)?;
@@ -349,81 +534,156 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
                 }
                 Some(step.id.clone())
             });
-            Some(Condition::ReplicasReady { rc: rc?, count: count?, avoiding })
+            Some(Condition::ReplicasReady {
+                rc: rc?,
+                count: count?,
+                avoiding,
+            })
         }),
         (None, Some(nodes)) => count(&nodes).map(Condition::NodesReady),
         _ => {
-            table.problem("name one thing to wait for", Some("`replicas_ready` or `nodes_ready`".into()));
+            table.problem(
+                "name one thing to wait for",
+                Some("`replicas_ready` or `nodes_ready`".into()),
+            );
             None
         }
     };
-    Some(Action::Wait { condition: condition?, within: within? })
+    Some(Action::Wait {
+        condition: condition?,
+        within: within?,
+    })
 }
 
 fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["from", "to", "update_period", "within", "ends"]);
-    let from = table.require("from").and_then(|value| value.string()).map(str::to_owned);
+    let from = table
+        .require("from")
+        .and_then(|value| value.string())
+        .map(str::to_owned);
     let to = table.require("to").and_then(|value| {
         let (path, manifests) = manifest_file(&value, reading)?;
-        if !manifests.iter().any(|manifest| manifest.kind.kind == "ReplicationController") {
-            value.problem(format!("`{}` holds no ReplicationController", path.display()), None);
+        if !manifests
+            .iter()
+            .any(|manifest| manifest.kind.kind == "ReplicationController")
+        {
+            value.problem(
+                format!("`{}` holds no ReplicationController", path.display()),
+                None,
+            );
         }
         Some(path)
     });
-    let update_period = table.get("update_period").map_or(Some(UPDATE_PERIOD), |value| value.duration());
-    let within = table.get("within").map_or(Some(UPDATE_WITHIN), |value| positive(&value));
-    let ends = table.get("ends").map_or(Some(UpdateEnd::Done), |value| match value.string()? {
-        "done" => Some(UpdateEnd::Done),
-        "stopped" => Some(UpdateEnd::Stopped),
-        other => {
-            value.problem(format!("`{other}` is not how an update ends"), Some("`done` or `stopped`".into()));
-            None
-        }
-    });
-    Some(Action::RollingUpdate { from: from?, to: to?, update_period: update_period?, within: within?, ends: ends? })
+    let update_period = table
+        .get("update_period")
+        .map_or(Some(UPDATE_PERIOD), |value| value.duration());
+    let within = table
+        .get("within")
+        .map_or(Some(UPDATE_WITHIN), |value| positive(&value));
+    let ends = table
+        .get("ends")
+        .map_or(Some(UpdateEnd::Done), |value| match value.string()? {
+            "done" => Some(UpdateEnd::Done),
+            "stopped" => Some(UpdateEnd::Stopped),
+            other => {
+                value.problem(
+                    format!("`{other}` is not how an update ends"),
+                    Some("`done` or `stopped`".into()),
+                );
+                None
+            }
+        });
+    Some(Action::RollingUpdate {
+        from: from?,
+        to: to?,
+        update_period: update_period?,
+        within: within?,
+        ends: ends?,
+    })
 }
 
 fn rollback(table: &Table<'_, '_>) -> Option<Action> {
     table.allow(&["old", "new", "within"]);
-    let old = table.require("old").and_then(|value| value.string()).map(str::to_owned);
-    let new = table.require("new").and_then(|value| value.string()).map(str::to_owned);
+    let old = table
+        .require("old")
+        .and_then(|value| value.string())
+        .map(str::to_owned);
+    let new = table
+        .require("new")
+        .and_then(|value| value.string())
+        .map(str::to_owned);
     let within = table.require("within").and_then(|value| positive(&value));
-    Some(Action::Rollback { old: old?, new: new?, within: within? })
+    Some(Action::Rollback {
+        old: old?,
+        new: new?,
+        within: within?,
+    })
 }
 
 fn delete_pod(table: &Table<'_, '_>) -> Option<Action> {
     table.allow(&["rc", "grace"]);
-    let rc = table.require("rc").and_then(|value| value.string()).map(str::to_owned);
+    let rc = table
+        .require("rc")
+        .and_then(|value| value.string())
+        .map(str::to_owned);
     let grace = table.require("grace").and_then(|value| value.duration());
-    Some(Action::DeletePod { rc: rc?, grace: grace? })
+    Some(Action::DeletePod {
+        rc: rc?,
+        grace: grace?,
+    })
 }
 
 fn exec(table: &Table<'_, '_>) -> Option<Action> {
     table.allow(&["rc", "command", "pods", "contains", "within"]);
-    let rc = table.require("rc").and_then(|value| value.string()).map(str::to_owned);
+    let rc = table
+        .require("rc")
+        .and_then(|value| value.string())
+        .map(str::to_owned);
     let command = table.require("command").and_then(|value| {
-        let words: Option<Vec<String>> = value.array()?.iter().map(|word| word.string().map(str::to_owned)).collect();
+        let words: Option<Vec<String>> = value
+            .array()?
+            .iter()
+            .map(|word| word.string().map(str::to_owned))
+            .collect();
         if words.as_ref().is_some_and(Vec::is_empty) {
             value.problem("a command names at least a program", None);
         }
         words
     });
-    let pods = table.get("pods").map_or(Some(Which::One), |value| match value.string()? {
-        "one" => Some(Which::One),
-        "all" => Some(Which::All),
-        other => {
-            value.problem(format!("`{other}` does not say which pods"), Some("`one` or `all`".into()));
-            None
-        }
+    let pods = table
+        .get("pods")
+        .map_or(Some(Which::One), |value| match value.string()? {
+            "one" => Some(Which::One),
+            "all" => Some(Which::All),
+            other => {
+                value.problem(
+                    format!("`{other}` does not say which pods"),
+                    Some("`one` or `all`".into()),
+                );
+                None
+            }
+        });
+    let contains = table.get("contains").map_or(Some(None), |value| {
+        value.string().map(|text| Some(text.to_owned()))
     });
-    let contains = table.get("contains").map_or(Some(None), |value| value.string().map(|text| Some(text.to_owned())));
     let within = table.require("within").and_then(|value| positive(&value));
-    Some(Action::Exec(Exec { rc: rc?, command: command?, pods: pods?, contains: contains?, within: within? }))
+    Some(Action::Exec(Exec {
+        rc: rc?,
+        command: command?,
+        pods: pods?,
+        contains: contains?,
+        within: within?,
+    }))
 }
 
 fn apply(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["file"]);
-    Some(Action::Apply(table.require("file").and_then(|value| manifest_file(&value, reading))?.0))
+    Some(Action::Apply(
+        table
+            .require("file")
+            .and_then(|value| manifest_file(&value, reading))?
+            .0,
+    ))
 }
 
 fn http_step(table: &Table<'_, '_>) -> Option<Action> {
@@ -431,7 +691,11 @@ fn http_step(table: &Table<'_, '_>) -> Option<Action> {
     let url = table.require("url").and_then(|value| url(&value));
     let status = table.require("status").and_then(|value| status(&value));
     let within = table.require("within").and_then(|value| positive(&value));
-    Some(Action::Http { url: url?, status: status?, within: within? })
+    Some(Action::Http {
+        url: url?,
+        status: status?,
+        within: within?,
+    })
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ impl Starvation {
         if spent.idle < IDLE_MAX && spent.others > OTHERS_MIN {
             let before = self.starved.as_secs_f64() * self.others;
             self.starved += lasted;
-            self.others = (before + lasted.as_secs_f64() * spent.others) / self.starved.as_secs_f64();
+            self.others =
+                (before + lasted.as_secs_f64() * spent.others) / self.starved.as_secs_f64();
         }
     }
 }
@@ -61,9 +62,16 @@ impl Ticks {
         let total = KernelStats::current()?.total;
         let idle = total.idle + total.iowait.unwrap_or(0);
         // What a hypervisor withheld went to others, too. (Guests' time is part of `user` and `nice`.)
-        let kernel = [total.irq, total.softirq, total.steal].into_iter().flatten().sum::<u64>();
+        let kernel = [total.irq, total.softirq, total.steal]
+            .into_iter()
+            .flatten()
+            .sum::<u64>();
         let ours = spent(&Process::myself()?.stat()?) + spent_by_family(daemon)?;
-        Ok(Self { idle, busy: total.user + total.nice + total.system + kernel, ours })
+        Ok(Self {
+            idle,
+            busy: total.user + total.nice + total.system + kernel,
+            ours,
+        })
     }
 
     fn since(self, before: Self) -> Option<Spent> {
@@ -72,7 +80,10 @@ impl Ticks {
         let ours = self.ours.saturating_sub(before.ours);
         #[expect(clippy::cast_precision_loss, reason = "ticks of seconds")]
         let share = |ticks: u64| ticks as f64 / (idle + busy) as f64;
-        (idle + busy > 0).then(|| Spent { idle: share(idle), others: share(busy.saturating_sub(ours)) })
+        (idle + busy > 0).then(|| Spent {
+            idle: share(idle),
+            others: share(busy.saturating_sub(ours)),
+        })
     }
 }
 
@@ -83,7 +94,9 @@ fn spent(stat: &Stat) -> u64 {
 
 /// The ticks of a process and all its children. The sum does not fall when one of them ends.
 fn spent_by_family(parent: i32) -> ProcResult<u64> {
-    let children = all_processes()?.filter_map(|process| process.ok()?.stat().ok()).filter(|stat| stat.ppid == parent);
+    let children = all_processes()?
+        .filter_map(|process| process.ok()?.stat().ok())
+        .filter(|stat| stat.ppid == parent);
     Ok(spent(&Process::new(parent)?.stat()?) + children.map(|stat| spent(&stat)).sum::<u64>())
 }
 
@@ -97,7 +110,11 @@ impl Watch {
     /// `daemon` is the process whose children the machines are; without one nothing is known, and nothing is said.
     pub(super) fn start(daemon: Option<u32>) -> Self {
         let seen = Arc::new(Mutex::new(Starvation::default()));
-        let task = tokio::spawn(watch(daemon.and_then(|pid| i32::try_from(pid).ok()), Arc::clone(&seen))).abort_handle();
+        let task = tokio::spawn(watch(
+            daemon.and_then(|pid| i32::try_from(pid).ok()),
+            Arc::clone(&seen),
+        ))
+        .abort_handle();
         Self { seen, task }
     }
 
@@ -121,11 +138,15 @@ async fn watch(daemon: Option<i32>, seen: Arc<Mutex<Starvation>>) {
     loop {
         rounds.tick().await;
         // Where the daemon is gone there is nothing to be starved.
-        let now = Ticks::read(daemon).ok().map(|ticks| (Instant::now(), ticks));
+        let now = Ticks::read(daemon)
+            .ok()
+            .map(|ticks| (Instant::now(), ticks));
         if let (Some((from, old)), Some((to, new))) = (before, now)
             && let Some(spent) = new.since(old)
         {
-            seen.lock().unwrap_or_else(PoisonError::into_inner).add(to - from, spent);
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(to - from, spent);
         }
         before = now;
     }
@@ -151,7 +172,8 @@ mod tests {
     /// A parent that itself does nothing; its child is busy until the parent reads a line.
     #[test]
     fn what_children_spend_is_their_parents_even_when_they_have_ended() {
-        let script = "sh -c 'while :; do :; done' & read -r line; kill $!; wait; echo ended; read -r line";
+        let script =
+            "sh -c 'while :; do :; done' & read -r line; kill $!; wait; echo ended; read -r line";
         let mut parent = std::process::Command::new("sh")
             .args(["-c", script])
             .stdin(Stdio::piped())
@@ -170,7 +192,9 @@ mod tests {
         let mut input = parent.stdin.take().expect("it was asked for");
         writeln!(input).expect("it reads");
         let mut ended = String::new();
-        BufReader::new(parent.stdout.take().expect("it was asked for")).read_line(&mut ended).expect("it says so");
+        BufReader::new(parent.stdout.take().expect("it was asked for"))
+            .read_line(&mut ended)
+            .expect("it says so");
         let after = family();
         drop(input);
         parent.wait().expect("it ends with its input");
@@ -179,10 +203,21 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_of_others() {
-        let before = Ticks { idle: 100, busy: 1000, ours: 50 };
-        let after = Ticks { idle: 110, busy: 1090, ours: 80 };
+        let before = Ticks {
+            idle: 100,
+            busy: 1000,
+            ours: 50,
+        };
+        let after = Ticks {
+            idle: 110,
+            busy: 1090,
+            ours: 80,
+        };
         let spent = after.since(before).expect("time went by");
-        assert!((spent.idle - 0.1).abs() < 1e-9 && (spent.others - 0.6).abs() < 1e-9, "{spent:?}");
+        assert!(
+            (spent.idle - 0.1).abs() < 1e-9 && (spent.others - 0.6).abs() < 1e-9,
+            "{spent:?}"
+        );
         assert_eq!(before.since(before), None);
     }
 }

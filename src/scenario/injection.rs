@@ -69,13 +69,21 @@ impl FaultKind {
     /// Whether it strikes links rather than a machine.
     #[must_use]
     pub fn strikes_links(self) -> bool {
-        matches!(self, Self::Cut | Self::Partition | Self::Delay | Self::Shape)
+        matches!(
+            self,
+            Self::Cut | Self::Partition | Self::Delay | Self::Shape
+        )
     }
 }
 
 impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(_, kind)| kind == self).map_or("", |(name, _)| name))
+        f.write_str(
+            Self::ALL
+                .iter()
+                .find(|(_, kind)| kind == self)
+                .map_or("", |(name, _)| name),
+        )
     }
 }
 

@@ -34,9 +34,14 @@ impl Matrix {
     pub fn cells(&self, seed: u64) -> Vec<Cell> {
         let all = self.seeds.len();
         let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-        let mut chosen = rand::seq::index::sample(&mut random, all, self.sample.unwrap_or(all).min(all)).into_vec();
+        let mut chosen =
+            rand::seq::index::sample(&mut random, all, self.sample.unwrap_or(all).min(all))
+                .into_vec();
         chosen.sort_unstable();
-        let cell = |index: usize| Cell { name: Some(format!("seed-{}", self.seeds[index])), seed: self.seeds[index] };
+        let cell = |index: usize| Cell {
+            name: Some(format!("seed-{}", self.seeds[index])),
+            seed: self.seeds[index],
+        };
         chosen.into_iter().map(cell).collect()
     }
 }
@@ -49,15 +54,34 @@ mod tests {
 
     #[test]
     fn a_sample_is_decided_by_the_seed_and_keeps_the_order() {
-        let matrix = |sample| Matrix { seeds: (1..=20).collect(), sample };
-        let seeds = |sample, seed| matrix(sample).cells(seed).iter().map(|cell| cell.seed).collect::<Vec<u64>>();
+        let matrix = |sample| Matrix {
+            seeds: (1..=20).collect(),
+            sample,
+        };
+        let seeds = |sample, seed| {
+            matrix(sample)
+                .cells(seed)
+                .iter()
+                .map(|cell| cell.seed)
+                .collect::<Vec<u64>>()
+        };
         assert_eq!(seeds(None, 7), (1..=20).collect::<Vec<u64>>());
         for seed in 0..20 {
             let sample = seeds(Some(5), seed);
             assert_eq!(sample, seeds(Some(5), seed));
             assert!(sample.len() == 5 && sample.is_sorted());
         }
-        assert!((0..20).map(|seed| seeds(Some(5), seed)).collect::<BTreeSet<_>>().len() > 1, "the seed matters");
-        assert_eq!(matrix(Some(1)).cells(1)[0].name, Some(format!("seed-{}", seeds(Some(1), 1)[0])));
+        assert!(
+            (0..20)
+                .map(|seed| seeds(Some(5), seed))
+                .collect::<BTreeSet<_>>()
+                .len()
+                > 1,
+            "the seed matters"
+        );
+        assert_eq!(
+            matrix(Some(1)).cells(1)[0].name,
+            Some(format!("seed-{}", seeds(Some(1), 1)[0]))
+        );
     }
 }

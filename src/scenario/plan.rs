@@ -19,46 +19,97 @@ pub struct Plan {
 #[must_use]
 pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
     let has = target.capabilities();
-    let missing = needed(scenario).into_iter().filter(|need| !has.contains(need)).map(|need| need.to_string()).collect();
+    let missing = needed(scenario)
+        .into_iter()
+        .filter(|need| !has.contains(need))
+        .map(|need| need.to_string())
+        .collect();
     let mut lines: Vec<String> = Vec::new();
     if let Some(matrix) = &scenario.matrix {
         let runs = matrix.sample.unwrap_or(matrix.seeds.len());
-        lines.push(format!("{runs} runs, each with one of {} seeds", matrix.seeds.len()));
+        lines.push(format!(
+            "{runs} runs, each with one of {} seeds",
+            matrix.seeds.len()
+        ));
     }
     if let Some(cluster) = &scenario.cluster {
         lines.push(format!("cluster of {} machines", cluster.machines.len()));
     }
     if let Some(secret) = &scenario.deploy.tls_secret {
-        lines.push(format!("create Secret `{}` with a certificate for `{}`", secret.name, secret.host));
+        lines.push(format!(
+            "create Secret `{}` with a certificate for `{}`",
+            secret.name, secret.host
+        ));
     }
-    lines.extend(scenario.deploy.files.iter().map(|file| format!("apply {}", file.display())));
+    lines.extend(
+        scenario
+            .deploy
+            .files
+            .iter()
+            .map(|file| format!("apply {}", file.display())),
+    );
     lines.extend(scenario.loads.iter().map(|(name, load)| {
         let streams: Vec<&str> = load.streams.iter().map(|stream| stream.name()).collect();
-        format!("load `{name}`: {} at {}/s on each of {}", load.url, load.rate, streams.join(", "))
+        format!(
+            "load `{name}`: {} at {}/s on each of {}",
+            load.url,
+            load.rate,
+            streams.join(", ")
+        )
     }));
     for step in &scenario.steps {
-        let when = step.when.as_ref().map_or(String::new(), |when| match when.progress {
-            Progress::Plus(plus) => format!(" {} ms after `{}` began", plus.as_millis(), when.step),
-            Progress::Replaced(count) => format!(" when `{}` has replaced {count}", when.step),
-        });
+        let when = step
+            .when
+            .as_ref()
+            .map_or(String::new(), |when| match when.progress {
+                Progress::Plus(plus) => {
+                    format!(" {} ms after `{}` began", plus.as_millis(), when.step)
+                }
+                Progress::Replaced(count) => format!(" when `{}` has replaced {count}", when.step),
+            });
         lines.push(format!("step `{}`{when}: {}", step.id, what(&step.action)));
     }
-    lines.extend(scenario.expectations.iter().map(|e| format!("expect {}: {}", e.name, e.expected)));
-    Plan { scenario: scenario.name.clone(), missing, lines }
+    lines.extend(
+        scenario
+            .expectations
+            .iter()
+            .map(|e| format!("expect {}: {}", e.name, e.expected)),
+    );
+    Plan {
+        scenario: scenario.name.clone(),
+        missing,
+        lines,
+    }
 }
 
 fn what(action: &Action) -> String {
     match action {
-        Action::Fault { fault, target, duration } => format!("{fault} of {target} for {} s", duration.as_secs_f64()),
-        Action::Wait { condition, within } => format!("wait at most {} s for {condition}", within.as_secs_f64()),
+        Action::Fault {
+            fault,
+            target,
+            duration,
+        } => format!("{fault} of {target} for {} s", duration.as_secs_f64()),
+        Action::Wait { condition, within } => {
+            format!("wait at most {} s for {condition}", within.as_secs_f64())
+        }
         Action::RollingUpdate { from, to, ends, .. } => {
-            let stops = if *ends == UpdateEnd::Stopped { ", which has to stop" } else { "" };
+            let stops = if *ends == UpdateEnd::Stopped {
+                ", which has to stop"
+            } else {
+                ""
+            };
             format!("rolling update of `{from}` to {}{stops}", to.display())
         }
         Action::Rollback { old, new, .. } => format!("roll back from `{new}` to `{old}`"),
-        Action::DeletePod { rc, grace } => format!("delete a pod of `{rc}` with {} s of grace", grace.as_secs()),
+        Action::DeletePod { rc, grace } => {
+            format!("delete a pod of `{rc}` with {} s of grace", grace.as_secs())
+        }
         Action::Exec(exec) => format!("run `{}` in pods of `{}`", exec.command.join(" "), exec.rc),
         Action::Apply(file) => format!("apply {}", file.display()),
-        Action::Http { url, status, within } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),
+        Action::Http {
+            url,
+            status,
+            within,
+        } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),
     }
 }

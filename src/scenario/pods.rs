@@ -45,11 +45,22 @@ pub enum Which {
 }
 
 /// Deletes one pod, chosen by the seed; without grace it is killed. Returns its name.
-pub(super) async fn delete_one(client: &Client, rc: &str, grace: Duration, seed: u64) -> Result<String, String> {
+pub(super) async fn delete_one(
+    client: &Client,
+    rc: &str,
+    grace: Duration,
+    seed: u64,
+) -> Result<String, String> {
     let pod = chosen(client, rc, Which::One, seed).await?.remove(0);
     let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-    let params = DeleteParams { grace_period_seconds: Some(seconds), ..DeleteParams::default() };
-    client.delete::<Pod>(NAMESPACE, &pod, &params).await.map_err(|error| format!("delete pod `{pod}`: {error}"))?;
+    let params = DeleteParams {
+        grace_period_seconds: Some(seconds),
+        ..DeleteParams::default()
+    };
+    client
+        .delete::<Pod>(NAMESPACE, &pod, &params)
+        .await
+        .map_err(|error| format!("delete pod `{pod}`: {error}"))?;
     Ok(pod)
 }
 
@@ -69,7 +80,10 @@ pub(super) async fn exec(client: &Client, step: &Exec, seed: u64) -> Result<(), 
             if Instant::now() >= until {
                 let seen = output.unwrap_or_else(|error| error);
                 let within = step.within.as_secs_f64();
-                return Err(format!("pod `{pod}` did not say `{wanted}` within {within} s; last: `{}`", seen.trim()));
+                return Err(format!(
+                    "pod `{pod}` did not say `{wanted}` within {within} s; last: `{}`",
+                    seen.trim()
+                ));
             }
             sleep(LOOK_AGAIN).await;
         }
@@ -80,26 +94,51 @@ pub(super) async fn exec(client: &Client, step: &Exec, seed: u64) -> Result<(), 
 /// Applies a manifest file.
 pub(super) async fn apply(client: &Client, file: &Path) -> Result<(), String> {
     let manifests = manifest::load(&[file.to_owned()]).map_err(|error| error.to_string())?;
-    manifest::apply(client, NAMESPACE, &manifests).await.map(drop).map_err(|error| error.to_string())
+    manifest::apply(client, NAMESPACE, &manifests)
+        .await
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Names of pods of a ReplicationController that run and are not on their way out, in order.
 async fn chosen(client: &Client, rc: &str, which: Which, seed: u64) -> Result<Vec<String>, String> {
     let failed = |error: ClientError| format!("look for the pods of `{rc}`: {error}");
     let controller: ReplicationController = client.get(NAMESPACE, rc).await.map_err(failed)?;
-    let selector = controller.spec.and_then(|spec| spec.selector).unwrap_or_default();
-    let pods = client.list::<Pod>(NAMESPACE, &ListParams::all()).await.map_err(failed)?;
+    let selector = controller
+        .spec
+        .and_then(|spec| spec.selector)
+        .unwrap_or_default();
+    let pods = client
+        .list::<Pod>(NAMESPACE, &ListParams::all())
+        .await
+        .map_err(failed)?;
     let runs = |pod: &&Pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        matches_labels(pod, &selector) && pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        matches_labels(pod, &selector)
+            && pod.metadata.deletion_timestamp.is_none()
+            && phase == Some("Running")
     };
-    let mut names: Vec<String> = pods.items.iter().filter(runs).filter_map(|pod| pod.metadata.name.clone()).collect();
+    let mut names: Vec<String> = pods
+        .items
+        .iter()
+        .filter(runs)
+        .filter_map(|pod| pod.metadata.name.clone())
+        .collect();
     names.sort();
     if which == Which::One {
-        let one = names.choose(&mut rand::rngs::StdRng::seed_from_u64(seed)).cloned();
+        let one = names
+            .choose(&mut rand::rngs::StdRng::seed_from_u64(seed))
+            .cloned();
         names = one.into_iter().collect();
     }
-    if names.is_empty() { Err(format!("no pod of `{rc}` runs")) } else { Ok(names) }
+    if names.is_empty() {
+        Err(format!("no pod of `{rc}` runs"))
+    } else {
+        Ok(names)
+    }
 }
 
 /// Standard output of a command in a pod's first container.
@@ -107,23 +146,35 @@ async fn run(client: &Client, pod: &str, command: &[String]) -> Result<String, S
     let mut path = format!("/flightcage/v1/namespaces/{NAMESPACE}/pods/{pod}/exec");
     for (index, word) in command.iter().enumerate() {
         path.push_str(if index == 0 { "?command=" } else { "&command=" });
-        path.extend(
-            word.bytes().map(
-                |byte| {
-                    if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-                },
-            ),
-        );
+        path.extend(word.bytes().map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        }));
     }
     let failed = |why: String| format!("run `{}` in pod `{pod}`: {why}", command.join(" "));
-    let answer = client.raw(Method::POST, &path, None).await.map_err(|error| failed(error.to_string()))?;
+    let answer = client
+        .raw(Method::POST, &path, None)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     let mut output = Vec::new();
-    for line in answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let piece: Value = serde_json::from_slice(line).map_err(|error| failed(error.to_string()))?;
+    for line in answer
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let piece: Value =
+            serde_json::from_slice(line).map_err(|error| failed(error.to_string()))?;
         if let Some(error) = piece["error"].as_str() {
             return Err(failed(error.to_owned()));
         }
-        output.extend(piece["data"].as_str().and_then(|data| STANDARD.decode(data).ok()).unwrap_or_default());
+        output.extend(
+            piece["data"]
+                .as_str()
+                .and_then(|data| STANDARD.decode(data).ok())
+                .unwrap_or_default(),
+        );
     }
     Ok(String::from_utf8_lossy(&output).into_owned())
 }

@@ -59,7 +59,10 @@ pub fn exit_code(outcomes: &[Outcome]) -> u8 {
         Outcome::Judged(Verdict::Pass) => 0,
     };
     let codes: Vec<u8> = outcomes.iter().map(code).collect();
-    [2, 1, 3, 4, 5, 0].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
+    [2, 1, 3, 4, 5, 0]
+        .into_iter()
+        .find(|code| codes.contains(code))
+        .unwrap_or(0)
 }
 
 /// Everything that is known about one run.
@@ -228,7 +231,13 @@ pub struct ExpectationReport {
 impl Report {
     /// A report of a run that ended before it began.
     #[must_use]
-    pub fn without_run(scenario: &str, seed: u64, target: TargetFacts, verdict: Verdict, reasons: Vec<String>) -> Self {
+    pub fn without_run(
+        scenario: &str,
+        seed: u64,
+        target: TargetFacts,
+        verdict: Verdict,
+        reasons: Vec<String>,
+    ) -> Self {
         Self {
             version: 1,
             scenario: scenario.to_owned(),
@@ -261,18 +270,34 @@ impl Report {
             Verdict::Pass => TestCaseStatus::success(),
             Verdict::Skipped => TestCaseStatus::skipped(),
             Verdict::Fail => TestCaseStatus::non_success(NonSuccessKind::Failure),
-            Verdict::Inconclusive | Verdict::Invalid => TestCaseStatus::non_success(NonSuccessKind::Error),
+            Verdict::Inconclusive | Verdict::Invalid => {
+                TestCaseStatus::non_success(NonSuccessKind::Error)
+            }
         };
         let mut case = TestCase::new("verdict", status);
         if self.verdict != Verdict::Pass {
-            case.status.set_message(format!("{}: {}", self.verdict.word(), self.reasons.join("; ")));
+            case.status.set_message(format!(
+                "{}: {}",
+                self.verdict.word(),
+                self.reasons.join("; ")
+            ));
         }
         suite.add_test_case(case);
         for row in &self.expectations {
             let failed = || TestCaseStatus::non_success(NonSuccessKind::Failure);
-            let mut case = TestCase::new(row.name.clone(), if row.ok { TestCaseStatus::success() } else { failed() });
+            let mut case = TestCase::new(
+                row.name.clone(),
+                if row.ok {
+                    TestCaseStatus::success()
+                } else {
+                    failed()
+                },
+            );
             if !row.ok {
-                case.status.set_message(format!("expected {}, measured {} {}", row.expected, row.measured, row.error));
+                case.status.set_message(format!(
+                    "expected {}, measured {} {}",
+                    row.expected, row.measured, row.error
+                ));
             }
             suite.add_test_case(case);
         }
@@ -284,7 +309,10 @@ impl Report {
     /// The scenario, and its cell if it has some: `failover/seed-3`.
     #[must_use]
     pub fn title(&self) -> String {
-        self.cell.as_ref().map_or_else(|| self.scenario.clone(), |cell| format!("{}/{cell}", self.scenario))
+        self.cell.as_ref().map_or_else(
+            || self.scenario.clone(),
+            |cell| format!("{}/{cell}", self.scenario),
+        )
     }
 
     /// Writes `report.json` and `junit.xml` to `folder/<scenario>/`, below it to the cell's folder if it is one of several, and
@@ -305,19 +333,42 @@ mod tests {
     #[test]
     fn a_cell_has_a_folder_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
-        let target = TargetFacts { provider: "qemu".into(), accel: "none".into(), nodes: 3 };
+        let target = TargetFacts {
+            provider: "qemu".into(),
+            accel: "none".into(),
+            nodes: 3,
+        };
         let plain = Report::without_run("demo", 1, target, Verdict::Pass, Vec::new());
-        let cell = Report { cell: Some("seed-3".into()), ..plain.clone() };
-        assert_eq!(plain.write(folder.path()).unwrap(), folder.path().join("demo"));
-        assert_eq!(cell.write(folder.path()).unwrap(), folder.path().join("demo/seed-3"));
+        let cell = Report {
+            cell: Some("seed-3".into()),
+            ..plain.clone()
+        };
+        assert_eq!(
+            plain.write(folder.path()).unwrap(),
+            folder.path().join("demo")
+        );
+        assert_eq!(
+            cell.write(folder.path()).unwrap(),
+            folder.path().join("demo/seed-3")
+        );
         assert_eq!(cell.to_json(), plain.to_json());
-        assert!(folder.path().join("demo/seed-3/report.json").exists() && cell.to_junit().contains("demo/seed-3"));
+        assert!(
+            folder.path().join("demo/seed-3/report.json").exists()
+                && cell.to_junit().contains("demo/seed-3")
+        );
     }
 
     #[test]
     fn the_exit_code_is_the_first_that_applies() {
         use Verdict::{Fail, Inconclusive, Invalid, Pass, Skipped};
-        let judged = |verdicts: &[Verdict]| exit_code(&verdicts.iter().map(|v| Outcome::Judged(*v)).collect::<Vec<_>>());
+        let judged = |verdicts: &[Verdict]| {
+            exit_code(
+                &verdicts
+                    .iter()
+                    .map(|v| Outcome::Judged(*v))
+                    .collect::<Vec<_>>(),
+            )
+        };
         assert_eq!(judged(&[]), 0);
         assert_eq!(judged(&[Pass]), 0);
         assert_eq!(judged(&[Pass, Fail]), 3);

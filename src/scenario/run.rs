@@ -80,10 +80,20 @@ pub enum RunError {
 }
 
 /// Runs a scenario and judges it. On cancellation everything is healed and the verdict is INCONCLUSIVE.
-pub async fn run(scenario: &Scenario, environment: Environment, cancel: CancellationToken) -> Result<Report, RunError> {
+pub async fn run(
+    scenario: &Scenario,
+    environment: Environment,
+    cancel: CancellationToken,
+) -> Result<Report, RunError> {
     undo(&environment.journal_dir, environment.faults.as_ref()).await?;
     let early = |verdict, reasons| {
-        Ok(Report::without_run(&scenario.name, environment.seed, environment.target.clone(), verdict, reasons))
+        Ok(Report::without_run(
+            &scenario.name,
+            environment.seed,
+            environment.target.clone(),
+            verdict,
+            reasons,
+        ))
     };
     let missing = missing(scenario, &environment);
     if !missing.is_empty() {
@@ -94,7 +104,12 @@ pub async fn run(scenario: &Scenario, environment: Environment, cancel: Cancella
         return early(Verdict::Invalid, unknown);
     }
     let epoch = Instant::now();
-    let run = Run { scenario, environment: &environment, epoch, cancel: &cancel };
+    let run = Run {
+        scenario,
+        environment: &environment,
+        epoch,
+        cancel: &cancel,
+    };
     run.tell("deploying");
     let deployed = tokio::select! {
         deployed = deploy::deploy(&environment.client, scenario) => deployed,
@@ -110,7 +125,11 @@ pub async fn run(scenario: &Scenario, environment: Environment, cancel: Cancella
 /// Capabilities that the scenario needs and the target lacks, as reasons.
 fn missing(scenario: &Scenario, environment: &Environment) -> Vec<String> {
     let has = environment.faults.capabilities();
-    needed(scenario).into_iter().filter(|need| !has.contains(need)).map(|need| format!("the target lacks `{need}`")).collect()
+    needed(scenario)
+        .into_iter()
+        .filter(|need| !has.contains(need))
+        .map(|need| format!("the target lacks `{need}`"))
+        .collect()
 }
 
 /// What a scenario needs: what it says, and what its faults use.
@@ -129,8 +148,14 @@ pub fn needed(scenario: &Scenario) -> Vec<Capability> {
 fn unknown_nodes(scenario: &Scenario, nodes: &[NodeName]) -> Vec<String> {
     let named = scenario.steps.iter().flat_map(|step| {
         let names: Vec<&NodeName> = match &step.action {
-            Action::Fault { target: Target::Node(node), .. } => vec![node],
-            Action::Fault { target: Target::Links(links), .. } => links
+            Action::Fault {
+                target: Target::Node(node),
+                ..
+            } => vec![node],
+            Action::Fault {
+                target: Target::Links(links),
+                ..
+            } => links
                 .named()
                 .filter_map(|port| match port {
                     Port::Host => None,
@@ -142,7 +167,9 @@ fn unknown_nodes(scenario: &Scenario, nodes: &[NodeName]) -> Vec<String> {
         names.into_iter().map(|name| (&step.id, name))
     });
     let unknown = named.filter(|(_, node)| !nodes.contains(node));
-    unknown.map(|(step, node)| format!("step `{step}`: there is no node `{node}` in this cluster")).collect()
+    unknown
+        .map(|(step, node)| format!("step `{step}`: there is no node `{node}` in this cluster"))
+        .collect()
 }
 
 /// What all parts of a run look at.
@@ -156,7 +183,10 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) fn tell(&self, text: impl Into<String>) {
         // A slow reader must not slow the run.
-        drop(self.environment.progress.try_send(Update { at: self.epoch.elapsed(), text: text.into() }));
+        drop(self.environment.progress.try_send(Update {
+            at: self.epoch.elapsed(),
+            text: text.into(),
+        }));
     }
 
     pub(super) fn millis(&self, at: Instant) -> u64 {
@@ -168,10 +198,20 @@ impl Run<'_> {
     }
 
     async fn go(&self, deployed: Deployed) -> Report {
-        let elsewhere = self.scenario.loads.values().map(|load| load.url.namespace.as_str()).collect();
+        let elsewhere = self
+            .scenario
+            .loads
+            .values()
+            .map(|load| load.url.namespace.as_str())
+            .collect();
         let view = View::start(&self.environment.client, NAMESPACE, &elsewhere, self.epoch);
         let mut trusted = deployed.trusted.clone();
-        trusted.extend(self.environment.trusted.iter().flat_map(|pem| certificates_in(pem.as_bytes())));
+        trusted.extend(
+            self.environment
+                .trusted
+                .iter()
+                .flat_map(|pem| certificates_in(pem.as_bytes())),
+        );
         let tls = trust_only(trusted);
         let mut measured = Measured::default();
         let mut steps = Vec::new();
@@ -189,7 +229,12 @@ impl Run<'_> {
                 .scenario
                 .loads
                 .iter()
-                .map(|(name, spec)| (name.clone(), load::start(spec, request(&spec.url), self.epoch)))
+                .map(|(name, spec)| {
+                    (
+                        name.clone(),
+                        load::start(spec, request(&spec.url), self.epoch),
+                    )
+                })
                 .collect();
             let begun_ms = self.now_ms();
             let mut from_ms = BTreeMap::new();
@@ -218,20 +263,31 @@ impl Run<'_> {
                 let from_ms = from_ms.get(&name).copied().unwrap_or(begun_ms);
                 let shared = Arc::clone(&running.shared);
                 let records = running.finish().await;
-                measured.loads.insert(name, MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()));
+                measured.loads.insert(
+                    name,
+                    MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()),
+                );
             }
             measured.starvation = watch.seen();
         }
         for expectation in &self.scenario.expectations {
             if let Check::Replicas { rc, .. } = &expectation.check {
-                measured.replicas.insert(rc.clone(), view.replicas_ready(NAMESPACE, rc));
+                measured
+                    .replicas
+                    .insert(rc.clone(), view.replicas_ready(NAMESPACE, rc));
             }
         }
         let left = Journal::new(&self.environment.journal_dir)
             .entries()
-            .map_or(u32::MAX, |entries| u32::try_from(entries.len()).unwrap_or(u32::MAX));
+            .map_or(u32::MAX, |entries| {
+                u32::try_from(entries.len()).unwrap_or(u32::MAX)
+            });
         measured.faults_left = left;
-        let deleted = view.events().iter().filter(|event| event.kind == "pod.deleted").count();
+        let deleted = view
+            .events()
+            .iter()
+            .filter(|event| event.kind == "pod.deleted")
+            .count();
         measured.pods_deleted = u32::try_from(deleted).unwrap_or(u32::MAX);
         let mut report = self.report(&measured, steps, &view);
         report.events.extend(self.troubles().await);
@@ -262,7 +318,9 @@ impl Run<'_> {
     /// What went wrong inside the machines meanwhile. The daemon tells by the host's clock when it saw it.
     async fn troubles(&self) -> Vec<EventReport> {
         let begun = SystemTime::now() - self.epoch.elapsed();
-        let begun_ms = begun.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let begun_ms = begun.duration_since(UNIX_EPOCH).map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        });
         let seen = self.environment.faults.troubles(begun).await;
         let event = |sighting: Sighting| EventReport {
             at_ms: sighting.at_ms.saturating_sub(begun_ms),
@@ -305,24 +363,45 @@ impl Run<'_> {
             let ready = view.replicas_ready(NAMESPACE, name);
             (ready < *wanted).then(|| format!("`{name}` has {ready} of {wanted} replicas ready"))
         });
-        let services = self.scenario.loads.values().filter(|load| !view.has_endpoint(&load.url.namespace, &load.url.host));
-        controllers.chain(services.map(|load| format!("Service `{}` has no endpoint", load.url.host))).collect()
+        let services = self
+            .scenario
+            .loads
+            .values()
+            .filter(|load| !view.has_endpoint(&load.url.namespace, &load.url.host));
+        controllers
+            .chain(services.map(|load| format!("Service `{}` has no endpoint", load.url.host)))
+            .collect()
     }
 
     /// Waits for a good window and returns its start; else why there was none.
-    async fn wait_baseline(&self, name: &str, running: &Running, begun_ms: f64) -> Result<f64, String> {
+    async fn wait_baseline(
+        &self,
+        name: &str,
+        running: &Running,
+        begun_ms: f64,
+    ) -> Result<f64, String> {
         let spec = &self.scenario.loads[name];
         let until = Instant::now() + spec.baseline.within + spec.baseline.window;
         loop {
             // Every request intended before this is over.
-            let settled_ms = self.now_ms() - spec.deadline.as_secs_f64() * 1000.0 - BASELINE_POLL.as_secs_f64() * 1000.0;
-            match baseline(&running.shared.records(), &spec.streams, &spec.baseline, begun_ms, settled_ms) {
+            let settled_ms = self.now_ms()
+                - spec.deadline.as_secs_f64() * 1000.0
+                - BASELINE_POLL.as_secs_f64() * 1000.0;
+            match baseline(
+                &running.shared.records(),
+                &spec.streams,
+                &spec.baseline,
+                begun_ms,
+                settled_ms,
+            ) {
                 BaselineState::Reached { from_ms } => {
                     self.tell(format!("load `{name}`: baseline reached"));
                     return Ok(from_ms);
                 }
                 BaselineState::NotYet(why) if Instant::now() >= until => {
-                    return Err(format!("load `{name}`: baseline not reached, nothing was injected: {why}"));
+                    return Err(format!(
+                        "load `{name}`: baseline not reached, nothing was injected: {why}"
+                    ));
                 }
                 BaselineState::NotYet(_) => {}
             }
@@ -347,17 +426,23 @@ impl Run<'_> {
         measured.doubts.extend(outcome.doubts);
         measured.faults = outcome.faults;
         #[expect(clippy::cast_precision_loss, reason = "times of a run")]
-        measured.updates_ended_ms.extend(outcome.updates_ended_ms.iter().map(|ms| *ms as f64));
+        measured
+            .updates_ended_ms
+            .extend(outcome.updates_ended_ms.iter().map(|ms| *ms as f64));
         outcome.steps
     }
 
     /// Lets the load run on for as long as the longest expectation must hold.
     async fn hold(&self) {
-        let holds = self.scenario.expectations.iter().map(|expectation| match &expectation.check {
-            Check::Recovery { hold, .. } => *hold,
-            Check::FinalVersion { .. } => Duration::from_secs(3),
-            _ => Duration::ZERO,
-        });
+        let holds = self
+            .scenario
+            .expectations
+            .iter()
+            .map(|expectation| match &expectation.check {
+                Check::Recovery { hold, .. } => *hold,
+                Check::FinalVersion { .. } => Duration::from_secs(3),
+                _ => Duration::ZERO,
+            });
         let hold = holds.max().unwrap_or_default();
         tokio::select! {
             () = sleep(hold + BASELINE_POLL) => {}

@@ -41,7 +41,9 @@ impl Scenario {
     /// Its runs; `seed` is that of the only one, or decides which ones a sample is made of.
     #[must_use]
     pub fn cells(&self, seed: u64) -> Vec<Cell> {
-        self.matrix.as_ref().map_or_else(|| vec![Cell::only(seed)], |matrix| matrix.cells(seed))
+        self.matrix
+            .as_ref()
+            .map_or_else(|| vec![Cell::only(seed)], |matrix| matrix.cells(seed))
     }
 }
 
@@ -82,7 +84,12 @@ impl Capability {
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(_, capability)| capability == self).map_or("", |(name, _)| name))
+        f.write_str(
+            Self::ALL
+                .iter()
+                .find(|(_, capability)| capability == self)
+                .map_or("", |(name, _)| name),
+        )
     }
 }
 
@@ -342,9 +349,20 @@ pub enum Condition {
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ReplicasReady { rc, count, avoiding: None } => write!(f, "{count} ready replicas of `{rc}`"),
-            Self::ReplicasReady { rc, count, avoiding: Some(step) } => {
-                write!(f, "{count} ready replicas of `{rc}` away from where `{step}` struck")
+            Self::ReplicasReady {
+                rc,
+                count,
+                avoiding: None,
+            } => write!(f, "{count} ready replicas of `{rc}`"),
+            Self::ReplicasReady {
+                rc,
+                count,
+                avoiding: Some(step),
+            } => {
+                write!(
+                    f,
+                    "{count} ready replicas of `{rc}` away from where `{step}` struck"
+                )
             }
             Self::NodesReady(count) => write!(f, "{count} ready nodes"),
         }

@@ -22,7 +22,9 @@ use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
 use super::spec::{Action, Condition, Progress, Step, Target, UpdateEnd, Url};
 use crate::kubernetes::manifest;
-use crate::kubernetes::rolling_update::{Options, Progress as UpdateProgress, RollingUpdateError, rollback, rolling_update};
+use crate::kubernetes::rolling_update::{
+    Options, Progress as UpdateProgress, RollingUpdateError, rollback, rolling_update,
+};
 use crate::model::names::NodeName;
 
 /// How long a fault may take to bite or to be healed, and how often healing is tried.
@@ -81,15 +83,34 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    pub(super) fn new(run: &'a Run<'a>, view: &'a View, request: &'a (dyn Fn(&Url) -> HttpRequest + Sync)) -> Self {
-        let states = run.scenario.steps.iter().map(|_| watch::Sender::new(State::default())).collect();
-        Self { run, view, request, states, stop: run.cancel.child_token(), outcome: Mutex::default() }
+    pub(super) fn new(
+        run: &'a Run<'a>,
+        view: &'a View,
+        request: &'a (dyn Fn(&Url) -> HttpRequest + Sync),
+    ) -> Self {
+        let states = run
+            .scenario
+            .steps
+            .iter()
+            .map(|_| watch::Sender::new(State::default()))
+            .collect();
+        Self {
+            run,
+            view,
+            request,
+            states,
+            stop: run.cancel.child_token(),
+            outcome: Mutex::default(),
+        }
     }
 
     /// Runs all steps to their ends; faults are healed when it returns.
     pub(super) async fn run_all(self) -> StepsOutcome {
         join_all((0..self.states.len()).map(|index| self.run_one(index))).await;
-        self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner).by_start()
+        self.outcome
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_start()
     }
 
     fn note(&self, note: impl FnOnce(&mut StepsOutcome)) {
@@ -107,26 +128,71 @@ impl<'a> Steps<'a> {
             self.states[index].send_modify(|state| state.begun = Some(started));
         }
         let done = match &step.action {
-            Action::Fault { fault, target, duration } => self.fault(index, *fault, target, *duration).await,
-            Action::Wait { condition, within } => self.stoppable(self.wait(condition, *within)).await,
-            Action::RollingUpdate { from, to, update_period, within, ends } => {
-                self.stoppable(Box::pin(self.update(index, from, to, (*update_period, *within, *ends)))).await
+            Action::Fault {
+                fault,
+                target,
+                duration,
+            } => self.fault(index, *fault, target, *duration).await,
+            Action::Wait { condition, within } => {
+                self.stoppable(self.wait(condition, *within)).await
             }
-            Action::Rollback { old, new, within } => self.stoppable(self.roll_back(old, new, *within)).await,
+            Action::RollingUpdate {
+                from,
+                to,
+                update_period,
+                within,
+                ends,
+            } => {
+                self.stoppable(Box::pin(self.update(
+                    index,
+                    from,
+                    to,
+                    (*update_period, *within, *ends),
+                )))
+                .await
+            }
+            Action::Rollback { old, new, within } => {
+                self.stoppable(self.roll_back(old, new, *within)).await
+            }
             Action::DeletePod { rc, grace } => {
-                let deleted = pods::delete_one(&self.run.environment.client, rc, *grace, self.run.environment.seed).await;
-                deleted.map(|pod| self.run.tell(format!("pod `{pod}` is deleted"))).map_err(Problem::Failed)
+                let deleted = pods::delete_one(
+                    &self.run.environment.client,
+                    rc,
+                    *grace,
+                    self.run.environment.seed,
+                )
+                .await;
+                deleted
+                    .map(|pod| self.run.tell(format!("pod `{pod}` is deleted")))
+                    .map_err(Problem::Failed)
             }
             Action::Exec(exec) => {
-                let done = pods::exec(&self.run.environment.client, exec, self.run.environment.seed);
-                self.stoppable(async { done.await.map_err(Problem::Failed) }).await
+                let done = pods::exec(
+                    &self.run.environment.client,
+                    exec,
+                    self.run.environment.seed,
+                );
+                self.stoppable(async { done.await.map_err(Problem::Failed) })
+                    .await
             }
-            Action::Apply(file) => pods::apply(&self.run.environment.client, file).await.map_err(Problem::Failed),
-            Action::Http { url, status, within } => self.stoppable(self.http(url, *status, *within)).await,
+            Action::Apply(file) => pods::apply(&self.run.environment.client, file)
+                .await
+                .map_err(Problem::Failed),
+            Action::Http {
+                url,
+                status,
+                within,
+            } => self.stoppable(self.http(url, *status, *within)).await,
         };
         let ended = Instant::now();
         let (start_ms, end_ms) = (self.run.millis(started), self.run.millis(ended));
-        self.note(|outcome| outcome.steps.push(StepReport { id: step.id.clone(), start_ms, end_ms }));
+        self.note(|outcome| {
+            outcome.steps.push(StepReport {
+                id: step.id.clone(),
+                start_ms,
+                end_ms,
+            })
+        });
         match done {
             Ok(()) => {
                 self.run.tell(format!("step `{}` done", step.id));
@@ -155,7 +221,10 @@ impl<'a> Steps<'a> {
         self.stop.cancel();
     }
 
-    async fn stoppable(&self, work: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {
+    async fn stoppable(
+        &self,
+        work: impl Future<Output = Result<(), Problem>>,
+    ) -> Result<(), Problem> {
         tokio::select! {
             done = work => done,
             () = self.stop.cancelled() => Err(Problem::Stopped),
@@ -170,14 +239,27 @@ impl<'a> Steps<'a> {
             }
             return;
         };
-        let other = self.run.scenario.steps.iter().position(|step| step.id == when.step).unwrap_or(0);
+        let other = self
+            .run
+            .scenario
+            .steps
+            .iter()
+            .position(|step| step.id == when.step)
+            .unwrap_or(0);
         match when.progress {
             Progress::Plus(plus) => {
-                self.until(other, |state| state.begun.is_some() || state.ended).await;
-                let begun = self.states[other].borrow().begun.unwrap_or_else(Instant::now);
+                self.until(other, |state| state.begun.is_some() || state.ended)
+                    .await;
+                let begun = self.states[other]
+                    .borrow()
+                    .begun
+                    .unwrap_or_else(Instant::now);
                 tokio::time::sleep_until(begun + plus).await;
             }
-            Progress::Replaced(count) => self.until(other, |state| state.replaced >= count || state.ended).await,
+            Progress::Replaced(count) => {
+                self.until(other, |state| state.replaced >= count || state.ended)
+                    .await
+            }
         }
     }
 
@@ -196,19 +278,40 @@ impl<'a> Steps<'a> {
         let timed_out = |_| {
             let mut seen = vec![format!("{} nodes ready", self.view.nodes_ready())];
             seen.extend(self.view.pods_waiting());
-            Problem::Failed(format!("no {condition} within {} s; last seen: {}", within.as_secs(), seen.join("; ")))
+            Problem::Failed(format!(
+                "no {condition} within {} s; last seen: {}",
+                within.as_secs(),
+                seen.join("; ")
+            ))
         };
         timeout(within, done).await.map_err(timed_out)
     }
 
     fn holds(&self, condition: &Condition) -> bool {
         match condition {
-            Condition::NodesReady(count) => u32::try_from(self.view.nodes_ready()).is_ok_and(|ready| ready == *count),
-            Condition::ReplicasReady { rc, count, avoiding: None } => self.view.replicas_ready(NAMESPACE, rc) >= *count,
-            Condition::ReplicasReady { rc, count, avoiding: Some(fault) } => {
-                let index = self.run.scenario.steps.iter().position(|step| step.id == *fault);
+            Condition::NodesReady(count) => {
+                u32::try_from(self.view.nodes_ready()).is_ok_and(|ready| ready == *count)
+            }
+            Condition::ReplicasReady {
+                rc,
+                count,
+                avoiding: None,
+            } => self.view.replicas_ready(NAMESPACE, rc) >= *count,
+            Condition::ReplicasReady {
+                rc,
+                count,
+                avoiding: Some(fault),
+            } => {
+                let index = self
+                    .run
+                    .scenario
+                    .steps
+                    .iter()
+                    .position(|step| step.id == *fault);
                 let node = index.and_then(|index| self.states[index].borrow().node.clone());
-                self.view.replicas_ready_avoiding(NAMESPACE, rc, node.as_ref()) >= *count
+                self.view
+                    .replicas_ready_avoiding(NAMESPACE, rc, node.as_ref())
+                    >= *count
             }
         }
     }
@@ -239,14 +342,28 @@ impl<'a> Steps<'a> {
         to: &std::path::Path,
         (update_period, within, ends): (Duration, Duration, UpdateEnd),
     ) -> Result<(), Problem> {
-        let manifests = manifest::load(&[to.to_owned()]).map_err(|error| Problem::Failed(error.to_string()))?;
-        let new = manifests.into_iter().find(|manifest| manifest.kind.kind == "ReplicationController");
+        let manifests =
+            manifest::load(&[to.to_owned()]).map_err(|error| Problem::Failed(error.to_string()))?;
+        let new = manifests
+            .into_iter()
+            .find(|manifest| manifest.kind.kind == "ReplicationController");
         let Some(new) = new else {
-            return Err(Problem::Failed(format!("`{}` holds no ReplicationController", to.display())));
+            return Err(Problem::Failed(format!(
+                "`{}` holds no ReplicationController",
+                to.display()
+            )));
         };
         // One that has to stop is given up well before the step is.
-        let patience = if ends == UpdateEnd::Stopped { within / 2 } else { within };
-        let options = Options { update_period, timeout: patience, ..Options::default() };
+        let patience = if ends == UpdateEnd::Stopped {
+            within / 2
+        } else {
+            within
+        };
+        let options = Options {
+            update_period,
+            timeout: patience,
+            ..Options::default()
+        };
         let new_name = new.name().to_owned();
         let on_progress = |progress: UpdateProgress| {
             self.run.tell(progress.to_string());
@@ -254,47 +371,75 @@ impl<'a> Steps<'a> {
                 && *name == new_name
             {
                 let replaced = u32::try_from(*replicas - 1).unwrap_or(0);
-                self.states[index].send_modify(|state| state.replaced = state.replaced.max(replaced));
+                self.states[index]
+                    .send_modify(|state| state.replaced = state.replaced.max(replaced));
             }
         };
         let client = &self.run.environment.client;
-        let done = timeout(within, rolling_update(client, NAMESPACE, from, new.value, &options, on_progress)).await;
+        let done = timeout(
+            within,
+            rolling_update(client, NAMESPACE, from, new.value, &options, on_progress),
+        )
+        .await;
         match (done, ends) {
             (Ok(Ok(_)), UpdateEnd::Done) => Ok(()),
-            (Ok(Ok(_)), UpdateEnd::Stopped) => {
-                Err(Problem::Failed(format!("the rolling update of `{from}` should have stopped")))
-            }
+            (Ok(Ok(_)), UpdateEnd::Stopped) => Err(Problem::Failed(format!(
+                "the rolling update of `{from}` should have stopped"
+            ))),
             (Ok(Err(error @ RollingUpdateError::NoProgress { .. })), UpdateEnd::Stopped) => {
                 self.run.tell(error.to_string());
                 Ok(())
             }
             (Ok(Err(error)), _) => Err(Problem::Failed(error.to_string())),
-            (Err(_), _) => {
-                Err(Problem::Failed(format!("the rolling update of `{from}` did not end within {} s", within.as_secs())))
-            }
+            (Err(_), _) => Err(Problem::Failed(format!(
+                "the rolling update of `{from}` did not end within {} s",
+                within.as_secs()
+            ))),
         }
     }
 
     async fn roll_back(&self, old: &str, new: &str, within: Duration) -> Result<(), Problem> {
-        let options = Options { update_period: Duration::ZERO, timeout: within, ..Options::default() };
+        let options = Options {
+            update_period: Duration::ZERO,
+            timeout: within,
+            ..Options::default()
+        };
         let client = &self.run.environment.client;
         let tell = |progress: UpdateProgress| self.run.tell(progress.to_string());
-        let done = timeout(within, rollback(client, NAMESPACE, old, new, &options, tell)).await;
+        let done = timeout(
+            within,
+            rollback(client, NAMESPACE, old, new, &options, tell),
+        )
+        .await;
         match done {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Problem::Failed(error.to_string())),
-            Err(_) => Err(Problem::Failed(format!("the way back to `{old}` did not end within {} s", within.as_secs()))),
+            Err(_) => Err(Problem::Failed(format!(
+                "the way back to `{old}` did not end within {} s",
+                within.as_secs()
+            ))),
         }
     }
 
-    async fn fault(&self, index: usize, fault: Fault, target: &Target, duration: Duration) -> Result<(), Problem> {
+    async fn fault(
+        &self,
+        index: usize,
+        fault: Fault,
+        target: &Target,
+        duration: Duration,
+    ) -> Result<(), Problem> {
         let id = &self.run.scenario.steps[index].id;
         let place = self.stoppable_value(self.choose(target)).await?;
         let journal = Journal::new(&self.run.environment.journal_dir);
-        let injection = Injection { step: id.clone(), fault, place, duration };
-        let file = journal
-            .write(&injection)
-            .map_err(|error| Problem::Doubt(format!("the journal of faults cannot be written: {error}")))?;
+        let injection = Injection {
+            step: id.clone(),
+            fault,
+            place,
+            duration,
+        };
+        let file = journal.write(&injection).map_err(|error| {
+            Problem::Doubt(format!("the journal of faults cannot be written: {error}"))
+        })?;
         let requested = Instant::now();
         self.run.tell(format!("{fault} of `{}`", injection.place));
         self.states[index].send_modify(|state| state.node = injection.place.node().cloned());
@@ -305,12 +450,25 @@ impl<'a> Steps<'a> {
         };
         let (effect, doubt) = match effect {
             Some(Ok(Ok(effect))) => (Some(effect), None),
-            Some(Ok(Err(error))) => (None, Some(Problem::Doubt(format!("{injection} did not take effect: {}", in_full(&error))))),
-            Some(Err(_)) => (None, Some(Problem::Doubt(format!("{injection} took longer than {} s", FAULT_WITHIN.as_secs())))),
+            Some(Ok(Err(error))) => (
+                None,
+                Some(Problem::Doubt(format!(
+                    "{injection} did not take effect: {}",
+                    in_full(&error)
+                ))),
+            ),
+            Some(Err(_)) => (
+                None,
+                Some(Problem::Doubt(format!(
+                    "{injection} took longer than {} s",
+                    FAULT_WITHIN.as_secs()
+                ))),
+            ),
             None => (None, Some(Problem::Stopped)),
         };
         if let Some(effect) = &effect {
-            self.run.tell(format!("{injection} acts: {}", effect.measured));
+            self.run
+                .tell(format!("{injection} acts: {}", effect.measured));
             self.states[index].send_modify(|state| state.begun = Some(effect.at));
             tokio::select! {
                 () = tokio::time::sleep_until(effect.at + duration) => {}
@@ -346,7 +504,8 @@ impl<'a> Steps<'a> {
         for _ in 0..HEAL_TRIES {
             match timeout(FAULT_WITHIN, self.run.environment.faults.heal(injection)).await {
                 Ok(Ok(effect)) => {
-                    self.run.tell(format!("{injection} healed: {}", effect.measured));
+                    self.run
+                        .tell(format!("{injection} healed: {}", effect.measured));
                     return Ok(effect.at);
                 }
                 Ok(Err(error)) => last = in_full(&error),
@@ -356,7 +515,10 @@ impl<'a> Steps<'a> {
         Err(format!("{injection} could not be healed: {last}"))
     }
 
-    async fn stoppable_value<T>(&self, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    async fn stoppable_value<T>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
         tokio::select! {
             done = work => done,
             () = self.stop.cancelled() => Err(Problem::Stopped),
@@ -371,19 +533,26 @@ impl<'a> Steps<'a> {
             Target::NodeRunningMostOf(name) => name,
         };
         let client = &self.run.environment.client;
-        let doubt = |error: crate::kubernetes::client::ClientError| Problem::Doubt(format!("look for `{name}`: {error}"));
+        let doubt = |error: crate::kubernetes::client::ClientError| {
+            Problem::Doubt(format!("look for `{name}`: {error}"))
+        };
         let service: Option<Service> = client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
         let mut selector = service.and_then(|service| service.spec?.selector);
         if selector.is_none() {
-            let rc: Option<ReplicationController> = client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
+            let rc: Option<ReplicationController> =
+                client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
             selector = rc.and_then(|rc| rc.spec?.selector);
         }
         let Some(selector) = selector else {
-            return Err(Problem::Doubt(format!("there is no Service or ReplicationController `{name}` with a selector")));
+            return Err(Problem::Doubt(format!(
+                "there is no Service or ReplicationController `{name}` with a selector"
+            )));
         };
         let nodes = self.view.pods_by_node(&selector);
         let counts: Vec<(String, usize)> = nodes.into_iter().collect();
-        let chosen = most(&counts, self.run.environment.seed).and_then(|node| node.parse().ok()).map(Place::Node);
+        let chosen = most(&counts, self.run.environment.seed)
+            .and_then(|node| node.parse().ok())
+            .map(Place::Node);
         chosen.ok_or_else(|| Problem::Doubt(format!("no node runs a pod of `{name}`")))
     }
 }
@@ -391,14 +560,23 @@ impl<'a> Steps<'a> {
 /// An error and its causes in one line.
 fn in_full(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// The node with most pods; the seed decides among equals.
 fn most(counts: &[(String, usize)], seed: u64) -> Option<&str> {
     let highest = counts.iter().map(|(_, count)| *count).max()?;
-    let equals: Vec<&str> = counts.iter().filter(|(_, count)| *count == highest).map(|(node, _)| node.as_str()).collect();
-    equals.choose(&mut rand::rngs::StdRng::seed_from_u64(seed)).copied()
+    let equals: Vec<&str> = counts
+        .iter()
+        .filter(|(_, count)| *count == highest)
+        .map(|(node, _)| node.as_str())
+        .collect();
+    equals
+        .choose(&mut rand::rngs::StdRng::seed_from_u64(seed))
+        .copied()
 }
 
 #[cfg(test)]
@@ -407,20 +585,44 @@ mod tests {
 
     #[test]
     fn steps_are_told_in_the_order_of_their_starts() {
-        let step = |id: &str, start_ms: u64, end_ms: u64| StepReport { id: id.to_owned(), start_ms, end_ms };
-        let steps = vec![step("inner", 200, 300), step("outer", 100, 900), step("last", 900, 950)];
-        let outcome = StepsOutcome { steps, ..StepsOutcome::default() }.by_start();
-        assert_eq!(outcome.steps.iter().map(|step| step.id.as_str()).collect::<Vec<_>>(), ["outer", "inner", "last"]);
+        let step = |id: &str, start_ms: u64, end_ms: u64| StepReport {
+            id: id.to_owned(),
+            start_ms,
+            end_ms,
+        };
+        let steps = vec![
+            step("inner", 200, 300),
+            step("outer", 100, 900),
+            step("last", 900, 950),
+        ];
+        let outcome = StepsOutcome {
+            steps,
+            ..StepsOutcome::default()
+        }
+        .by_start();
+        assert_eq!(
+            outcome
+                .steps
+                .iter()
+                .map(|step| step.id.as_str())
+                .collect::<Vec<_>>(),
+            ["outer", "inner", "last"]
+        );
     }
 
     #[test]
     fn ties_are_decided_by_the_seed_alone() {
-        let counts = [("w1".to_owned(), 2), ("w2".to_owned(), 2), ("w3".to_owned(), 1)];
+        let counts = [
+            ("w1".to_owned(), 2),
+            ("w2".to_owned(), 2),
+            ("w3".to_owned(), 1),
+        ];
         for seed in 0..20 {
             assert_eq!(most(&counts, seed), most(&counts, seed));
             assert_ne!(most(&counts, seed), Some("w3"));
         }
-        let chosen: std::collections::BTreeSet<_> = (0..20).map(|seed| most(&counts, seed)).collect();
+        let chosen: std::collections::BTreeSet<_> =
+            (0..20).map(|seed| most(&counts, seed)).collect();
         assert_eq!(chosen.len(), 2, "the seed matters");
         assert_eq!(most(&[], 1), None);
     }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::host::Starvation;
-use super::load::analysis::{RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions};
+use super::load::analysis::{
+    RECOVERED_SHARE, by_class, latency, outages, recovery_ms, share, takeover, versions,
+};
 use super::load::{Pause, Record};
 use super::report::{
-    ExpectationReport, FAILURES_SHOWN, FailureReport, FaultReport, LoadReport, OutageReport, StreamReport, Verdict,
+    ExpectationReport, FAILURES_SHOWN, FailureReport, FaultReport, LoadReport, OutageReport,
+    StreamReport, Verdict,
 };
 use super::spec::{Check, Expectation, Load, Scenario, StreamKind};
 
@@ -61,9 +64,14 @@ impl MeasuredLoad {
     #[must_use]
     pub fn between(from_ms: f64, end_ms: f64, mut records: Vec<Record>, pauses: &[Pause]) -> Self {
         records.retain(|record| (from_ms..end_ms).contains(&record.intended_ms));
-        let inside = |pause: &Pause| (pause.to_ms.min(end_ms) - pause.from_ms.max(from_ms)).max(0.0);
+        let inside =
+            |pause: &Pause| (pause.to_ms.min(end_ms) - pause.from_ms.max(from_ms)).max(0.0);
         let stalled = Duration::from_secs_f64(pauses.iter().map(inside).sum::<f64>() / 1000.0);
-        Self { records, end_ms, stalled }
+        Self {
+            records,
+            end_ms,
+            stalled,
+        }
     }
 }
 
@@ -87,23 +95,40 @@ pub fn judge(scenario: &Scenario, measured: &Measured) -> Judgement {
         .loads
         .iter()
         .filter_map(|(name, load)| {
-            Some((name.clone(), load_report(load, measured.loads.get(name)?, measured, &holds(scenario, name))))
+            Some((
+                name.clone(),
+                load_report(
+                    load,
+                    measured.loads.get(name)?,
+                    measured,
+                    &holds(scenario, name),
+                ),
+            ))
         })
         .collect();
-    let rows: Vec<ExpectationReport> =
-        scenario.expectations.iter().map(|expectation| row(scenario, expectation, measured)).collect();
+    let rows: Vec<ExpectationReport> = scenario
+        .expectations
+        .iter()
+        .map(|expectation| row(scenario, expectation, measured))
+        .collect();
     let mut doubts = measured.doubts.clone();
-    doubts
-        .extend(measured.faults.iter().filter(|f| !f.verified).map(|f| format!("fault `{}` was not seen to take effect", f.id)));
+    doubts.extend(
+        measured
+            .faults
+            .iter()
+            .filter(|f| !f.verified)
+            .map(|f| format!("fault `{}` was not seen to take effect", f.id)),
+    );
     for (name, load) in &measured.loads {
         doubts.extend(load_doubts(name, &scenario.loads[name], load));
     }
     let mut failures = measured.step_failures.clone();
-    failures.extend(
-        rows.iter()
-            .filter(|row| !row.ok)
-            .map(|row| format!("{}: expected {}, measured {}", row.name, row.expected, row.measured)),
-    );
+    failures.extend(rows.iter().filter(|row| !row.ok).map(|row| {
+        format!(
+            "{}: expected {}, measured {}",
+            row.name, row.expected, row.measured
+        )
+    }));
     // What passes on a starved host passes all the more on another.
     if !failures.is_empty() {
         doubts.extend(starvation_doubt(&measured.starvation));
@@ -116,7 +141,12 @@ pub fn judge(scenario: &Scenario, measured: &Measured) -> Judgement {
     } else {
         (Verdict::Fail, failures)
     };
-    Judgement { verdict, reasons, rows, loads }
+    Judgement {
+        verdict,
+        reasons,
+        rows,
+        loads,
+    }
 }
 
 fn load_doubts(name: &str, spec: &Load, load: &MeasuredLoad) -> Vec<String> {
@@ -124,27 +154,47 @@ fn load_doubts(name: &str, spec: &Load, load: &MeasuredLoad) -> Vec<String> {
     for &stream in &spec.streams {
         let records = of_stream(load, stream);
         let late = records.iter().filter(|record| record.late()).count();
-        let prober = records.iter().filter(|record| record.class == super::load::Class::Prober).count();
+        let prober = records
+            .iter()
+            .filter(|record| record.class == super::load::Class::Prober)
+            .count();
         let stream = stream.name();
         if records.len() < SENT_MIN {
-            doubts.push(format!("{name}.{stream}: only {} requests were sent, fewer than {SENT_MIN}", records.len()));
+            doubts.push(format!(
+                "{name}.{stream}: only {} requests were sent, fewer than {SENT_MIN}",
+                records.len()
+            ));
         } else if share(late, records.len()) > LATE_SHARE_MAX {
-            doubts.push(format!("{name}.{stream}: the prober sent {late} of {} requests more than 50 ms late", records.len()));
+            doubts.push(format!(
+                "{name}.{stream}: the prober sent {late} of {} requests more than 50 ms late",
+                records.len()
+            ));
         } else if share(prober, records.len()) > LATE_SHARE_MAX {
-            doubts.push(format!("{name}.{stream}: the prober itself could not ask {prober} times"));
+            doubts.push(format!(
+                "{name}.{stream}: the prober itself could not ask {prober} times"
+            ));
         }
     }
-    let begin_ms = load.records.first().map_or(load.end_ms, |record| record.intended_ms);
+    let begin_ms = load
+        .records
+        .first()
+        .map_or(load.end_ms, |record| record.intended_ms);
     let ran_ms = load.end_ms - begin_ms;
     let stalled_ms = load.stalled.as_secs_f64() * 1000.0;
     if ran_ms > 0.0 && stalled_ms / ran_ms > LATE_SHARE_MAX {
-        doubts.push(format!("{name}: the prober itself slept for {stalled_ms:.0} of {ran_ms:.0} ms"));
+        doubts.push(format!(
+            "{name}: the prober itself slept for {stalled_ms:.0} of {ran_ms:.0} ms"
+        ));
     }
     doubts
 }
 
 fn starvation_doubt(starvation: &Starvation) -> Option<String> {
-    let Starvation { watched, starved, others } = starvation;
+    let Starvation {
+        watched,
+        starved,
+        others,
+    } = starvation;
     (starved.as_secs_f64() > STARVED_SHARE_MAX * watched.as_secs_f64()).then(|| {
         let (percent, starved, watched) = (others * 100.0, starved.as_secs_f64(), watched.as_secs_f64());
         format!(
@@ -155,20 +205,29 @@ fn starvation_doubt(starvation: &Starvation) -> Option<String> {
 }
 
 fn of_stream(load: &MeasuredLoad, stream: StreamKind) -> Vec<&Record> {
-    load.records.iter().filter(|record| record.stream == stream).collect()
+    load.records
+        .iter()
+        .filter(|record| record.stream == stream)
+        .collect()
 }
 
 /// How long each fault's recovery must hold, as the expectations of a load say.
 fn holds(scenario: &Scenario, load_name: &str) -> BTreeMap<String, Duration> {
     let hold = |expectation: &Expectation| match &expectation.check {
-        Check::Recovery { load, step, hold, .. } if load == load_name => Some((step.clone(), *hold)),
+        Check::Recovery {
+            load, step, hold, ..
+        } if load == load_name => Some((step.clone(), *hold)),
         _ => None,
     };
     scenario.expectations.iter().filter_map(hold).collect()
 }
 
 fn millis(ms: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive times of a run")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive times of a run"
+    )]
     {
         ms.max(0.0).round() as u64
     }
@@ -185,7 +244,12 @@ fn failure(record: &Record) -> FailureReport {
     }
 }
 
-fn load_report(spec: &Load, load: &MeasuredLoad, measured: &Measured, holds: &BTreeMap<String, Duration>) -> LoadReport {
+fn load_report(
+    spec: &Load,
+    load: &MeasuredLoad,
+    measured: &Measured,
+    holds: &BTreeMap<String, Duration>,
+) -> LoadReport {
     let streams = spec.streams.iter().map(|&stream| {
         let records = of_stream(load, stream);
         let good = records.iter().filter(|record| record.good()).count() as u64;
@@ -193,43 +257,88 @@ fn load_report(spec: &Load, load: &MeasuredLoad, measured: &Measured, holds: &BT
         let mut classes = by_class(records.iter().copied());
         classes.remove("ok");
         let outages = outages(&records, load.end_ms);
-        let recoveries = measured.faults.iter().filter_map(|fault| Some((fault, fault.onset_ms?))).map(|(fault, onset_ms)| {
-            let hold_ms = holds.get(&fault.id).copied().unwrap_or(HOLD).as_secs_f64() * 1000.0;
-            #[expect(clippy::cast_precision_loss, reason = "times of a run")]
-            let recovery = recovery_ms(&records, onset_ms as f64, hold_ms, load.end_ms);
-            (fault.id.clone(), recovery.ok().map(millis))
-        });
+        let recoveries = measured
+            .faults
+            .iter()
+            .filter_map(|fault| Some((fault, fault.onset_ms?)))
+            .map(|(fault, onset_ms)| {
+                let hold_ms = holds.get(&fault.id).copied().unwrap_or(HOLD).as_secs_f64() * 1000.0;
+                #[expect(clippy::cast_precision_loss, reason = "times of a run")]
+                let recovery = recovery_ms(&records, onset_ms as f64, hold_ms, load.end_ms);
+                (fault.id.clone(), recovery.ok().map(millis))
+            });
         let report = StreamReport {
             sent,
             good,
             failed: sent - good,
             by_class: classes,
-            failures: records.iter().filter(|record| !record.good()).take(FAILURES_SHOWN).map(|record| failure(record)).collect(),
+            failures: records
+                .iter()
+                .filter(|record| !record.good())
+                .take(FAILURES_SHOWN)
+                .map(|record| failure(record))
+                .collect(),
             late: records.iter().filter(|record| record.late()).count() as u64,
-            longest_outage_ms: outages.iter().map(|outage| millis(outage.length_ms())).max().unwrap_or(0),
-            outages: outages.iter().map(|o| OutageReport { from_ms: millis(o.from_ms), to_ms: millis(o.to_ms) }).collect(),
+            longest_outage_ms: outages
+                .iter()
+                .map(|outage| millis(outage.length_ms()))
+                .max()
+                .unwrap_or(0),
+            outages: outages
+                .iter()
+                .map(|o| OutageReport {
+                    from_ms: millis(o.from_ms),
+                    to_ms: millis(o.to_ms),
+                })
+                .collect(),
             recovery_ms: recoveries.collect(),
             latency_ms: latency(records.iter().copied()),
             versions: versions(records.iter().copied()),
         };
         (stream.name().to_owned(), report)
     });
-    LoadReport { streams: streams.collect() }
+    LoadReport {
+        streams: streams.collect(),
+    }
 }
 
 fn row(scenario: &Scenario, expectation: &Expectation, measured: &Measured) -> ExpectationReport {
     let nothing = MeasuredLoad::default();
-    let spec_and_load = |name: &String| (&scenario.loads[name], measured.loads.get(name).unwrap_or(&nothing));
+    let spec_and_load = |name: &String| {
+        (
+            &scenario.loads[name],
+            measured.loads.get(name).unwrap_or(&nothing),
+        )
+    };
     let (value, error, ok) = match &expectation.check {
-        Check::Failed { load, stream, bound } => {
+        Check::Failed {
+            load,
+            stream,
+            bound,
+        } => {
             let (spec, load) = spec_and_load(load);
-            let records: Vec<&Record> = streams(spec, *stream).iter().flat_map(|stream| of_stream(load, *stream)).collect();
+            let records: Vec<&Record> = streams(spec, *stream)
+                .iter()
+                .flat_map(|stream| of_stream(load, *stream))
+                .collect();
             let bad = records.iter().filter(|record| !record.good()).count();
-            let failed = if records.is_empty() { 0.0 } else { share(bad, records.len()) };
+            let failed = if records.is_empty() {
+                0.0
+            } else {
+                share(bad, records.len())
+            };
             let error = format!("±{:.3} %", 100.0 * share(1, records.len()));
-            (format!("{:.3} % ({bad} of {})", failed * 100.0, records.len()), error, !records.is_empty() && bound.holds(failed))
+            (
+                format!("{:.3} % ({bad} of {})", failed * 100.0, records.len()),
+                error,
+                !records.is_empty() && bound.holds(failed),
+            )
         }
-        Check::LongestOutage { load, stream, bound } => {
+        Check::LongestOutage {
+            load,
+            stream,
+            bound,
+        } => {
             let (spec, load) = spec_and_load(load);
             let longest = streams(spec, *stream)
                 .iter()
@@ -239,7 +348,12 @@ fn row(scenario: &Scenario, expectation: &Expectation, measured: &Measured) -> E
             let ok = !load.records.is_empty() && bound.holds(longest);
             (format!("{longest:.0} ms"), period_error(spec), ok)
         }
-        Check::Recovery { load, step, within, hold } => {
+        Check::Recovery {
+            load,
+            step,
+            within,
+            hold,
+        } => {
             let (spec, load) = spec_and_load(load);
             let (value, ok) = recovery(spec, load, measured, step, *within, *hold);
             (value, period_error(spec), ok)
@@ -253,12 +367,24 @@ fn row(scenario: &Scenario, expectation: &Expectation, measured: &Measured) -> E
             let ready = measured.replicas.get(rc).copied().unwrap_or(0);
             (format!("{ready}"), COUNTED.to_owned(), ready == *count)
         }
-        Check::PodsDeleted { count } => {
-            (format!("{}", measured.pods_deleted), COUNTED.to_owned(), measured.pods_deleted == *count)
-        }
-        Check::FaultsLeft { count } => (format!("{}", measured.faults_left), COUNTED.to_owned(), measured.faults_left == *count),
+        Check::PodsDeleted { count } => (
+            format!("{}", measured.pods_deleted),
+            COUNTED.to_owned(),
+            measured.pods_deleted == *count,
+        ),
+        Check::FaultsLeft { count } => (
+            format!("{}", measured.faults_left),
+            COUNTED.to_owned(),
+            measured.faults_left == *count,
+        ),
     };
-    ExpectationReport { name: expectation.name.clone(), expected: expectation.expected.clone(), measured: value, error, ok }
+    ExpectationReport {
+        name: expectation.name.clone(),
+        expected: expectation.expected.clone(),
+        measured: value,
+        error,
+        ok,
+    }
 }
 
 fn streams(spec: &Load, stream: Option<StreamKind>) -> Vec<StreamKind> {
@@ -278,37 +404,74 @@ fn recovery(
     within: Duration,
     hold: Duration,
 ) -> (String, bool) {
-    let Some(onset_ms) = measured.faults.iter().find(|fault| fault.id == step).and_then(|fault| fault.onset_ms) else {
+    let Some(onset_ms) = measured
+        .faults
+        .iter()
+        .find(|fault| fault.id == step)
+        .and_then(|fault| fault.onset_ms)
+    else {
         return ("the fault did not take effect".to_owned(), false);
     };
     #[expect(clippy::cast_precision_loss, reason = "times of a run")]
     let onset_ms = onset_ms as f64;
     let mut slowest = 0.0_f64;
     for &stream in &spec.streams {
-        match recovery_ms(&of_stream(load, stream), onset_ms, hold.as_secs_f64() * 1000.0, load.end_ms) {
+        match recovery_ms(
+            &of_stream(load, stream),
+            onset_ms,
+            hold.as_secs_f64() * 1000.0,
+            load.end_ms,
+        ) {
             Ok(ms) => slowest = slowest.max(ms),
             Err(at_least) => {
                 let percent = RECOVERED_SHARE * 100.0;
-                return (format!("`{}` not {percent:.0} % good again for over {at_least:.0} ms", stream.name()), false);
+                return (
+                    format!(
+                        "`{}` not {percent:.0} % good again for over {at_least:.0} ms",
+                        stream.name()
+                    ),
+                    false,
+                );
             }
         }
     }
-    (format!("{slowest:.0} ms"), slowest <= within.as_secs_f64() * 1000.0)
+    (
+        format!("{slowest:.0} ms"),
+        slowest <= within.as_secs_f64() * 1000.0,
+    )
 }
 
-fn final_version(spec: &Load, load: &MeasuredLoad, measured: &Measured, wanted: &str) -> (String, bool) {
-    let Some(takeover) = takeover(&load.records) else { return ("no answer carried a version".to_owned(), false) };
+fn final_version(
+    spec: &Load,
+    load: &MeasuredLoad,
+    measured: &Measured,
+    wanted: &str,
+) -> (String, bool) {
+    let Some(takeover) = takeover(&load.records) else {
+        return ("no answer carried a version".to_owned(), false);
+    };
     let value = match takeover.last_other_ms {
         None => format!("{} only", takeover.version),
         Some(ms) => format!("{}, last other asked for at {ms:.0} ms", takeover.version),
     };
     // A second's worth of answers, so that a mixture whose last answer happens to be right does not count.
-    let lasted = takeover.last_other_ms.is_none() || share(takeover.answers_since, 1) >= spec.rate * share(spec.streams.len(), 1);
+    let lasted = takeover.last_other_ms.is_none()
+        || share(takeover.answers_since, 1) >= spec.rate * share(spec.streams.len(), 1);
     // What was asked before the update ended may be answered by the old version.
-    let allowed_until =
-        measured.updates_ended_ms.iter().copied().fold(f64::INFINITY, |a, b| if a.is_infinite() { b } else { a.max(b) });
+    let allowed_until = measured
+        .updates_ended_ms
+        .iter()
+        .copied()
+        .fold(
+            f64::INFINITY,
+            |a, b| if a.is_infinite() { b } else { a.max(b) },
+        );
     let in_time = takeover.last_other_ms.is_none_or(|ms| ms <= allowed_until);
-    let value = if in_time { value } else { format!("{value}, after the update had ended at {allowed_until:.0} ms") };
+    let value = if in_time {
+        value
+    } else {
+        format!("{value}, after the update had ended at {allowed_until:.0} ms")
+    };
     (value, takeover.version == wanted && lasted && in_time)
 }
 

@@ -91,7 +91,10 @@ impl Bootstrap<'_> {
     /// Runs it to its end. Each step that it tells of is handed on as progress.
     pub async fn run(&self, progress: Progress<'_>) -> Result<(), BootstrapError> {
         if let Some(free) = free_bytes(self.directory).filter(|free| *free < BUILD_BYTES) {
-            return Err(BootstrapError::Disk { path: self.directory.to_owned(), free });
+            return Err(BootstrapError::Disk {
+                path: self.directory.to_owned(),
+                free,
+            });
         }
         let mut arguments = vec![
             "--variant=essential".to_owned(),
@@ -109,21 +112,38 @@ impl Bootstrap<'_> {
         if !self.packages.is_empty() {
             arguments.push(format!("--include={}", self.packages.join(",")));
         }
-        arguments.extend(self.hooks.iter().map(|hook| format!("--customize-hook={hook}")));
+        arguments.extend(
+            self.hooks
+                .iter()
+                .map(|hook| format!("--customize-hook={hook}")),
+        );
         arguments.push(self.suite.to_owned());
         arguments.push(self.target.display().to_string());
         arguments.extend(write_sources(self.suite, self.directory)?);
 
-        let missing = |source| BootstrapError::Missing { program: "mmdebstrap", package: "mmdebstrap", source };
+        let missing = |source| BootstrapError::Missing {
+            program: "mmdebstrap",
+            package: "mmdebstrap",
+            source,
+        };
         if !on_path("mmdebstrap") {
             return Err(missing(std::io::ErrorKind::NotFound.into()));
         }
         let mut command = Command::new("sh");
-        command.args(["-c", OWNED, "mmdebstrap", "mmdebstrap"]).args(&arguments).current_dir(self.directory);
+        command
+            .args(["-c", OWNED, "mmdebstrap", "mmdebstrap"])
+            .args(&arguments)
+            .current_dir(self.directory);
         // The pipe's end, however we die, ends the group.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         // Fixed times make the same packages the same bytes.
-        command.env("SOURCE_DATE_EPOCH", "0").env("LC_ALL", "C.UTF-8").process_group(0);
+        command
+            .env("SOURCE_DATE_EPOCH", "0")
+            .env("LC_ALL", "C.UTF-8")
+            .process_group(0);
         if rustix::process::geteuid().is_root() {
             // The root is made where it is cleared with the rest. (An ordinary user's is made by another id, which cannot enter here.)
             command.env("TMPDIR", self.directory);
@@ -146,8 +166,18 @@ impl Bootstrap<'_> {
         if status.success() {
             return Ok(());
         }
-        let command = format!("mmdebstrap {}", arguments.iter().map(|argument| quote(argument)).collect::<Vec<_>>().join(" "));
-        Err(BootstrapError::Failed { command, output: kept.join("\n") })
+        let command = format!(
+            "mmdebstrap {}",
+            arguments
+                .iter()
+                .map(|argument| quote(argument))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        Err(BootstrapError::Failed {
+            command,
+            output: kept.join("\n"),
+        })
     }
 }
 
@@ -184,7 +214,9 @@ fn free_bytes(path: &Path) -> Option<u64> {
 }
 
 fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()))
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    })
 }
 
 /// Ends the whole process group unless disarmed: `mmdebstrap` has children, and unmounts what it mounted when asked to end.
@@ -198,7 +230,10 @@ impl GroupGuard {
 
 impl Drop for GroupGuard {
     fn drop(&mut self) {
-        let group = self.0.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let group = self
+            .0
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(group) = group {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
         }
@@ -207,7 +242,11 @@ impl Drop for GroupGuard {
 
 fn quote(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:@+".contains(c);
-    if argument.chars().all(plain) { argument.to_owned() } else { format!("'{}'", argument.replace('\'', r"'\''")) }
+    if argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
 }
 
 /// Exclusive use of a directory, until dropped. The kernel releases it when its holder dies.
@@ -223,7 +262,9 @@ impl DirectoryLock {
         loop {
             match Self::try_take(directory)? {
                 Some(lock) => return Ok(lock),
-                None if started.elapsed() > LOCK_WAIT => return Err(BootstrapError::Busy(directory.to_owned())),
+                None if started.elapsed() > LOCK_WAIT => {
+                    return Err(BootstrapError::Busy(directory.to_owned()));
+                }
                 None => progress("waiting for another process that builds"),
             }
             tokio::time::sleep(LOCK_INTERVAL).await;
@@ -234,7 +275,11 @@ impl DirectoryLock {
     pub fn try_take(directory: &Path) -> Result<Option<Self>, BootstrapError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| BootstrapError::File { action, path, source }
+            move |source| BootstrapError::File {
+                action,
+                path,
+                source,
+            }
         };
         std::fs::create_dir_all(directory).map_err(failed("make directory", directory))?;
         let path = directory.join("lock");
@@ -245,20 +290,31 @@ impl DirectoryLock {
                 Ok(Some(Self { _file: file }))
             }
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(source)) => Err(BootstrapError::File { action: "lock", path, source }),
+            Err(std::fs::TryLockError::Error(source)) => Err(BootstrapError::File {
+                action: "lock",
+                path,
+                source,
+            }),
         }
     }
 }
 
 /// Removes what a killed builder left. Call it with the lock held.
 fn clear_unfinished(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    let unfinished = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    let unfinished = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
     for entry in unfinished {
         let path = entry.path();
         // Removing through a mount would remove what is mounted, the host's devices for instance.
-        let removed =
-            if unmount_below(&path) { std::fs::remove_dir_all(&path) } else { Err(std::io::ErrorKind::ResourceBusy.into()) };
+        let removed = if unmount_below(&path) {
+            std::fs::remove_dir_all(&path)
+        } else {
+            Err(std::io::ErrorKind::ResourceBusy.into())
+        };
         if let Err(error) = removed {
             tracing::warn!(path = %path.display(), %error, "what a killed build left cannot be removed");
         }
@@ -267,10 +323,17 @@ fn clear_unfinished(directory: &Path) {
 
 /// Unmounts what is mounted below a directory; whether nothing is mounted there any more.
 fn unmount_below(directory: &Path) -> bool {
-    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
-    let below: Vec<&str> = mount_points(&table).filter(|point| Path::new(point).starts_with(directory)).collect();
+    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
+        return false;
+    };
+    let below: Vec<&str> = mount_points(&table)
+        .filter(|point| Path::new(point).starts_with(directory))
+        .collect();
     // The last mounted is on top.
-    below.iter().rev().all(|point| rustix::mount::unmount(*point, rustix::mount::UnmountFlags::DETACH).is_ok())
+    below
+        .iter()
+        .rev()
+        .all(|point| rustix::mount::unmount(*point, rustix::mount::UnmountFlags::DETACH).is_ok())
 }
 
 /// The fifth field of each line (proc(5)); ours have no characters that would be escaped.
@@ -288,21 +351,35 @@ fn write_sources(suite: &str, directory: &Path) -> Result<Vec<String>, Bootstrap
     candidates.sort();
     let mut arguments = Vec::new();
     for (number, candidate) in candidates.iter().enumerate() {
-        let extension = candidate.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let Ok(text) = std::fs::read_to_string(candidate) else { continue };
-        let kept = if extension == "sources" { deb822_sources(&text, suite) } else { one_line_sources(&text, suite) };
+        let extension = candidate
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .unwrap_or_default();
+        let Ok(text) = std::fs::read_to_string(candidate) else {
+            continue;
+        };
+        let kept = if extension == "sources" {
+            deb822_sources(&text, suite)
+        } else {
+            one_line_sources(&text, suite)
+        };
         if kept.is_empty() {
             continue;
         }
         let path = directory.join(format!("host-{number}.{extension}"));
-        std::fs::write(&path, kept).map_err(|source| BootstrapError::File { action: "write", path: path.clone(), source })?;
+        std::fs::write(&path, kept).map_err(|source| BootstrapError::File {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
         arguments.push(path.display().to_string());
     }
     Ok(arguments)
 }
 
 fn is_of_suite(name: &str, suite: &str) -> bool {
-    name.strip_prefix(suite).is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"))
+    name.strip_prefix(suite)
+        .is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"))
 }
 
 fn deb822_sources(text: &str, suite: &str) -> String {
@@ -316,22 +393,41 @@ fn deb822_sources(text: &str, suite: &str) -> String {
         };
         field("Enabled") != Some("no")
             && field("Types").is_some_and(|types| types.split_whitespace().any(|one| one == "deb"))
-            && field("Suites").is_some_and(|suites| suites.split_whitespace().all(|one| is_of_suite(one, suite)))
-            && field("Components").is_some_and(|components| components.split_whitespace().any(|one| one == "main"))
+            && field("Suites")
+                .is_some_and(|suites| suites.split_whitespace().all(|one| is_of_suite(one, suite)))
+            && field("Components")
+                .is_some_and(|components| components.split_whitespace().any(|one| one == "main"))
     };
-    let stanzas: Vec<&str> = text.split("\n\n").map(str::trim).filter(stanza_fits).collect();
-    if stanzas.is_empty() { String::new() } else { stanzas.join("\n\n") + "\n" }
+    let stanzas: Vec<&str> = text
+        .split("\n\n")
+        .map(str::trim)
+        .filter(stanza_fits)
+        .collect();
+    if stanzas.is_empty() {
+        String::new()
+    } else {
+        stanzas.join("\n\n") + "\n"
+    }
 }
 
 fn one_line_sources(text: &str, suite: &str) -> String {
     let fits = |line: &&str| {
-        let Some(rest) = line.trim().strip_prefix("deb ") else { return false };
+        let Some(rest) = line.trim().strip_prefix("deb ") else {
+            return false;
+        };
         let rest = rest.trim_start();
-        let rest = if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
+        let rest = if rest.starts_with('[') {
+            rest.split_once(']').map_or("", |(_, rest)| rest)
+        } else {
+            rest
+        };
         let mut words = rest.split_whitespace().skip(1);
-        words.next().is_some_and(|name| is_of_suite(name, suite)) && words.any(|component| component == "main")
+        words.next().is_some_and(|name| is_of_suite(name, suite))
+            && words.any(|component| component == "main")
     };
-    text.lines().filter(fits).fold(String::new(), |kept, line| kept + line + "\n")
+    text.lines()
+        .filter(fits)
+        .fold(String::new(), |kept, line| kept + line + "\n")
 }
 
 #[cfg(test)]
@@ -343,11 +439,17 @@ mod tests {
         let text = "Types: deb\n# was elsewhere\nURIs: http://mirror.test/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\n\
                     Types: deb\nURIs: https://other.test\nSuites: nodistro\nComponents: main\n";
         let kept = deb822_sources(text, "bookworm");
-        assert!(kept.contains("mirror.test") && !kept.contains("other.test"), "{kept}");
+        assert!(
+            kept.contains("mirror.test") && !kept.contains("other.test"),
+            "{kept}"
+        );
         assert_eq!(deb822_sources(text, "trixie"), "");
 
         let text = "deb [signed-by=/k] http://mirror.test/debian bookworm main contrib\ndeb http://sdk.test/apt cloud-sdk-bookworm main\n#deb x bookworm main\n";
-        assert_eq!(one_line_sources(text, "bookworm"), "deb [signed-by=/k] http://mirror.test/debian bookworm main contrib\n");
+        assert_eq!(
+            one_line_sources(text, "bookworm"),
+            "deb [signed-by=/k] http://mirror.test/debian bookworm main contrib\n"
+        );
     }
 
     #[test]
@@ -356,17 +458,26 @@ mod tests {
         std::fs::create_dir_all(directory.path().join("building-x/mmdebstrap.y/proc")).unwrap();
         std::fs::create_dir(directory.path().join("kept")).unwrap();
         clear_unfinished(directory.path());
-        let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        let left: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
         assert_eq!(left, ["kept"]);
         assert_eq!(
-            mount_points("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n").collect::<Vec<_>>(),
+            mount_points("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n")
+                .collect::<Vec<_>>(),
             ["/mnt2"]
         );
     }
 
     fn owned(script: &str) -> (tokio::process::Child, tokio::process::ChildStdin) {
         let mut command = Command::new("sh");
-        command.args(["-c", OWNED, "owned", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        command
+            .args(["-c", OWNED, "owned", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0);
         let mut child = command.spawn().unwrap();
         let pipe = child.stdin.take().unwrap();
         (child, pipe)
@@ -378,7 +489,8 @@ mod tests {
         assert_eq!(child.wait().await.unwrap().code(), Some(7));
         drop(pipe);
 
-        let (mut child, pipe) = owned("trap 'echo asked; exit 3' TERM; echo begun; while :; do sleep 1; done");
+        let (mut child, pipe) =
+            owned("trap 'echo asked; exit 3' TERM; echo begun; while :; do sleep 1; done");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("begun"));
         drop(pipe);

@@ -21,7 +21,9 @@ pub struct SshKeyPair {
 
 impl std::fmt::Debug for SshKeyPair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SshKeyPair").field("public_openssh", &self.public_openssh).finish_non_exhaustive()
+        f.debug_struct("SshKeyPair")
+            .field("public_openssh", &self.public_openssh)
+            .finish_non_exhaustive()
     }
 }
 
@@ -33,8 +35,12 @@ impl std::fmt::Debug for SshKeyPair {
 pub fn generate_ed25519(comment: &str) -> SshKeyPair {
     let random = SystemRandom::new();
     let (mut seed, mut check) = ([0_u8; 32], [0_u8; 4]);
-    random.fill(&mut seed).expect("the operating system gives random bytes");
-    random.fill(&mut check).expect("the operating system gives random bytes");
+    random
+        .fill(&mut seed)
+        .expect("the operating system gives random bytes");
+    random
+        .fill(&mut check)
+        .expect("the operating system gives random bytes");
     encode(&seed, check, comment)
 }
 
@@ -78,17 +84,26 @@ fn encode(seed: &[u8; 32], check: [u8; 4], comment: &str) -> SshKeyPair {
     put(&mut file, &private);
 
     let encoded = STANDARD.encode(&file);
-    let lines = encoded.as_bytes().chunks(PEM_LINE).map(|line| std::str::from_utf8(line).expect("base64 is ASCII"));
+    let lines = encoded
+        .as_bytes()
+        .chunks(PEM_LINE)
+        .map(|line| std::str::from_utf8(line).expect("base64 is ASCII"));
     let body = lines.collect::<Vec<_>>().join("\n");
     SshKeyPair {
-        private_openssh_pem: format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n"),
+        private_openssh_pem: format!(
+            "-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n"
+        ),
         public_openssh: format!("{ALGORITHM} {} {comment}", STANDARD.encode(&blob)),
     }
 }
 
 /// An SSH `string`: its length in four bytes, then the bytes (RFC 4251, 5).
 fn put(to: &mut Vec<u8>, bytes: &[u8]) {
-    to.extend_from_slice(&u32::try_from(bytes.len()).expect("keys are short").to_be_bytes());
+    to.extend_from_slice(
+        &u32::try_from(bytes.len())
+            .expect("keys are short")
+            .to_be_bytes(),
+    );
     to.extend_from_slice(bytes);
 }
 
@@ -100,13 +115,25 @@ mod tests {
     fn a_pair_is_new_each_time_and_its_public_line_parses() {
         let (one, two) = (generate_ed25519("one"), generate_ed25519("two"));
         assert_ne!(one.public_openssh, two.public_openssh);
-        assert_eq!(public_blob(&one.public_openssh).map(|blob| blob.len()), Some(51));
-        assert!(!format!("{one:?}").contains("PRIVATE"), "a private key must not reach a log");
+        assert_eq!(
+            public_blob(&one.public_openssh).map(|blob| blob.len()),
+            Some(51)
+        );
+        assert!(
+            !format!("{one:?}").contains("PRIVATE"),
+            "a private key must not reach a log"
+        );
     }
 
     #[test]
     fn other_lines_are_no_public_keys() {
-        for line in ["", "ssh-rsa AAAA", "ssh-ed25519", "ssh-ed25519 !", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5"] {
+        for line in [
+            "",
+            "ssh-rsa AAAA",
+            "ssh-ed25519",
+            "ssh-ed25519 !",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5",
+        ] {
             assert_eq!(public_blob(line), None, "{line}");
         }
     }

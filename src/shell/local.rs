@@ -43,7 +43,8 @@ impl Command {
     /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.arguments.push(argument.as_ref().to_string_lossy().into_owned());
+        self.arguments
+            .push(argument.as_ref().to_string_lossy().into_owned());
         self
     }
 
@@ -84,8 +85,13 @@ impl Command {
     /// The command as one could paste it.
     #[must_use]
     pub fn pasteable(&self) -> String {
-        let variables = self.environment.iter().map(|(name, value)| format!("{name}={}", quote(value)));
-        let words = std::iter::once(&self.program).chain(&self.arguments).map(|word| quote(word));
+        let variables = self
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={}", quote(value)));
+        let words = std::iter::once(&self.program)
+            .chain(&self.arguments)
+            .map(|word| quote(word));
         variables.chain(words).collect::<Vec<_>>().join(" ")
     }
 
@@ -109,33 +115,71 @@ impl Command {
     ///
     /// # Errors
     /// When it cannot be started, does not end in time or fails.
-    pub async fn run_with_lines(&self, line: impl FnMut(&str) + Send) -> Result<Output, CommandError> {
+    pub async fn run_with_lines(
+        &self,
+        line: impl FnMut(&str) + Send,
+    ) -> Result<Output, CommandError> {
         self.output_with_lines(line).await?.check(&self.pasteable())
     }
 
-    async fn output_with_lines(&self, mut line: impl FnMut(&str) + Send) -> Result<Output, CommandError> {
-        let start = |source| CommandError::Start { command: self.pasteable(), source };
+    async fn output_with_lines(
+        &self,
+        mut line: impl FnMut(&str) + Send,
+    ) -> Result<Output, CommandError> {
+        let start = |source| CommandError::Start {
+            command: self.pasteable(),
+            source,
+        };
         let mut child = self.spawn().map_err(start)?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let deadline = Instant::now() + self.limit;
-        let result = timeout_at(deadline, converse(&mut child, self.stdin.as_deref(), &mut stdout, &mut stderr, &mut line)).await;
+        let result = timeout_at(
+            deadline,
+            converse(
+                &mut child,
+                self.stdin.as_deref(),
+                &mut stdout,
+                &mut stderr,
+                &mut line,
+            ),
+        )
+        .await;
         if let Ok(status) = result {
-            return Ok(Output { status: exit_code(status.map_err(start)?), stdout, stderr });
+            return Ok(Output {
+                status: exit_code(status.map_err(start)?),
+                stdout,
+                stderr,
+            });
         }
         // The error is that it took too long; a child that is gone by now cannot be killed, and need not be.
         let _ = child.kill().await;
         let said = if stderr.is_empty() { stdout } else { stderr };
-        Err(CommandError::TimedOut { command: self.pasteable(), limit: self.limit, tail: tail(&said) })
+        Err(CommandError::TimedOut {
+            command: self.pasteable(),
+            limit: self.limit,
+            tail: tail(&said),
+        })
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
-        let stdin = if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()
+        let stdin = if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
     }
 }
 
@@ -155,20 +199,36 @@ async fn converse(
         }
         drop(input);
     };
-    let (out, err) = (child.stdout.take().expect("stdout is piped"), child.stderr.take().expect("stderr is piped"));
+    let (out, err) = (
+        child.stdout.take().expect("stdout is piped"),
+        child.stderr.take().expect("stderr is piped"),
+    );
     let line = std::sync::Mutex::new(line);
     let tell = |text: &str| (line.lock().expect("a line callback does not panic"))(text);
-    let ((), out, err) = tokio::join!(feed, read_lines(out, stdout, &tell), read_lines(err, stderr, &tell));
+    let ((), out, err) = tokio::join!(
+        feed,
+        read_lines(out, stdout, &tell),
+        read_lines(err, stderr, &tell)
+    );
     out.and(err)?;
     child.wait().await
 }
 
-async fn read_lines(source: impl AsyncRead + Unpin, kept: &mut Vec<u8>, tell: impl Fn(&str)) -> std::io::Result<()> {
+async fn read_lines(
+    source: impl AsyncRead + Unpin,
+    kept: &mut Vec<u8>,
+    tell: impl Fn(&str),
+) -> std::io::Result<()> {
     let mut source = BufReader::new(source);
     let mut line = Vec::new();
     loop {
         line.clear();
-        if (&mut source).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await? == 0 {
+        if (&mut source)
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line)
+            .await?
+            == 0
+        {
             return Ok(());
         }
         let room = MAX_OUTPUT_BYTES.saturating_sub(kept.len());
@@ -179,7 +239,10 @@ async fn read_lines(source: impl AsyncRead + Unpin, kept: &mut Vec<u8>, tell: im
 
 /// The exit code as a shell reports it.
 fn exit_code(status: ExitStatus) -> i32 {
-    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
 }
 
 #[cfg(test)]
@@ -192,14 +255,29 @@ mod tests {
 
     #[tokio::test]
     async fn output_and_status_are_kept() {
-        let output = shell("cat; echo bad >&2; exit 3").stdin("fed").output().await.expect("sh starts");
-        assert_eq!(output, Output { status: 3, stdout: b"fed".to_vec(), stderr: b"bad\n".to_vec() });
+        let output = shell("cat; echo bad >&2; exit 3")
+            .stdin("fed")
+            .output()
+            .await
+            .expect("sh starts");
+        assert_eq!(
+            output,
+            Output {
+                status: 3,
+                stdout: b"fed".to_vec(),
+                stderr: b"bad\n".to_vec()
+            }
+        );
     }
 
     #[tokio::test]
     async fn a_large_input_and_output_do_not_block_each_other() {
         let bytes = vec![b'x'; 4 << 20];
-        let output = Command::new("cat").stdin(bytes.clone()).run().await.expect("cat succeeds");
+        let output = Command::new("cat")
+            .stdin(bytes.clone())
+            .run()
+            .await
+            .expect("cat succeeds");
         assert_eq!(output.stdout, bytes);
     }
 
@@ -216,15 +294,31 @@ mod tests {
 
     #[tokio::test]
     async fn errors_hold_the_command_and_what_it_said() {
-        let error = shell("echo 'no disk' >&2; exit 1").run().await.expect_err("it fails");
-        assert_eq!(error.to_string(), "`sh -c 'echo '\\''no disk'\\'' >&2; exit 1'` exited with status 1\nno disk");
-        let error = Command::new("/nonexistent/tool").run().await.expect_err("there is no such tool");
+        let error = shell("echo 'no disk' >&2; exit 1")
+            .run()
+            .await
+            .expect_err("it fails");
+        assert_eq!(
+            error.to_string(),
+            "`sh -c 'echo '\\''no disk'\\'' >&2; exit 1'` exited with status 1\nno disk"
+        );
+        let error = Command::new("/nonexistent/tool")
+            .run()
+            .await
+            .expect_err("there is no such tool");
         assert!(matches!(error, CommandError::Start { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn a_command_that_does_not_end_is_killed() {
-        let error = shell("echo started; exec sleep 1000").limit(Duration::from_millis(300)).run().await.expect_err("it hangs");
-        assert!(error.to_string().contains("did not end within 300ms"), "{error}");
+        let error = shell("echo started; exec sleep 1000")
+            .limit(Duration::from_millis(300))
+            .run()
+            .await
+            .expect_err("it hangs");
+        assert!(
+            error.to_string().contains("did not end within 300ms"),
+            "{error}"
+        );
     }
 }

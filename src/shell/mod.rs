@@ -45,8 +45,16 @@ impl Output {
         if self.success() {
             return Ok(self);
         }
-        let said = if self.stderr.trim_ascii().is_empty() { &self.stdout } else { &self.stderr };
-        Err(CommandError::Failed { command: command.to_owned(), status: self.status, tail: tail(said) })
+        let said = if self.stderr.trim_ascii().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        Err(CommandError::Failed {
+            command: command.to_owned(),
+            status: self.status,
+            tail: tail(said),
+        })
     }
 }
 
@@ -73,7 +81,9 @@ pub enum CommandError {
         tail: String,
     },
     /// It did not end in time and was killed.
-    #[error("`{command}` did not end within {limit:?}; it was killed. The end of its output:\n{tail}")]
+    #[error(
+        "`{command}` did not end within {limit:?}; it was killed. The end of its output:\n{tail}"
+    )]
     TimedOut {
         /// The command, as one could paste it.
         command: String,
@@ -96,7 +106,11 @@ pub fn tail(bytes: &[u8]) -> String {
 #[must_use]
 pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +119,13 @@ mod tests {
 
     #[test]
     fn words_are_quoted_for_the_shell() {
-        for (word, quoted) in [("a-b/c", "a-b/c"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$x", "'$x'")] {
+        for (word, quoted) in [
+            ("a-b/c", "a-b/c"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$x", "'$x'"),
+        ] {
             assert_eq!(quote(word), quoted);
         }
     }
@@ -113,9 +133,19 @@ mod tests {
     #[test]
     fn a_failure_quotes_the_end_of_what_was_said() {
         let long: String = (0..30).map(|n| format!("line {n}\n")).collect();
-        let output = Output { status: 3, stdout: long.into_bytes(), stderr: b"\n".to_vec() };
-        let message = output.check("make it").expect_err("status is 3").to_string();
-        assert!(message.starts_with("`make it` exited with status 3\nline 10\n"), "{message}");
+        let output = Output {
+            status: 3,
+            stdout: long.into_bytes(),
+            stderr: b"\n".to_vec(),
+        };
+        let message = output
+            .check("make it")
+            .expect_err("status is 3")
+            .to_string();
+        assert!(
+            message.starts_with("`make it` exited with status 3\nline 10\n"),
+            "{message}"
+        );
         assert!(message.ends_with("line 29"), "{message}");
     }
 }

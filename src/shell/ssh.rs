@@ -67,7 +67,9 @@ pub enum SshError {
         last: String,
     },
     /// The server is not the one it should be.
-    #[error("connect to {address} by SSH: its host key is {seen}, not {expected}; this is another machine")]
+    #[error(
+        "connect to {address} by SSH: its host key is {seen}, not {expected}; this is another machine"
+    )]
     HostKey {
         /// The server.
         address: SocketAddr,
@@ -101,7 +103,9 @@ pub struct Ssh {
 
 impl std::fmt::Debug for Ssh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ssh").field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("Ssh")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,7 +115,10 @@ impl Ssh {
     /// # Errors
     /// At once when the host key is wrong or ours is unusable; otherwise [`SshError::Connect`] when the limit is over.
     pub async fn connect(target: &SshTarget, limit: Duration) -> Result<Self, SshError> {
-        let ssh = Self { target: Arc::new(target.clone()), live: Arc::default() };
+        let ssh = Self {
+            target: Arc::new(target.clone()),
+            live: Arc::default(),
+        };
         ssh.reconnect(limit).await?;
         Ok(ssh)
     }
@@ -122,18 +129,29 @@ impl Ssh {
     /// # Errors
     /// When there is no session.
     pub async fn connect_once(target: &SshTarget) -> Result<Self, SshError> {
-        let ssh = Self { target: Arc::new(target.clone()), live: Arc::default() };
-        let of = ssh.target.clone();
-        let (last, limit) = match blocking(move || Ok(open(&of, FIRST_BANNER_WAIT, LAST_BANNER_WAIT))).await? {
-            Ok(live) => {
-                *ssh.lock() = Some(live);
-                return Ok(ssh);
-            }
-            Err(Attempt::Final(error)) => return Err(error),
-            Err(Attempt::Silent) => ("it accepts connections but shows no banner".to_owned(), LAST_BANNER_WAIT),
-            Err(Attempt::NotYet(what) | Attempt::Denied(what)) => (what, FIRST_BANNER_WAIT),
+        let ssh = Self {
+            target: Arc::new(target.clone()),
+            live: Arc::default(),
         };
-        Err(SshError::Connect { address: target.address, limit, last })
+        let of = ssh.target.clone();
+        let (last, limit) =
+            match blocking(move || Ok(open(&of, FIRST_BANNER_WAIT, LAST_BANNER_WAIT))).await? {
+                Ok(live) => {
+                    *ssh.lock() = Some(live);
+                    return Ok(ssh);
+                }
+                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Silent) => (
+                    "it accepts connections but shows no banner".to_owned(),
+                    LAST_BANNER_WAIT,
+                ),
+                Err(Attempt::NotYet(what) | Attempt::Denied(what)) => (what, FIRST_BANNER_WAIT),
+            };
+        Err(SshError::Connect {
+            address: target.address,
+            limit,
+            last,
+        })
     }
 
     /// Where this connection leads.
@@ -155,7 +173,12 @@ impl Ssh {
     ///
     /// # Errors
     /// When the session breaks, cannot be opened, or the command takes too long.
-    pub async fn run_within(&self, command: &str, stdin: Option<Vec<u8>>, limit: Duration) -> Result<Output, SshError> {
+    pub async fn run_within(
+        &self,
+        command: &str,
+        stdin: Option<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<Output, SshError> {
         let deadline = Instant::now() + limit;
         let unwanted = Arc::new(AtomicBool::new(false));
         let _guard = SetOnDrop(Arc::clone(&unwanted));
@@ -163,11 +186,19 @@ impl Ssh {
         let mut fresh = false;
         loop {
             if self.lock().is_none() {
-                self.reconnect(deadline.duration_since(Instant::now())).await?;
+                self.reconnect(deadline.duration_since(Instant::now()))
+                    .await?;
                 fresh = true;
             }
-            let (ssh, command, stdin, unwanted) = (self.clone(), command.to_owned(), Arc::clone(&stdin), Arc::clone(&unwanted));
-            match blocking(move || Ok(ssh.exchange(&command, &stdin, limit, deadline, &unwanted))).await? {
+            let (ssh, command, stdin, unwanted) = (
+                self.clone(),
+                command.to_owned(),
+                Arc::clone(&stdin),
+                Arc::clone(&unwanted),
+            );
+            match blocking(move || Ok(ssh.exchange(&command, &stdin, limit, deadline, &unwanted)))
+                .await?
+            {
                 // The machine has restarted since the last command: this one was not sent yet.
                 Err(Refusal { begun: false, .. }) if !fresh => (),
                 Err(refusal) => return Err(refusal.error),
@@ -180,7 +211,12 @@ impl Ssh {
     ///
     /// # Errors
     /// When the session breaks or the machine cannot write it.
-    pub async fn upload(&self, bytes: Vec<u8>, remote_path: &str, mode: u32) -> Result<(), SshError> {
+    pub async fn upload(
+        &self,
+        bytes: Vec<u8>,
+        remote_path: &str,
+        mode: u32,
+    ) -> Result<(), SshError> {
         let command = upload_command(&self.target.user, bytes.len(), remote_path, mode);
         self.run(&command, Some(bytes)).await?.check(&command)?;
         Ok(())
@@ -192,7 +228,9 @@ impl Ssh {
         let mut denied_since = None;
         loop {
             let ssh = self.clone();
-            let patience = banner_wait.min(deadline.duration_since(Instant::now())).max(Duration::from_millis(1));
+            let patience = banner_wait
+                .min(deadline.duration_since(Instant::now()))
+                .max(Duration::from_millis(1));
             let last = match blocking(move || Ok(open(&ssh.target, patience, patience))).await? {
                 Ok(live) => {
                     *self.lock() = Some(live);
@@ -202,7 +240,11 @@ impl Ssh {
                 Err(Attempt::Denied(what)) => {
                     let since = *denied_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > DENIED_LIMIT {
-                        return Err(SshError::Connect { address: self.target.address, limit, last: what });
+                        return Err(SshError::Connect {
+                            address: self.target.address,
+                            limit,
+                            last: what,
+                        });
                     }
                     what
                 }
@@ -213,7 +255,11 @@ impl Ssh {
                 Err(Attempt::NotYet(what)) => what,
             };
             if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(SshError::Connect { address: self.target.address, limit, last });
+                return Err(SshError::Connect {
+                    address: self.target.address,
+                    limit,
+                    last,
+                });
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -227,14 +273,31 @@ impl Ssh {
         deadline: Instant,
         unwanted: &AtomicBool,
     ) -> Result<Output, Refusal> {
-        let broken = |what: String| SshError::Broken { address: self.target.address, what };
+        let broken = |what: String| SshError::Broken {
+            address: self.target.address,
+            what,
+        };
         let mut slot = self.lock();
         // Taken out, and put back only after an orderly end: what failed is never used again.
         let Some(live) = slot.take() else {
-            return Err(Refusal { begun: false, error: broken("another command has just broken it; try again".to_owned()) });
+            return Err(Refusal {
+                begun: false,
+                error: broken("another command has just broken it; try again".to_owned()),
+            });
         };
-        let output = Output { status: -1, stdout: Vec::new(), stderr: Vec::new() };
-        let mut exchange = Exchange { live: &live, limit, deadline, unwanted, begun: false, output };
+        let output = Output {
+            status: -1,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        };
+        let mut exchange = Exchange {
+            live: &live,
+            limit,
+            deadline,
+            unwanted,
+            begun: false,
+            output,
+        };
         let error = match exchange.run(command, stdin) {
             Ok(status) => {
                 exchange.output.status = status;
@@ -243,13 +306,25 @@ impl Ssh {
                 return Ok(output);
             }
             Err(Stop::Late) => {
-                let said = if exchange.output.stderr.is_empty() { &exchange.output.stdout } else { &exchange.output.stderr };
-                CommandError::TimedOut { command: command.to_owned(), limit, tail: tail(said) }.into()
+                let said = if exchange.output.stderr.is_empty() {
+                    &exchange.output.stdout
+                } else {
+                    &exchange.output.stderr
+                };
+                CommandError::TimedOut {
+                    command: command.to_owned(),
+                    limit,
+                    tail: tail(said),
+                }
+                .into()
             }
             Err(Stop::Unwanted) => broken("nobody waits for the command any more".to_owned()),
             Err(Stop::Broken(error)) => broken(error.to_string()),
         };
-        Err(Refusal { begun: exchange.begun || matches!(error, SshError::Command(_)), error })
+        Err(Refusal {
+            begun: exchange.begun || matches!(error, SshError::Command(_)),
+            error,
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Live>> {
@@ -278,7 +353,9 @@ impl Drop for SetOnDrop {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, SshError> + Send + 'static) -> Result<T, SshError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SshError> + Send + 'static,
+) -> Result<T, SshError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

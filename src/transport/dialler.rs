@@ -34,7 +34,13 @@ impl Dialler {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let authority = server.strip_prefix("https://")?.trim_end_matches('/');
         let url = format!("wss://{authority}{path}");
-        Some(Self { address: authority.parse().ok()?, url, tls: Arc::new(tls).into(), pause: PAUSE_FIRST, opened: None })
+        Some(Self {
+            address: authority.parse().ok()?,
+            url,
+            tls: Arc::new(tls).into(),
+            pause: PAUSE_FIRST,
+            opened: None,
+        })
     }
 
     /// The server's address.
@@ -51,12 +57,17 @@ impl Dialler {
             self.rest().await;
         }
         loop {
-            match timeout(DIAL_LIMIT, self.dial()).await.unwrap_or_else(|_| Err("no answer in time".into())) {
+            match timeout(DIAL_LIMIT, self.dial())
+                .await
+                .unwrap_or_else(|_| Err("no answer in time".into()))
+            {
                 Ok(socket) => {
                     self.opened = Some(Instant::now());
                     return socket;
                 }
-                Err(why) => tracing::debug!(server = %self.address, why, "the control plane cannot be reached, dialling again"),
+                Err(why) => {
+                    tracing::debug!(server = %self.address, why, "the control plane cannot be reached, dialling again")
+                }
             }
             self.rest().await;
         }
@@ -68,11 +79,21 @@ impl Dialler {
     }
 
     async fn dial(&self) -> Result<Socket, String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(self.address)
+            .await
+            .map_err(|error| error.to_string())?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| error.to_string())?;
         let name = ServerName::IpAddress(self.address.ip().into());
-        let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.map_err(|error| error.to_string())?;
+        let stream = self
+            .tls
+            .connect(name, stream)
+            .await
+            .map_err(|error| format!("TLS: {error}"))?;
+        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(socket)
     }
 }

@@ -39,7 +39,10 @@ const CONNECTIONS: u32 = 1024;
 const ANSWERS: [(StatusCode, io::ErrorKind); 4] = [
     (StatusCode::BAD_GATEWAY, io::ErrorKind::ConnectionRefused),
     (StatusCode::GATEWAY_TIMEOUT, io::ErrorKind::TimedOut),
-    (StatusCode::SERVICE_UNAVAILABLE, io::ErrorKind::HostUnreachable),
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        io::ErrorKind::HostUnreachable,
+    ),
     (StatusCode::BAD_REQUEST, io::ErrorKind::InvalidInput),
 ];
 
@@ -63,11 +66,20 @@ pub async fn serve(io: impl Stream, dial: Arc<dyn Dial>) -> io::Result<()> {
         // An opener that gives up resets its stream, and a prober gives up often: that is no attack.
         .max_pending_accept_reset_streams(CONNECTIONS as usize)
         .max_local_error_reset_streams(None);
-    builder.serve_connection(TokioIo::new(io), service).await.map_err(io::Error::other)
+    builder
+        .serve_connection(TokioIo::new(io), service)
+        .await
+        .map_err(io::Error::other)
 }
 
-async fn answer(mut request: Request<hyper::body::Incoming>, dial: &dyn Dial) -> Response<Empty<Bytes>> {
-    let target = request.uri().authority().and_then(|authority| authority.as_str().parse::<SocketAddr>().ok());
+async fn answer(
+    mut request: Request<hyper::body::Incoming>,
+    dial: &dyn Dial,
+) -> Response<Empty<Bytes>> {
+    let target = request
+        .uri()
+        .authority()
+        .and_then(|authority| authority.as_str().parse::<SocketAddr>().ok());
     let dialled = match target {
         Some(target) if request.method() == Method::CONNECT => dial.dial(target).await,
         _ => Err(io::ErrorKind::InvalidInput.into()),
@@ -79,7 +91,8 @@ async fn answer(mut request: Request<hyper::body::Incoming>, dial: &dyn Dial) ->
             tokio::spawn(async move {
                 if let Ok(upgraded) = upgrade.await {
                     // Either side's end is the other's; nobody is left to tell about an error.
-                    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream).await;
+                    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream)
+                        .await;
                 }
             });
         }
@@ -89,13 +102,26 @@ async fn answer(mut request: Request<hyper::body::Incoming>, dial: &dyn Dial) ->
 }
 
 fn status_of(kind: io::ErrorKind) -> StatusCode {
-    let unreachable = matches!(kind, io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable);
-    let kind = if unreachable { io::ErrorKind::HostUnreachable } else { kind };
-    ANSWERS.iter().find(|(_, known)| *known == kind).map_or(StatusCode::INTERNAL_SERVER_ERROR, |(status, _)| *status)
+    let unreachable = matches!(
+        kind,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable
+    );
+    let kind = if unreachable {
+        io::ErrorKind::HostUnreachable
+    } else {
+        kind
+    };
+    ANSWERS
+        .iter()
+        .find(|(_, known)| *known == kind)
+        .map_or(StatusCode::INTERNAL_SERVER_ERROR, |(status, _)| *status)
 }
 
 fn kind_of(status: StatusCode) -> io::ErrorKind {
-    ANSWERS.iter().find(|(known, _)| *known == status).map_or(io::ErrorKind::Other, |(_, kind)| *kind)
+    ANSWERS
+        .iter()
+        .find(|(known, _)| *known == status)
+        .map_or(io::ErrorKind::Other, |(_, kind)| *kind)
 }
 
 /// Opens connections from the other side of a stream.
@@ -109,7 +135,9 @@ impl Opener {
     ///
     /// # Errors
     /// When the other side does not speak our protocol.
-    pub async fn start(io: impl Stream) -> io::Result<(Self, impl Future<Output = io::Result<()>> + Send + 'static)> {
+    pub async fn start(
+        io: impl Stream,
+    ) -> io::Result<(Self, impl Future<Output = io::Result<()>> + Send + 'static)> {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -118,8 +146,13 @@ impl Opener {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let (requests, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
-        Ok((Self { requests }, async move { connection.await.map_err(io::Error::other) }))
+        let (requests, connection) = builder
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(io::Error::other)?;
+        Ok((Self { requests }, async move {
+            connection.await.map_err(io::Error::other)
+        }))
     }
 
     /// Connects to `to` from the other side. Dropping the future abandons the attempt there, too.
@@ -246,7 +279,10 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_stays_a_refusal() {
         let (opener, _told) = pair().await;
-        assert_eq!(opener.open(port(1)).await.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionRefused));
+        assert_eq!(
+            opener.open(port(1)).await.err().map(|error| error.kind()),
+            Some(io::ErrorKind::ConnectionRefused)
+        );
     }
 
     #[tokio::test]
@@ -272,6 +308,9 @@ mod tests {
         opener.open(port(80)).await.unwrap();
         server.abort();
         let _ = server.await;
-        assert_eq!(opener.open(port(80)).await.err().map(|error| error.kind()), Some(io::ErrorKind::BrokenPipe));
+        assert_eq!(
+            opener.open(port(80)).await.err().map(|error| error.kind()),
+            Some(io::ErrorKind::BrokenPipe)
+        );
     }
 }

@@ -41,7 +41,9 @@ impl Bench {
     pub(super) async fn stack(&self, cluster: Cluster) -> Result<StackTimes, Failure> {
         let scenario = shipped(&self.home, &self.spec.name, SCENARIO)?;
         let Some(load) = scenario.loads.values().next() else {
-            return Err(Failure::new(format!("scenario `{SCENARIO}` has no load to ask for")));
+            return Err(Failure::new(format!(
+                "scenario `{SCENARIO}` has no load to ask for"
+            )));
         };
         self.live.step("deploying the stack");
         let deployed = deploy::deploy(&cluster.client, &scenario).await?;
@@ -54,7 +56,8 @@ impl Bench {
 
         // Unlike all others, this one is not owned: killed, this command leaves it.
         let begun = Instant::now();
-        let cluster = life::restore(&self.home, &self.spec.name, SNAPSHOT, self.live.reporter()).await?;
+        let cluster =
+            life::restore(&self.home, &self.spec.name, SNAPSHOT, self.live.reporter()).await?;
         let restored = begun.elapsed();
         let served = self.await_answer(&cluster, load, &tls, within).await?;
         self.down(cluster).await?;
@@ -71,7 +74,11 @@ impl Bench {
         within: Duration,
     ) -> Result<Duration, Failure> {
         let dial = Arc::new(OwnCluster::new(cluster.daemon.clone(), &self.spec));
-        let request = HttpRequest { dial, url: load.url.clone(), tls: Arc::clone(tls) };
+        let request = HttpRequest {
+            dial,
+            url: load.url.clone(),
+            tls: Arc::clone(tls),
+        };
         let begun = Instant::now();
         loop {
             let seen = match ask_once(&request, Instant::now() + load.deadline).await {
@@ -81,20 +88,34 @@ impl Bench {
             };
             if begun.elapsed() > within {
                 let waited = within.as_secs();
-                return Err(Failure::new(format!("waited {waited} s for `{}` to answer; last seen: {seen}", load.url.host)));
+                return Err(Failure::new(format!(
+                    "waited {waited} s for `{}` to answer; last seen: {seen}",
+                    load.url.host
+                )));
             }
             sleep(ASK_AGAIN).await;
         }
     }
 }
 
-async fn await_replicas(client: &Client, deployed: &Deployed, within: Duration) -> Result<(), Failure> {
+async fn await_replicas(
+    client: &Client,
+    deployed: &Deployed,
+    within: Duration,
+) -> Result<(), Failure> {
     let ready = async {
         loop {
-            let listed = client.list::<ReplicationController>(NAMESPACE, &ListParams::all()).await?.items;
+            let listed = client
+                .list::<ReplicationController>(NAMESPACE, &ListParams::all())
+                .await?
+                .items;
             let is_ready = |(name, wanted): &(String, u32)| {
-                let found = listed.iter().find(|controller| controller.metadata.name.as_ref() == Some(name));
-                let ready = found.and_then(|controller| controller.status.as_ref()?.ready_replicas).unwrap_or_default();
+                let found = listed
+                    .iter()
+                    .find(|controller| controller.metadata.name.as_ref() == Some(name));
+                let ready = found
+                    .and_then(|controller| controller.status.as_ref()?.ready_replicas)
+                    .unwrap_or_default();
                 i64::from(ready) >= i64::from(*wanted)
             };
             if deployed.controllers.iter().all(is_ready) {
@@ -103,6 +124,11 @@ async fn await_replicas(client: &Client, deployed: &Deployed, within: Duration) 
             sleep(LOOK_AGAIN).await;
         }
     };
-    let late = |_| Failure::new(format!("waited {} s for the stack's replicas to be ready", within.as_secs()));
+    let late = |_| {
+        Failure::new(format!(
+            "waited {} s for the stack's replicas to be ready",
+            within.as_secs()
+        ))
+    };
     timeout(within, ready).await.map_err(late)?
 }

@@ -19,8 +19,8 @@ use super::{Daemon, links};
 use crate::cluster::life::own_login;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{
-    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Provider, ProviderError, Restored,
-    Snapshots,
+    Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Provider,
+    ProviderError, Restored, Snapshots,
 };
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
@@ -150,35 +150,62 @@ async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
         api_port: daemon.ingress.api_port(),
         ingress_synced: daemon.ingress.synced(),
         services: daemon.ingress.served(),
-        owned: daemon.ownership == super::Ownership::Owned && !daemon.disowned.load(Ordering::SeqCst),
+        owned: daemon.ownership == super::Ownership::Owned
+            && !daemon.disowned.load(Ordering::SeqCst),
         restored_from: daemon.record.restored_from.clone(),
     }))
 }
 
 async fn preflight(State(daemon): Shared) -> Json<Vec<Problem>> {
-    Json(daemon.provider.preflight(&daemon.record.spec.machines).await)
+    Json(
+        daemon
+            .provider
+            .preflight(&daemon.record.spec.machines)
+            .await,
+    )
 }
 
-async fn create(State(daemon): Shared, Json(mut request): Json<MachineRequest>) -> Result<Json<Machine>, Failure> {
+async fn create(
+    State(daemon): Shared,
+    Json(mut request): Json<MachineRequest>,
+) -> Result<Json<Machine>, Failure> {
     if let Network::Fabric(fabric) = &daemon.network {
         request.fabric_socket = fabric.socket(&request.spec.name);
     }
     Ok(Json(daemon.provider.create(request).await?))
 }
 
-async fn wait_for_boot(State(daemon): Shared, Path(node): Path<NodeName>) -> Result<Json<SocketAddr>, Failure> {
+async fn wait_for_boot(
+    State(daemon): Shared,
+    Path(node): Path<NodeName>,
+) -> Result<Json<SocketAddr>, Failure> {
     Ok(Json(daemon.provider.wait_for_boot(&node).await?))
 }
 
 /// How a machine is logged in to now.
-async fn login(State(daemon): Shared, Path(node): Path<NodeName>) -> Result<Json<SshTarget>, Failure> {
+async fn login(
+    State(daemon): Shared,
+    Path(node): Path<NodeName>,
+) -> Result<Json<SshTarget>, Failure> {
     if let Some(target) = daemon.provider.login(&node).await? {
         return Ok(Json(target));
     }
-    let found = daemon.provider.list().await?.into_iter().find(|machine| machine.name == node);
-    let address = found.and_then(|machine| machine.ssh).ok_or(ProviderError::UnknownNode(node.clone()))?;
+    let found = daemon
+        .provider
+        .list()
+        .await?
+        .into_iter()
+        .find(|machine| machine.name == node);
+    let address = found
+        .and_then(|machine| machine.ssh)
+        .ok_or(ProviderError::UnknownNode(node.clone()))?;
     let target = own_login(&daemon.paths, &node, address);
-    Ok(Json(target.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, crate::cluster::chain(&error)))?))
+    Ok(Json(target.map_err(|error| {
+        Failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            crate::cluster::chain(&error),
+        )
+    })?))
 }
 
 async fn installed(State(daemon): Shared, Path(node): Path<NodeName>) -> Json<()> {
@@ -188,7 +215,11 @@ async fn installed(State(daemon): Shared, Path(node): Path<NodeName>) -> Json<()
     Json(())
 }
 
-async fn power(State(daemon): Shared, Path(node): Path<NodeName>, Json(power): Json<Power>) -> Result<Json<()>, Failure> {
+async fn power(
+    State(daemon): Shared,
+    Path(node): Path<NodeName>,
+    Json(power): Json<Power>,
+) -> Result<Json<()>, Failure> {
     Ok(Json(daemon.provider.power(&node, power.action).await?))
 }
 
@@ -197,7 +228,10 @@ struct After {
     after: u64,
 }
 
-async fn sightings(State(daemon): Shared, Query(After { after }): Query<After>) -> Json<Vec<Sighting>> {
+async fn sightings(
+    State(daemon): Shared,
+    Query(After { after }): Query<After>,
+) -> Json<Vec<Sighting>> {
     Json(daemon.sightings.after(after))
 }
 
@@ -217,24 +251,57 @@ async fn save(State(daemon): Shared, Json(save): Json<Save>) -> Result<Json<Rest
         let what = "links are cut or shaped; `flightcage undo` heals them".to_owned();
         return Err(Failure(StatusCode::CONFLICT, what));
     }
-    let saving = tokio::spawn(async move { snapshots(&*daemon.provider)?.save(save.into).await.map_err(Failure::from) });
-    saving.await.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
+    let saving = tokio::spawn(async move {
+        snapshots(&*daemon.provider)?
+            .save(save.into)
+            .await
+            .map_err(Failure::from)
+    });
+    saving
+        .await
+        .unwrap_or_else(|broken| {
+            Err(Failure(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                broken.to_string(),
+            ))
+        })
+        .map(Json)
 }
 
 /// Goes on to its end even if the asker goes away: what is half restored has to be cleared by whoever made it.
-async fn restore(State(daemon): Shared, Json(mut order): Json<RestoreOrder>) -> Result<Json<Restored>, Failure> {
+async fn restore(
+    State(daemon): Shared,
+    Json(mut order): Json<RestoreOrder>,
+) -> Result<Json<Restored>, Failure> {
     if let Network::Fabric(fabric) = &daemon.network {
         for request in &mut order.requests {
             request.fabric_socket = fabric.socket(&request.spec.name);
         }
     }
-    let restoring = async move { snapshots(&*daemon.provider)?.restore(order.from, order.requests).await.map_err(Failure::from) };
+    let restoring = async move {
+        snapshots(&*daemon.provider)?
+            .restore(order.from, order.requests)
+            .await
+            .map_err(Failure::from)
+    };
     let restored = tokio::spawn(restoring).await;
-    restored.unwrap_or_else(|broken| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))).map(Json)
+    restored
+        .unwrap_or_else(|broken| {
+            Err(Failure(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                broken.to_string(),
+            ))
+        })
+        .map(Json)
 }
 
 fn snapshots(provider: &dyn Provider) -> Result<&dyn Snapshots, Failure> {
-    let refusal = || Failure(StatusCode::NOT_IMPLEMENTED, format!("the {} provider has no snapshots", provider.name()));
+    let refusal = || {
+        Failure(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("the {} provider has no snapshots", provider.name()),
+        )
+    };
     provider.snapshots().ok_or_else(refusal)
 }
 

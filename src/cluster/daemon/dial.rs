@@ -93,7 +93,9 @@ pub(super) async fn serve(listener: UnixListener, dial: Arc<dyn Dial>, balancer:
 async fn handle(client: UnixStream, dial: &dyn Dial, balancer: &Balancer) -> io::Result<()> {
     let mut client = BufReader::new(client);
     let mut line = String::new();
-    let length = tokio::io::AsyncReadExt::take(&mut client, MAX_REQUEST as u64).read_line(&mut line).await?;
+    let length = tokio::io::AsyncReadExt::take(&mut client, MAX_REQUEST as u64)
+        .read_line(&mut line)
+        .await?;
     if length == 0 {
         return Ok(());
     }
@@ -113,13 +115,25 @@ async fn handle(client: UnixStream, dial: &dyn Dial, balancer: &Balancer) -> io:
                     tokio::io::copy_bidirectional(&mut client, &mut stream).await?;
                     Ok(())
                 }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => reply(&mut client, DialReply::Refused).await,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => reply(&mut client, DialReply::TimedOut).await,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    reply(&mut client, DialReply::Refused).await
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    reply(&mut client, DialReply::TimedOut).await
+                }
                 Err(_) => reply(&mut client, DialReply::Failed).await,
             }
         }
-        DialTarget::Service { namespace, name, port } => {
-            let key = ServicePortKey { namespace, name, port };
+        DialTarget::Service {
+            namespace,
+            name,
+            port,
+        } => {
+            let key = ServicePortKey {
+                namespace,
+                name,
+                port,
+            };
             let connected = tokio::select! {
                 connected = balancer.connect(&key) => connected,
                 _ = client.fill_buf() => return Ok(()),
@@ -127,7 +141,10 @@ async fn handle(client: UnixStream, dial: &dyn Dial, balancer: &Balancer) -> io:
             match connected {
                 Ok(connection) => {
                     reply(&mut client, DialReply::Connected).await?;
-                    crate::balancer::relay(&mut client, connection).await.map(drop).map_err(io::Error::other)
+                    crate::balancer::relay(&mut client, connection)
+                        .await
+                        .map(drop)
+                        .map_err(io::Error::other)
                 }
                 Err(ConnectError::NoEndpoints) => reply(&mut client, DialReply::NoEndpoints).await,
                 Err(ConnectError::AllRefused) => reply(&mut client, DialReply::Refused).await,

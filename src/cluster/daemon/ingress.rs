@@ -102,11 +102,27 @@ impl Drop for ServedEntry {
 }
 
 impl Ingress {
-    pub(super) fn start(client: Client, balancer: Balancer, ports: Ports, api_port: u16, tasks: &mut JoinSet<()>) -> Self {
+    pub(super) fn start(
+        client: Client,
+        balancer: Balancer,
+        ports: Ports,
+        api_port: u16,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let served = Arc::new(Mutex::new(BTreeMap::new()));
         let synced = Arc::new(AtomicBool::new(false));
-        tasks.spawn(follow(client, balancer, ports, served.clone(), synced.clone()));
-        Self { api_port, synced, served }
+        tasks.spawn(follow(
+            client,
+            balancer,
+            ports,
+            served.clone(),
+            synced.clone(),
+        ));
+        Self {
+            api_port,
+            synced,
+            served,
+        }
     }
 
     /// Whether everything that is to be served has been listened for once.
@@ -120,11 +136,21 @@ impl Ingress {
 
     /// What is served now, by Service.
     pub(super) fn served(&self) -> Vec<Served> {
-        let served = self.served.lock().expect("nobody panics while holding the lock");
+        let served = self
+            .served
+            .lock()
+            .expect("nobody panics while holding the lock");
         let mut services: BTreeMap<(&str, &str), Vec<ServedPort>> = BTreeMap::new();
         for (key, entry) in served.iter() {
-            let port = ServedPort { name: entry.name.clone(), port: key.port, host: entry.host };
-            services.entry((&key.namespace, &key.name)).or_default().push(port);
+            let port = ServedPort {
+                name: entry.name.clone(),
+                port: key.port,
+                host: entry.host,
+            };
+            services
+                .entry((&key.namespace, &key.name))
+                .or_default()
+                .push(port);
         }
         let service = |((namespace, name), ports): ((&str, &str), Vec<ServedPort>)| Served {
             namespace: namespace.to_owned(),
@@ -144,13 +170,24 @@ async fn follow(
 ) {
     let services = client.reflect::<Service>("", ListParams::default());
     let endpoints = client.reflect::<Endpoints>("", ListParams::default());
-    let (mut services_changed, mut endpoints_progress) = (services.subscribe(), endpoints.progress());
+    let (mut services_changed, mut endpoints_progress) =
+        (services.subscribe(), endpoints.progress());
     loop {
         if services.synced() && endpoints.synced() {
             // In this order: the objects are then at least as new as the revision.
-            let revision = endpoints_progress.borrow_and_update().revision.parse().unwrap_or(0);
-            let (services, endpoints) = (services_changed.borrow_and_update().clone(), endpoints.objects());
-            let table = ServiceTable::build(services.values().map(Arc::as_ref), endpoints.values().map(Arc::as_ref));
+            let revision = endpoints_progress
+                .borrow_and_update()
+                .revision
+                .parse()
+                .unwrap_or(0);
+            let (services, endpoints) = (
+                services_changed.borrow_and_update().clone(),
+                endpoints.objects(),
+            );
+            let table = ServiceTable::build(
+                services.values().map(Arc::as_ref),
+                endpoints.values().map(Arc::as_ref),
+            );
             balancer.apply(&table, revision);
             listen_for(&table, &balancer, &mut ports, &served).await;
             synced.store(true, Ordering::SeqCst);
@@ -175,11 +212,21 @@ async fn listen_for(
     ports: &mut Ports,
     served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>,
 ) {
-    let wanted: BTreeMap<&ServicePortKey, &ServicePort> =
-        table.ports.iter().filter(|(_, port)| port.service_type == LOAD_BALANCER).collect();
-    served.lock().expect("nobody panics while holding the lock").retain(|key, _| wanted.contains_key(key));
+    let wanted: BTreeMap<&ServicePortKey, &ServicePort> = table
+        .ports
+        .iter()
+        .filter(|(_, port)| port.service_type == LOAD_BALANCER)
+        .collect();
+    served
+        .lock()
+        .expect("nobody panics while holding the lock")
+        .retain(|key, _| wanted.contains_key(key));
     for (key, port) in wanted {
-        if served.lock().expect("nobody panics while holding the lock").contains_key(key) {
+        if served
+            .lock()
+            .expect("nobody panics while holding the lock")
+            .contains_key(key)
+        {
             continue;
         }
         let what = format!("{}/{}:{}", key.namespace, key.name, key.port);
@@ -190,7 +237,9 @@ async fn listen_for(
                 continue;
             }
         };
-        let Ok(host) = listener.local_addr() else { continue };
+        let Ok(host) = listener.local_addr() else {
+            continue;
+        };
         let (balancer, target) = (balancer.clone(), key.clone());
         let task = tokio::spawn(accept(listener, move |client| {
             let (balancer, target) = (balancer.clone(), target.clone());
@@ -200,8 +249,15 @@ async fn listen_for(
                 }
             }
         }));
-        let entry = ServedEntry { name: port.port_name.clone().unwrap_or_default(), host, task: task.abort_handle() };
-        served.lock().expect("nobody panics while holding the lock").insert(key.clone(), entry);
+        let entry = ServedEntry {
+            name: port.port_name.clone().unwrap_or_default(),
+            host,
+            task: task.abort_handle(),
+        };
+        served
+            .lock()
+            .expect("nobody panics while holding the lock")
+            .insert(key.clone(), entry);
     }
 }
 
@@ -211,19 +267,33 @@ fn host_port(port: u16) -> u16 {
 }
 
 /// The loopback ports of a Service, by its own.
-fn host_ports(service: &Service, served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>) -> BTreeMap<u16, u16> {
-    let (namespace, name) = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
+fn host_ports(
+    service: &Service,
+    served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>,
+) -> BTreeMap<u16, u16> {
+    let (namespace, name) = (
+        service.metadata.namespace.as_deref(),
+        service.metadata.name.as_deref(),
+    );
     let served = served.lock().expect("nobody panics while holding the lock");
-    let own = served.iter().filter(|(key, _)| Some(key.namespace.as_str()) == namespace && Some(key.name.as_str()) == name);
-    own.map(|(key, entry)| (key.port, entry.host.port())).collect()
+    let own = served.iter().filter(|(key, _)| {
+        Some(key.namespace.as_str()) == namespace && Some(key.name.as_str()) == name
+    });
+    own.map(|(key, entry)| (key.port, entry.host.port()))
+        .collect()
 }
 
 /// Tells a LoadBalancer Service where it is reached, as a cloud's load balancer does, unless it knows.
 async fn announce(client: &Client, service: &Service, ports: &BTreeMap<u16, u16>) {
-    let Some(status) = announcement(service, Ipv4Addr::LOCALHOST.into(), ports) else { return };
+    let Some(status) = announcement(service, Ipv4Addr::LOCALHOST.into(), ports) else {
+        return;
+    };
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let name = service.metadata.name.as_deref().unwrap_or_default();
-    if let Err(error) = client.patch::<Service>(namespace, name, &Patch::Merge(status), Some("status")).await {
+    if let Err(error) = client
+        .patch::<Service>(namespace, name, &Patch::Merge(status), Some("status"))
+        .await
+    {
         tracing::warn!(service = format!("{namespace}/{name}"), %error, "its ingress address could not be announced");
     }
 }

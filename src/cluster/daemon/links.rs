@@ -15,7 +15,8 @@ use super::Daemon;
 use super::control::{Failure, Shared};
 use super::network::Network;
 use crate::machines::fabric::{
-    CaptureFilter, Fabric, FabricError, Layer, LinkCounters, LinkRule, Links, Measured, Port, ProbePlan,
+    CaptureFilter, Fabric, FabricError, Layer, LinkCounters, LinkRule, Links, Measured, Port,
+    ProbePlan,
 };
 
 /// Links that are measured at a time: their probes share one delay line.
@@ -114,19 +115,29 @@ impl Daemon {
             let known: Vec<String> = ports.iter().map(Port::to_string).collect();
             return Err(Failure(
                 StatusCode::NOT_FOUND,
-                format!("node `{unknown}` does not exist; there are {}", known.join(", ")),
+                format!(
+                    "node `{unknown}` does not exist; there are {}",
+                    known.join(", ")
+                ),
             ));
         }
         Ok(links.among(&ports))
     }
 }
 
-pub(super) async fn change(State(daemon): Shared, Json(change): Json<LinkChange>) -> Result<Json<Vec<LinkEffect>>, Failure> {
+pub(super) async fn change(
+    State(daemon): Shared,
+    Json(change): Json<LinkChange>,
+) -> Result<Json<Vec<LinkEffect>>, Failure> {
     let links = daemon.links(&change.links)?;
     if let Network::Relays(_, machines) = &daemon.network {
         return Ok(Json(machines.change(&change).await.map_err(unable)?));
     }
-    let layer = Layer { tag: change.tag, lasts: change.lasts, seed: change.seed };
+    let layer = Layer {
+        tag: change.tag,
+        lasts: change.lasts,
+        seed: change.seed,
+    };
     for (from, to) in &links {
         daemon.fabric()?.set_rule(from, to, change.rule, &layer)?;
     }
@@ -137,20 +148,35 @@ pub(super) async fn change(State(daemon): Shared, Json(change): Json<LinkChange>
         async move {
             let measured = daemon.fabric()?.measure(&from, &to, plan).await?;
             let verified = measured.shows(&change.rule);
-            Ok::<_, Failure>(LinkEffect { from, to, measured, verified, acted_for: acts_since.elapsed() })
+            Ok::<_, Failure>(LinkEffect {
+                from,
+                to,
+                measured,
+                verified,
+                acted_for: acts_since.elapsed(),
+            })
         }
     };
-    let effects: Vec<_> = futures::stream::iter(links).map(measure).buffered(MEASURED_AT_ONCE).collect().await;
+    let effects: Vec<_> = futures::stream::iter(links)
+        .map(measure)
+        .buffered(MEASURED_AT_ONCE)
+        .collect()
+        .await;
     Ok(Json(effects.into_iter().collect::<Result<_, _>>()?))
 }
 
-pub(super) async fn heal(State(daemon): Shared, Json(heal): Json<LinkHeal>) -> Result<Json<()>, Failure> {
+pub(super) async fn heal(
+    State(daemon): Shared,
+    Json(heal): Json<LinkHeal>,
+) -> Result<Json<()>, Failure> {
     let links = daemon.links(&heal.links)?;
     if let Network::Relays(_, machines) = &daemon.network {
         return Ok(Json(machines.heal(&heal).await.map_err(unable)?));
     }
     for (from, to) in links {
-        daemon.fabric()?.heal(Some((&from, &to)), heal.tag.as_deref())?;
+        daemon
+            .fabric()?
+            .heal(Some((&from, &to)), heal.tag.as_deref())?;
     }
     Ok(Json(()))
 }
@@ -162,11 +188,26 @@ pub(super) async fn states(State(daemon): Shared) -> Result<Json<Vec<LinkState>>
     let fabric = daemon.fabric()?;
     let acting = fabric.rules();
     let state = |(from, to): (Port, Port)| {
-        let of_link = acting.iter().filter(|(sender, receiver, ..)| *sender == from && *receiver == to);
-        let rules = of_link.map(|(_, _, tag, rule)| (tag.clone(), *rule)).collect();
-        Ok::<_, Failure>(LinkState { rules, counters: Some(fabric.counters(&from, &to)?), from, to })
+        let of_link = acting
+            .iter()
+            .filter(|(sender, receiver, ..)| *sender == from && *receiver == to);
+        let rules = of_link
+            .map(|(_, _, tag, rule)| (tag.clone(), *rule))
+            .collect();
+        Ok::<_, Failure>(LinkState {
+            rules,
+            counters: Some(fabric.counters(&from, &to)?),
+            from,
+            to,
+        })
     };
-    Ok(Json(daemon.links(&Links::all())?.into_iter().map(state).collect::<Result<_, _>>()?))
+    Ok(Json(
+        daemon
+            .links(&Links::all())?
+            .into_iter()
+            .map(state)
+            .collect::<Result<_, _>>()?,
+    ))
 }
 
 /// What a machine said when it could not.
@@ -174,12 +215,22 @@ fn unable(what: String) -> Failure {
     Failure(StatusCode::BAD_GATEWAY, what)
 }
 
-pub(super) async fn capture(State(daemon): Shared, Query(request): Query<CaptureRequest>) -> Result<Response, Failure> {
+pub(super) async fn capture(
+    State(daemon): Shared,
+    Query(request): Query<CaptureRequest>,
+) -> Result<Response, Failure> {
     let filter = match (request.port, request.from, request.to) {
         (Some(port), None, None) => CaptureFilter::Port(port),
         (None, Some(from), Some(to)) => CaptureFilter::Link(from, to),
-        _ => return Err(Failure(StatusCode::BAD_REQUEST, "name a node, or both ends of a link".into())),
+        _ => {
+            return Err(Failure(
+                StatusCode::BAD_REQUEST,
+                "name a node, or both ends of a link".into(),
+            ));
+        }
     };
-    let capture = daemon.fabric()?.capture(&filter, request.for_ms.map(Duration::from_millis))?;
+    let capture = daemon
+        .fabric()?
+        .capture(&filter, request.for_ms.map(Duration::from_millis))?;
     Ok(Body::from_stream(capture.map(Ok::<_, std::convert::Infallible>)).into_response())
 }

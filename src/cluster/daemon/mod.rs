@@ -68,9 +68,14 @@ pub enum DaemonError {
 }
 
 /// Wraps a cause with what was being done.
-fn starting<E: std::error::Error + Send + Sync + 'static>(what: impl Into<String>) -> impl FnOnce(E) -> DaemonError {
+fn starting<E: std::error::Error + Send + Sync + 'static>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> DaemonError {
     let what = what.into();
-    move |source| DaemonError::Start { what, source: Box::new(source) }
+    move |source| DaemonError::Start {
+        what,
+        source: Box::new(source),
+    }
 }
 
 /// Who ends the daemon.
@@ -119,20 +124,30 @@ struct Daemon {
 ///
 /// # Errors
 /// When another daemon holds the cluster, or a part cannot start.
-pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Result<(), DaemonError> {
+pub async fn run(
+    home: &Home,
+    paths: ClusterPaths,
+    ownership: Ownership,
+) -> Result<(), DaemonError> {
     let lock = try_lock(&paths.daemon_lock())
         .map_err(starting("lock the daemon's lock"))?
         .ok_or_else(|| DaemonError::Held(paths.name().to_string()))?;
     write_pid(&lock).map_err(starting("write the daemon's process id"))?;
     raise_file_limit();
-    let record: ClusterRecord = read_json(&paths.spec()).map_err(starting("read the cluster's specification"))?;
+    let record: ClusterRecord =
+        read_json(&paths.spec()).map_err(starting("read the cluster's specification"))?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
     let provider = provider(&paths, &record)?;
-    let Opened { network, dial, registry } = network::open(&paths, &record.spec, provider.clone(), &mut tasks).await?;
+    let Opened {
+        network,
+        dial,
+        registry,
+    } = network::open(&paths, &record.spec, provider.clone(), &mut tasks).await?;
     let store = ImageStore::open(home.images()).map_err(starting("open the image store"))?;
-    let tls = pki::server_tls(&paths.pki(), "registry").map_err(starting("load the registry's certificate"))?;
+    let tls = pki::server_tls(&paths.pki(), "registry")
+        .map_err(starting("load the registry's certificate"))?;
     let upstreams = upstreams(&record.spec)?;
     tasks.spawn(async move {
         if let Err(error) = mirror::serve(registry, tls, mirror::router(store, upstreams)).await {
@@ -146,15 +161,28 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
         .await
         .map_err(starting("listen for the API"))?;
     let server = format!("https://127.0.0.1:{api_port}");
-    let config = pki::client_config(&paths.pki(), "daemon", server).map_err(starting("load the daemon's certificate"))?;
-    let control_plane = ControlPlane::new(&config.server, &config.ca_pem, &config.certificate_pem, &config.key_pem)
-        .map_err(starting("prepare the load balancer's stream to the control plane"))?;
+    let config = pki::client_config(&paths.pki(), "daemon", server)
+        .map_err(starting("load the daemon's certificate"))?;
+    let control_plane = ControlPlane::new(
+        &config.server,
+        &config.ca_pem,
+        &config.certificate_pem,
+        &config.key_pem,
+    )
+    .map_err(starting(
+        "prepare the load balancer's stream to the control plane",
+    ))?;
     tasks.spawn(stream::keep(control_plane, balancer.clone()));
     let client = Client::new(config).map_err(starting("make the Kubernetes client"))?;
     let ingress = ingress::Ingress::start(client, balancer.clone(), ports, api_port, &mut tasks);
 
     let sightings = Arc::new(sentry::Sightings::default());
-    let nodes = record.spec.machines.iter().map(|machine| machine.name.clone()).collect();
+    let nodes = record
+        .spec
+        .machines
+        .iter()
+        .map(|machine| machine.name.clone())
+        .collect();
     tasks.spawn(sentry::watch(provider.clone(), nodes, sightings.clone()));
 
     let daemon = Arc::new(Daemon {
@@ -169,9 +197,11 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
         record,
         paths: paths.clone(),
     });
-    let dial_listener = listen(&paths.dial_socket()).map_err(starting("listen on the dial socket"))?;
+    let dial_listener =
+        listen(&paths.dial_socket()).map_err(starting("listen on the dial socket"))?;
     tasks.spawn(dial::serve(dial_listener, dial, balancer));
-    let control_listener = listen(&paths.control_socket()).map_err(starting("listen on the control socket"))?;
+    let control_listener =
+        listen(&paths.control_socket()).map_err(starting("listen on the control socket"))?;
     tasks.spawn(control::serve(control_listener, daemon.clone()));
 
     wait_for_the_end(ownership, &stop, &daemon).await;
@@ -181,7 +211,10 @@ pub async fn run(home: &Home, paths: ClusterPaths, ownership: Ownership) -> Resu
 }
 
 /// What makes this cluster's machines.
-fn provider(paths: &ClusterPaths, record: &ClusterRecord) -> Result<Arc<dyn Provider>, DaemonError> {
+fn provider(
+    paths: &ClusterPaths,
+    record: &ClusterRecord,
+) -> Result<Arc<dyn Provider>, DaemonError> {
     match record.spec.provider {
         ProviderKind::Qemu => {
             let config = QemuConfig {
@@ -191,26 +224,40 @@ fn provider(paths: &ClusterPaths, record: &ClusterRecord) -> Result<Arc<dyn Prov
                 acceleration: record.acceleration.unwrap_or(Acceleration::Tcg),
                 wrapper: "/proc/self/exe".into(),
             };
-            Ok(Arc::new(QemuProvider::new(config).map_err(starting("start the qemu provider"))?))
+            Ok(Arc::new(
+                QemuProvider::new(config).map_err(starting("start the qemu provider"))?,
+            ))
         }
-        ProviderKind::Hosts => {
-            Ok(Arc::new(HostsProvider::new(&record.spec.machines, uninstall::identity(paths.name(), &paths.pki()))))
-        }
-        ProviderKind::Vagrant => Ok(Arc::new(VagrantProvider::new(vagrant_config(paths, record)?))),
+        ProviderKind::Hosts => Ok(Arc::new(HostsProvider::new(
+            &record.spec.machines,
+            uninstall::identity(paths.name(), &paths.pki()),
+        ))),
+        ProviderKind::Vagrant => Ok(Arc::new(VagrantProvider::new(vagrant_config(
+            paths, record,
+        )?))),
     }
 }
 
-fn vagrant_config(paths: &ClusterPaths, record: &ClusterRecord) -> Result<VagrantConfig, DaemonError> {
+fn vagrant_config(
+    paths: &ClusterPaths,
+    record: &ClusterRecord,
+) -> Result<VagrantConfig, DaemonError> {
     let host_key = |machine: &MachineSpec| {
         let file = paths.ssh_host_key(&machine.name).with_extension("pub");
-        let key = std::fs::read_to_string(&file).map_err(starting(format!("read `{}`", file.display())))?;
+        let key = std::fs::read_to_string(&file)
+            .map_err(starting(format!("read `{}`", file.display())))?;
         Ok((machine.name.clone(), key))
     };
     Ok(VagrantConfig {
         vagrant: record.spec.vagrant.clone().unwrap_or_default(),
         state_dir: paths.root().to_owned(),
         private_key: paths.ssh_key(),
-        host_keys: record.spec.machines.iter().map(host_key).collect::<Result<_, _>>()?,
+        host_keys: record
+            .spec
+            .machines
+            .iter()
+            .map(host_key)
+            .collect::<Result<_, _>>()?,
         kvm: record.acceleration == Some(Acceleration::Kvm),
         spec: record.spec.clone(),
     })
@@ -223,8 +270,10 @@ fn upstreams(spec: &ClusterSpec) -> Result<mirror::Upstreams, DaemonError> {
     if spec.upstream_registries.is_empty() {
         return Ok(mirror::Upstreams::none());
     }
-    let roots = std::fs::read(HOST_AUTHORITIES).map_err(starting(format!("read `{HOST_AUTHORITIES}`")))?;
-    mirror::Upstreams::https(spec.upstream_registries.clone(), &roots).map_err(starting("prepare for upstream registries"))
+    let roots =
+        std::fs::read(HOST_AUTHORITIES).map_err(starting(format!("read `{HOST_AUTHORITIES}`")))?;
+    mirror::Upstreams::https(spec.upstream_registries.clone(), &roots)
+        .map_err(starting("prepare for upstream registries"))
 }
 
 /// Returns when the daemon is told to stop by request, by signal or by the end of its owner.
@@ -266,7 +315,13 @@ fn write_pid(mut lock: &std::fs::File) -> io::Result<()> {
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    ) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
@@ -281,13 +336,19 @@ async fn take_down(daemon: &Daemon) {
         match ended {
             Ok(()) => remove_directories(daemon),
             // What would find the machines again has to stay.
-            Err(error) => tracing::error!(error = %super::chain(&error), "the machines could not be removed"),
+            Err(error) => {
+                tracing::error!(error = %super::chain(&error), "the machines could not be removed")
+            }
         }
         return;
     }
     // Machines that are not ours are left as they were; while one of them is not, what is needed to try again stays.
-    if remove && let Err(error) = uninstall::uninstall_all(&daemon.record.spec, &daemon.paths).await {
-        tracing::error!(error = crate::cluster::chain(&error), "not every machine could be left as it was");
+    if remove && let Err(error) = uninstall::uninstall_all(&daemon.record.spec, &daemon.paths).await
+    {
+        tracing::error!(
+            error = crate::cluster::chain(&error),
+            "not every machine could be left as it was"
+        );
         return;
     }
     for machine in &daemon.record.spec.machines {
@@ -296,7 +357,13 @@ async fn take_down(daemon: &Daemon) {
         } else if daemon.provider.machines_outlive_daemon() {
             Ok(())
         } else {
-            daemon.provider.power(&machine.name, crate::machines::provider::PowerAction::PowerOff).await
+            daemon
+                .provider
+                .power(
+                    &machine.name,
+                    crate::machines::provider::PowerAction::PowerOff,
+                )
+                .await
         };
         if let Err(error) = ended {
             tracing::error!(node = %machine.name, %error, "the machine could not be ended");
@@ -327,5 +394,6 @@ fn listen(path: &std::path::Path) -> io::Result<UnixListener> {
 /// # Errors
 /// When it cannot be read or is not what was expected.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Result<T> {
-    serde_json::from_slice(&std::fs::read(path)?).map_err(|error| io::Error::other(format!("`{}`: {error}", path.display())))
+    serde_json::from_slice(&std::fs::read(path)?)
+        .map_err(|error| io::Error::other(format!("`{}`: {error}", path.display())))
 }

@@ -44,22 +44,51 @@ pub(super) async fn open(
         let binary = install::binary_path().map_err(starting("read the running binary"))?;
         let links = Arc::new(MachineLinks::new(spec, provider.clone()));
         tasks.spawn(links.clone().renew());
-        let config = RelayConfig { provider, directory: paths.ssh(), binary, is_installed: paths.complete().exists() };
+        let config = RelayConfig {
+            provider,
+            directory: paths.ssh(),
+            binary,
+            is_installed: paths.complete().exists(),
+        };
         let (relays, registry) = RelayNetwork::start(spec, config, tasks);
         let dial = Arc::new(relays.clone());
-        return Ok(Opened { network: Network::Relays(relays, links), dial, registry: Box::new(registry) });
+        return Ok(Opened {
+            network: Network::Relays(relays, links),
+            dial,
+            registry: Box::new(registry),
+        });
     }
-    let nodes = spec.machines.iter().map(|machine| machine.name.clone()).collect();
-    let addresses = (0..spec.machines.len()).map(|index| spec.address(index)).collect();
-    let config = FabricConfig { socket_dir: paths.runtime().to_owned(), nodes, addresses };
-    let fabric = Fabric::start(config).await.map_err(starting("start the fabric"))?;
+    let nodes = spec
+        .machines
+        .iter()
+        .map(|machine| machine.name.clone())
+        .collect();
+    let addresses = (0..spec.machines.len())
+        .map(|index| spec.address(index))
+        .collect();
+    let config = FabricConfig {
+        socket_dir: paths.runtime().to_owned(),
+        nodes,
+        addresses,
+    };
+    let fabric = Fabric::start(config)
+        .await
+        .map_err(starting("start the fabric"))?;
     let gateway = fabric.gateway();
     let route = |index| {
         let (network, prefix) = addresses::pod_network(index);
         (format!("{network}/{prefix}"), spec.address(index))
     };
     let routes: Vec<_> = (0..spec.machines.len()).map(route).collect();
-    gateway.set_routes(&routes).map_err(starting("route to the pods"))?;
-    let registry = gateway.listen(addresses::REGISTRY_PORT).map_err(starting("listen for the registry mirror"))?;
-    Ok(Opened { network: Network::Fabric(fabric), dial: Arc::new(gateway), registry: Box::new(registry) })
+    gateway
+        .set_routes(&routes)
+        .map_err(starting("route to the pods"))?;
+    let registry = gateway
+        .listen(addresses::REGISTRY_PORT)
+        .map_err(starting("listen for the registry mirror"))?;
+    Ok(Opened {
+        network: Network::Fabric(fabric),
+        dial: Arc::new(gateway),
+        registry: Box::new(registry),
+    })
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::machines::journal::{Entry, LineReader, Sighting, Trouble, rotate, trouble_in_entry, trouble_on_console};
+use crate::machines::journal::{
+    Entry, LineReader, Sighting, Trouble, rotate, trouble_in_entry, trouble_on_console,
+};
 use crate::machines::provider::Provider;
 use crate::model::names::NodeName;
 
@@ -34,20 +36,33 @@ impl Sightings {
     /// Those with a larger number than `after`.
     pub(super) fn after(&self, after: u64) -> Vec<Sighting> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.list.iter().filter(|sighting| sighting.number > after).cloned().collect()
+        kept.list
+            .iter()
+            .filter(|sighting| sighting.number > after)
+            .cloned()
+            .collect()
     }
 
     /// Keeps one, unless the same was told a moment ago.
     fn add(&self, at_ms: u64, node: &NodeName, trouble: Trouble, line: String) -> bool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |old: &&Sighting| {
-            old.at_ms + SAME_WITHIN_MS > at_ms && old.node == *node && old.trouble == trouble && old.line == line
+            old.at_ms + SAME_WITHIN_MS > at_ms
+                && old.node == *node
+                && old.trouble == trouble
+                && old.line == line
         };
         if kept.list.iter().rev().any(|old| known(&old)) {
             return false;
         }
         kept.count += 1;
-        let sighting = Sighting { number: kept.count, at_ms, node: node.clone(), trouble, line };
+        let sighting = Sighting {
+            number: kept.count,
+            at_ms,
+            node: node.clone(),
+            trouble,
+            line,
+        };
         kept.list.push_back(sighting);
         if kept.list.len() > KEPT {
             kept.list.pop_front();
@@ -71,7 +86,12 @@ impl Watched {
         let journal = provider.journal(node);
         // What an earlier daemon has seen is not told again.
         let open = |path: PathBuf| (path.clone(), LineReader::from_end(&path));
-        Self { node: node.clone(), console: open(console), journal: journal.map(open), newest: BTreeMap::new() }
+        Self {
+            node: node.clone(),
+            console: open(console),
+            journal: journal.map(open),
+            newest: BTreeMap::new(),
+        }
     }
 
     /// What is new and means trouble. A file that cannot be read is looked at again next time.
@@ -80,8 +100,15 @@ impl Watched {
         for line in self.console.1.lines().unwrap_or_default() {
             seen.extend(trouble_on_console(&String::from_utf8_lossy(&line)));
         }
-        let Some((_, journal)) = &mut self.journal else { return seen };
-        for entry in journal.lines().unwrap_or_default().iter().filter_map(|line| Entry::parse(line)) {
+        let Some((_, journal)) = &mut self.journal else {
+            return seen;
+        };
+        for entry in journal
+            .lines()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|line| Entry::parse(line))
+        {
             if let Some((sequence, place)) = entry.place() {
                 let newest = self.newest.entry(sequence.to_owned()).or_default();
                 if place <= *newest {
@@ -95,7 +122,13 @@ impl Watched {
     }
 
     fn bound(&self) {
-        for path in [Some(&self.console.0), self.journal.as_ref().map(|(path, _)| path)].into_iter().flatten() {
+        for path in [
+            Some(&self.console.0),
+            self.journal.as_ref().map(|(path, _)| path),
+        ]
+        .into_iter()
+        .flatten()
+        {
             if let Err(error) = rotate(path, FILE_LIMIT_BYTES) {
                 tracing::warn!(node = %self.node, %error, "a machine's file grows beyond its limit");
             }
@@ -104,8 +137,15 @@ impl Watched {
 }
 
 /// Watches the machines for as long as the daemon lives.
-pub(super) async fn watch(provider: Arc<dyn Provider>, nodes: Vec<NodeName>, sightings: Arc<Sightings>) {
-    let mut watched: Vec<Watched> = nodes.iter().map(|node| Watched::new(provider.as_ref(), node)).collect();
+pub(super) async fn watch(
+    provider: Arc<dyn Provider>,
+    nodes: Vec<NodeName>,
+    sightings: Arc<Sightings>,
+) {
+    let mut watched: Vec<Watched> = nodes
+        .iter()
+        .map(|node| Watched::new(provider.as_ref(), node))
+        .collect();
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -115,7 +155,9 @@ pub(super) async fn watch(provider: Arc<dyn Provider>, nodes: Vec<NodeName>, sig
         let looked = tokio::task::spawn_blocking(move || {
             for machine in &mut watched {
                 for (trouble, line) in machine.look() {
-                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    let now = SystemTime::now()
+                        .duration_since(UNIX_EPOCH)
+                        .unwrap_or_default();
                     let at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
                     if sightings.add(at_ms, &machine.node, trouble, line.clone()) {
                         tracing::warn!(node = %machine.node, %trouble, line, "seen in a machine");
@@ -147,7 +189,11 @@ mod tests {
         assert!(!sightings.add(1_500, &w1, Trouble::OomKill, "Killed process 7".into()));
         assert!(sightings.add(1_500, &w2, Trouble::OomKill, "Killed process 7".into()));
         assert!(sightings.add(20_000, &w1, Trouble::OomKill, "Killed process 7".into()));
-        let numbers: Vec<u64> = sightings.after(1).iter().map(|sighting| sighting.number).collect();
+        let numbers: Vec<u64> = sightings
+            .after(1)
+            .iter()
+            .map(|sighting| sighting.number)
+            .collect();
         assert_eq!(numbers, [2, 3]);
         for number in 0..KEPT as u64 {
             sightings.add(number, &w1, Trouble::UnitFailed, number.to_string());

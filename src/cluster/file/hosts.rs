@@ -39,11 +39,20 @@ struct Common {
 
 /// Reads `[cluster.login]` and `[[cluster.host]]`. Problems are on the table's list; `defaults` gives a machine's other fields.
 pub(super) fn machines(table: &Table<'_, '_>, defaults: &MachineSpec) -> Vec<MachineSpec> {
-    let common = table.get("login").and_then(|value| value.table()).map(|login| common(&login)).unwrap_or_default();
-    let Some(value) = table.require("host") else { return Vec::new() };
+    let common = table
+        .get("login")
+        .and_then(|value| value.table())
+        .map(|login| common(&login))
+        .unwrap_or_default();
+    let Some(value) = table.require("host") else {
+        return Vec::new();
+    };
     let hosts = value.array().unwrap_or_default();
     if hosts.is_empty() || hosts.len() > MAX_NODES {
-        value.problem(format!("a cluster of hosts has 1 to {MAX_NODES} of them"), None);
+        value.problem(
+            format!("a cluster of hosts has 1 to {MAX_NODES} of them"),
+            None,
+        );
         return Vec::new();
     }
     let mut seen = Seen::default();
@@ -66,21 +75,45 @@ struct Seen {
 
 fn common(table: &Table<'_, '_>) -> Common {
     table.allow(&["user", "key", "jump"]);
-    let mut common = Common { user: user(table), key: key(table), jump: None };
+    let mut common = Common {
+        user: user(table),
+        key: key(table),
+        jump: None,
+    };
     common.jump = jump(table, &common);
     common
 }
 
-fn host(value: &Value<'_, '_>, index: usize, common: &Common, defaults: &MachineSpec, seen: &mut Seen) -> Option<MachineSpec> {
+fn host(
+    value: &Value<'_, '_>,
+    index: usize,
+    common: &Common,
+    defaults: &MachineSpec,
+    seen: &mut Seen,
+) -> Option<MachineSpec> {
     let table = value.table()?;
-    table.allow(&["name", "address", "ssh", "user", "key", "host_key", "jump", "power_off", "power_on", "labels"]);
+    table.allow(&[
+        "name",
+        "address",
+        "ssh",
+        "user",
+        "key",
+        "host_key",
+        "jump",
+        "power_off",
+        "power_on",
+        "labels",
+    ]);
     let name = table.require("name").and_then(|value| {
         let text = value.string()?;
         let name = text.parse::<NodeName>();
         match name {
             Ok(name) if seen.names.insert(text.to_owned()) => return Some(name),
             Ok(_) => value.problem(format!("two hosts are named `{text}`"), None),
-            Err(_) => value.problem(format!("`{text}` is not a node's name"), Some("a name such as `w1`".into())),
+            Err(_) => value.problem(
+                format!("`{text}` is not a node's name"),
+                Some("a name such as `w1`".into()),
+            ),
         }
         None
     });
@@ -88,11 +121,17 @@ fn host(value: &Value<'_, '_>, index: usize, common: &Common, defaults: &Machine
         let text = value.string()?;
         match text.parse::<Ipv4Addr>() {
             Ok(address) if address.is_loopback() || address.is_unspecified() => {
-                value.problem(format!("`{address}` is not an address that other machines can reach"), None);
+                value.problem(
+                    format!("`{address}` is not an address that other machines can reach"),
+                    None,
+                );
             }
             Ok(address) if seen.addresses.insert(address) => return Some(address),
             Ok(address) => value.problem(format!("two hosts have the address {address}"), None),
-            Err(_) => value.problem(format!("`{text}` is not an IPv4 address"), Some("an address such as \"10.0.0.11\"".into())),
+            Err(_) => value.problem(
+                format!("`{text}` is not an IPv4 address"),
+                Some("an address such as \"10.0.0.11\"".into()),
+            ),
         }
         None
     });
@@ -111,17 +150,31 @@ fn host(value: &Value<'_, '_>, index: usize, common: &Common, defaults: &Machine
         }
     }
     let mut labels = defaults.labels.clone();
-    for (key, _, value) in table.get("labels").and_then(|value| value.table()).map(|table| table.entries()).unwrap_or_default() {
+    for (key, _, value) in table
+        .get("labels")
+        .and_then(|value| value.table())
+        .map(|table| table.entries())
+        .unwrap_or_default()
+    {
         if let Some(text) = value.string() {
             labels.insert(key.to_owned(), text.to_owned());
         }
     }
     Some(MachineSpec {
         name: name?,
-        role: if index == 0 { Role::Controller } else { Role::Worker },
+        role: if index == 0 {
+            Role::Controller
+        } else {
+            Role::Worker
+        },
         labels,
         address: Some(address?),
-        host: Some(HostSpec { login: login?, jump, power_off, power_on }),
+        host: Some(HostSpec {
+            login: login?,
+            jump,
+            power_off,
+            power_on,
+        }),
         ..defaults.clone()
     })
 }
@@ -136,13 +189,21 @@ fn login(table: &Table<'_, '_>, common: &Common, address: Option<Ipv4Addr>) -> O
     let key = key(table).or_else(|| common.key.clone());
     for (name, missing) in [("user", user.is_none()), ("key", key.is_none())] {
         if missing && table.get(name).is_none() {
-            table.problem_at_start(format!("`{name}` is missing"), Some("here, or in [cluster.login]".into()));
+            table.problem_at_start(
+                format!("`{name}` is missing"),
+                Some("here, or in [cluster.login]".into()),
+            );
         }
     }
     let host_key = table.require("host_key").and_then(|value| {
         let text = value.string()?;
         if keys::public_blob(text).is_some() {
-            return Some(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "));
+            return Some(
+                text.split_whitespace()
+                    .take(2)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            );
         }
         value.problem(
             "not an ed25519 host key",
@@ -150,7 +211,12 @@ fn login(table: &Table<'_, '_>, common: &Common, address: Option<Ipv4Addr>) -> O
         );
         None
     });
-    Some(HostLogin { ssh: ssh?, user: user?, key: key?, host_key: host_key? })
+    Some(HostLogin {
+        ssh: ssh?,
+        user: user?,
+        key: key?,
+        host_key: host_key?,
+    })
 }
 
 fn jump(table: &Table<'_, '_>, common: &Common) -> Option<HostLogin> {
@@ -164,9 +230,13 @@ fn jump(table: &Table<'_, '_>, common: &Common) -> Option<HostLogin> {
 fn server(value: &Value<'_, '_>) -> Option<SocketAddr> {
     let text = value.string()?;
     let address = text.parse::<SocketAddr>().ok();
-    let address = address.or_else(|| Some(SocketAddr::from((text.parse::<IpAddr>().ok()?, SSH_PORT))));
+    let address =
+        address.or_else(|| Some(SocketAddr::from((text.parse::<IpAddr>().ok()?, SSH_PORT))));
     if address.is_none_or(|address| address.port() == 0) {
-        value.problem(format!("`{text}` is not an address"), Some("an IP address, or \"ADDRESS:PORT\"".into()));
+        value.problem(
+            format!("`{text}` is not an address"),
+            Some("an IP address, or \"ADDRESS:PORT\"".into()),
+        );
         return None;
     }
     address
@@ -200,12 +270,20 @@ fn key(table: &Table<'_, '_>) -> Option<PathBuf> {
 }
 
 fn command(table: &Table<'_, '_>, name: &str) -> Vec<String> {
-    let Some(value) = table.get(name) else { return Vec::new() };
+    let Some(value) = table.get(name) else {
+        return Vec::new();
+    };
     let words = value.array().unwrap_or_default();
     if words.is_empty() {
-        value.problem(format!("`{name}` is not a command"), Some("a list: [\"virsh\", \"destroy\", \"w1\"]".into()));
+        value.problem(
+            format!("`{name}` is not a command"),
+            Some("a list: [\"virsh\", \"destroy\", \"w1\"]".into()),
+        );
     }
-    words.iter().filter_map(|word| word.string().map(str::to_owned)).collect()
+    words
+        .iter()
+        .filter_map(|word| word.string().map(str::to_owned))
+        .collect()
 }
 
 #[cfg(test)]
@@ -213,12 +291,18 @@ mod tests {
     use crate::cluster::file::parse;
     use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
 
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBJ9aa8mGGwLMwKAOtvOgaYNLlRlyNOMsy9Bs0Ar1BvF";
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBJ9aa8mGGwLMwKAOtvOgaYNLlRlyNOMsy9Bs0Ar1BvF";
 
     fn check(text: &str) -> Result<ClusterSpec, Vec<String>> {
         let text = text.replace("KEY", KEY);
-        parse("/inventory/rack.toml", &text, &"test".parse().unwrap())
-            .map_err(|refusal| refusal.problems().iter().map(|problem| problem.to_string().split_off(21)).collect())
+        parse("/inventory/rack.toml", &text, &"test".parse().unwrap()).map_err(|refusal| {
+            refusal
+                .problems()
+                .iter()
+                .map(|problem| problem.to_string().split_off(21))
+                .collect()
+        })
     }
 
     #[test]
@@ -232,13 +316,33 @@ mod tests {
         )
         .unwrap();
         assert_eq!(spec.provider, ProviderKind::Hosts);
-        let roles: Vec<_> = spec.machines.iter().map(|machine| (machine.name.as_str(), machine.role)).collect();
+        let roles: Vec<_> = spec
+            .machines
+            .iter()
+            .map(|machine| (machine.name.as_str(), machine.role))
+            .collect();
         assert_eq!(roles, [("a", Role::Controller), ("b", Role::Worker)]);
-        let hosts: Vec<_> = spec.machines.iter().map(|machine| machine.host.clone().unwrap()).collect();
-        assert_eq!((hosts[0].login.ssh.to_string(), hosts[0].login.user.as_str()), ("10.0.0.11:22".into(), "admin"));
+        let hosts: Vec<_> = spec
+            .machines
+            .iter()
+            .map(|machine| machine.host.clone().unwrap())
+            .collect();
+        assert_eq!(
+            (hosts[0].login.ssh.to_string(), hosts[0].login.user.as_str()),
+            ("10.0.0.11:22".into(), "admin")
+        );
         assert_eq!(hosts[0].login.key.to_str(), Some("/inventory/id"));
-        assert_eq!(hosts[0].jump.as_ref().map(|jump| (jump.user.as_str(), jump.host_key.as_str())), Some(("gate", KEY)));
-        assert_eq!((hosts[1].login.ssh.to_string(), hosts[1].login.user.as_str()), ("127.0.0.1:2222".into(), "root"));
+        assert_eq!(
+            hosts[0]
+                .jump
+                .as_ref()
+                .map(|jump| (jump.user.as_str(), jump.host_key.as_str())),
+            Some(("gate", KEY))
+        );
+        assert_eq!(
+            (hosts[1].login.ssh.to_string(), hosts[1].login.user.as_str()),
+            ("127.0.0.1:2222".into(), "root")
+        );
         assert_eq!(hosts[1].power_off, ["off", "b"]);
         assert_eq!(spec.address(1), std::net::Ipv4Addr::new(10, 0, 0, 12));
     }

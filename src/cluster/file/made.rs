@@ -19,7 +19,15 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// Linux's limit is 2048 bytes for all of the command line, which is the box's mostly.
 const KERNEL_ARGUMENTS_BYTES_MAX: usize = 1024;
 /// Keys of `[cluster]` that a node may also have.
-pub(super) const SHARED: [&str; 7] = ["memory", "disk", "cpus", "labels", "taints", "kernel_arguments", "ignition"];
+pub(super) const SHARED: [&str; 7] = [
+    "memory",
+    "disk",
+    "cpus",
+    "labels",
+    "taints",
+    "kernel_arguments",
+    "ignition",
+];
 
 /// Reads what the machines are made of. Problems are on the table's list.
 pub(super) fn read(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
@@ -28,7 +36,11 @@ pub(super) fn read(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
     machine(table, &mut first);
     for machine in &mut spec.machines {
         let (name, role) = (machine.name.clone(), machine.role);
-        *machine = MachineSpec { name, role, ..first.clone() };
+        *machine = MachineSpec {
+            name,
+            role,
+            ..first.clone()
+        };
         // What is wanted of all is wanted of those that run pods.
         if role == Role::Controller {
             machine.taints.clear();
@@ -37,20 +49,35 @@ pub(super) fn read(table: &Table<'_, '_>, spec: &mut ClusterSpec) {
     if let Some(value) = table.get("box")
         && let Some(text) = value.string()
     {
-        let path = Path::new(table.file()).parent().unwrap_or(Path::new("")).join(text);
-        let is_definition = path.extension().is_some_and(|extension| extension == "toml");
-        let path = std::path::absolute(&path).unwrap_or(path).display().to_string();
+        let path = Path::new(table.file())
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(text);
+        let is_definition = path
+            .extension()
+            .is_some_and(|extension| extension == "toml");
+        let path = std::path::absolute(&path)
+            .unwrap_or(path)
+            .display()
+            .to_string();
         spec.box_name = if is_definition { path } else { text.to_owned() };
         // Other providers have boxes of their own.
         if spec.provider == ProviderKind::Qemu
             && let Err(error) = BoxDefinition::load(&spec.box_name)
         {
             let known = BoxDefinition::builtin_names();
-            value.problem(format!("`{text}` is no box: {error}"), suggestion(text, &known));
+            value.problem(
+                format!("`{text}` is no box: {error}"),
+                suggestion(text, &known),
+            );
         }
     }
     let mut seen = BTreeSet::new();
-    for value in table.get("node").and_then(|value| value.array()).unwrap_or_default() {
+    for value in table
+        .get("node")
+        .and_then(|value| value.array())
+        .unwrap_or_default()
+    {
         node(&value, spec, &mut seen);
     }
     unique_addresses(table, spec);
@@ -61,31 +88,62 @@ fn node(value: &Value<'_, '_>, spec: &mut ClusterSpec, seen: &mut BTreeSet<Strin
     let Some(table) = value.table() else { return };
     let known: Vec<&str> = ["name", "address"].into_iter().chain(SHARED).collect();
     table.allow(&known);
-    let Some(name_value) = table.require("name") else { return };
-    let Some(name) = name_value.string() else { return };
+    let Some(name_value) = table.require("name") else {
+        return;
+    };
+    let Some(name) = name_value.string() else {
+        return;
+    };
     if !seen.insert(name.to_owned()) {
         name_value.problem(format!("node `{name}` is there twice"), None);
     }
-    let names: Vec<String> = spec.machines.iter().map(|machine| machine.name.to_string()).collect();
-    let Some(found) = spec.machines.iter_mut().find(|machine| machine.name.as_str() == name) else {
+    let names: Vec<String> = spec
+        .machines
+        .iter()
+        .map(|machine| machine.name.to_string())
+        .collect();
+    let Some(found) = spec
+        .machines
+        .iter_mut()
+        .find(|machine| machine.name.as_str() == name)
+    else {
         let known: Vec<&str> = names.iter().map(String::as_str).collect();
         name_value.problem(format!("unknown node `{name}`"), suggestion(name, &known));
         return;
     };
     machine(&table, found);
-    found.address = table.get("address").and_then(|value| address(&value)).or(found.address);
+    found.address = table
+        .get("address")
+        .and_then(|value| address(&value))
+        .or(found.address);
 }
 
 fn machine(table: &Table<'_, '_>, machine: &mut MachineSpec) {
     size(table, machine);
     machine.labels.extend(labels(table));
     machine.taints.extend(strings(table, "taints", taint));
-    machine.kernel_arguments.extend(strings(table, "kernel_arguments", kernel_argument));
-    let length: usize = machine.kernel_arguments.iter().map(|argument| argument.len() + 1).sum();
-    if let Some(value) = table.get("kernel_arguments").filter(|_| length > KERNEL_ARGUMENTS_BYTES_MAX) {
-        value.problem(format!("`kernel_arguments` are longer than {KERNEL_ARGUMENTS_BYTES_MAX} bytes"), None);
+    machine
+        .kernel_arguments
+        .extend(strings(table, "kernel_arguments", kernel_argument));
+    let length: usize = machine
+        .kernel_arguments
+        .iter()
+        .map(|argument| argument.len() + 1)
+        .sum();
+    if let Some(value) = table
+        .get("kernel_arguments")
+        .filter(|_| length > KERNEL_ARGUMENTS_BYTES_MAX)
+    {
+        value.problem(
+            format!("`kernel_arguments` are longer than {KERNEL_ARGUMENTS_BYTES_MAX} bytes"),
+            None,
+        );
     }
-    for value in table.get("ignition").and_then(|value| value.array()).unwrap_or_default() {
+    for value in table
+        .get("ignition")
+        .and_then(|value| value.array())
+        .unwrap_or_default()
+    {
         machine.ignition.extend(ignition(&value, table));
     }
 }
@@ -95,7 +153,10 @@ fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {
         let value = table.get(key)?;
         let bytes = value.size()?;
         if bytes < least {
-            value.problem(format!("`{key}` is too small"), Some(format!("at least \"{text}\"")));
+            value.problem(
+                format!("`{key}` is too small"),
+                Some(format!("at least \"{text}\"")),
+            );
             return None;
         }
         Some(bytes)
@@ -116,8 +177,13 @@ type Judgement = Result<(), (String, String)>;
 
 /// The strings of a list that `is_right` accepts; it says what is wrong with the others, and what would be right.
 fn strings(table: &Table<'_, '_>, key: &str, is_right: fn(&str) -> Judgement) -> Vec<String> {
-    let values = table.get(key).and_then(|value| value.array()).unwrap_or_default();
-    let named = values.into_iter().filter_map(|value| Some((value, value.string()?)));
+    let values = table
+        .get(key)
+        .and_then(|value| value.array())
+        .unwrap_or_default();
+    let named = values
+        .into_iter()
+        .filter_map(|value| Some((value, value.string()?)));
     named
         .filter_map(|(value, text)| match is_right(text) {
             Ok(()) => Some(text.to_owned()),
@@ -132,7 +198,9 @@ fn strings(table: &Table<'_, '_>, key: &str, is_right: fn(&str) -> Judgement) ->
 /// The `labels` table of Node labels.
 pub(super) fn labels(table: &Table<'_, '_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    let Some(written) = table.get("labels").and_then(|value| value.table()) else { return labels };
+    let Some(written) = table.get("labels").and_then(|value| value.table()) else {
+        return labels;
+    };
     for (key, span, value) in written.entries() {
         let Some(text) = value.string() else { continue };
         if !is_label_key(key) {
@@ -142,7 +210,10 @@ pub(super) fn labels(table: &Table<'_, '_>) -> BTreeMap<String, String> {
                 Some("such as `disk` or `\"example.org/disk\"`, in Kubernetes' letters".into()),
             );
         } else if !(text.is_empty() || is_label_word(text)) {
-            value.problem(format!("`{text}` is not a label's value"), Some("at most 63 letters, digits, `-`, `_`, `.`".into()));
+            value.problem(
+                format!("`{text}` is not a label's value"),
+                Some("at most 63 letters, digits, `-`, `_`, `.`".into()),
+            );
         } else {
             labels.insert(key.to_owned(), text.to_owned());
         }
@@ -155,12 +226,18 @@ fn is_label_word(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends = [bytes.first(), bytes.last()];
     text.len() <= 63
-        && ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        && ends
+            .iter()
+            .all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
 fn is_label_key(key: &str) -> bool {
-    let Some((prefix, name)) = key.split_once('/') else { return is_label_word(key) };
+    let Some((prefix, name)) = key.split_once('/') else {
+        return is_label_word(key);
+    };
     prefix.len() <= 253 && prefix.split('.').all(is_name) && is_label_word(name)
 }
 
@@ -168,11 +245,17 @@ fn taint(text: &str) -> Judgement {
     let (key_value, effect) = text.rsplit_once(':').unwrap_or((text, ""));
     let (key, value) = key_value.split_once('=').unwrap_or((key_value, ""));
     if !is_label_key(key) || !(value.is_empty() || is_label_word(value)) {
-        return Err((format!("`{text}` is not a taint"), "`key=value:Effect`, such as \"dedicated=web:NoSchedule\"".into()));
+        return Err((
+            format!("`{text}` is not a taint"),
+            "`key=value:Effect`, such as \"dedicated=web:NoSchedule\"".into(),
+        ));
     }
     if !EFFECTS.contains(&effect) {
         let help = suggestion(effect, &EFFECTS).unwrap_or_default();
-        return Err((format!("taint `{text}` has no effect that Kubernetes knows"), help));
+        return Err((
+            format!("taint `{text}` has no effect that Kubernetes knows"),
+            help,
+        ));
     }
     Ok(())
 }
@@ -197,11 +280,17 @@ fn address(value: &Value<'_, '_>) -> Option<Ipv4Addr> {
     let text = value.string()?;
     let example = Some("10.77.0.11 to 10.77.0.250, the machines' part of the fabric".to_owned());
     match text.parse::<Ipv4Addr>() {
-        Ok(address) if address.octets()[..3] == node_address(0).octets()[..3] && (11..=250).contains(&address.octets()[3]) => {
+        Ok(address)
+            if address.octets()[..3] == node_address(0).octets()[..3]
+                && (11..=250).contains(&address.octets()[3]) =>
+        {
             Some(address)
         }
         Ok(_) => {
-            value.problem(format!("{text} is not an address of a machine in the fabric"), example);
+            value.problem(
+                format!("{text} is not an address of a machine in the fabric"),
+                example,
+            );
             None
         }
         Err(_) => {
@@ -215,15 +304,32 @@ fn address(value: &Value<'_, '_>) -> Option<Ipv4Addr> {
 fn unique_addresses(table: &Table<'_, '_>, spec: &ClusterSpec) {
     let mut owners: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
     for (index, machine) in spec.machines.iter().enumerate() {
-        let Some(other) = owners.insert(spec.address(index), index) else { continue };
+        let Some(other) = owners.insert(spec.address(index), index) else {
+            continue;
+        };
         let other = &spec.machines[other].name;
-        let nodes = table.get("node").and_then(|value| value.array()).unwrap_or_default();
+        let nodes = table
+            .get("node")
+            .and_then(|value| value.array())
+            .unwrap_or_default();
         let written = nodes
             .iter()
             .filter_map(|node| node.if_table()?.get("address"))
-            .find(|value| value.if_string().and_then(|text| text.parse::<Ipv4Addr>().ok()) == Some(spec.address(index)));
+            .find(|value| {
+                value
+                    .if_string()
+                    .and_then(|text| text.parse::<Ipv4Addr>().ok())
+                    == Some(spec.address(index))
+            });
         if let Some(written) = written {
-            written.problem(format!("`{}` and `{other}` both have the address {}", machine.name, spec.address(index)), None);
+            written.problem(
+                format!(
+                    "`{}` and `{other}` both have the address {}",
+                    machine.name,
+                    spec.address(index)
+                ),
+                None,
+            );
         }
     }
 }
@@ -231,7 +337,10 @@ fn unique_addresses(table: &Table<'_, '_>, spec: &ClusterSpec) {
 /// The text of an Ignition configuration, from a file that is named relative to the cluster file.
 fn ignition(value: &Value<'_, '_>, table: &Table<'_, '_>) -> Option<String> {
     let name = value.string()?;
-    let path = Path::new(table.file()).parent().unwrap_or(Path::new("")).join(name);
+    let path = Path::new(table.file())
+        .parent()
+        .unwrap_or(Path::new(""))
+        .join(name);
     match std::fs::read_to_string(&path) {
         Err(error) => {
             value.problem(
@@ -256,8 +365,13 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<ClusterSpec, Vec<String>> {
-        parse("f", text, &"test".parse().unwrap())
-            .map_err(|refusal| refusal.problems().iter().map(|problem| problem.to_string()[2..].to_owned()).collect())
+        parse("f", text, &"test".parse().unwrap()).map_err(|refusal| {
+            refusal
+                .problems()
+                .iter()
+                .map(|problem| problem.to_string()[2..].to_owned())
+                .collect()
+        })
     }
 
     #[test]
@@ -268,9 +382,17 @@ mod tests {
              taints = [\"dedicated:NoSchedule\"]\nkernel_arguments = [\"nosmt\"]\n",
         )
         .unwrap();
-        let [controller, first, second] = &spec.machines[..] else { panic!("three machines") };
-        assert_eq!((controller.taints.len(), controller.labels["zone"].as_str()), (0, "a"));
-        assert_eq!((first.taints.as_slice(), first.address), (["x=y:NoExecute".to_owned()].as_slice(), None));
+        let [controller, first, second] = &spec.machines[..] else {
+            panic!("three machines")
+        };
+        assert_eq!(
+            (controller.taints.len(), controller.labels["zone"].as_str()),
+            (0, "a")
+        );
+        assert_eq!(
+            (first.taints.as_slice(), first.address),
+            (["x=y:NoExecute".to_owned()].as_slice(), None)
+        );
         assert_eq!(second.taints, ["x=y:NoExecute", "dedicated:NoSchedule"]);
         assert_eq!(second.kernel_arguments, ["loglevel=7", "nosmt"]);
         assert_eq!(second.labels.len(), 2);
@@ -304,12 +426,30 @@ mod tests {
     #[test]
     fn fragments_are_read_beside_the_file_and_checked() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("good.ign"), r#"{"ignition":{"version":"3.3.0"}}"#).unwrap();
+        std::fs::write(
+            folder.path().join("good.ign"),
+            r#"{"ignition":{"version":"3.3.0"}}"#,
+        )
+        .unwrap();
         std::fs::write(folder.path().join("bad.ign"), "{}").unwrap();
         let file = folder.path().join("flightcage.toml").display().to_string();
-        let good = parse(&file, "[cluster]\nignition = [\"good.ign\"]\n", &"test".parse().unwrap()).unwrap();
+        let good = parse(
+            &file,
+            "[cluster]\nignition = [\"good.ign\"]\n",
+            &"test".parse().unwrap(),
+        )
+        .unwrap();
         assert_eq!(good.machines[2].ignition.len(), 1);
-        let bad = parse(&file, "[cluster]\nignition = [\"bad.ign\"]\n", &"test".parse().unwrap()).unwrap_err();
-        assert!(bad.problems()[0].message.contains("ignition.version"), "{:?}", bad.problems());
+        let bad = parse(
+            &file,
+            "[cluster]\nignition = [\"bad.ign\"]\n",
+            &"test".parse().unwrap(),
+        )
+        .unwrap_err();
+        assert!(
+            bad.problems()[0].message.contains("ignition.version"),
+            "{:?}",
+            bad.problems()
+        );
     }
 }

@@ -30,16 +30,34 @@ pub(super) fn vagrant(cluster: &Table<'_, '_>, spec: &mut ClusterSpec) {
     let mut vagrant = VagrantSpec::default();
     let mut network = None;
     if let Some(table) = cluster.get("vagrant").and_then(|value| value.table()) {
-        table.allow(&["provider", "box", "box_version", "box_url", "network", "settings"]);
-        vagrant.hypervisor = table.get("provider").and_then(|value| hypervisor(&value)).unwrap_or_default();
+        table.allow(&[
+            "provider",
+            "box",
+            "box_version",
+            "box_url",
+            "network",
+            "settings",
+        ]);
+        vagrant.hypervisor = table
+            .get("provider")
+            .and_then(|value| hypervisor(&value))
+            .unwrap_or_default();
         vagrant.vagrant_box = vagrant_box(&table);
         network = table.get("network").and_then(|value| network_of(&value));
         settings(&table, &mut vagrant);
-        if vagrant.hypervisor == Hypervisor::VirtualBox && vagrant.vagrant_box.is_none() && table.get("box").is_none() {
-            table.problem_at_start("VirtualBox needs a `box`", Some("Flightcage's own box is packaged for libvirt only".into()));
+        if vagrant.hypervisor == Hypervisor::VirtualBox
+            && vagrant.vagrant_box.is_none()
+            && table.get("box").is_none()
+        {
+            table.problem_at_start(
+                "VirtualBox needs a `box`",
+                Some("Flightcage's own box is packaged for libvirt only".into()),
+            );
         }
     }
-    let [a, b, c, _] = network.unwrap_or_else(|| vagrant.hypervisor.default_network()).octets();
+    let [a, b, c, _] = network
+        .unwrap_or_else(|| vagrant.hypervisor.default_network())
+        .octets();
     for (last, machine) in (FIRST_MACHINE..).zip(&mut spec.machines) {
         let last = machine.address.map_or(last, |written| written.octets()[3]);
         machine.address = Some(Ipv4Addr::new(a, b, c, last));
@@ -48,10 +66,14 @@ pub(super) fn vagrant(cluster: &Table<'_, '_>, spec: &mut ClusterSpec) {
         && vagrant.hypervisor == Hypervisor::Libvirt
         && let Some(written) = cluster.get("box")
     {
-        let built = BoxDefinition::load(&spec.box_name).is_ok_and(|definition| matches!(definition.origin, Origin::Debian(_)));
+        let built = BoxDefinition::load(&spec.box_name)
+            .is_ok_and(|definition| matches!(definition.origin, Origin::Debian(_)));
         if !built {
             let help = "Vagrant's own boxes are named by `box` in [cluster.vagrant]";
-            written.problem(format!("`{}` is no box that Flightcage builds", spec.box_name), Some(help.into()));
+            written.problem(
+                format!("`{}` is no box that Flightcage builds", spec.box_name),
+                Some(help.into()),
+            );
         }
     }
     spec.vagrant = Some(vagrant);
@@ -59,10 +81,14 @@ pub(super) fn vagrant(cluster: &Table<'_, '_>, spec: &mut ClusterSpec) {
 
 fn hypervisor(value: &Value<'_, '_>) -> Option<Hypervisor> {
     let text = value.string()?;
-    let known = Hypervisor::ALL.into_iter().find(|hypervisor| hypervisor.as_str() == text);
+    let known = Hypervisor::ALL
+        .into_iter()
+        .find(|hypervisor| hypervisor.as_str() == text);
     if known.is_none() {
-        value
-            .problem(format!("unknown provider `{text}` of Vagrant"), suggestion(text, &Hypervisor::ALL.map(Hypervisor::as_str)));
+        value.problem(
+            format!("unknown provider `{text}` of Vagrant"),
+            suggestion(text, &Hypervisor::ALL.map(Hypervisor::as_str)),
+        );
     }
     known
 }
@@ -77,7 +103,11 @@ fn vagrant_box(table: &Table<'_, '_>) -> Option<VagrantBox> {
             }
         }
     }
-    Some(VagrantBox { name: name?, version, url })
+    Some(VagrantBox {
+        name: name?,
+        version,
+        url,
+    })
 }
 
 fn not_empty(value: &Value<'_, '_>, key: &str) -> Option<String> {
@@ -92,21 +122,34 @@ fn not_empty(value: &Value<'_, '_>, key: &str) -> Option<String> {
 /// A private /24, as its first address.
 fn network_of(value: &Value<'_, '_>) -> Option<Ipv4Addr> {
     let text = value.string()?;
-    let network = text.strip_suffix(PREFIX).and_then(|address| address.parse::<Ipv4Addr>().ok());
+    let network = text
+        .strip_suffix(PREFIX)
+        .and_then(|address| address.parse::<Ipv4Addr>().ok());
     let network = network.filter(|network| network.is_private() && network.octets()[3] == 0);
     if network.is_none() {
-        value.problem(format!("`{text}` is not a private network of 254 addresses"), Some("such as \"192.168.56.0/24\"".into()));
+        value.problem(
+            format!("`{text}` is not a private network of 254 addresses"),
+            Some("such as \"192.168.56.0/24\"".into()),
+        );
     }
     network
 }
 
 fn settings(table: &Table<'_, '_>, vagrant: &mut VagrantSpec) {
-    let Some(settings) = table.get("settings").and_then(|value| value.table()) else { return };
+    let Some(settings) = table.get("settings").and_then(|value| value.table()) else {
+        return;
+    };
     for (key, span, value) in settings.entries() {
         let is_method = key.starts_with(|c: char| c.is_ascii_lowercase())
-            && key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            && key
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
         if !is_method {
-            settings.problem_with_help(span, format!("`{key}` is not a setting's name"), Some("such as `machine_type`".into()));
+            settings.problem_with_help(
+                span,
+                format!("`{key}` is not a setting's name"),
+                Some("such as `machine_type`".into()),
+            );
         } else if reserved_settings(vagrant.hypervisor).contains(&key) {
             settings.problem_with(span, format!("Flightcage sets `{key}` itself"));
         } else if let Some(setting) = setting(&value) {
@@ -132,14 +175,22 @@ mod tests {
     use crate::model::vagrant::{Hypervisor, Setting};
 
     fn check(text: &str) -> Result<ClusterSpec, Vec<String>> {
-        parse("f", text, &"test".parse().unwrap())
-            .map_err(|refusal| refusal.problems().iter().map(|problem| problem.to_string().split_off(2)).collect())
+        parse("f", text, &"test".parse().unwrap()).map_err(|refusal| {
+            refusal
+                .problems()
+                .iter()
+                .map(|problem| problem.to_string().split_off(2))
+                .collect()
+        })
     }
 
     #[test]
     fn without_a_table_it_is_libvirt_with_our_own_box() {
         let spec = check("[cluster]\nprovider = \"vagrant\"\n").unwrap();
-        assert_eq!((spec.provider, spec.uses_own_box(), spec.uses_qemu()), (ProviderKind::Vagrant, true, true));
+        assert_eq!(
+            (spec.provider, spec.uses_own_box(), spec.uses_qemu()),
+            (ProviderKind::Vagrant, true, true)
+        );
         assert_eq!(spec.address(2).to_string(), "10.77.0.13");
         assert_eq!(spec.vagrant.unwrap().hypervisor, Hypervisor::Libvirt);
     }
@@ -151,12 +202,26 @@ mod tests {
              box_version = \"12.1\"\nsettings = { linked_clone = false, cpus = 2, default_nic_type = \"virtio\" }\n",
         )
         .unwrap();
-        assert_eq!((spec.address(0).to_string(), spec.uses_own_box(), spec.uses_qemu()), ("192.168.56.11".into(), false, false));
+        assert_eq!(
+            (
+                spec.address(0).to_string(),
+                spec.uses_own_box(),
+                spec.uses_qemu()
+            ),
+            ("192.168.56.11".into(), false, false)
+        );
         let vagrant = spec.vagrant.unwrap();
-        assert_eq!(vagrant.vagrant_box.unwrap().version.as_deref(), Some("12.1"));
+        assert_eq!(
+            vagrant.vagrant_box.unwrap().version.as_deref(),
+            Some("12.1")
+        );
         assert_eq!(
             vagrant.settings.into_values().collect::<Vec<_>>(),
-            [Setting::Number(2), Setting::Text("virtio".into()), Setting::Flag(false)]
+            [
+                Setting::Number(2),
+                Setting::Text("virtio".into()),
+                Setting::Flag(false)
+            ]
         );
     }
 
@@ -178,9 +243,15 @@ mod tests {
                 "11:9: expected a string, found a float",
             ]
         );
-        assert_eq!(check("[cluster]\n[cluster.vagrant]\n").unwrap_err(), ["2:1: `vagrant` is for machines that Vagrant makes"]);
         assert_eq!(
-            check("[cluster]\nprovider = \"vagrant\"\n[cluster.vagrant]\nprovider = \"virtualbox\"\n").unwrap_err(),
+            check("[cluster]\n[cluster.vagrant]\n").unwrap_err(),
+            ["2:1: `vagrant` is for machines that Vagrant makes"]
+        );
+        assert_eq!(
+            check(
+                "[cluster]\nprovider = \"vagrant\"\n[cluster.vagrant]\nprovider = \"virtualbox\"\n"
+            )
+            .unwrap_err(),
             ["3:1: VirtualBox needs a `box`"]
         );
     }

@@ -33,7 +33,11 @@ pub(super) enum Remains {
 
 impl Remains {
     pub(super) fn of(complete: bool) -> Self {
-        if complete { Self::Cluster } else { Self::Nothing }
+        if complete {
+            Self::Cluster
+        } else {
+            Self::Nothing
+        }
     }
 }
 
@@ -63,9 +67,19 @@ pub(super) async fn lock_is_free(paths: &ClusterPaths) {
 /// Kills the daemon that the lock's file names. Its machines die with it.
 fn kill_daemon(paths: &ClusterPaths) {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let recorded = || std::fs::read_to_string(paths.daemon_lock()).ok()?.trim().parse::<i32>().ok();
-    let Some(pid) = recorded().and_then(Pid::from_raw) else { return };
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    let recorded = || {
+        std::fs::read_to_string(paths.daemon_lock())
+            .ok()?
+            .trim()
+            .parse::<i32>()
+            .ok()
+    };
+    let Some(pid) = recorded().and_then(Pid::from_raw) else {
+        return;
+    };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
     // The lock is held, so its writer lives and the id is its own; the name is looked at all the same.
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
@@ -76,10 +90,15 @@ fn kill_daemon(paths: &ClusterPaths) {
 }
 
 /// Ends every process of a cluster, and removes what is not to remain.
-pub(super) async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: Remains) -> Result<(), LifeError> {
+pub(super) async fn clear(
+    paths: &ClusterPaths,
+    daemon: &DaemonClient,
+    remains: Remains,
+) -> Result<(), LifeError> {
     // A daemon that does not answer is dead or about to be: the lock tells.
     let _ = daemon.down(remains == Remains::Nothing).await;
-    let leaves = read_json::<ClusterRecord>(&paths.spec()).is_ok_and(|record| record.spec.provider == ProviderKind::Hosts);
+    let leaves = read_json::<ClusterRecord>(&paths.spec())
+        .is_ok_and(|record| record.spec.provider == ProviderKind::Hosts);
     let deadline = match () {
         () if leaves => LEAVE_DEADLINE,
         () if vagrant::is_used(paths.root()) => VAGRANT_DOWN_DEADLINE,
@@ -96,16 +115,23 @@ pub(super) async fn clear(paths: &ClusterPaths, daemon: &DaemonClient, remains: 
             });
         }
     }
-    for swept in qemu::sweep(paths.root()).await.map_err(part("clear left-over machines"))? {
+    for swept in qemu::sweep(paths.root())
+        .await
+        .map_err(part("clear left-over machines"))?
+    {
         tracing::info!(swept.pid, swept.node, "left by a daemon that died");
     }
     if remains == Remains::Nothing {
-        vagrant::sweep(paths.root()).await.map_err(part("destroy the machines that Vagrant made"))?;
+        vagrant::sweep(paths.root())
+            .await
+            .map_err(part("destroy the machines that Vagrant made"))?;
         // Nothing to read: the daemon has done it, or nothing was begun.
         if let Ok(record) = read_json::<ClusterRecord>(&paths.spec()) {
             uninstall::uninstall_all(&record.spec, paths).await?;
         }
-        paths.remove().map_err(io_error("remove the cluster's directories"))?;
+        paths
+            .remove()
+            .map_err(io_error("remove the cluster's directories"))?;
     }
     Ok(())
 }

@@ -86,7 +86,10 @@ pub enum LifeError {
 }
 
 fn list(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("\n  {}\n    mend: {}", problem.what, problem.mend)).collect()
+    problems
+        .iter()
+        .map(|problem| format!("\n  {}\n    mend: {}", problem.what, problem.mend))
+        .collect()
 }
 
 pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> LifeError {
@@ -94,7 +97,12 @@ pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Lif
     move |source| LifeError::Io { what, source }
 }
 
-pub(super) fn part<E: std::error::Error + Send + Sync + 'static>(what: impl Into<String>) -> impl FnOnce(E) -> LifeError {
+pub(super) fn part<E: std::error::Error + Send + Sync + 'static>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> LifeError {
     let what = what.into();
-    move |source| LifeError::Part { what, source: Box::new(source) }
+    move |source| LifeError::Part {
+        what,
+        source: Box::new(source),
+    }
 }

@@ -7,14 +7,17 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{
-    Admitted, Cluster, ClusterRecord, Daemon, LifeError, Lifetime, Parts, Progress, Remains, Reporter, admin_client,
-    admitted_daemon, clear, finish, io_error, lock_life, machine_request, part, wait_until_ready, write_kubeconfig, write_record,
+    Admitted, Cluster, ClusterRecord, Daemon, LifeError, Lifetime, Parts, Progress, Remains,
+    Reporter, admin_client, admitted_daemon, clear, finish, io_error, lock_life, machine_request,
+    part, wait_until_ready, write_kubeconfig, write_record,
 };
 use crate::cluster::client::{DaemonClient, DaemonClientError};
 use crate::cluster::daemon::RestoreOrder;
 use crate::cluster::home::{ClusterPaths, Home, private_directory, write_private};
 use crate::cluster::install;
-use crate::cluster::snapshot::{self, Fingerprint, Ingredients, Kept, Kind, MAX_AUTOMATIC_BYTES, Manifest, Shelf, SnapshotError};
+use crate::cluster::snapshot::{
+    self, Fingerprint, Ingredients, Kept, Kind, MAX_AUTOMATIC_BYTES, Manifest, Shelf, SnapshotError,
+};
 use crate::images::ImageStore;
 use crate::kubernetes::client::Client;
 use crate::machines::provider::{MachineRequest, Power, Restored};
@@ -55,7 +58,10 @@ pub enum SnapshotUse {
 
 impl From<Lifetime> for Boot {
     fn from(lifetime: Lifetime) -> Self {
-        Self { lifetime, snapshots: SnapshotUse::Keep(KEPT_SNAPSHOTS) }
+        Self {
+            lifetime,
+            snapshots: SnapshotUse::Keep(KEPT_SNAPSHOTS),
+        }
     }
 }
 
@@ -70,9 +76,21 @@ pub fn shelf(paths: &ClusterPaths) -> Shelf {
 ///
 /// # Errors
 /// See [`LifeError`]. After an error nothing of the cluster is left.
-pub async fn reset(home: &Home, cluster: Cluster, snapshots: SnapshotUse, report: Reporter) -> Result<Cluster, LifeError> {
-    let lifetime = if cluster.is_owned() { Lifetime::Owned } else { Lifetime::UntilDown };
-    let boot = Boot { lifetime, snapshots };
+pub async fn reset(
+    home: &Home,
+    cluster: Cluster,
+    snapshots: SnapshotUse,
+    report: Reporter,
+) -> Result<Cluster, LifeError> {
+    let lifetime = if cluster.is_owned() {
+        Lifetime::Owned
+    } else {
+        Lifetime::UntilDown
+    };
+    let boot = Boot {
+        lifetime,
+        snapshots,
+    };
     let spec = cluster.daemon.status().await?.spec;
     let paths = cluster.paths.clone();
     let _life = lock_life(&paths)?;
@@ -85,7 +103,12 @@ pub async fn reset(home: &Home, cluster: Cluster, snapshots: SnapshotUse, report
 ///
 /// # Errors
 /// When the name is no name or is taken, the cluster is not up or has a fault in it, or the disk is too full.
-pub async fn save(home: &Home, name: &ClusterName, snapshot: &str, report: Reporter) -> Result<Manifest, LifeError> {
+pub async fn save(
+    home: &Home,
+    name: &ClusterName,
+    snapshot: &str,
+    report: Reporter,
+) -> Result<Manifest, LifeError> {
     snapshot::check_name(snapshot)?;
     let paths = home.cluster(name);
     let _life = lock_life(&paths)?;
@@ -95,18 +118,36 @@ pub async fn save(home: &Home, name: &ClusterName, snapshot: &str, report: Repor
         return Err(unfit("only machines of the qemu provider have snapshots"));
     }
     if shelf(&paths).path(snapshot).exists() {
-        return Err(SnapshotError::Exists { cluster: name.to_string(), name: snapshot.to_owned() }.into());
+        return Err(SnapshotError::Exists {
+            cluster: name.to_string(),
+            name: snapshot.to_owned(),
+        }
+        .into());
     }
     let parts = super::prepare(home, &status.spec, &report).await?;
     let fingerprint = fingerprint(home, &paths, &status.spec, &parts).await?;
-    save_as(&paths, &status.spec, &parts, fingerprint, (Kind::Named, snapshot), &daemon, &report).await
+    save_as(
+        &paths,
+        &status.spec,
+        &parts,
+        fingerprint,
+        (Kind::Named, snapshot),
+        &daemon,
+        &report,
+    )
+    .await
 }
 
 /// Replaces a cluster, if it is up, by what a user's snapshot holds.
 ///
 /// # Errors
 /// When there is no such snapshot, or it is refused; nothing has changed then. After another error nothing of the cluster is left.
-pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Reporter) -> Result<Cluster, LifeError> {
+pub async fn restore(
+    home: &Home,
+    name: &ClusterName,
+    snapshot: &str,
+    report: Reporter,
+) -> Result<Cluster, LifeError> {
     let paths = home.cluster(name);
     let _life = lock_life(&paths)?;
     let shelf = shelf(&paths);
@@ -114,16 +155,31 @@ pub async fn restore(home: &Home, name: &ClusterName, snapshot: &str, report: Re
     let parts = super::prepare(home, &manifest.spec, &report).await?;
     let now = fingerprint(home, &paths, &manifest.spec, &parts).await?;
     if let Some(parts) = manifest.fingerprint.fatal_difference(&now) {
-        let reason = format!("it was made with another {parts}, and a saved memory runs on nothing else");
-        return Err(SnapshotError::Refused { name: snapshot.to_owned(), reason }.into());
+        let reason =
+            format!("it was made with another {parts}, and a saved memory runs on nothing else");
+        return Err(SnapshotError::Refused {
+            name: snapshot.to_owned(),
+            reason,
+        }
+        .into());
     }
     if let Some(parts) = manifest.fingerprint.difference(&now) {
-        report(Progress::Step(format!("snapshot `{snapshot}` was made from another {parts}: what it holds stays as it was")));
+        report(Progress::Step(format!(
+            "snapshot `{snapshot}` was made from another {parts}: what it holds stays as it was"
+        )));
     }
     verify(&shelf, &manifest).await?;
     let daemon = DaemonClient::new(paths.clone())?;
     clear(&paths, &daemon, Remains::Nothing).await?;
-    let restored = bring_back(home, &paths, &parts, &manifest, Lifetime::UntilDown, &report).await;
+    let restored = bring_back(
+        home,
+        &paths,
+        &parts,
+        &manifest,
+        Lifetime::UntilDown,
+        &report,
+    )
+    .await;
     if restored.is_err() {
         shelf.doubt(snapshot);
         if let Err(problem) = clear(&paths, &daemon, Remains::Nothing).await {
@@ -149,10 +205,19 @@ pub(super) async fn fingerprint(
     spec: &ClusterSpec,
     parts: &Parts,
 ) -> Result<Fingerprint, LifeError> {
-    let acceleration = parts.acceleration.ok_or_else(|| unfit("only machines of the qemu provider have snapshots"))?;
-    let (binary, qemu) = tokio::join!(tokio::task::spawn_blocking(install::binary_path), qemu::version_text());
-    let binary = binary.unwrap_or_else(|broken| Err(broken.into())).map_err(io_error("read the running binary"))?;
-    let images = ImageStore::open(home.images()).and_then(|store| store.tags()).map_err(part("read the image store"))?;
+    let acceleration = parts
+        .acceleration
+        .ok_or_else(|| unfit("only machines of the qemu provider have snapshots"))?;
+    let (binary, qemu) = tokio::join!(
+        tokio::task::spawn_blocking(install::binary_path),
+        qemu::version_text()
+    );
+    let binary = binary
+        .unwrap_or_else(|broken| Err(broken.into()))
+        .map_err(io_error("read the running binary"))?;
+    let images = ImageStore::open(home.images())
+        .and_then(|store| store.tags())
+        .map_err(part("read the image store"))?;
     let blank = |index: usize| MachineRequest {
         spec: spec.machines[index].clone(),
         index,
@@ -160,8 +225,9 @@ pub(super) async fn fingerprint(
         ignition: String::new(),
         fabric_socket: std::path::PathBuf::new(),
     };
-    let arguments: Vec<String> =
-        (0..spec.machines.len()).map(|index| qemu::machine_definition(blank(index), acceleration)).collect();
+    let arguments: Vec<String> = (0..spec.machines.len())
+        .map(|index| qemu::machine_definition(blank(index), acceleration))
+        .collect();
     // Links of another runtime directory would lead nowhere.
     tracing::debug!(cluster = %paths.name(), "fingerprint");
     Ok(Fingerprint::new(&Ingredients {
@@ -179,10 +245,19 @@ pub(super) async fn fingerprint(
 /// The host's processor by name, with a digest of what it can do.
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field =
-        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':')).map(|(_, value)| value.trim());
-    let flags = field("flags").or_else(|| field("Features")).unwrap_or_default();
-    format!("{} ({:08x})", field("model name").unwrap_or(std::env::consts::ARCH), crc32fast::hash(flags.as_bytes()))
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.split_once(':'))
+            .map(|(_, value)| value.trim())
+    };
+    let flags = field("flags")
+        .or_else(|| field("Features"))
+        .unwrap_or_default();
+    format!(
+        "{} ({:08x})",
+        field("model name").unwrap_or(std::env::consts::ARCH),
+        crc32fast::hash(flags.as_bytes())
+    )
 }
 
 /// What came of looking for an automatic snapshot.
@@ -198,7 +273,11 @@ pub(super) enum Attempt {
 
 /// Whether an error means that the snapshot itself is of no use. Anything else may pass: a slow machine, a full disk, no memory.
 fn condemns(error: &LifeError) -> bool {
-    matches!(error, LifeError::Snapshot(SnapshotError::Refused { .. }) | LifeError::Daemon(DaemonClientError::MemoryRefused(_)))
+    matches!(
+        error,
+        LifeError::Snapshot(SnapshotError::Refused { .. })
+            | LifeError::Daemon(DaemonClientError::MemoryRefused(_))
+    )
 }
 
 /// Restores the automatic snapshot that matches.
@@ -229,19 +308,27 @@ pub(super) async fn from_snapshot(
     };
     match restored.await {
         Ok(cluster) => {
-            report(Progress::Step(format!("restored in {:.1} s", begun.elapsed().as_secs_f64())));
+            report(Progress::Step(format!(
+                "restored in {:.1} s",
+                begun.elapsed().as_secs_f64()
+            )));
             shelf.mark_used(&manifest.name);
             Ok(Attempt::Restored(cluster))
         }
         // A cold boot would not fit either.
         Err(error @ LifeError::Host(_)) => Err(error),
         Err(error) => {
-            report(Progress::Step(format!("{}; booting cold", crate::cluster::chain(&error))));
+            report(Progress::Step(format!(
+                "{}; booting cold",
+                crate::cluster::chain(&error)
+            )));
             clear(paths, &DaemonClient::new(paths.clone())?, Remains::Nothing).await?;
             if !condemns(&error) {
                 shelf.doubt(&manifest.name);
                 let (cluster, name) = (paths.name(), &manifest.name);
-                let hint = format!("snapshot `{name}` stays; `flightcage snapshot rm --name {cluster} {name}` removes it");
+                let hint = format!(
+                    "snapshot `{name}` stays; `flightcage snapshot rm --name {cluster} {name}` removes it"
+                );
                 report(Progress::Step(hint));
                 return Ok(Attempt::Kept);
             }
@@ -268,33 +355,64 @@ pub(super) async fn save_pristine(
     let saved = async {
         // The old ones make room first.
         shelf.prune(keep - 1)?;
-        save_as(&cluster.paths, spec, parts, fingerprint, (Kind::Automatic, &name), &cluster.daemon, report).await
+        save_as(
+            &cluster.paths,
+            spec,
+            parts,
+            fingerprint,
+            (Kind::Automatic, &name),
+            &cluster.daemon,
+            report,
+        )
+        .await
     };
     if let Err(error) = saved.await {
-        report(Progress::Step(format!("no snapshot is kept: {}", crate::cluster::chain(&error))));
+        report(Progress::Step(format!(
+            "no snapshot is kept: {}",
+            crate::cluster::chain(&error)
+        )));
     } else if let Err(error) = make_room(&cluster.paths, report) {
-        report(Progress::Step(format!("old snapshots are kept: {}", crate::cluster::chain(&error))));
+        report(Progress::Step(format!(
+            "old snapshots are kept: {}",
+            crate::cluster::chain(&error)
+        )));
     }
 }
 
 /// Removes the automatic snapshots that were not used for longest, of whatever cluster, until all together take no more than they may.
 /// Those of a cluster that another command works on are left to the next time. The life lock of `paths` is held.
 fn make_room(paths: &ClusterPaths, report: &Reporter) -> Result<(), LifeError> {
-    let home = Home::at(paths.home().to_owned()).map_err(io_error("open the home of the clusters"))?;
-    let directories = std::fs::read_dir(home.snapshots()).map_err(io_error("read the snapshots' directory"))?;
-    let names = directories.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ClusterName>().ok());
+    let home =
+        Home::at(paths.home().to_owned()).map_err(io_error("open the home of the clusters"))?;
+    let directories =
+        std::fs::read_dir(home.snapshots()).map_err(io_error("read the snapshots' directory"))?;
+    let names = directories
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<ClusterName>().ok());
     let mut kept = Vec::new();
     for name in names {
         kept.extend(shelf(&home.cluster(&name)).automatic()?);
     }
-    for Kept { cluster, name, bytes, .. } in snapshot::surplus(kept, MAX_AUTOMATIC_BYTES) {
+    for Kept {
+        cluster,
+        name,
+        bytes,
+        ..
+    } in snapshot::surplus(kept, MAX_AUTOMATIC_BYTES)
+    {
         let other = home.cluster(&cluster);
-        let _life = match (cluster != *paths.name()).then(|| lock_life(&other)).transpose() {
+        let _life = match (cluster != *paths.name())
+            .then(|| lock_life(&other))
+            .transpose()
+        {
             Err(LifeError::Busy(_)) => continue,
             lock => lock?,
         };
         shelf(&other).remove(&name)?;
-        report(Progress::Detail(format!("snapshot `{name}` of cluster `{cluster}` makes room: {} MiB", bytes >> 20)));
+        report(Progress::Detail(format!(
+            "snapshot `{name}` of cluster `{cluster}` makes room: {} MiB",
+            bytes >> 20
+        )));
     }
     Ok(())
 }
@@ -310,18 +428,27 @@ async fn save_as(
 ) -> Result<Manifest, LifeError> {
     report(Progress::Step(format!("saving snapshot `{name}`")));
     let begun = Instant::now();
-    let acceleration = parts.acceleration.ok_or_else(|| unfit("only machines of the qemu provider have snapshots"))?;
+    let acceleration = parts
+        .acceleration
+        .ok_or_else(|| unfit("only machines of the qemu provider have snapshots"))?;
     let shelf = shelf(paths);
     admit(paths, spec, &shelf)?;
     let draft = shelf.begin()?;
     let written = async {
-        copy_identity(paths.root(), &draft.directory().join("cluster")).map_err(io_error("save the cluster's identity"))?;
+        copy_identity(paths.root(), &draft.directory().join("cluster"))
+            .map_err(io_error("save the cluster's identity"))?;
         Ok::<_, LifeError>(daemon.save(&draft.directory().join("machines")).await?)
     };
     match written.await {
         Ok(saved) => {
-            report(Progress::Detail(format!("machines stood still for {} ms", saved.running_ms)));
-            saved.problems.into_iter().for_each(|problem| report(Progress::Step(problem)));
+            report(Progress::Detail(format!(
+                "machines stood still for {} ms",
+                saved.running_ms
+            )));
+            saved
+                .problems
+                .into_iter()
+                .for_each(|problem| report(Progress::Step(problem)));
         }
         Err(error) => {
             shelf.discard(draft);
@@ -340,21 +467,41 @@ async fn save_as(
     };
     let published = tokio::task::spawn_blocking(move || shelf.publish(draft, manifest)).await;
     let manifest = published.map_err(part("write a snapshot"))??;
-    report(Progress::Step(format!("saved {} MiB in {:.1} s", manifest.bytes() >> 20, begun.elapsed().as_secs_f64())));
+    report(Progress::Step(format!(
+        "saved {} MiB in {:.1} s",
+        manifest.bytes() >> 20,
+        begun.elapsed().as_secs_f64()
+    )));
     Ok(manifest)
 }
 
 /// Refuses to fill the disk.
 fn admit(paths: &ClusterPaths, spec: &ClusterSpec, shelf: &Shelf) -> Result<(), SnapshotError> {
     use std::os::unix::fs::MetadataExt;
-    let directories = spec.machines.iter().map(|machine| paths.root().join("machines").join(machine.name.as_str()));
-    let files = directories.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
+    let directories = spec
+        .machines
+        .iter()
+        .map(|machine| paths.root().join("machines").join(machine.name.as_str()));
+    let files = directories
+        .filter_map(|directory| std::fs::read_dir(directory).ok())
+        .flatten()
+        .flatten();
     let disks = files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512));
-    let needed = spec.machines.iter().map(|machine| machine.memory_bytes).sum::<u64>() + disks.sum::<u64>() + OVERHEAD_BYTES;
+    let needed = spec
+        .machines
+        .iter()
+        .map(|machine| machine.memory_bytes)
+        .sum::<u64>()
+        + disks.sum::<u64>()
+        + OVERHEAD_BYTES;
     match qemu::free_disk(shelf.directory()) {
         Some(free) if free < needed => {
             let directory = shelf.directory().to_owned();
-            Err(SnapshotError::NoRoom { needed_mib: needed >> 20, free_mib: free >> 20, directory })
+            Err(SnapshotError::NoRoom {
+                needed_mib: needed >> 20,
+                free_mib: free >> 20,
+                directory,
+            })
         }
         _ => Ok(()),
     }
@@ -375,16 +522,37 @@ async fn bring_back(
     lifetime: Lifetime,
     report: &Reporter,
 ) -> Result<Cluster, LifeError> {
-    report(Progress::Step(format!("restoring snapshot `{}`", manifest.name)));
-    let (Daemon { owner, client: daemon }, restored) = load(home, paths, parts, manifest, lifetime).await?;
-    report(Progress::Detail(format!("machines run after {} ms", restored.running_ms)));
+    report(Progress::Step(format!(
+        "restoring snapshot `{}`",
+        manifest.name
+    )));
+    let (
+        Daemon {
+            owner,
+            client: daemon,
+        },
+        restored,
+    ) = load(home, paths, parts, manifest, lifetime).await?;
+    report(Progress::Detail(format!(
+        "machines run after {} ms",
+        restored.running_ms
+    )));
     for clock in &restored.clocks {
-        report(Progress::Detail(format!("{}: its clock was {} ms behind", clock.node, clock.behind_ms)));
+        report(Progress::Detail(format!(
+            "{}: its clock was {} ms behind",
+            clock.node, clock.behind_ms
+        )));
     }
-    restored.problems.into_iter().for_each(|problem| report(Progress::Step(problem)));
+    restored
+        .problems
+        .into_iter()
+        .for_each(|problem| report(Progress::Step(problem)));
     let status = daemon.status().await?;
     let client = admin_client(paths, &status)?;
-    let running = status.machines.iter().filter(|machine| machine.power == Power::On);
+    let running = status
+        .machines
+        .iter()
+        .filter(|machine| machine.power == Power::On);
     let running: Vec<NodeName> = running.map(|machine| machine.name.clone()).collect();
     // One handshake, whose connection then carries the questions for the beats.
     await_answer(&client, "/readyz", "the API server to answer").await?;
@@ -394,7 +562,16 @@ async fn bring_back(
     wait_until_ready(&client, &running, report).await?;
     await_ingress(&daemon).await?;
     write_kubeconfig(paths, status.api_port)?;
-    finish(Cluster { paths: paths.clone(), daemon, client, owner }, lifetime).await
+    finish(
+        Cluster {
+            paths: paths.clone(),
+            daemon,
+            client,
+            owner,
+        },
+        lifetime,
+    )
+    .await
 }
 
 /// Loads the machines of a verified snapshot and lets them run. Where an older cluster was, nothing may be left.
@@ -407,21 +584,43 @@ pub(super) async fn load(
 ) -> Result<(Daemon, Restored), LifeError> {
     let spec = &manifest.spec;
     let from = paths.snapshots().join(&manifest.name);
-    paths.make().map_err(io_error("make the cluster's directories"))?;
-    copy_identity(&from.join("cluster"), paths.root()).map_err(io_error("restore the cluster's identity"))?;
+    paths
+        .make()
+        .map_err(io_error("make the cluster's directories"))?;
+    copy_identity(&from.join("cluster"), paths.root())
+        .map_err(io_error("restore the cluster's identity"))?;
     let restored_from = Some(manifest.name.clone());
-    write_record(paths, &ClusterRecord { spec: spec.clone(), acceleration: parts.acceleration, restored_from })?;
+    write_record(
+        paths,
+        &ClusterRecord {
+            spec: spec.clone(),
+            acceleration: parts.acceleration,
+            restored_from,
+        },
+    )?;
     let Admitted { daemon, admission } = admitted_daemon(home, paths, lifetime).await?;
-    let requests = (0..spec.machines.len()).map(|index| machine_request(paths, spec, index, &parts.box_files));
+    let requests =
+        (0..spec.machines.len()).map(|index| machine_request(paths, spec, index, &parts.box_files));
     let requests = requests.collect::<Result<Vec<_>, _>>()?;
-    let restored = daemon.client.restore(&RestoreOrder { from: from.join("machines"), requests }).await?;
+    let restored = daemon
+        .client
+        .restore(&RestoreOrder {
+            from: from.join("machines"),
+            requests,
+        })
+        .await?;
     drop(admission);
     Ok((daemon, restored))
 }
 
 /// Waits for a sign of life that the node's agent gives after this call.
 async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
-    await_answer(client, &format!("/flightcage/v1/nodes/{node}/beat"), &format!("a sign of life of node `{node}`")).await
+    await_answer(
+        client,
+        &format!("/flightcage/v1/nodes/{node}/beat"),
+        &format!("a sign of life of node `{node}`"),
+    )
+    .await
 }
 
 /// Asks until there is an answer.
@@ -490,14 +689,54 @@ mod tests {
 
     #[test]
     fn only_what_is_wrong_with_a_snapshot_itself_removes_it() {
-        let check = |error: LifeError, expected: bool| assert_eq!(condemns(&error), expected, "{error}");
-        check(SnapshotError::Refused { name: "auto-1".into(), reason: "it is torn".into() }.into(), true);
-        check(DaemonClientError::MemoryRefused("w1: its saved memory was not accepted".into()).into(), true);
-        check(DaemonClientError::Refused("set the clock of node `w1`".into()).into(), false);
-        check(DaemonClientError::NotUp { name: "test".into() }.into(), false);
-        check(SnapshotError::Io { what: "read".into(), source: std::io::ErrorKind::StorageFull.into() }.into(), false);
-        check(LifeError::TimedOut { seconds: 30, what: "a sign of life".into(), seen: "nothing".into() }, false);
-        check(LifeError::DaemonStart { name: "test".into(), log: String::new() }, false);
+        let check =
+            |error: LifeError, expected: bool| assert_eq!(condemns(&error), expected, "{error}");
+        check(
+            SnapshotError::Refused {
+                name: "auto-1".into(),
+                reason: "it is torn".into(),
+            }
+            .into(),
+            true,
+        );
+        check(
+            DaemonClientError::MemoryRefused("w1: its saved memory was not accepted".into()).into(),
+            true,
+        );
+        check(
+            DaemonClientError::Refused("set the clock of node `w1`".into()).into(),
+            false,
+        );
+        check(
+            DaemonClientError::NotUp {
+                name: "test".into(),
+            }
+            .into(),
+            false,
+        );
+        check(
+            SnapshotError::Io {
+                what: "read".into(),
+                source: std::io::ErrorKind::StorageFull.into(),
+            }
+            .into(),
+            false,
+        );
+        check(
+            LifeError::TimedOut {
+                seconds: 30,
+                what: "a sign of life".into(),
+                seen: "nothing".into(),
+            },
+            false,
+        );
+        check(
+            LifeError::DaemonStart {
+                name: "test".into(),
+                log: String::new(),
+            },
+            false,
+        );
         check(LifeError::Host(Vec::new()), false);
     }
 }

@@ -29,7 +29,11 @@ pub(super) struct Admitted {
 }
 
 /// Starts the daemon of a recorded cluster, once the host is able to hold its machines.
-pub(super) async fn admitted_daemon(home: &Home, paths: &ClusterPaths, lifetime: Lifetime) -> Result<Admitted, LifeError> {
+pub(super) async fn admitted_daemon(
+    home: &Home,
+    paths: &ClusterPaths,
+    lifetime: Lifetime,
+) -> Result<Admitted, LifeError> {
     let owner = start_daemon(paths, lifetime)?;
     let client = DaemonClient::new(paths.clone())?;
     wait_for_daemon(paths, &client).await?;
@@ -38,12 +42,22 @@ pub(super) async fn admitted_daemon(home: &Home, paths: &ClusterPaths, lifetime:
     if !problems.is_empty() {
         return Err(LifeError::Host(problems));
     }
-    Ok(Admitted { daemon: Daemon { owner, client }, admission })
+    Ok(Admitted {
+        daemon: Daemon { owner, client },
+        admission,
+    })
 }
 
-fn start_daemon(paths: &ClusterPaths, lifetime: Lifetime) -> Result<Option<(ChildStdin, Child)>, LifeError> {
+fn start_daemon(
+    paths: &ClusterPaths,
+    lifetime: Lifetime,
+) -> Result<Option<(ChildStdin, Child)>, LifeError> {
     let fail = || io_error("start the daemon");
-    let log = File::options().create(true).append(true).open(paths.daemon_log()).map_err(fail())?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(paths.daemon_log())
+        .map_err(fail())?;
     let ownership = match lifetime {
         Lifetime::Owned => "--owned",
         Lifetime::UntilDown => "--begun",
@@ -51,7 +65,10 @@ fn start_daemon(paths: &ClusterPaths, lifetime: Lifetime) -> Result<Option<(Chil
     let mut command = Command::new("/proc/self/exe");
     command.args(["daemon", "--name", paths.name().as_str(), ownership]);
     // A group of its own: Ctrl-C at the terminal is for the command, which then decides about the cluster.
-    command.process_group(0).current_dir("/").stdin(Stdio::piped());
+    command
+        .process_group(0)
+        .current_dir("/")
+        .stdin(Stdio::piped());
     command.stdout(log.try_clone().map_err(fail())?).stderr(log);
     let mut child = command.spawn().map_err(fail())?;
     Ok(child.stdin.take().map(|pipe| (pipe, child)))
@@ -62,7 +79,10 @@ async fn wait_for_daemon(paths: &ClusterPaths, daemon: &DaemonClient) -> Result<
     while daemon.status().await.is_err() {
         // The daemon takes its lock first and drops it when it dies.
         if Instant::now() > deadline {
-            return Err(LifeError::DaemonStart { name: paths.name().to_string(), log: end_of(&paths.daemon_log()) });
+            return Err(LifeError::DaemonStart {
+                name: paths.name().to_string(),
+                log: end_of(&paths.daemon_log()),
+            });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -74,7 +94,9 @@ async fn wait_for_daemon(paths: &ClusterPaths, daemon: &DaemonClient) -> Result<
 async fn admission(home: &Home) -> Result<File, LifeError> {
     let deadline = Instant::now() + ADMISSION_DEADLINE;
     loop {
-        if let Some(lock) = try_lock(&home.admission_lock()).map_err(io_error("lock the admission to the host's memory"))? {
+        if let Some(lock) = try_lock(&home.admission_lock())
+            .map_err(io_error("lock the admission to the host's memory"))?
+        {
             return Ok(lock);
         }
         if Instant::now() > deadline {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CGROUP_ROOT, CLUSTER_FILE, CONFIG_DIR, DATA_DIR, MachineError, RUN_DIR, UNIT_DIR, doing, failed};
+use super::{
+    CGROUP_ROOT, CLUSTER_FILE, CONFIG_DIR, DATA_DIR, MachineError, RUN_DIR, UNIT_DIR, doing, failed,
+};
 
 /// Kernel modules that pods, their network and its faults load. Others come and go without us.
 pub(super) const MODULES: [&str; 19] = [
@@ -62,8 +64,12 @@ pub fn arrive(cluster: &str) -> Result<(), MachineError> {
     match owner().map_err(doing(format!("read `{CLUSTER_FILE}`")))? {
         Some(owner) if owner == cluster => return Ok(()),
         Some(owner) => {
-            let binary = fs::read_link("/proc/self/exe").map(|path| path.display().to_string()).unwrap_or_default();
-            return Err(failed(format!("it belongs to cluster `{owner}`; `sudo {binary} machine leave` there removes that")));
+            let binary = fs::read_link("/proc/self/exe")
+                .map(|path| path.display().to_string())
+                .unwrap_or_default();
+            return Err(failed(format!(
+                "it belongs to cluster `{owner}`; `sudo {binary} machine leave` there removes that"
+            )));
         }
         None => {}
     }
@@ -103,19 +109,31 @@ fn observe() -> Before {
     if wants.exists() {
         paths.insert(wants);
     }
-    let only_binaries =
-        fs::read_dir(DATA_DIR).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|e| e.path() == binaries)));
+    let only_binaries = fs::read_dir(DATA_DIR)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|e| e.path() == binaries)));
     if only_binaries && !mounts().contains(Path::new(DATA_DIR)) {
         paths.remove(Path::new(DATA_DIR));
     }
-    Before { paths, mounts: mounts(), modules: modules(), sysctls: sysctls(), controllers: controllers() }
+    Before {
+        paths,
+        mounts: mounts(),
+        modules: modules(),
+        sysctls: sysctls(),
+        controllers: controllers(),
+    }
 }
 
 /// A folder and its direct entries: nothing of ours goes into a folder that somebody else has made there.
 fn below(folder: &Path, paths: &mut BTreeSet<PathBuf>) {
     if folder.exists() {
         paths.insert(folder.to_owned());
-        paths.extend(fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()));
+        paths.extend(
+            fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path()),
+        );
     }
 }
 
@@ -125,24 +143,42 @@ pub(super) fn mounts() -> BTreeSet<PathBuf> {
 }
 
 fn mounts_in(mountinfo: &str) -> BTreeSet<PathBuf> {
-    let point = |line: &str| line.split(' ').nth(4).map(|point| PathBuf::from(point.replace("\\040", " ")));
-    let ours = |point: &PathBuf| [DATA_DIR, RUN_DIR].iter().any(|folder| point.starts_with(folder));
+    let point = |line: &str| {
+        line.split(' ')
+            .nth(4)
+            .map(|point| PathBuf::from(point.replace("\\040", " ")))
+    };
+    let ours = |point: &PathBuf| {
+        [DATA_DIR, RUN_DIR]
+            .iter()
+            .any(|folder| point.starts_with(folder))
+    };
     mountinfo.lines().filter_map(point).filter(ours).collect()
 }
 
 /// Those of [`MODULES`] that are loaded.
 pub(super) fn modules() -> BTreeSet<String> {
-    MODULES.iter().filter(|module| Path::new("/sys/module").join(module).exists()).map(|module| (*module).to_owned()).collect()
+    MODULES
+        .iter()
+        .filter(|module| Path::new("/sys/module").join(module).exists())
+        .map(|module| (*module).to_owned())
+        .collect()
 }
 
 fn sysctls() -> Vec<(String, String)> {
-    let read = |path: &&str| Some(((*path).to_owned(), fs::read_to_string(path).ok()?.trim().to_owned()));
+    let read = |path: &&str| {
+        Some((
+            (*path).to_owned(),
+            fs::read_to_string(path).ok()?.trim().to_owned(),
+        ))
+    };
     SYSCTLS.iter().filter_map(read).collect()
 }
 
 /// What the root control group gives to its children.
 pub(super) fn controllers() -> BTreeSet<String> {
-    let text = fs::read_to_string(Path::new(CGROUP_ROOT).join("cgroup.subtree_control")).unwrap_or_default();
+    let text = fs::read_to_string(Path::new(CGROUP_ROOT).join("cgroup.subtree_control"))
+        .unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -156,7 +192,10 @@ mod tests {
                     30 1 254:16 /data /var/lib/flightcage rw - ext4 /dev/vdb rw\n\
                     31 1 0:40 / /run/flightcage/netns/a\\040b rw - nsfs nsfs rw\n\
                     32 1 0:40 / /run/flightcage2 rw - tmpfs x rw\n";
-        let found: Vec<String> = mounts_in(info).iter().map(|path| path.display().to_string()).collect();
+        let found: Vec<String> = mounts_in(info)
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         assert_eq!(found, ["/run/flightcage/netns/a b", "/var/lib/flightcage"]);
     }
 }

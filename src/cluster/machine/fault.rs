@@ -99,7 +99,10 @@ fn state_file() -> PathBuf {
 }
 
 fn read_state() -> Acting {
-    fs::read(state_file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    fs::read(state_file())
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 fn write_state(state: &Acting) -> Result<(), MachineError> {
@@ -111,12 +114,19 @@ fn write_state(state: &Acting) -> Result<(), MachineError> {
 /// Runs a tool of iproute2 or systemd.
 fn tool(words: &[&str]) -> Result<String, MachineError> {
     let (program, arguments) = words.split_first().expect("a command has a program");
-    let output = Command::new(program).args(arguments).env("PATH", PATH).output();
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", PATH)
+        .output();
     let output = output.map_err(doing(format!("run `{}`", words.join(" "))))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(failed(format!("`{}`: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim())))
+    Err(failed(format!(
+        "`{}`: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    )))
 }
 
 /// Lets the links do what is ordered, and nothing else. `client`: the address from which we are spoken to, which must not be cut off.
@@ -126,7 +136,10 @@ fn tool(words: &[&str]) -> Result<String, MachineError> {
 pub fn set_links(orders: &LinkOrders, client: Option<IpAddr>) -> Result<(), MachineError> {
     for order in &orders.rules {
         if let Some(IpAddr::V4(client)) = client
-            && order.networks.iter().any(|network| contains(network, client))
+            && order
+                .networks
+                .iter()
+                .any(|network| contains(network, client))
         {
             return Err(failed(format!(
                 "the rule for {} would cut off {client}, from where we speak with the machine",
@@ -139,7 +152,9 @@ pub fn set_links(orders: &LinkOrders, client: Option<IpAddr>) -> Result<(), Mach
     }
     let mut state = read_state();
     let old_timers = std::mem::take(&mut state.timers);
-    state.timers.insert(start_timer("links", orders.hold_s, "heal-links")?);
+    state
+        .timers
+        .insert(start_timer("links", orders.hold_s, "heal-links")?);
     if state.rules == orders.rules {
         // Told again, so that it lasts: nothing passes in between.
         write_state(&state)?;
@@ -159,9 +174,18 @@ pub fn set_links(orders: &LinkOrders, client: Option<IpAddr>) -> Result<(), Mach
 fn apply(orders: &LinkOrders, state: &mut Acting) -> Result<(), MachineError> {
     let mut by_device: BTreeMap<String, Vec<&LinkOrder>> = BTreeMap::new();
     for order in &orders.rules {
-        by_device.entry(device_to(order.peer)?).or_default().push(order);
+        by_device
+            .entry(device_to(order.peer)?)
+            .or_default()
+            .push(order);
     }
-    for device in state.devices.keys().filter(|device| !by_device.contains_key(*device)).cloned().collect::<Vec<_>>() {
+    for device in state
+        .devices
+        .keys()
+        .filter(|device| !by_device.contains_key(*device))
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         clear(&device, state.devices[&device])?;
         state.devices.remove(&device);
     }
@@ -171,17 +195,26 @@ fn apply(orders: &LinkOrders, state: &mut Acting) -> Result<(), MachineError> {
         if !touched.clsact && !qdiscs.contains("qdisc clsact") {
             touched.clsact = true;
         }
-        let shaped: Vec<&LinkOrder> = orders.iter().copied().filter(|order| matches!(order.effect, Effect::Shape(_))).collect();
+        let shaped: Vec<&LinkOrder> = orders
+            .iter()
+            .copied()
+            .filter(|order| matches!(order.effect, Effect::Shape(_)))
+            .collect();
         if !shaped.is_empty() && !touched.root {
             if let Some(own) = own_root(&qdiscs) {
-                return Err(failed(format!("device `{device}` has the queueing discipline `{own}`, which we do not replace")));
+                return Err(failed(format!(
+                    "device `{device}` has the queueing discipline `{own}`, which we do not replace"
+                )));
             }
             touched.root = true;
         }
         // Known before it is done: whoever comes after us undoes it.
         state.devices.insert(device.clone(), touched);
         write_state(state)?;
-        let cuts = orders.iter().copied().filter(|order| order.effect == Effect::Cut);
+        let cuts = orders
+            .iter()
+            .copied()
+            .filter(|order| order.effect == Effect::Cut);
         cut(&device, cuts)?;
         shape(&device, &shaped, touched)?;
     }
@@ -202,8 +235,17 @@ fn cut<'a>(device: &str, orders: impl Iterator<Item = &'a LinkOrder>) -> Result<
             Direction::In => ("ingress", "src"),
         };
         for network in &order.networks {
-            let filter = ["tc", "filter", "add", "dev", device, side, "pref", PRIORITY, "protocol", "ip", "u32"];
-            tool(&[&filter[..], &["match", "ip", end, network, "action", "drop"]].concat())?;
+            let filter = [
+                "tc", "filter", "add", "dev", device, side, "pref", PRIORITY, "protocol", "ip",
+                "u32",
+            ];
+            tool(
+                &[
+                    &filter[..],
+                    &["match", "ip", end, network, "action", "drop"],
+                ]
+                .concat(),
+            )?;
         }
     }
     Ok(())
@@ -211,27 +253,48 @@ fn cut<'a>(device: &str, orders: impl Iterator<Item = &'a LinkOrder>) -> Result<
 
 fn shape(device: &str, orders: &[&LinkOrder], touched: Touched) -> Result<(), MachineError> {
     if touched.root {
-        let _ = tool(&["tc", "qdisc", "del", "dev", device, "root", "handle", HANDLE]);
+        let _ = tool(&[
+            "tc", "qdisc", "del", "dev", device, "root", "handle", HANDLE,
+        ]);
     }
     if orders.is_empty() {
         return Ok(());
     }
     if orders.len() > SHAPED_MAX {
-        return Err(failed(format!("device `{device}` can shape {SHAPED_MAX} links, not {}", orders.len())));
+        return Err(failed(format!(
+            "device `{device}` can shape {SHAPED_MAX} links, not {}",
+            orders.len()
+        )));
     }
     // Everything else goes through the first band, untouched.
     let bands = (orders.len() + 1).max(2).to_string();
-    let prio = ["tc", "qdisc", "add", "dev", device, "root", "handle", HANDLE, "prio", "bands", &bands, "priomap"];
+    let prio = [
+        "tc", "qdisc", "add", "dev", device, "root", "handle", HANDLE, "prio", "bands", &bands,
+        "priomap",
+    ];
     tool(&[&prio[..], &["0"; 16]].concat())?;
     for (index, order) in orders.iter().enumerate() {
-        let Effect::Shape(words) = &order.effect else { continue };
+        let Effect::Shape(words) = &order.effect else {
+            continue;
+        };
         let class = format!("{HANDLE}{:x}", index + 2);
-        let mut netem = vec!["tc", "qdisc", "add", "dev", device, "parent", &class, "netem", "limit", "10000"];
+        let mut netem = vec![
+            "tc", "qdisc", "add", "dev", device, "parent", &class, "netem", "limit", "10000",
+        ];
         netem.extend(words.iter().map(String::as_str));
         tool(&netem)?;
         for network in &order.networks {
-            let filter = ["tc", "filter", "add", "dev", device, "parent", HANDLE, "pref", PRIORITY, "protocol", "ip", "u32"];
-            tool(&[&filter[..], &["match", "ip", "dst", network, "flowid", &class]].concat())?;
+            let filter = [
+                "tc", "filter", "add", "dev", device, "parent", HANDLE, "pref", PRIORITY,
+                "protocol", "ip", "u32",
+            ];
+            tool(
+                &[
+                    &filter[..],
+                    &["match", "ip", "dst", network, "flowid", &class],
+                ]
+                .concat(),
+            )?;
         }
     }
     Ok(())
@@ -250,7 +313,9 @@ fn device_to(peer: Ipv4Addr) -> Result<String, MachineError> {
     let route = tool(&["ip", "-o", "route", "get", &peer.to_string()])?;
     let mut words = route.split_whitespace();
     let device = words.find(|word| *word == "dev").and_then(|_| words.next());
-    device.map(str::to_owned).ok_or_else(|| failed(format!("no device leads to {peer}: `{}`", route.trim())))
+    device
+        .map(str::to_owned)
+        .ok_or_else(|| failed(format!("no device leads to {peer}: `{}`", route.trim())))
 }
 
 fn clear(device: &str, touched: Touched) -> Result<(), MachineError> {
@@ -281,7 +346,10 @@ pub fn heal_links() -> Result<(), MachineError> {
     }
     match fs::remove_file(state_file()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed(format!("remove `{}`: {error}", state_file().display())));
+            return Err(failed(format!(
+                "remove `{}`: {error}",
+                state_file().display()
+            )));
         }
         _ => {}
     }
@@ -311,11 +379,16 @@ pub async fn probe(peer: Ipv4Addr, count: u32, limit: Duration) -> RoundTrips {
                 Ok(_) => true,
                 Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
             };
-            answered.is_ok_and(|result| refused(&result)).then(|| begun.elapsed().as_secs_f64() * 1000.0)
+            answered
+                .is_ok_and(|result| refused(&result))
+                .then(|| begun.elapsed().as_secs_f64() * 1000.0)
         });
     }
     let answered_ms = attempts.join_all().await.into_iter().flatten().collect();
-    RoundTrips { sent: count, answered_ms }
+    RoundTrips {
+        sent: count,
+        answered_ms,
+    }
 }
 
 /// Freezes our units and all pods, for at most `hold_s`. The kernel, and with it what it accepts for them, goes on.
@@ -348,12 +421,24 @@ pub async fn thaw() -> Result<(), MachineError> {
 /// Control groups of units that run, and of the pods.
 fn groups() -> Vec<PathBuf> {
     let unit = |unit: &str| Path::new(CGROUP_ROOT).join(format!("{unit}.service"));
-    FROZEN_UNITS.into_iter().map(unit).chain([PathBuf::from(CGROUP)]).filter(|group| group.exists()).collect()
+    FROZEN_UNITS
+        .into_iter()
+        .map(unit)
+        .chain([PathBuf::from(CGROUP)])
+        .filter(|group| group.exists())
+        .collect()
 }
 
 async fn set_frozen(group: &Path, frozen: bool) -> Result<(), MachineError> {
-    let what = || format!("{} `{}`", if frozen { "freeze" } else { "thaw" }, group.display());
-    fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" }).map_err(doing(what()))?;
+    let what = || {
+        format!(
+            "{} `{}`",
+            if frozen { "freeze" } else { "thaw" },
+            group.display()
+        )
+    };
+    fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+        .map_err(doing(what()))?;
     let wanted = format!("frozen {}", u8::from(frozen));
     for _ in 0..100 {
         let events = fs::read_to_string(group.join("cgroup.events")).map_err(doing(what()))?;
@@ -362,7 +447,10 @@ async fn set_frozen(group: &Path, frozen: bool) -> Result<(), MachineError> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(failed(format!("{}: the kernel did not do it within 5 s", what())))
+    Err(failed(format!(
+        "{}: the kernel did not do it within 5 s",
+        what()
+    )))
 }
 
 /// Ends every fault of ours on this machine.
@@ -383,7 +471,17 @@ fn start_timer(what: &str, seconds: u64, verb: &str) -> Result<String, MachineEr
     let after = format!("--on-active={seconds}");
     let unit = format!("--unit={name}");
     let binary = binary.display().to_string();
-    let run = ["systemd-run", "--quiet", "--collect", &unit, &after, "--timer-property=AccuracySec=1s", &binary, "machine", verb];
+    let run = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        &unit,
+        &after,
+        "--timer-property=AccuracySec=1s",
+        &binary,
+        "machine",
+        verb,
+    ];
     tool(&run).map(|_| name)
 }
 
@@ -396,16 +494,36 @@ fn stop_timers(names: &BTreeSet<String>) {
 
 /// The timers of a kind that wait.
 fn timers(what: &str) -> BTreeSet<String> {
-    let listed = tool(&["systemctl", "list-units", "--plain", "--no-legend", "--all", &format!("flightcage-{what}-*.timer")]);
-    let name = |line: &str| line.split_whitespace().next()?.strip_suffix(".timer").map(str::to_owned);
-    listed.unwrap_or_default().lines().filter_map(name).collect()
+    let listed = tool(&[
+        "systemctl",
+        "list-units",
+        "--plain",
+        "--no-legend",
+        "--all",
+        &format!("flightcage-{what}-*.timer"),
+    ]);
+    let name = |line: &str| {
+        line.split_whitespace()
+            .next()?
+            .strip_suffix(".timer")
+            .map(str::to_owned)
+    };
+    listed
+        .unwrap_or_default()
+        .lines()
+        .filter_map(name)
+        .collect()
 }
 
 /// Whether `10.78.1.0/24` holds an address.
 fn contains(network: &str, address: Ipv4Addr) -> bool {
     let (base, length) = network.split_once('/').unwrap_or((network, "32"));
-    let (Ok(base), Ok(length)) = (base.parse::<Ipv4Addr>(), length.parse::<u32>()) else { return false };
-    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0);
+    let (Ok(base), Ok(length)) = (base.parse::<Ipv4Addr>(), length.parse::<u32>()) else {
+        return false;
+    };
+    let mask = u32::MAX
+        .checked_shl(32_u32.saturating_sub(length))
+        .unwrap_or(0);
     base.to_bits() & mask == address.to_bits() & mask
 }
 
@@ -415,9 +533,15 @@ mod tests {
 
     #[test]
     fn a_queueing_discipline_that_somebody_chose_is_told_from_defaults() {
-        assert_eq!(own_root("qdisc noqueue 0: root refcnt 2 \nqdisc clsact ffff: parent ffff:fff1 \n"), None);
+        assert_eq!(
+            own_root("qdisc noqueue 0: root refcnt 2 \nqdisc clsact ffff: parent ffff:fff1 \n"),
+            None
+        );
         assert_eq!(own_root("qdisc prio 7700: root refcnt 2 bands 2\n"), None);
-        assert_eq!(own_root("qdisc htb 1: root refcnt 2 r2q 10\n").as_deref(), Some("qdisc htb 1: root refcnt 2 r2q 10"));
+        assert_eq!(
+            own_root("qdisc htb 1: root refcnt 2 r2q 10\n").as_deref(),
+            Some("qdisc htb 1: root refcnt 2 r2q 10")
+        );
     }
 
     #[test]
@@ -428,8 +552,13 @@ mod tests {
             direction: Direction::Out,
             effect: Effect::Cut,
         };
-        let orders = LinkOrders { hold_s: 60, rules: vec![order] };
-        let error = set_links(&orders, Some(IpAddr::from([10, 0, 0, 5]))).unwrap_err().to_string();
+        let orders = LinkOrders {
+            hold_s: 60,
+            rules: vec![order],
+        };
+        let error = set_links(&orders, Some(IpAddr::from([10, 0, 0, 5])))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("would cut off 10.0.0.5"), "{error}");
     }
 }

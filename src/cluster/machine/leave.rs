@@ -22,10 +22,17 @@ use rtnetlink::{IpVersion, RouteMessageBuilder};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::before::{self, Before, MODULES};
-use super::{CGROUP, CGROUP_ROOT, CLUSTER_FILE, CONFIG_DIR, DATA_DIR, MachineError, RUN_DIR, UNIT_DIR, doing, failed, fault};
+use super::{
+    CGROUP, CGROUP_ROOT, CLUSTER_FILE, CONFIG_DIR, DATA_DIR, MachineError, RUN_DIR, UNIT_DIR,
+    doing, failed, fault,
+};
 use crate::model::addresses;
 
-const UNITS: [&str; 3] = ["flightcage-agent.service", "flightcage-proxy.service", "flightcage-server.service"];
+const UNITS: [&str; 3] = [
+    "flightcage-agent.service",
+    "flightcage-proxy.service",
+    "flightcage-server.service",
+];
 /// The bridge of pods, and how the nodes' ends of pods' links are named.
 const BRIDGE: &str = "fc0";
 const POD_LINKS: &str = "fcv";
@@ -45,7 +52,9 @@ pub async fn leave(cluster: Option<&str>) -> Result<(), MachineError> {
         // Somebody else's: nothing of it is ours to remove.
         return Ok(());
     }
-    let note: Option<Before> = fs::read(before::file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let note: Option<Before> = fs::read(before::file())
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let Some(before) = note else {
         // Nothing was begun after the binary had come.
         return remove_tree(&Path::new(DATA_DIR).join("bin"), None).map(|()| {
@@ -62,7 +71,11 @@ pub async fn leave(cluster: Option<&str>) -> Result<(), MachineError> {
         remove_tree(Path::new(CONFIG_DIR), Some(&before)),
         remove_tree(Path::new(RUN_DIR), Some(&before)),
     ];
-    let problems: Vec<String> = steps.into_iter().filter_map(Result::err).map(|error| error.what).collect();
+    let problems: Vec<String> = steps
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| error.what)
+        .collect();
     if !problems.is_empty() {
         return Err(failed(problems.join("; ")));
     }
@@ -72,16 +85,25 @@ pub async fn leave(cluster: Option<&str>) -> Result<(), MachineError> {
 
 fn systemctl(arguments: &[&str]) -> Result<(), MachineError> {
     let what = format!("systemctl {}", arguments.join(" "));
-    let output = Command::new("systemctl").args(arguments).output().map_err(doing(&what))?;
+    let output = Command::new("systemctl")
+        .args(arguments)
+        .output()
+        .map_err(doing(&what))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(failed(format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim())))
+        Err(failed(format!(
+            "{what}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )))
     }
 }
 
 fn remove_units() -> Result<(), MachineError> {
-    let present: Vec<&str> = UNITS.into_iter().filter(|unit| Path::new(UNIT_DIR).join(unit).exists()).collect();
+    let present: Vec<&str> = UNITS
+        .into_iter()
+        .filter(|unit| Path::new(UNIT_DIR).join(unit).exists())
+        .collect();
     if present.is_empty() {
         return Ok(());
     }
@@ -127,8 +149,11 @@ fn remove_groups(group: &Path) -> io::Result<()> {
 fn unmount_all(before: &Before) -> Result<(), MachineError> {
     loop {
         let now = before::mounts();
-        let Some(point) = now.difference(&before.mounts).last() else { return Ok(()) };
-        unmount(point, UnmountFlags::DETACH).map_err(doing(format!("unmount `{}`", point.display())))?;
+        let Some(point) = now.difference(&before.mounts).last() else {
+            return Ok(());
+        };
+        unmount(point, UnmountFlags::DETACH)
+            .map_err(doing(format!("unmount `{}`", point.display())))?;
     }
 }
 
@@ -139,10 +164,13 @@ async fn remove_network() -> Result<(), MachineError> {
         let mut links = handle.link().get().execute();
         let mut ours = Vec::new();
         while let Some(link) = links.try_next().await? {
-            let name = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name.clone()),
-                _ => None,
-            });
+            let name = link
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name.clone()),
+                    _ => None,
+                });
             if name.is_some_and(|name| name == BRIDGE || name.starts_with(POD_LINKS)) {
                 ours.push(link.header.index);
             }
@@ -151,7 +179,10 @@ async fn remove_network() -> Result<(), MachineError> {
             // Its namespace's end may have taken it away.
             let _ = handle.link().del(index).execute().await;
         }
-        let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let mut routes = handle
+            .route()
+            .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
+            .execute();
         let mut stale = Vec::new();
         while let Some(route) = routes.try_next().await? {
             if is_ours(&route) {
@@ -163,7 +194,11 @@ async fn remove_network() -> Result<(), MachineError> {
         }
         let rules = handle.rule().get(IpVersion::V4).execute();
         // A kernel without routing rules says so instead of listing none.
-        let rules: Vec<RuleMessage> = rules.try_filter(|rule| ready(is_fence(rule))).try_collect().await.unwrap_or_default();
+        let rules: Vec<RuleMessage> = rules
+            .try_filter(|rule| ready(is_fence(rule)))
+            .try_collect()
+            .await
+            .unwrap_or_default();
         for rule in rules {
             handle.rule().del(rule).execute().await?;
         }
@@ -176,10 +211,13 @@ async fn remove_network() -> Result<(), MachineError> {
 
 /// Routes to other nodes' pods, and the local route of the service network. Preflight has refused machines with such routes of their own.
 fn is_ours(route: &RouteMessage) -> bool {
-    let destination = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
-        _ => None,
-    });
+    let destination = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+            _ => None,
+        });
     let pods = addresses::pod_network(0).0.octets();
     destination.is_some_and(|destination| {
         let length = route.header.destination_prefix_length;
@@ -190,10 +228,13 @@ fn is_ours(route: &RouteMessage) -> bool {
 
 /// The rule by which an agent whose lease has lapsed refuses what comes for its pods (`agent/containers/network.rs`).
 fn is_fence(rule: &RuleMessage) -> bool {
-    let destination = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Destination(IpAddr::V4(address)) => Some(*address),
-        _ => None,
-    });
+    let destination = rule
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Destination(IpAddr::V4(address)) => Some(*address),
+            _ => None,
+        });
     let (pods, length) = addresses::pod_network(0);
     rule.header.action == RuleAction::Prohibit
         && rule.header.dst_len == length
@@ -206,7 +247,10 @@ fn restore(before: &Before) -> Result<(), MachineError> {
     }
     for controller in before::controllers().difference(&before.controllers) {
         // One that somebody else uses by now stays.
-        let _ = fs::write(Path::new(CGROUP_ROOT).join("cgroup.subtree_control"), format!("-{controller}"));
+        let _ = fs::write(
+            Path::new(CGROUP_ROOT).join("cgroup.subtree_control"),
+            format!("-{controller}"),
+        );
     }
     // systemd's folder of links, made for ours: it goes only when it is empty.
     let wants = Path::new(UNIT_DIR).join("multi-user.target.wants");
@@ -215,8 +259,14 @@ fn restore(before: &Before) -> Result<(), MachineError> {
     }
     // In the order of the list: users before what they use. One that somebody else uses by now stays.
     let now = before::modules();
-    for module in MODULES.iter().filter(|module| now.contains(**module) && !before.modules.contains(**module)) {
-        let _ = Command::new("modprobe").args(["--remove", "--quiet", module]).env("PATH", fault::PATH).output();
+    for module in MODULES
+        .iter()
+        .filter(|module| now.contains(**module) && !before.modules.contains(**module))
+    {
+        let _ = Command::new("modprobe")
+            .args(["--remove", "--quiet", module])
+            .env("PATH", fault::PATH)
+            .output();
     }
     Ok(())
 }
@@ -228,7 +278,9 @@ fn remove(path: &Path) -> Result<(), MachineError> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(format!("remove `{}`: {error}", path.display()))),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed(format!("remove `{}`: {error}", path.display())))
+        }
         _ => Ok(()),
     }
 }
@@ -236,10 +288,19 @@ fn remove(path: &Path) -> Result<(), MachineError> {
 /// Removes a folder of ours, but for what was there before.
 fn remove_tree(folder: &Path, before: Option<&Before>) -> Result<(), MachineError> {
     let kept = |path: &Path| before.is_some_and(|before| before.paths.contains(path));
-    let entries: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let entries: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     // The note goes last: until then the rest can be tried again.
     let note = before::file();
-    for entry in entries.iter().filter(|entry| **entry != note).chain(entries.iter().filter(|entry| **entry == note)) {
+    for entry in entries
+        .iter()
+        .filter(|entry| **entry != note)
+        .chain(entries.iter().filter(|entry| **entry == note))
+    {
         if !kept(entry) {
             remove(entry)?;
         }
@@ -260,7 +321,10 @@ mod tests {
             let mut rule = RuleMessage::default();
             rule.header.dst_len = length;
             rule.header.action = action;
-            rule.attributes = vec![RuleAttribute::Priority(100), RuleAttribute::Destination(IpAddr::from(address))];
+            rule.attributes = vec![
+                RuleAttribute::Priority(100),
+                RuleAttribute::Destination(IpAddr::from(address)),
+            ];
             is_fence(&rule)
         };
         assert!(rule([10, 78, 2, 0], 24, RuleAction::Prohibit));

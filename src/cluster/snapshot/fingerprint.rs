@@ -56,7 +56,12 @@ impl Fingerprint {
             ("processor", of.processor.to_owned()),
             ("QEMU arguments", hash(of.arguments.as_bytes())),
         ];
-        Self(parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        Self(
+            parts
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
     }
 
     /// The name of an automatic snapshot with this fingerprint.
@@ -84,13 +89,19 @@ impl Fingerprint {
     #[must_use]
     pub fn fatal_difference(&self, now: &Self) -> Option<String> {
         const FATAL: [&str; 5] = ["QEMU", "QEMU arguments", "acceleration", "box", "processor"];
-        let names: Vec<&str> = FATAL.into_iter().filter(|name| self.0.get(*name) != now.0.get(*name)).collect();
+        let names: Vec<&str> = FATAL
+            .into_iter()
+            .filter(|name| self.0.get(*name) != now.0.get(*name))
+            .collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -115,17 +126,77 @@ mod tests {
         let check = |other: Ingredients<'_>, name: &str, fatal: bool| {
             let other = Fingerprint::new(&other);
             assert_eq!(fingerprint.difference(&other).as_deref(), Some(name));
-            assert_eq!(fingerprint.fatal_difference(&other).is_some(), fatal, "{name}");
+            assert_eq!(
+                fingerprint.fatal_difference(&other).is_some(),
+                fatal,
+                "{name}"
+            );
             assert_ne!(fingerprint.automatic_name(), other.automatic_name());
         };
         assert_eq!(fingerprint.difference(&Fingerprint::new(&base)), None);
-        check(Ingredients { box_content: "x", ..base }, "box", true);
-        check(Ingredients { images: "x", ..base }, "images", false);
-        check(Ingredients { binary: "x", ..base }, "binary", false);
-        check(Ingredients { spec: &other_spec, ..base }, "cluster specification", false);
-        check(Ingredients { qemu: "8.2", ..base }, "QEMU", true);
-        check(Ingredients { acceleration: Acceleration::Kvm, ..base }, "acceleration", true);
-        check(Ingredients { processor: "x", ..base }, "processor", true);
-        check(Ingredients { arguments: "-m 1G", ..base }, "QEMU arguments", true);
+        check(
+            Ingredients {
+                box_content: "x",
+                ..base
+            },
+            "box",
+            true,
+        );
+        check(
+            Ingredients {
+                images: "x",
+                ..base
+            },
+            "images",
+            false,
+        );
+        check(
+            Ingredients {
+                binary: "x",
+                ..base
+            },
+            "binary",
+            false,
+        );
+        check(
+            Ingredients {
+                spec: &other_spec,
+                ..base
+            },
+            "cluster specification",
+            false,
+        );
+        check(
+            Ingredients {
+                qemu: "8.2",
+                ..base
+            },
+            "QEMU",
+            true,
+        );
+        check(
+            Ingredients {
+                acceleration: Acceleration::Kvm,
+                ..base
+            },
+            "acceleration",
+            true,
+        );
+        check(
+            Ingredients {
+                processor: "x",
+                ..base
+            },
+            "processor",
+            true,
+        );
+        check(
+            Ingredients {
+                arguments: "-m 1G",
+                ..base
+            },
+            "QEMU arguments",
+            true,
+        );
     }
 }

@@ -46,7 +46,9 @@ pub enum SnapshotError {
     )]
     Name(String),
     /// There is none of that name.
-    #[error("cluster `{cluster}` has no snapshot `{name}`; `flightcage snapshot list --name {cluster}` shows what there is")]
+    #[error(
+        "cluster `{cluster}` has no snapshot `{name}`; `flightcage snapshot list --name {cluster}` shows what there is"
+    )]
     Missing {
         /// The cluster.
         cluster: String,
@@ -54,7 +56,9 @@ pub enum SnapshotError {
         name: String,
     },
     /// The name is taken.
-    #[error("cluster `{cluster}` has a snapshot `{name}` already; `flightcage snapshot rm --name {cluster} {name}` removes it")]
+    #[error(
+        "cluster `{cluster}` has a snapshot `{name}` already; `flightcage snapshot rm --name {cluster} {name}` removes it"
+    )]
     Exists {
         /// The cluster.
         cluster: String,
@@ -150,7 +154,9 @@ pub struct FileFact {
 /// # Errors
 /// [`SnapshotError::Name`].
 pub fn check_name(name: &str) -> Result<(), SnapshotError> {
-    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let letters = name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     let ends = name.starts_with('-') || name.ends_with('-');
     if name.is_empty() || name.len() > MAX_NAME || !letters || ends || name.starts_with(AUTOMATIC) {
         return Err(SnapshotError::Name(name.to_owned()));
@@ -168,7 +174,17 @@ mod tests {
             assert!(check_name(right).is_ok(), "{right}");
         }
         let long = "x".repeat(41);
-        for wrong in ["", "-a", "a-", "../x", "A", "auto-1", "a b", ".part-1", long.as_str()] {
+        for wrong in [
+            "",
+            "-a",
+            "a-",
+            "../x",
+            "A",
+            "auto-1",
+            "a b",
+            ".part-1",
+            long.as_str(),
+        ] {
             assert!(check_name(wrong).is_err(), "{wrong}");
         }
     }

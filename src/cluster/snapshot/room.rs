@@ -24,7 +24,9 @@ pub struct Kept {
 /// Those that have to go so that the others take no more than `limit`: the ones that were not used for longest. The last one used stays.
 #[must_use]
 pub fn surplus(mut kept: Vec<Kept>, limit: u64) -> Vec<Kept> {
-    kept.sort_by(|one, other| (one.used, &one.cluster, &one.name).cmp(&(other.used, &other.cluster, &other.name)));
+    kept.sort_by(|one, other| {
+        (one.used, &one.cluster, &one.name).cmp(&(other.used, &other.cluster, &other.name))
+    });
     let mut taken: u64 = kept.iter().map(|one| one.bytes).sum();
     let (mut oldest, mut gone) = (kept.into_iter(), Vec::new());
     while taken > limit && oldest.len() > 1 {
@@ -50,7 +52,13 @@ mod tests {
         let all = vec![kept("b", 5, 30), kept("a", 5, 10), kept("c", 5, 20)];
         let check = |limit, expected: &[&str]| {
             let gone = surplus(all.clone(), limit);
-            assert_eq!(gone.iter().map(|one| one.cluster.as_str()).collect::<Vec<_>>(), expected, "{limit}");
+            assert_eq!(
+                gone.iter()
+                    .map(|one| one.cluster.as_str())
+                    .collect::<Vec<_>>(),
+                expected,
+                "{limit}"
+            );
         };
         check(15, &[]);
         check(14, &["a"]);

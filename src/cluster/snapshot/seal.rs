@@ -37,13 +37,26 @@ pub(super) struct Seal {
 impl Seal {
     /// Takes it of the snapshot in `directory`. Take it before the files are read: what changes meanwhile breaks it. `None`: this host does
     /// not tell its boots apart, or a file is missing.
-    pub(super) fn take<'a>(directory: &Path, files: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+    pub(super) fn take<'a>(
+        directory: &Path,
+        files: impl IntoIterator<Item = &'a str>,
+    ) -> Option<Self> {
         let boot = fs::read_to_string(BOOT_ID).ok()?;
         let stamp = |path: &str| {
             let facts = fs::metadata(directory.join(path)).ok()?;
-            Some((path.to_owned(), Stamp { bytes: facts.len(), changed_s: facts.mtime(), changed_ns: facts.mtime_nsec() }))
+            Some((
+                path.to_owned(),
+                Stamp {
+                    bytes: facts.len(),
+                    changed_s: facts.mtime(),
+                    changed_ns: facts.mtime_nsec(),
+                },
+            ))
         };
-        Some(Self { boot: boot.trim().to_owned(), files: files.into_iter().map(stamp).collect::<Option<_>>()? })
+        Some(Self {
+            boot: boot.trim().to_owned(),
+            files: files.into_iter().map(stamp).collect::<Option<_>>()?,
+        })
     }
 
     /// The one that was written last, if it can be read.

@@ -80,10 +80,19 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(io_error(format!("read `{}`", self.directory.display())))?,
         };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut found: Vec<_> =
-            names.filter(|name| !name.starts_with('.')).map(|name| (name.clone(), self.read(&name))).collect();
-        found.sort_by_key(|(name, manifest)| (manifest.as_ref().ok().map(|manifest| manifest.created), name.clone()));
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let mut found: Vec<_> = names
+            .filter(|name| !name.starts_with('.'))
+            .map(|name| (name.clone(), self.read(&name)))
+            .collect();
+        found.sort_by_key(|(name, manifest)| {
+            (
+                manifest.as_ref().ok().map(|manifest| manifest.created),
+                name.clone(),
+            )
+        });
         Ok(found)
     }
 
@@ -92,26 +101,46 @@ impl Shelf {
     /// # Errors
     /// When there is none, or it is torn or foreign.
     pub fn read(&self, name: &str) -> Result<Manifest, SnapshotError> {
-        let refuse = |reason: String| SnapshotError::Refused { name: name.to_owned(), reason };
+        let refuse = |reason: String| SnapshotError::Refused {
+            name: name.to_owned(),
+            reason,
+        };
         let directory = self.path(name);
         if !directory.is_dir() {
-            return Err(SnapshotError::Missing { cluster: self.cluster.to_string(), name: name.to_owned() });
+            return Err(SnapshotError::Missing {
+                cluster: self.cluster.to_string(),
+                name: name.to_owned(),
+            });
         }
-        let read = |file: &str| fs::read(directory.join(file)).map_err(|error| refuse(format!("it is torn: {file}: {error}")));
+        let read = |file: &str| {
+            fs::read(directory.join(file))
+                .map_err(|error| refuse(format!("it is torn: {file}: {error}")))
+        };
         let (manifest, sum) = (read("manifest.json")?, read("manifest.sum")?);
         if sum != digest(&manifest).as_bytes() {
-            return Err(refuse("it is torn: manifest.json does not match its checksum".to_owned()));
+            return Err(refuse(
+                "it is torn: manifest.json does not match its checksum".to_owned(),
+            ));
         }
         let manifest: Manifest = serde_json::from_slice(&manifest)
             .map_err(|error| refuse(format!("another version of flightcage wrote it: {error}")))?;
         if manifest.version != FORMAT {
-            return Err(refuse(format!("its format is version {}, this flightcage reads {FORMAT}", manifest.version)));
+            return Err(refuse(format!(
+                "its format is version {}, this flightcage reads {FORMAT}",
+                manifest.version
+            )));
         }
         if manifest.spec.name != self.cluster {
-            return Err(refuse(format!("it is foreign: it belongs to cluster `{}`", manifest.spec.name)));
+            return Err(refuse(format!(
+                "it is foreign: it belongs to cluster `{}`",
+                manifest.spec.name
+            )));
         }
         if manifest.name != name {
-            return Err(refuse(format!("it is foreign: it calls itself `{}`", manifest.name)));
+            return Err(refuse(format!(
+                "it is foreign: it calls itself `{}`",
+                manifest.name
+            )));
         }
         Ok(manifest)
     }
@@ -120,7 +149,10 @@ impl Shelf {
     ///
     /// # Errors
     /// When the shelf cannot be read.
-    pub fn find(&self, wanted: &Fingerprint) -> Result<Result<Manifest, Vec<SnapshotError>>, SnapshotError> {
+    pub fn find(
+        &self,
+        wanted: &Fingerprint,
+    ) -> Result<Result<Manifest, Vec<SnapshotError>>, SnapshotError> {
         let mut refused = Vec::new();
         for (name, manifest) in self.list()?.into_iter().rev() {
             match manifest {
@@ -146,27 +178,44 @@ impl Shelf {
     /// When a file is missing, or is not what was written.
     pub fn verify(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
         let directory = self.path(&manifest.name);
-        let refuse = |reason: String| SnapshotError::Refused { name: manifest.name.clone(), reason };
+        let refuse = |reason: String| SnapshotError::Refused {
+            name: manifest.name.clone(),
+            reason,
+        };
         // The lengths first: they tell most damage at once.
         for file in &manifest.files {
             let bytes = fs::metadata(directory.join(&file.path))
                 .map_err(|error| refuse(format!("it is torn: {}: {error}", file.path)))?
                 .len();
             if bytes != file.bytes {
-                return Err(refuse(format!("it is torn: {} has {bytes} bytes instead of {}", file.path, file.bytes)));
+                return Err(refuse(format!(
+                    "it is torn: {} has {bytes} bytes instead of {}",
+                    file.path, file.bytes
+                )));
             }
         }
-        let seal = Seal::take(&directory, manifest.files.iter().map(|file| file.path.as_str()));
+        let seal = Seal::take(
+            &directory,
+            manifest.files.iter().map(|file| file.path.as_str()),
+        );
         if seal.is_some() && seal == Seal::read(&directory) {
             return Ok(());
         }
         std::thread::scope(|scope| {
-            let checks: Vec<_> = manifest.files.iter().map(|file| (file, scope.spawn(|| fact(&directory, &file.path)))).collect();
+            let checks: Vec<_> = manifest
+                .files
+                .iter()
+                .map(|file| (file, scope.spawn(|| fact(&directory, &file.path))))
+                .collect();
             for (file, check) in checks {
                 let now = check.join().expect("reading does not panic");
-                let now = now.map_err(|error| refuse(format!("it is torn: {}: {error}", file.path)))?;
+                let now =
+                    now.map_err(|error| refuse(format!("it is torn: {}: {error}", file.path)))?;
                 if now.crc32 != file.crc32 {
-                    return Err(refuse(format!("it is torn: {} is not what was written", file.path)));
+                    return Err(refuse(format!(
+                        "it is torn: {} is not what was written",
+                        file.path
+                    )));
                 }
             }
             Ok(())
@@ -207,12 +256,21 @@ impl Shelf {
             files_below(&draft.directory, Path::new(""), &mut paths)?;
             let seal = Seal::take(&draft.directory, paths.iter().map(String::as_str));
             manifest.files = std::thread::scope(|scope| {
-                let facts: Vec<_> = paths.iter().map(|path| scope.spawn(|| fact(&draft.directory, path))).collect();
-                facts.into_iter().map(|fact| fact.join().expect("reading does not panic")).collect::<io::Result<_>>()
+                let facts: Vec<_> = paths
+                    .iter()
+                    .map(|path| scope.spawn(|| fact(&draft.directory, path)))
+                    .collect();
+                facts
+                    .into_iter()
+                    .map(|fact| fact.join().expect("reading does not panic"))
+                    .collect::<io::Result<_>>()
             })?;
             let text = serde_json::to_vec_pretty(&manifest)?;
             write_private(&draft.directory.join("manifest.json"), &text)?;
-            write_private(&draft.directory.join("manifest.sum"), digest(&text).as_bytes())?;
+            write_private(
+                &draft.directory.join("manifest.sum"),
+                digest(&text).as_bytes(),
+            )?;
             remove_directory(&target)?;
             fs::rename(&draft.directory, &target)?;
             write_seal(seal, &target);
@@ -238,11 +296,15 @@ impl Shelf {
     pub fn remove(&self, name: &str) -> Result<(), SnapshotError> {
         let directory = self.path(name);
         if name.starts_with('.') || name.contains('/') || !directory.is_dir() {
-            return Err(SnapshotError::Missing { cluster: self.cluster.to_string(), name: name.to_owned() });
+            return Err(SnapshotError::Missing {
+                cluster: self.cluster.to_string(),
+                name: name.to_owned(),
+            });
         }
         // Half a removal must not look like a snapshot.
         let _ = fs::remove_file(directory.join("manifest.sum"));
-        remove_directory(&directory).map_err(io_error(format!("remove `{}`", directory.display())))?;
+        remove_directory(&directory)
+            .map_err(io_error(format!("remove `{}`", directory.display())))?;
         // The shelf goes with the last of them; one that is not empty stays.
         let _ = fs::remove_dir(&self.directory);
         Ok(())
@@ -253,7 +315,12 @@ impl Shelf {
     /// # Errors
     /// When one cannot be removed.
     pub fn prune(&self, keep: usize) -> Result<(), SnapshotError> {
-        let old: Vec<String> = self.list()?.into_iter().filter(is_automatic).map(|(name, _)| name).collect();
+        let old: Vec<String> = self
+            .list()?
+            .into_iter()
+            .filter(is_automatic)
+            .map(|(name, _)| name)
+            .collect();
         for name in &old[..old.len().saturating_sub(keep)] {
             self.remove(name)?;
         }
@@ -267,13 +334,25 @@ impl Shelf {
     pub fn automatic(&self) -> Result<Vec<Kept>, SnapshotError> {
         let kept = |name: String, manifest: Option<Manifest>| {
             let directory = self.path(&name);
-            let restored = fs::metadata(directory.join(USED)).and_then(|facts| facts.modified()).ok();
+            let restored = fs::metadata(directory.join(USED))
+                .and_then(|facts| facts.modified())
+                .ok();
             let restored = restored.and_then(|time| Timestamp::try_from(time).ok());
-            let used = manifest.map(|manifest| manifest.created).max(restored).unwrap_or(Timestamp::MIN);
-            Kept { cluster: self.cluster.clone(), bytes: disk_bytes(&directory), name, used }
+            let used = manifest
+                .map(|manifest| manifest.created)
+                .max(restored)
+                .unwrap_or(Timestamp::MIN);
+            Kept {
+                cluster: self.cluster.clone(),
+                bytes: disk_bytes(&directory),
+                name,
+                used,
+            }
         };
         let automatic = self.list()?.into_iter().filter(is_automatic);
-        Ok(automatic.map(|(name, manifest)| kept(name, manifest.ok())).collect())
+        Ok(automatic
+            .map(|(name, manifest)| kept(name, manifest.ok()))
+            .collect())
     }
 
     /// Remembers that a snapshot was of use now.
@@ -288,9 +367,15 @@ impl Shelf {
     /// # Errors
     /// When it cannot be removed.
     pub fn sweep(&self) -> Result<(), SnapshotError> {
-        let Ok(entries) = fs::read_dir(&self.directory) else { return Ok(()) };
-        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PART)) {
-            remove_directory(&entry.path()).map_err(io_error(format!("remove `{}`", entry.path().display())))?;
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return Ok(());
+        };
+        for entry in entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PART))
+        {
+            remove_directory(&entry.path())
+                .map_err(io_error(format!("remove `{}`", entry.path().display())))?;
         }
         let _ = fs::remove_dir(&self.directory);
         Ok(())
@@ -298,14 +383,20 @@ impl Shelf {
 }
 
 fn is_automatic((name, manifest): &Listed) -> bool {
-    name.starts_with(super::AUTOMATIC) || manifest.as_ref().is_ok_and(|manifest| manifest.kind == Kind::Automatic)
+    name.starts_with(super::AUTOMATIC)
+        || manifest
+            .as_ref()
+            .is_ok_and(|manifest| manifest.kind == Kind::Automatic)
 }
 
 /// What the files below a directory take on the disk. One that vanishes takes nothing.
 fn disk_bytes(directory: &Path) -> u64 {
     let mut paths = Vec::new();
     let _ = files_below(directory, Path::new(""), &mut paths);
-    paths.iter().filter_map(|path| Some(fs::metadata(directory.join(path)).ok()?.blocks() * 512)).sum()
+    paths
+        .iter()
+        .filter_map(|path| Some(fs::metadata(directory.join(path)).ok()?.blocks() * 512))
+        .sum()
 }
 
 /// Without a seal a snapshot is as good, only slower to restore.
@@ -325,7 +416,10 @@ fn remove_directory(path: &Path) -> io::Result<()> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn files_below(root: &Path, below: &Path, paths: &mut Vec<String>) -> io::Result<()> {
@@ -336,7 +430,11 @@ fn files_below(root: &Path, below: &Path, paths: &mut Vec<String>) -> io::Result
         if entry.file_type()?.is_dir() {
             files_below(root, &path, paths)?;
         } else {
-            paths.push(path.to_str().ok_or_else(|| io::Error::other("a file's name is not UTF-8"))?.to_owned());
+            paths.push(
+                path.to_str()
+                    .ok_or_else(|| io::Error::other("a file's name is not UTF-8"))?
+                    .to_owned(),
+            );
         }
     }
     Ok(())
@@ -367,7 +465,12 @@ fn fact(root: &Path, path: &str) -> io::Result<FileFact> {
         }
         at += count as u64;
     }
-    Ok(FileFact { path: path.to_owned(), bytes, data_bytes, crc32: hasher.finalize() })
+    Ok(FileFact {
+        path: path.to_owned(),
+        bytes,
+        data_bytes,
+        crc32: hasher.finalize(),
+    })
 }
 
 fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
@@ -401,7 +504,11 @@ mod tests {
             let directory = tempfile::tempdir().expect("a temporary directory can be made");
             let spec = ClusterSpec::with_workers("test".parse().expect("a name"), 1);
             let shelf = Shelf::new(spec.name.clone(), directory.path().join("snapshots/test"));
-            Self { _directory: directory, shelf, spec }
+            Self {
+                _directory: directory,
+                shelf,
+                spec,
+            }
         }
 
         fn fingerprint(&self, binary: &str) -> Fingerprint {
@@ -435,27 +542,47 @@ mod tests {
                 fingerprint: self.fingerprint(binary),
                 files: Vec::new(),
             };
-            self.shelf.publish(draft, manifest).expect("it can be published")
+            self.shelf
+                .publish(draft, manifest)
+                .expect("it can be published")
         }
 
         fn names(&self) -> Vec<String> {
-            self.shelf.list().expect("it can be read").into_iter().map(|(name, _)| name).collect()
+            self.shelf
+                .list()
+                .expect("it can be read")
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect()
         }
     }
 
     #[test]
     fn the_newest_that_matches_is_found_and_named_ones_never() {
         let case = Case::new();
-        assert!(matches!(case.shelf.find(&case.fingerprint("f")), Ok(Err(reasons)) if reasons.is_empty()));
+        assert!(
+            matches!(case.shelf.find(&case.fingerprint("f")), Ok(Err(reasons)) if reasons.is_empty())
+        );
         case.save("mine", Kind::Named, "f", 9);
         case.save("auto-1", Kind::Automatic, "f", 1);
         case.save("auto-2", Kind::Automatic, "f", 2);
         case.save("auto-3", Kind::Automatic, "g", 3);
-        let found = case.shelf.find(&case.fingerprint("f")).expect("it can be read").expect("one matches");
+        let found = case
+            .shelf
+            .find(&case.fingerprint("f"))
+            .expect("it can be read")
+            .expect("one matches");
         assert_eq!(found.name, "auto-2");
-        let reasons = case.shelf.find(&case.fingerprint("h")).expect("it can be read").expect_err("none matches");
+        let reasons = case
+            .shelf
+            .find(&case.fingerprint("h"))
+            .expect("it can be read")
+            .expect_err("none matches");
         assert_eq!(reasons.len(), 3);
-        assert_eq!(reasons[0].to_string(), "snapshot `auto-3` is refused: it is stale: it was made from another binary");
+        assert_eq!(
+            reasons[0].to_string(),
+            "snapshot `auto-3` is refused: it is stale: it was made from another binary"
+        );
     }
 
     #[test]
@@ -464,23 +591,40 @@ mod tests {
         let manifest = case.save("auto-1", Kind::Automatic, "f", 1);
         case.shelf.verify(&manifest).expect("it is whole");
         let check = |expected: &str| {
-            let error = case.shelf.read("auto-1").and_then(|manifest| case.shelf.verify(&manifest)).expect_err("it is torn");
+            let error = case
+                .shelf
+                .read("auto-1")
+                .and_then(|manifest| case.shelf.verify(&manifest))
+                .expect_err("it is torn");
             assert!(error.to_string().contains(expected), "{error}");
         };
         let directory = case.shelf.path("auto-1");
-        let memory = File::options().write(true).open(directory.join("machines/w1/memory")).expect("it is ours");
+        let memory = File::options()
+            .write(true)
+            .open(directory.join("machines/w1/memory"))
+            .expect("it is ours");
         memory.write_all_at(b"x", 2_000_000).expect("it is ours");
         // A file's time of change counts in ticks of the kernel's clock: within one nothing would be seen.
-        memory.set_modified(SystemTime::UNIX_EPOCH).expect("it is ours");
+        memory
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .expect("it is ours");
         check("machines/w1/memory is not what was written");
         memory.set_len(100).expect("it is ours");
         check("machines/w1/memory has 100 bytes instead of 3145728");
         let text = fs::read_to_string(directory.join("manifest.json")).expect("it is there");
-        fs::write(directory.join("manifest.json"), text.replace("auto-1", "auto-9")).expect("it is ours");
+        fs::write(
+            directory.join("manifest.json"),
+            text.replace("auto-1", "auto-9"),
+        )
+        .expect("it is ours");
         check("manifest.json does not match its checksum");
         fs::remove_file(directory.join("manifest.sum")).expect("it is there");
         check("manifest.sum: No such file");
-        let reasons = case.shelf.find(&case.fingerprint("f")).expect("the shelf can be read").expect_err("it is torn");
+        let reasons = case
+            .shelf
+            .find(&case.fingerprint("f"))
+            .expect("the shelf can be read")
+            .expect_err("it is torn");
         assert_eq!(reasons.len(), 1);
     }
 
@@ -494,7 +638,10 @@ mod tests {
         case.shelf.mark_used("auto-1");
         let mut kept = case.shelf.automatic().expect("it can be read");
         kept.sort_by_key(|one| one.used);
-        assert_eq!(kept.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["auto-0", "auto-2", "auto-1"]);
+        assert_eq!(
+            kept.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(),
+            ["auto-0", "auto-2", "auto-1"]
+        );
         // Holes take nothing: the disk of 1 GiB holds four bytes.
         assert!((3 << 20..8 << 20).contains(&kept[1].bytes), "{kept:?}");
     }
@@ -504,16 +651,29 @@ mod tests {
         let case = Case::new();
         let manifest = case.save("auto-1", Kind::Automatic, "f", 1);
         let directory = case.shelf.path("auto-1");
-        let memory = File::options().write(true).open(directory.join("machines/w1/memory")).expect("it is ours");
-        let changed = memory.metadata().and_then(|facts| facts.modified()).expect("it is ours");
+        let memory = File::options()
+            .write(true)
+            .open(directory.join("machines/w1/memory"))
+            .expect("it is ours");
+        let changed = memory
+            .metadata()
+            .and_then(|facts| facts.modified())
+            .expect("it is ours");
         // Damage that no metadata show: only whoever reads it sees it.
         memory.write_all_at(b"x", 2_000_000).expect("it is ours");
         memory.set_modified(changed).expect("it is ours");
         let is_whole = || case.shelf.verify(&manifest).is_ok();
-        assert!(is_whole(), "nothing was touched as far as is known, and nothing is read");
+        assert!(
+            is_whole(),
+            "nothing was touched as far as is known, and nothing is read"
+        );
         let seal = fs::read_to_string(directory.join("seal.json")).expect("it is there");
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("it is there");
-        fs::write(directory.join("seal.json"), seal.replace(boot.trim(), "an earlier boot")).expect("it is ours");
+        fs::write(
+            directory.join("seal.json"),
+            seal.replace(boot.trim(), "an earlier boot"),
+        )
+        .expect("it is ours");
         assert!(!is_whole(), "the host has booted since");
         fs::write(directory.join("seal.json"), &seal).expect("it is ours");
         assert!(is_whole());
@@ -521,23 +681,37 @@ mod tests {
         assert!(!is_whole(), "somebody doubts it");
         memory.write_all_at(&[7], 2_000_000).expect("it is ours");
         assert!(is_whole(), "it was read and is what was written");
-        assert!(directory.join("seal.json").exists(), "the next one need not read it");
+        assert!(
+            directory.join("seal.json").exists(),
+            "the next one need not read it"
+        );
     }
 
     #[test]
     fn a_foreign_one_is_refused() {
         let case = Case::new();
         case.save("auto-1", Kind::Automatic, "f", 1);
-        let other = Shelf::new("other".parse().expect("a name"), case.shelf.directory().to_owned());
+        let other = Shelf::new(
+            "other".parse().expect("a name"),
+            case.shelf.directory().to_owned(),
+        );
         let error = other.read("auto-1").expect_err("it is foreign");
-        assert_eq!(error.to_string(), "snapshot `auto-1` is refused: it is foreign: it belongs to cluster `test`");
+        assert_eq!(
+            error.to_string(),
+            "snapshot `auto-1` is refused: it is foreign: it belongs to cluster `test`"
+        );
     }
 
     #[test]
     fn few_automatic_ones_are_kept_and_leftovers_swept() {
         let case = Case::new();
         for (second, name) in ["auto-1", "auto-2", "auto-3"].into_iter().enumerate() {
-            case.save(name, Kind::Automatic, "f", i64::try_from(second).expect("few"));
+            case.save(
+                name,
+                Kind::Automatic,
+                "f",
+                i64::try_from(second).expect("few"),
+            );
         }
         case.save("mine", Kind::Named, "f", 0);
         case.shelf.prune(1).expect("they can be removed");
@@ -550,7 +724,13 @@ mod tests {
         case.shelf.remove("mine").expect("it is there");
         case.shelf.remove("auto-3").expect("it is there");
         assert!(!case.shelf.directory().exists());
-        assert!(matches!(case.shelf.remove("mine"), Err(SnapshotError::Missing { .. })));
-        assert!(matches!(case.shelf.remove("../x"), Err(SnapshotError::Missing { .. })));
+        assert!(matches!(
+            case.shelf.remove("mine"),
+            Err(SnapshotError::Missing { .. })
+        ));
+        assert!(matches!(
+            case.shelf.remove("../x"),
+            Err(SnapshotError::Missing { .. })
+        ));
     }
 }

@@ -9,7 +9,12 @@ use http::{HeaderMap, StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-pub(super) async fn file_response(path: &Path, digest: &str, media_type: &str, request: &HeaderMap) -> io::Result<Response> {
+pub(super) async fn file_response(
+    path: &Path,
+    digest: &str,
+    media_type: &str,
+    request: &HeaderMap,
+) -> io::Result<Response> {
     let mut file = tokio::fs::File::open(path).await?;
     let size = file.metadata().await?.len();
     let response = Response::builder()
@@ -18,18 +23,28 @@ pub(super) async fn file_response(path: &Path, digest: &str, media_type: &str, r
         .header("docker-distribution-api-version", "registry/2.0")
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::ETAG, format!("\"{digest}\""));
-    let range = request.get(header::RANGE).and_then(|range| range.to_str().ok());
+    let range = request
+        .get(header::RANGE)
+        .and_then(|range| range.to_str().ok());
     let (response, length) = match range.map(|range| byte_range(range, size)) {
         None => (response, size),
         Some(None) => {
             let refused = response.status(StatusCode::RANGE_NOT_SATISFIABLE);
-            let refused = refused.header(header::CONTENT_RANGE, format!("bytes */{size}")).body(Body::empty());
+            let refused = refused
+                .header(header::CONTENT_RANGE, format!("bytes */{size}"))
+                .body(Body::empty());
             return refused.map_err(io::Error::other);
         }
         Some(Some((first, last))) => {
             file.seek(io::SeekFrom::Start(first)).await?;
             let part = response.status(StatusCode::PARTIAL_CONTENT);
-            (part.header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}")), last - first + 1)
+            (
+                part.header(
+                    header::CONTENT_RANGE,
+                    format!("bytes {first}-{last}/{size}"),
+                ),
+                last - first + 1,
+            )
         }
     };
     let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), 64 * 1024));
@@ -42,7 +57,10 @@ fn byte_range(text: &str, size: u64) -> Option<(u64, u64)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let end = size.checked_sub(1)?;
     let (first, last) = match (first, last) {
-        ("", suffix) => (size.saturating_sub(suffix.parse().ok().filter(|count| *count > 0)?), end),
+        ("", suffix) => (
+            size.saturating_sub(suffix.parse().ok().filter(|count| *count > 0)?),
+            end,
+        ),
         (first, "") => (first.parse().ok()?, end),
         (first, last) => (first.parse().ok()?, last.parse::<u64>().ok()?.min(end)),
     };

@@ -18,11 +18,18 @@ const MAX_CONNECTIONS: usize = 512;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Serves `router` over TLS until `listener` fails for good.
-pub async fn serve(mut listener: impl Listen, tls: Arc<rustls::ServerConfig>, router: Router) -> io::Result<()> {
+pub async fn serve(
+    mut listener: impl Listen,
+    tls: Arc<rustls::ServerConfig>,
+    router: Router,
+) -> io::Result<()> {
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+        let permit = Arc::clone(&permits)
+            .acquire_owned()
+            .await
+            .map_err(io::Error::other)?;
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
@@ -34,7 +41,8 @@ pub async fn serve(mut listener: impl Listen, tls: Arc<rustls::ServerConfig>, ro
             match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+                    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await
+                    {
                         tracing::debug!(%peer, %error, "registry mirror: connection");
                     }
                 }
@@ -48,5 +56,8 @@ pub async fn serve(mut listener: impl Listen, tls: Arc<rustls::ServerConfig>, ro
 /// Whether an accept failed because its peer went away already.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }

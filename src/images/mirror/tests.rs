@@ -18,19 +18,39 @@ async fn get(router: &Router, path: &str, range: Option<&str>) -> (StatusCode, H
     if let Some(range) = range {
         request = request.header(header::RANGE, range);
     }
-    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let response = router
+        .clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
     let (parts, body) = response.into_parts();
-    (parts.status, parts.headers, axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec())
+    (
+        parts.status,
+        parts.headers,
+        axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec(),
+    )
 }
 
 /// Upstream on loopback: knows `good:v1`, answers `locked` with a challenge nobody meets, sends wrong bytes for a blob.
-async fn upstream(asked: Arc<AtomicUsize>, manifest: Vec<u8>, blob: Vec<u8>, corrupt: String) -> String {
-    let (blob_path, corrupt_path) = (format!("/v2/good/blobs/{}", digest(&blob)), format!("/v2/good/blobs/{corrupt}"));
+async fn upstream(
+    asked: Arc<AtomicUsize>,
+    manifest: Vec<u8>,
+    blob: Vec<u8>,
+    corrupt: String,
+) -> String {
+    let (blob_path, corrupt_path) = (
+        format!("/v2/good/blobs/{}", digest(&blob)),
+        format!("/v2/good/blobs/{corrupt}"),
+    );
     let fallback = move |uri: http::Uri| {
         asked.fetch_add(1, Ordering::Relaxed);
         let path = uri.path();
         let response = if path == "/v2/good/manifests/v1" {
-            ([(header::CONTENT_TYPE, MANIFEST_TYPES[0])], manifest.clone()).into_response()
+            (
+                [(header::CONTENT_TYPE, MANIFEST_TYPES[0])],
+                manifest.clone(),
+            )
+                .into_response()
         } else if path == blob_path {
             blob.clone().into_response()
         } else if path == corrupt_path {
@@ -38,12 +58,15 @@ async fn upstream(asked: Arc<AtomicUsize>, manifest: Vec<u8>, blob: Vec<u8>, cor
         } else if path.starts_with("/v2/locked/") {
             StatusCode::UNAUTHORIZED.into_response()
         } else {
-            let body = serde_json::json!({"errors": [{"code": "MANIFEST_UNKNOWN", "message": "none"}]});
+            let body =
+                serde_json::json!({"errors": [{"code": "MANIFEST_UNKNOWN", "message": "none"}]});
             (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
         };
         std::future::ready(response)
     };
-    let router = Router::new().route("/v2/", axum::routing::get(|| async {})).fallback(fallback);
+    let router = Router::new()
+        .route("/v2/", axum::routing::get(|| async {}))
+        .fallback(fallback);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move { axum_serve(listener, router).await });
@@ -54,7 +77,12 @@ async fn axum_serve(mut listener: tokio::net::TcpListener, router: Router) {
     while let Ok((stream, _)) = Listen::accept(&mut listener).await {
         let service = TowerToHyperService::new(router.clone());
         let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        tokio::spawn(async move { server.serve_connection(TokioIo::new(stream), service).await.map_err(drop) });
+        tokio::spawn(async move {
+            server
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .map_err(drop)
+        });
     }
 }
 
@@ -65,11 +93,18 @@ async fn a_miss_is_fetched_once_verified_and_kept() {
     let blob = b"0123456789".to_vec();
     let corrupt = digest(b"what was meant");
     let asked = Arc::new(AtomicUsize::new(0));
-    let host = upstream(Arc::clone(&asked), manifest.clone(), blob.clone(), corrupt.clone()).await;
+    let host = upstream(
+        Arc::clone(&asked),
+        manifest.clone(),
+        blob.clone(),
+        corrupt.clone(),
+    )
+    .await;
     let store = ImageStore::open(directory.path()).unwrap();
     let router = router(store, Upstreams::plain_http(vec![host.clone()]));
 
-    let (status, headers, body) = get(&router, &format!("/v2/good/manifests/v1?ns={host}"), None).await;
+    let (status, headers, body) =
+        get(&router, &format!("/v2/good/manifests/v1?ns={host}"), None).await;
     assert_eq!((status, &body), (StatusCode::OK, &manifest));
     assert_eq!(headers["docker-content-digest"], digest(&manifest));
     assert_eq!(headers[header::CONTENT_TYPE], MANIFEST_TYPES[0]);
@@ -79,24 +114,69 @@ async fn a_miss_is_fetched_once_verified_and_kept() {
     let (status, headers, body) = get(&router, &blob_url, Some("bytes=2-4")).await;
     assert_eq!((status, &*body), (StatusCode::PARTIAL_CONTENT, &b"234"[..]));
     assert_eq!(headers[header::CONTENT_RANGE], "bytes 2-4/10");
-    assert_eq!(get(&router, &format!("/v2/good/manifests/v1?ns={host}"), None).await.0, StatusCode::OK);
-    assert_eq!(asked.load(Ordering::Relaxed), before, "a kept blob is not fetched again");
+    assert_eq!(
+        get(&router, &format!("/v2/good/manifests/v1?ns={host}"), None)
+            .await
+            .0,
+        StatusCode::OK
+    );
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        before,
+        "a kept blob is not fetched again"
+    );
 
     // Wrong bytes are neither served nor kept.
-    let (status, _, body) = get(&router, &format!("/v2/good/blobs/{corrupt}?ns={host}"), None).await;
-    assert_eq!(status, StatusCode::BAD_GATEWAY, "{}", String::from_utf8_lossy(&body));
-    assert_eq!(std::fs::read_dir(directory.path().join("blobs/sha256")).unwrap().count(), 2);
-    assert_eq!(std::fs::read_dir(directory.path().join("partial")).unwrap().count(), 0);
+    let (status, _, body) = get(
+        &router,
+        &format!("/v2/good/blobs/{corrupt}?ns={host}"),
+        None,
+    )
+    .await;
+    assert_eq!(
+        status,
+        StatusCode::BAD_GATEWAY,
+        "{}",
+        String::from_utf8_lossy(&body)
+    );
+    assert_eq!(
+        std::fs::read_dir(directory.path().join("blobs/sha256"))
+            .unwrap()
+            .count(),
+        2
+    );
+    assert_eq!(
+        std::fs::read_dir(directory.path().join("partial"))
+            .unwrap()
+            .count(),
+        0
+    );
 
     for (path, code) in [
-        (format!("/v2/good/manifests/v2?ns={host}"), "MANIFEST_UNKNOWN"),
-        (format!("/v2/locked/manifests/v1?ns={host}"), "MANIFEST_UNKNOWN"),
-        ("/v2/good/manifests/v1?ns=unlisted.example".to_owned(), "MANIFEST_UNKNOWN"),
-        (format!("/v2/good/blobs/{}?ns=unlisted.example", digest(b"none")), "BLOB_UNKNOWN"),
+        (
+            format!("/v2/good/manifests/v2?ns={host}"),
+            "MANIFEST_UNKNOWN",
+        ),
+        (
+            format!("/v2/locked/manifests/v1?ns={host}"),
+            "MANIFEST_UNKNOWN",
+        ),
+        (
+            "/v2/good/manifests/v1?ns=unlisted.example".to_owned(),
+            "MANIFEST_UNKNOWN",
+        ),
+        (
+            format!("/v2/good/blobs/{}?ns=unlisted.example", digest(b"none")),
+            "BLOB_UNKNOWN",
+        ),
         ("/v2/NOT-A-NAME".to_owned(), "NAME_UNKNOWN"),
     ] {
         let (status, _, body) = get(&router, &path, None).await;
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((status, body["errors"][0]["code"].as_str()), (StatusCode::NOT_FOUND, Some(code)), "{path}");
+        assert_eq!(
+            (status, body["errors"][0]["code"].as_str()),
+            (StatusCode::NOT_FOUND, Some(code)),
+            "{path}"
+        );
     }
 }

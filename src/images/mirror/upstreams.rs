@@ -18,7 +18,10 @@ impl Upstreams {
     /// No upstream: what the store has not is not found.
     #[must_use]
     pub fn none() -> Self {
-        Self { listed: Vec::new(), client: None }
+        Self {
+            listed: Vec::new(),
+            client: None,
+        }
     }
 
     /// Asks the registries in `listed` anonymously over HTTPS, trusting the authorities in `roots_pem`: a bundle such as
@@ -30,20 +33,42 @@ impl Upstreams {
     /// The one registry that a person asks for: over HTTPS, or plain HTTP on loopback, as Docker does.
     pub fn only(registry: &str, roots_pem: &[u8]) -> Result<Self, OciDistributionError> {
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        let is_local = host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback());
-        let protocol = if is_local { ClientProtocol::Http } else { ClientProtocol::Https };
+        let is_local = host == "localhost"
+            || host
+                .parse::<std::net::Ipv4Addr>()
+                .is_ok_and(|address| address.is_loopback());
+        let protocol = if is_local {
+            ClientProtocol::Http
+        } else {
+            ClientProtocol::Https
+        };
         Self::with_roots(vec![registry.to_owned()], roots_pem, protocol)
     }
 
-    fn with_roots(listed: Vec<String>, roots_pem: &[u8], protocol: ClientProtocol) -> Result<Self, OciDistributionError> {
+    fn with_roots(
+        listed: Vec<String>,
+        roots_pem: &[u8],
+        protocol: ClientProtocol,
+    ) -> Result<Self, OciDistributionError> {
         let mut tls_certs_only = Vec::new();
-        for block in String::from_utf8_lossy(roots_pem).split_inclusive("-----END CERTIFICATE-----") {
+        for block in String::from_utf8_lossy(roots_pem).split_inclusive("-----END CERTIFICATE-----")
+        {
             if let Some(start) = block.find("-----BEGIN CERTIFICATE-----") {
                 let encoding = CertificateEncoding::Pem;
-                tls_certs_only.push(Certificate { encoding, data: block.as_bytes()[start..].to_vec() });
+                tls_certs_only.push(Certificate {
+                    encoding,
+                    data: block.as_bytes()[start..].to_vec(),
+                });
             }
         }
-        Self::with(listed, ClientConfig { tls_certs_only, protocol, ..ClientConfig::default() })
+        Self::with(
+            listed,
+            ClientConfig {
+                tls_certs_only,
+                protocol,
+                ..ClientConfig::default()
+            },
+        )
     }
 
     fn with(listed: Vec<String>, config: ClientConfig) -> Result<Self, OciDistributionError> {
@@ -53,7 +78,10 @@ impl Upstreams {
             read_timeout: Some(Duration::from_mins(1)),
             ..config
         };
-        Ok(Self { listed, client: Some(config.try_into()?) })
+        Ok(Self {
+            listed,
+            client: Some(config.try_into()?),
+        })
     }
 
     #[cfg(test)]
@@ -61,15 +89,31 @@ impl Upstreams {
         let _ = rustls::crypto::ring::default_provider().install_default();
         // Without roots the client would look for the machine's own, which a test may not have.
         let key = rcgen::KeyPair::generate().unwrap();
-        let root = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        let root = rcgen::CertificateParams::new(Vec::new())
+            .unwrap()
+            .self_signed(&key)
+            .unwrap();
         let encoding = CertificateEncoding::Der;
-        let tls_certs_only = vec![Certificate { encoding, data: root.der().to_vec() }];
-        Self::with(listed, ClientConfig { protocol: ClientProtocol::Http, tls_certs_only, ..ClientConfig::default() }).unwrap()
+        let tls_certs_only = vec![Certificate {
+            encoding,
+            data: root.der().to_vec(),
+        }];
+        Self::with(
+            listed,
+            ClientConfig {
+                protocol: ClientProtocol::Http,
+                tls_certs_only,
+                ..ClientConfig::default()
+            },
+        )
+        .unwrap()
     }
 
     /// How to ask this registry, if it is listed.
     pub(super) fn client(&self, registry: &str) -> Option<&oci_client::Client> {
-        self.client.as_ref().filter(|_| self.listed.iter().any(|listed| listed == registry))
+        self.client
+            .as_ref()
+            .filter(|_| self.listed.iter().any(|listed| listed == registry))
     }
 }
 
@@ -82,8 +126,13 @@ pub(super) fn unknown(error: OciDistributionError, instead: MirrorError) -> Mirr
         | OciDistributionError::AuthenticationFailure(_) => instead,
         OciDistributionError::RegistryError { ref envelope, .. }
             if envelope.errors.iter().any(|error| {
-                use OciErrorCode::{BlobUnknown, Denied, ManifestUnknown, NameUnknown, NotFound, Unauthorized};
-                matches!(error.code, BlobUnknown | ManifestUnknown | NameUnknown | NotFound | Unauthorized | Denied)
+                use OciErrorCode::{
+                    BlobUnknown, Denied, ManifestUnknown, NameUnknown, NotFound, Unauthorized,
+                };
+                matches!(
+                    error.code,
+                    BlobUnknown | ManifestUnknown | NameUnknown | NotFound | Unauthorized | Denied
+                )
             }) =>
         {
             instead

@@ -114,10 +114,20 @@ impl ClientError {
 /// A failed answer as Kubernetes' Status, made up if a proxy in between answered something else.
 pub(super) fn failure(code: u16, body: &[u8]) -> ClientError {
     let mut status: Status = json::from_slice(body).unwrap_or_else(|_| {
-        let text = String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned();
-        Status { message: (!text.is_empty()).then(|| format!("the API server answered {code}: {text}")), ..Status::default() }
+        let text = String::from_utf8_lossy(&body[..body.len().min(300)])
+            .trim()
+            .to_owned();
+        Status {
+            message: (!text.is_empty()).then(|| format!("the API server answered {code}: {text}")),
+            ..Status::default()
+        }
     });
-    status.code = Some(status.code.filter(|code| *code != 0).unwrap_or_else(|| i32::from(code)));
+    status.code = Some(
+        status
+            .code
+            .filter(|code| *code != 0)
+            .unwrap_or_else(|| i32::from(code)),
+    );
     ClientError::Status(Box::new(status))
 }
 

@@ -43,8 +43,12 @@ impl Body {
     }
 
     pub(super) fn new(content_type: &'static str, object: &impl Serialize) -> Self {
-        let bytes = json::to_vec(object).expect("Kubernetes objects and JSON values have string keys only");
-        Self { content_type, bytes }
+        let bytes =
+            json::to_vec(object).expect("Kubernetes objects and JSON values have string keys only");
+        Self {
+            content_type,
+            bytes,
+        }
     }
 }
 
@@ -53,11 +57,17 @@ impl Http {
     pub(super) fn new(config: ClientConfig) -> Result<Self, ClientError> {
         // The provider may be installed already; then this one is the same.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let refuse = |problem: String| ClientError::Configuration { server: config.server.clone(), problem };
-        let url = reqwest::Url::parse(&config.server).map_err(|error| refuse(format!("not a URL: {error}")))?;
+        let refuse = |problem: String| ClientError::Configuration {
+            server: config.server.clone(),
+            problem,
+        };
+        let url = reqwest::Url::parse(&config.server)
+            .map_err(|error| refuse(format!("not a URL: {error}")))?;
         let loopback = matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
         if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
-            return Err(refuse("only https is spoken beyond this machine: use an https:// URL".to_owned()));
+            return Err(refuse(
+                "only https is spoken beyond this machine: use an https:// URL".to_owned(),
+            ));
         }
         let authorities = reqwest::Certificate::from_pem_bundle(config.ca_pem.as_bytes())
             .map_err(|error| refuse(format!("the certificate authority is not PEM: {error}")))?;
@@ -75,32 +85,57 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30));
         if !config.certificate_pem.is_empty() {
             let pem = format!("{}\n{}", config.certificate_pem, config.key_pem);
-            let identity = reqwest::Identity::from_pem(pem.as_bytes())
-                .map_err(|error| refuse(format!("client certificate and key are not PEM: {error}")))?;
+            let identity = reqwest::Identity::from_pem(pem.as_bytes()).map_err(|error| {
+                refuse(format!("client certificate and key are not PEM: {error}"))
+            })?;
             builder = builder.identity(identity);
         }
-        let client = builder.build().map_err(|error| refuse(format!("TLS cannot be set up: {error}")))?;
-        Ok(Self { client, server: config.server, token: config.token, refuses_unknown_fields: false })
+        let client = builder
+            .build()
+            .map_err(|error| refuse(format!("TLS cannot be set up: {error}")))?;
+        Ok(Self {
+            client,
+            server: config.server,
+            token: config.token,
+            refuses_unknown_fields: false,
+        })
     }
 
     pub(super) fn refusing_unknown_fields(&self) -> Self {
-        Self { refuses_unknown_fields: true, ..self.clone() }
+        Self {
+            refuses_unknown_fields: true,
+            ..self.clone()
+        }
     }
 
     /// Opens a streamed answer to a request without a body: only its head has a deadline.
-    pub(super) async fn open(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Response, ClientError> {
         let request = || format!("{method} {path}");
         let sent = self.request(method.clone(), path, query).send();
         let response = tokio::time::timeout(STREAM_HEAD_TIMEOUT, sent)
             .await
-            .map_err(|_| ClientError::TimedOut { request: request(), after: STREAM_HEAD_TIMEOUT })?
-            .map_err(|source| ClientError::Transport { request: request(), source })?;
+            .map_err(|_| ClientError::TimedOut {
+                request: request(),
+                after: STREAM_HEAD_TIMEOUT,
+            })?
+            .map_err(|source| ClientError::Transport {
+                request: request(),
+                source,
+            })?;
         if response.status().is_success() {
             return Ok(response);
         }
         let code = response.status().as_u16();
         let body = tokio::time::timeout(STREAM_HEAD_TIMEOUT, response.bytes()).await;
-        Err(failure(code, &body.ok().and_then(Result::ok).unwrap_or_default()))
+        Err(failure(
+            code,
+            &body.ok().and_then(Result::ok).unwrap_or_default(),
+        ))
     }
 
     /// Sends a request and reads the object that is answered.
@@ -127,26 +162,39 @@ impl Http {
         let request = format!("{method} {path}");
         let mut builder = self.request(method, path, query).timeout(REQUEST_TIMEOUT);
         if let Some(body) = body {
-            builder = builder.header(header::CONTENT_TYPE, body.content_type).body(body.bytes);
+            builder = builder
+                .header(header::CONTENT_TYPE, body.content_type)
+                .body(body.bytes);
         }
-        let transport = |source| ClientError::Transport { request: request.clone(), source };
+        let transport = |source| ClientError::Transport {
+            request: request.clone(),
+            source,
+        };
         let response = builder.send().await.map_err(transport)?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(transport)?;
-        if status.is_success() { Ok(bytes) } else { Err(failure(status.as_u16(), &bytes)) }
+        if status.is_success() {
+            Ok(bytes)
+        } else {
+            Err(failure(status.as_u16(), &bytes))
+        }
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, String)]) -> RequestBuilder {
         let mut url = format!("{}{path}", self.server);
         let writes = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
-        let strict = (self.refuses_unknown_fields && writes).then(|| ("fieldValidation", "Strict".to_owned()));
+        let strict = (self.refuses_unknown_fields && writes)
+            .then(|| ("fieldValidation", "Strict".to_owned()));
         for (index, (name, value)) in query.iter().chain(&strict).enumerate() {
             url.push(if index == 0 { '?' } else { '&' });
             url.push_str(name);
             url.push('=');
             url.extend(percent(value));
         }
-        let builder = self.client.request(method, url).header(header::ACCEPT, "application/json");
+        let builder = self
+            .client
+            .request(method, url)
+            .header(header::ACCEPT, "application/json");
         match &self.token {
             Some(token) => builder.bearer_auth(token),
             None => builder,
@@ -157,7 +205,11 @@ impl Http {
 fn percent(value: &str) -> impl Iterator<Item = char> + '_ {
     value.bytes().flat_map(|byte| {
         let plain = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let text = if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let text = if plain {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        };
         text.chars().collect::<Vec<_>>()
     })
 }

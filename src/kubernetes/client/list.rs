@@ -23,18 +23,32 @@ impl ListParams {
 
     /// Objects with these labels.
     pub fn labels(selector: impl Into<String>) -> Self {
-        Self { label_selector: Some(selector.into()), field_selector: None }
+        Self {
+            label_selector: Some(selector.into()),
+            field_selector: None,
+        }
     }
 
     /// Objects with these fields.
     pub fn fields(selector: impl Into<String>) -> Self {
-        Self { label_selector: None, field_selector: Some(selector.into()) }
+        Self {
+            label_selector: None,
+            field_selector: Some(selector.into()),
+        }
     }
 
     pub(super) fn query(&self) -> Vec<(&'static str, String)> {
         let mut query = Vec::new();
-        query.extend(self.label_selector.clone().map(|selector| ("labelSelector", selector)));
-        query.extend(self.field_selector.clone().map(|selector| ("fieldSelector", selector)));
+        query.extend(
+            self.label_selector
+                .clone()
+                .map(|selector| ("labelSelector", selector)),
+        );
+        query.extend(
+            self.field_selector
+                .clone()
+                .map(|selector| ("fieldSelector", selector)),
+        );
         query
     }
 }
@@ -49,9 +63,19 @@ pub struct Listed<K> {
 }
 
 impl Client {
-    pub(super) async fn list_at<K: DeserializeOwned>(&self, path: &str, params: &ListParams) -> Result<Listed<K>, ClientError> {
-        let list: RawList<K> = self.http.call(Method::GET, path, &params.query(), None).await?;
-        Ok(Listed { revision: list.metadata.resource_version, items: list.items.unwrap_or_default() })
+    pub(super) async fn list_at<K: DeserializeOwned>(
+        &self,
+        path: &str,
+        params: &ListParams,
+    ) -> Result<Listed<K>, ClientError> {
+        let list: RawList<K> = self
+            .http
+            .call(Method::GET, path, &params.query(), None)
+            .await?;
+        Ok(Listed {
+            revision: list.metadata.resource_version,
+            items: list.items.unwrap_or_default(),
+        })
     }
 }
 

@@ -27,11 +27,29 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, ClientError>>;
 
 impl Client {
     /// A container's log.
-    pub async fn logs(&self, namespace: &str, pod: &str, params: &LogParams) -> Result<ByteStream, ClientError> {
+    pub async fn logs(
+        &self,
+        namespace: &str,
+        pod: &str,
+        params: &LogParams,
+    ) -> Result<ByteStream, ClientError> {
         let mut query: Vec<(&str, String)> = Vec::new();
-        query.extend(params.container.clone().map(|container| ("container", container)));
-        query.extend(params.tail_lines.map(|lines| ("tailLines", lines.to_string())));
-        for (name, set) in [("follow", params.follow), ("previous", params.previous), ("timestamps", params.timestamps)] {
+        query.extend(
+            params
+                .container
+                .clone()
+                .map(|container| ("container", container)),
+        );
+        query.extend(
+            params
+                .tail_lines
+                .map(|lines| ("tailLines", lines.to_string())),
+        );
+        for (name, set) in [
+            ("follow", params.follow),
+            ("previous", params.previous),
+            ("timestamps", params.timestamps),
+        ] {
             if set {
                 query.push((name, "true".to_owned()));
             }
@@ -39,6 +57,12 @@ impl Client {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/log");
         let response = self.http.open(Method::GET, &path, &query).await?;
         let request = format!("GET {path}");
-        Ok(response.bytes_stream().map_err(move |source| ClientError::Transport { request: request.clone(), source }).boxed())
+        Ok(response
+            .bytes_stream()
+            .map_err(move |source| ClientError::Transport {
+                request: request.clone(),
+                source,
+            })
+            .boxed())
     }
 }

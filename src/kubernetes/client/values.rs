@@ -4,12 +4,26 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::http::Body;
-use super::{Client, ClientError, DeleteParams, ListParams, Listed, Patch, ResourceKind, WatchStream};
+use super::{
+    Client, ClientError, DeleteParams, ListParams, Listed, Patch, ResourceKind, WatchStream,
+};
 
 impl Client {
     /// Reads one object of any kind.
-    pub async fn get_value(&self, kind: &ResourceKind, namespace: &str, name: &str) -> Result<Value, ClientError> {
-        self.http.call(Method::GET, &kind.object_path(namespace, name, None), &[], None).await
+    pub async fn get_value(
+        &self,
+        kind: &ResourceKind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, ClientError> {
+        self.http
+            .call(
+                Method::GET,
+                &kind.object_path(namespace, name, None),
+                &[],
+                None,
+            )
+            .await
     }
 
     /// Lists objects of any kind. Items of typed lists carry no `kind`; it is filled in.
@@ -19,7 +33,9 @@ impl Client {
         namespace: &str,
         params: &ListParams,
     ) -> Result<Listed<Value>, ClientError> {
-        let mut listed: Listed<Value> = self.list_at(&kind.collection_path(namespace), params).await?;
+        let mut listed: Listed<Value> = self
+            .list_at(&kind.collection_path(namespace), params)
+            .await?;
         for item in &mut listed.items {
             item["apiVersion"] = json!(kind.api_version());
             item["kind"] = json!(kind.kind);
@@ -28,8 +44,20 @@ impl Client {
     }
 
     /// Creates an object of any kind.
-    pub async fn create_value(&self, kind: &ResourceKind, namespace: &str, object: &Value) -> Result<Value, ClientError> {
-        self.http.call(Method::POST, &kind.collection_path(namespace), &[], Some(Body::json(object))).await
+    pub async fn create_value(
+        &self,
+        kind: &ResourceKind,
+        namespace: &str,
+        object: &Value,
+    ) -> Result<Value, ClientError> {
+        self.http
+            .call(
+                Method::POST,
+                &kind.collection_path(namespace),
+                &[],
+                Some(Body::json(object)),
+            )
+            .await
     }
 
     /// Replaces an object of any kind.
@@ -40,7 +68,14 @@ impl Client {
         name: &str,
         object: &Value,
     ) -> Result<Value, ClientError> {
-        self.http.call(Method::PUT, &kind.object_path(namespace, name, None), &[], Some(Body::json(object))).await
+        self.http
+            .call(
+                Method::PUT,
+                &kind.object_path(namespace, name, None),
+                &[],
+                Some(Body::json(object)),
+            )
+            .await
     }
 
     /// Changes an object of any kind, or a subresource of it.
@@ -53,7 +88,9 @@ impl Client {
         subresource: Option<&str>,
     ) -> Result<Value, ClientError> {
         let path = kind.object_path(namespace, name, subresource);
-        self.http.call(Method::PATCH, &path, &[], Some(patch.body())).await
+        self.http
+            .call(Method::PATCH, &path, &[], Some(patch.body()))
+            .await
     }
 
     /// Deletes an object of any kind.
@@ -64,7 +101,14 @@ impl Client {
         name: &str,
         params: &DeleteParams,
     ) -> Result<Value, ClientError> {
-        self.http.call(Method::DELETE, &kind.object_path(namespace, name, None), &[], Some(params.body())).await
+        self.http
+            .call(
+                Method::DELETE,
+                &kind.object_path(namespace, name, None),
+                &[],
+                Some(params.body()),
+            )
+            .await
     }
 
     /// Sees every change to objects of any kind strictly after `from_revision`.
@@ -75,6 +119,7 @@ impl Client {
         params: &ListParams,
         from_revision: &str,
     ) -> Result<WatchStream<Value>, ClientError> {
-        self.watch_at(&kind.collection_path(namespace), params, from_revision).await
+        self.watch_at(&kind.collection_path(namespace), params, from_revision)
+            .await
     }
 }

@@ -52,14 +52,21 @@ impl Client {
             query.push(("resourceVersion", from_revision.to_owned()));
         }
         let response = self.http.open(Method::GET, path, &query).await?;
-        let lines = Lines { request: format!("WATCH {path}"), buffer: BytesMut::new(), scanned: 0, ended: false };
+        let lines = Lines {
+            request: format!("WATCH {path}"),
+            buffer: BytesMut::new(),
+            scanned: 0,
+            ended: false,
+        };
         let state = (response.bytes_stream().boxed(), lines);
-        Ok(futures::stream::unfold(state, |(mut bytes, mut lines)| async move {
-            let event = lines.next_event(&mut bytes).await?;
-            lines.ended |= event.is_err();
-            Some((event, (bytes, lines)))
-        })
-        .boxed())
+        Ok(
+            futures::stream::unfold(state, |(mut bytes, mut lines)| async move {
+                let event = lines.next_event(&mut bytes).await?;
+                lines.ended |= event.is_err();
+                Some((event, (bytes, lines)))
+            })
+            .boxed(),
+        )
     }
 }
 
@@ -85,18 +92,28 @@ impl Lines {
                 return Some(parse_event(&self.request, &line));
             }
             if self.buffer.len() > EVENT_BYTES_MAX {
-                return Some(Err(ClientError::TooLarge { request: self.request.clone() }));
+                return Some(Err(ClientError::TooLarge {
+                    request: self.request.clone(),
+                }));
             }
             match bytes.next().await? {
                 Ok(more) => self.buffer.extend_from_slice(&more),
-                Err(source) => return Some(Err(ClientError::Transport { request: self.request.clone(), source })),
+                Err(source) => {
+                    return Some(Err(ClientError::Transport {
+                        request: self.request.clone(),
+                        source,
+                    }));
+                }
             }
         }
     }
 
     /// The next line that is not blank.
     fn take_line(&mut self) -> Option<BytesMut> {
-        while let Some(end) = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = self.buffer[self.scanned..]
+            .iter()
+            .position(|byte| *byte == b'\n')
+        {
             let line = self.buffer.split_to(self.scanned + end + 1);
             self.scanned = 0;
             if !line.trim_ascii().is_empty() {
@@ -108,8 +125,14 @@ impl Lines {
     }
 }
 
-fn parse_event<K: DeserializeOwned>(request: &str, line: &[u8]) -> Result<WatchEvent<K>, ClientError> {
-    let decode = |source| ClientError::Decode { request: request.to_owned(), source };
+fn parse_event<K: DeserializeOwned>(
+    request: &str,
+    line: &[u8],
+) -> Result<WatchEvent<K>, ClientError> {
+    let decode = |source| ClientError::Decode {
+        request: request.to_owned(),
+        source,
+    };
     let event: RawEvent = serde_json::from_slice(line).map_err(decode)?;
     let object = || json::from_value(&event.object).map_err(decode);
     Ok(match event.kind.as_str() {
@@ -118,7 +141,9 @@ fn parse_event<K: DeserializeOwned>(request: &str, line: &[u8]) -> Result<WatchE
         "DELETED" => WatchEvent::Deleted(object()?),
         "BOOKMARK" => {
             let bookmark: RawList<Value> = json::from_value(&event.object).map_err(decode)?;
-            WatchEvent::Bookmark { revision: bookmark.metadata.resource_version }
+            WatchEvent::Bookmark {
+                revision: bookmark.metadata.resource_version,
+            }
         }
         _ => return Err(failure(500, event.object.to_string().as_bytes())),
     })

@@ -22,26 +22,54 @@ pub(super) async fn patch_controller(
     name: &str,
     patch: Value,
 ) -> Result<ReplicationController, RollingUpdateError> {
-    client.patch(namespace, name, &Patch::Merge(patch), None).await.map_err(failed(updated, "change a controller"))
+    client
+        .patch(namespace, name, &Patch::Merge(patch), None)
+        .await
+        .map_err(failed(updated, "change a controller"))
 }
 
 pub(super) fn annotate(marks: &[(&str, Option<String>)]) -> Value {
-    let marks: serde_json::Map<String, Value> = marks.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    let marks: serde_json::Map<String, Value> = marks
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), json!(value)))
+        .collect();
     json!({"metadata": {"annotations": marks}})
 }
 
 pub(super) fn annotation<'a>(controller: &'a ReplicationController, key: &str) -> Option<&'a str> {
-    controller.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    controller
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(key)
+        .map(String::as_str)
 }
 
 pub(super) fn selector(controller: &ReplicationController) -> BTreeMap<String, String> {
     let spec = controller.spec.as_ref();
-    let labels = || Some(spec?.template.as_ref()?.metadata.as_ref()?.labels.clone().unwrap_or_default());
-    spec.and_then(|spec| spec.selector.clone()).or_else(labels).unwrap_or_default()
+    let labels = || {
+        Some(
+            spec?
+                .template
+                .as_ref()?
+                .metadata
+                .as_ref()?
+                .labels
+                .clone()
+                .unwrap_or_default(),
+        )
+    };
+    spec.and_then(|spec| spec.selector.clone())
+        .or_else(labels)
+        .unwrap_or_default()
 }
 
 pub(super) fn replicas(controller: &ReplicationController) -> i32 {
-    controller.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    controller
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1)
 }
 
 pub(super) fn name(controller: &ReplicationController) -> String {
@@ -49,5 +77,9 @@ pub(super) fn name(controller: &ReplicationController) -> String {
 }
 
 pub(super) fn source_id(controller: &ReplicationController) -> String {
-    format!("{}:{}", name(controller), controller.metadata.uid.clone().unwrap_or_default())
+    format!(
+        "{}:{}",
+        name(controller),
+        controller.metadata.uid.clone().unwrap_or_default()
+    )
 }

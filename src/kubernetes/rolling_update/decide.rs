@@ -60,15 +60,27 @@ fn scale_up(state: &State) -> Action {
         // Somebody scaled it by hand meanwhile; kubectl never would.
         return Action::ScaleUp(state.desired);
     }
-    let room = if state.old == 0 { state.desired - state.new } else { state.desired + state.max_surge - state.old - state.new };
-    if room <= 0 { Action::Wait } else { Action::ScaleUp((state.new + room).min(state.desired)) }
+    let room = if state.old == 0 {
+        state.desired - state.new
+    } else {
+        state.desired + state.max_surge - state.old - state.new
+    };
+    if room <= 0 {
+        Action::Wait
+    } else {
+        Action::ScaleUp((state.new + room).min(state.desired))
+    }
 }
 
 fn scale_down(state: &State) -> Action {
     if state.old == 0 {
         return Action::Wait;
     }
-    let min_available = if state.desired == 0 { 0 } else { (state.desired - state.max_unavailable).max(0) };
+    let min_available = if state.desired == 0 {
+        0
+    } else {
+        (state.desired - state.max_unavailable).max(0)
+    };
     let new_unavailable = state.new - state.new_available;
     let spare = state.old + state.new - min_available - new_unavailable;
     if spare <= 0 {
@@ -87,7 +99,15 @@ mod tests {
     use super::*;
 
     fn state(desired: i32, old: i32, new: i32, new_available: i32, turn: Turn) -> State {
-        State { desired, max_surge: 1, max_unavailable: 0, old, new, new_available, turn }
+        State {
+            desired,
+            max_surge: 1,
+            max_unavailable: 0,
+            old,
+            new,
+            new_available,
+            turn,
+        }
     }
 
     #[test]

@@ -51,10 +51,20 @@ pub enum RollingUpdateError {
 }
 
 pub(super) fn invalid(controller: &str, problem: String) -> RollingUpdateError {
-    RollingUpdateError::Invalid { controller: controller.to_owned(), problem }
+    RollingUpdateError::Invalid {
+        controller: controller.to_owned(),
+        problem,
+    }
 }
 
-pub(super) fn failed(controller: &str, doing: &'static str) -> impl FnOnce(ClientError) -> RollingUpdateError {
+pub(super) fn failed(
+    controller: &str,
+    doing: &'static str,
+) -> impl FnOnce(ClientError) -> RollingUpdateError {
     let controller = controller.to_owned();
-    move |source| RollingUpdateError::Client { controller, doing, source: Box::new(source) }
+    move |source| RollingUpdateError::Client {
+        controller,
+        doing,
+        source: Box::new(source),
+    }
 }

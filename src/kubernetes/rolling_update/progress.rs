@@ -36,12 +36,26 @@ impl fmt::Display for Progress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Created(name) => write!(formatter, "Created {name}"),
-            Self::Continuing(name) => write!(formatter, "Continuing update with existing controller {name}."),
-            Self::Plan { new, from, to, old, old_from } => {
-                write!(formatter, "Scaling up {new} from {from} to {to}, scaling down {old} from {old_from} to 0")
+            Self::Continuing(name) => write!(
+                formatter,
+                "Continuing update with existing controller {name}."
+            ),
+            Self::Plan {
+                new,
+                from,
+                to,
+                old,
+                old_from,
+            } => {
+                write!(
+                    formatter,
+                    "Scaling up {new} from {from} to {to}, scaling down {old} from {old_from} to 0"
+                )
             }
             Self::ScalingUp(name, replicas) => write!(formatter, "Scaling {name} up to {replicas}"),
-            Self::ScalingDown(name, replicas) => write!(formatter, "Scaling {name} down to {replicas}"),
+            Self::ScalingDown(name, replicas) => {
+                write!(formatter, "Scaling {name} down to {replicas}")
+            }
             Self::Deleting(name) => write!(formatter, "Update succeeded. Deleting {name}"),
             Self::Renaming(from, to) => write!(formatter, "Renaming {from} to {to}"),
         }

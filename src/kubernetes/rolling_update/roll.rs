@@ -6,7 +6,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::controller::{
-    DESIRED_REPLICAS, ORIGINAL_REPLICAS, UPDATE_SOURCE, annotate, name, patch_controller, replicas, selector,
+    DESIRED_REPLICAS, ORIGINAL_REPLICAS, UPDATE_SOURCE, annotate, name, patch_controller, replicas,
+    selector,
 };
 use super::decide::{Action, State, Turn, next};
 use super::error::{RollingUpdateError, failed};
@@ -37,7 +38,10 @@ struct Roll<'a> {
 }
 
 impl Plan<'_> {
-    pub(super) async fn run(self, on_progress: &mut (impl FnMut(Progress) + Send)) -> Result<Summary, RollingUpdateError> {
+    pub(super) async fn run(
+        self,
+        on_progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<Summary, RollingUpdateError> {
         let watched = Watched::start(self.client, self.namespace).await;
         let state = State {
             desired: self.desired,
@@ -56,7 +60,12 @@ impl Plan<'_> {
             old_from: state.old,
         });
         let deadline = Instant::now() + self.options.timeout;
-        let mut roll = Roll { plan: self, watched, state, deadline };
+        let mut roll = Roll {
+            plan: self,
+            watched,
+            state,
+            deadline,
+        };
         while !roll.scale_up(on_progress).await? {
             tokio::time::sleep(roll.plan.options.update_period).await;
             roll.scale_down(on_progress).await?;
@@ -67,7 +76,10 @@ impl Plan<'_> {
 
 impl Roll<'_> {
     /// The new controller's turn. Returns whether both controllers are where they should be.
-    async fn scale_up(&mut self, on_progress: &mut (impl FnMut(Progress) + Send)) -> Result<bool, RollingUpdateError> {
+    async fn scale_up(
+        &mut self,
+        on_progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<bool, RollingUpdateError> {
         self.state.turn = Turn::Up;
         match next(&self.state) {
             Action::Finish => return Ok(true),
@@ -82,7 +94,10 @@ impl Roll<'_> {
     }
 
     /// The old controller's turn: waits until it can give up pods, unless it has none.
-    async fn scale_down(&mut self, on_progress: &mut (impl FnMut(Progress) + Send)) -> Result<(), RollingUpdateError> {
+    async fn scale_down(
+        &mut self,
+        on_progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), RollingUpdateError> {
         self.state.turn = Turn::Down;
         loop {
             self.state.new_available = self.available();
@@ -102,14 +117,28 @@ impl Roll<'_> {
 
     /// Scales a controller and waits until it has seen it and has so many pods.
     async fn scale(&mut self, controller: String, to: i32) -> Result<(), RollingUpdateError> {
-        let Plan { client, namespace, ref old, .. } = self.plan;
-        let scaled = patch_controller(client, namespace, &name(old), &controller, json!({"spec": {"replicas": to}})).await?;
+        let Plan {
+            client,
+            namespace,
+            ref old,
+            ..
+        } = self.plan;
+        let scaled = patch_controller(
+            client,
+            namespace,
+            &name(old),
+            &controller,
+            json!({"spec": {"replicas": to}}),
+        )
+        .await?;
         let generation = scaled.metadata.generation.unwrap_or(0);
         self.renew_deadline();
         loop {
             let seen = self.watched.controllers.get(namespace, &controller);
             let status = seen.as_ref().and_then(|seen| seen.status.as_ref());
-            if status.is_some_and(|status| status.replicas == to && status.observed_generation.unwrap_or(0) >= generation) {
+            if status.is_some_and(|status| {
+                status.replicas == to && status.observed_generation.unwrap_or(0) >= generation
+            }) {
                 self.renew_deadline();
                 return Ok(());
             }
@@ -143,20 +172,36 @@ impl Roll<'_> {
     }
 
     fn new_pods(&self) -> Pods<'_> {
-        Pods { all: self.watched.pods.objects(), namespace: self.plan.namespace, selector: selector(&self.plan.new) }
+        Pods {
+            all: self.watched.pods.objects(),
+            namespace: self.plan.namespace,
+            selector: selector(&self.plan.new),
+        }
     }
 
-    async fn clean_up(&mut self, on_progress: &mut (impl FnMut(Progress) + Send)) -> Result<Summary, RollingUpdateError> {
+    async fn clean_up(
+        &mut self,
+        on_progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<Summary, RollingUpdateError> {
         let (old, new) = (name(&self.plan.old), name(&self.plan.new));
         self.renew_deadline();
         while self.available() < self.plan.desired {
             self.changed().await?;
         }
-        let marks = annotate(&[(DESIRED_REPLICAS, None), (UPDATE_SOURCE, None), (ORIGINAL_REPLICAS, None)]);
-        let left = patch_controller(self.plan.client, self.plan.namespace, &old, &new, marks).await?;
+        let marks = annotate(&[
+            (DESIRED_REPLICAS, None),
+            (UPDATE_SOURCE, None),
+            (ORIGINAL_REPLICAS, None),
+        ]);
+        let left =
+            patch_controller(self.plan.client, self.plan.namespace, &old, &new, marks).await?;
         on_progress(Progress::Deleting(old.clone()));
         let uid = self.plan.old.metadata.uid.clone();
-        let params = DeleteParams { propagation: Some(Propagation::Background), uid: uid.clone(), ..DeleteParams::default() };
+        let params = DeleteParams {
+            propagation: Some(Propagation::Background),
+            uid: uid.clone(),
+            ..DeleteParams::default()
+        };
         self.delete(&old, uid, &params).await?;
         let controller = match self.plan.rename_to.clone() {
             Some(to) => {
@@ -166,14 +211,28 @@ impl Roll<'_> {
             }
             None => new,
         };
-        Ok(Summary { controller, replicas: self.plan.desired, replaced: old })
+        Ok(Summary {
+            controller,
+            replicas: self.plan.desired,
+            replaced: old,
+        })
     }
 
     /// The pods lose their owner and are adopted by its namesake.
-    async fn rename(&mut self, controller: ReplicationController, to: &str) -> Result<(), RollingUpdateError> {
-        let params = DeleteParams { propagation: Some(Propagation::Orphan), ..DeleteParams::default() };
-        self.delete(&name(&controller), controller.metadata.uid.clone(), &params).await?;
-        let Plan { client, namespace, .. } = self.plan;
+    async fn rename(
+        &mut self,
+        controller: ReplicationController,
+        to: &str,
+    ) -> Result<(), RollingUpdateError> {
+        let params = DeleteParams {
+            propagation: Some(Propagation::Orphan),
+            ..DeleteParams::default()
+        };
+        self.delete(&name(&controller), controller.metadata.uid.clone(), &params)
+            .await?;
+        let Plan {
+            client, namespace, ..
+        } = self.plan;
         let metadata = ObjectMeta {
             name: Some(to.to_owned()),
             namespace: Some(namespace.to_owned()),
@@ -181,20 +240,44 @@ impl Roll<'_> {
             annotations: controller.metadata.annotations,
             ..ObjectMeta::default()
         };
-        let renamed = ReplicationController { metadata, spec: controller.spec, status: None };
-        client.create(namespace, &renamed).await.map_err(failed(to, "create the new controller under the old name"))?;
+        let renamed = ReplicationController {
+            metadata,
+            spec: controller.spec,
+            status: None,
+        };
+        client
+            .create(namespace, &renamed)
+            .await
+            .map_err(failed(to, "create the new controller under the old name"))?;
         Ok(())
     }
 
     /// Deletes a controller and waits until the one with this UID is gone.
-    async fn delete(&mut self, name: &str, uid: Option<String>, params: &DeleteParams) -> Result<(), RollingUpdateError> {
-        let Plan { client, namespace, .. } = self.plan;
-        match client.delete::<ReplicationController>(namespace, name, params).await {
-            Err(error) if !error.is_not_found() => return Err(failed(name, "delete a controller")(error)),
+    async fn delete(
+        &mut self,
+        name: &str,
+        uid: Option<String>,
+        params: &DeleteParams,
+    ) -> Result<(), RollingUpdateError> {
+        let Plan {
+            client, namespace, ..
+        } = self.plan;
+        match client
+            .delete::<ReplicationController>(namespace, name, params)
+            .await
+        {
+            Err(error) if !error.is_not_found() => {
+                return Err(failed(name, "delete a controller")(error));
+            }
             _ => {}
         }
         self.renew_deadline();
-        while self.watched.controllers.get(namespace, name).is_some_and(|seen| seen.metadata.uid == uid) {
+        while self
+            .watched
+            .controllers
+            .get(namespace, name)
+            .is_some_and(|seen| seen.metadata.uid == uid)
+        {
             self.changed().await?;
         }
         Ok(())

@@ -19,7 +19,11 @@ const FILES: [&str; 3] = ["kernel", "initramfs", "root"];
 const DIGEST: &str = "root.sha256";
 
 /// The box's files if the cache holds it, which costs nothing but when it was just built: then its root is read once.
-pub(super) fn cached(definition: &BoxDefinition, root: &DebianRoot, cache: &Path) -> Option<BoxFiles> {
+pub(super) fn cached(
+    definition: &BoxDefinition,
+    root: &DebianRoot,
+    cache: &Path,
+) -> Option<BoxFiles> {
     let place = place(definition, cache);
     let boot = KernelBoot {
         kernel: place.join("kernel"),
@@ -27,12 +31,19 @@ pub(super) fn cached(definition: &BoxDefinition, root: &DebianRoot, cache: &Path
         root: place.join("root"),
         arguments: root.kernel_arguments.clone(),
     };
-    let whole = [&boot.kernel, &boot.initramfs, &boot.root].iter().all(|path| path.is_file());
+    let whole = [&boot.kernel, &boot.initramfs, &boot.root]
+        .iter()
+        .all(|path| path.is_file());
     if !whole {
         return None;
     }
     let (fw_cfg, content) = (definition.first_boot.fw_cfg.clone(), digest(&place)?);
-    Some(BoxFiles { hash: definition.hash(), content, fw_cfg, boot: BoxBoot::Kernel(boot) })
+    Some(BoxFiles {
+        hash: definition.hash(),
+        content,
+        fw_cfg,
+        boot: BoxBoot::Kernel(boot),
+    })
 }
 
 /// What the box's root is; recorded when it is first asked for, which its build does.
@@ -66,15 +77,29 @@ pub(super) async fn build(
     progress(&format!("building box {}", definition.name));
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| BoxError::Write { action, path, source }
+        move |source| BoxError::Write {
+            action,
+            path,
+            source,
+        }
     };
-    let scratch =
-        tempfile::Builder::new().prefix(debian::UNFINISHED).tempdir_in(cache).map_err(failed("make directory in", cache))?;
+    let scratch = tempfile::Builder::new()
+        .prefix(debian::UNFINISHED)
+        .tempdir_in(cache)
+        .map_err(failed("make directory in", cache))?;
     let input = scratch.path().join("input.tar");
-    std::fs::write(&input, input_tar(root).map_err(failed("write", &input))?).map_err(failed("write", &input))?;
+    std::fs::write(&input, input_tar(root).map_err(failed("write", &input))?)
+        .map_err(failed("write", &input))?;
 
-    let mut hooks = vec!["tar-in input.tar /".to_owned(), format!("sh \"$1/{WORK}/assemble.sh\" \"$1\"")];
-    hooks.extend(FILES.iter().map(|file| format!("download /{WORK}/out/{file} {file}")));
+    let mut hooks = vec![
+        "tar-in input.tar /".to_owned(),
+        format!("sh \"$1/{WORK}/assemble.sh\" \"$1\""),
+    ];
+    hooks.extend(
+        FILES
+            .iter()
+            .map(|file| format!("download /{WORK}/out/{file} {file}")),
+    );
     let mut packages = root.packages.clone();
     packages.push(root.kernel_package.clone());
     let bootstrap = Bootstrap {
@@ -95,8 +120,10 @@ pub(super) async fn build(
     }
     let place = place(definition, cache);
     std::fs::rename(&made, &place).map_err(failed("move box to", &place))?;
-    cached(definition, root, cache)
-        .ok_or_else(|| BoxError::Unknown { name: definition.name.clone(), known: place.display().to_string() })
+    cached(definition, root, cache).ok_or_else(|| BoxError::Unknown {
+        name: definition.name.clone(),
+        known: place.display().to_string(),
+    })
 }
 
 fn place(definition: &BoxDefinition, cache: &Path) -> PathBuf {
@@ -106,7 +133,10 @@ fn place(definition: &BoxDefinition, cache: &Path) -> PathBuf {
 /// The definition's files, and what `assemble.sh` reads, as a tar archive that is unpacked over the packages.
 fn input_tar(definition: &DebianRoot) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    let lines = |list: &[String]| list.iter().fold(String::new(), |text, line| text + line + "\n");
+    let lines = |list: &[String]| {
+        list.iter()
+            .fold(String::new(), |text, line| text + line + "\n")
+    };
     let mut entries = vec![
         ("assemble.sh", ASSEMBLE.to_owned()),
         ("init", definition.init.clone()),
@@ -117,15 +147,30 @@ fn input_tar(definition: &DebianRoot) -> std::io::Result<Vec<u8>> {
         ("mask", lines(&definition.mask)),
     ];
     for (name, content) in entries.drain(..) {
-        append(&mut archive, &format!("{WORK}/{name}"), 0o644, content.as_bytes())?;
+        append(
+            &mut archive,
+            &format!("{WORK}/{name}"),
+            0o644,
+            content.as_bytes(),
+        )?;
     }
     for file in &definition.files {
-        append(&mut archive, file.path.trim_start_matches('/'), file.mode, file.content.as_bytes())?;
+        append(
+            &mut archive,
+            file.path.trim_start_matches('/'),
+            file.mode,
+            file.content.as_bytes(),
+        )?;
     }
     archive.into_inner()
 }
 
-fn append(archive: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, content: &[u8]) -> std::io::Result<()> {
+fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    mode: u32,
+    content: &[u8],
+) -> std::io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(mode);
@@ -143,7 +188,9 @@ mod tests {
 
     fn own() -> (BoxDefinition, DebianRoot) {
         let definition = BoxDefinition::load("flightcage-os").unwrap();
-        let Origin::Debian(root) = definition.origin.clone() else { panic!("it is built") };
+        let Origin::Debian(root) = definition.origin.clone() else {
+            panic!("it is built")
+        };
         (definition, *root)
     }
 
@@ -157,7 +204,10 @@ mod tests {
         std::fs::write(place.join("initramfs"), "").unwrap();
         assert_eq!(cached(&definition, &root, cache.path()), None);
         std::fs::write(place.join("root"), "").unwrap();
-        assert_eq!(cached(&definition, &root, cache.path()).unwrap().hash, definition.hash());
+        assert_eq!(
+            cached(&definition, &root, cache.path()).unwrap().hash,
+            definition.hash()
+        );
     }
 
     #[test]
@@ -173,7 +223,11 @@ mod tests {
             cached(&definition, &root, cache.path()).unwrap()
         };
         let first = build("packages of Monday");
-        assert_eq!(cached(&definition, &root, cache.path()), Some(first.clone()), "it is recorded");
+        assert_eq!(
+            cached(&definition, &root, cache.path()),
+            Some(first.clone()),
+            "it is recorded"
+        );
         std::fs::remove_dir_all(&place).unwrap();
         let second = build("packages of Tuesday");
         assert_eq!(first.hash, second.hash);
@@ -188,7 +242,10 @@ mod tests {
         let mut modes = std::collections::BTreeMap::new();
         for entry in archive.entries().unwrap() {
             let entry = entry.unwrap();
-            modes.insert(entry.path().unwrap().display().to_string(), entry.header().mode().unwrap());
+            modes.insert(
+                entry.path().unwrap().display().to_string(),
+                entry.header().mode().unwrap(),
+            );
         }
         assert_eq!(modes["etc/sudoers.d/core"], 0o440);
         assert_eq!(modes["etc/ssh/sshd_config"], 0o644);

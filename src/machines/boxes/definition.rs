@@ -7,20 +7,42 @@ use sha2::{Digest as _, Sha256};
 use super::BoxError;
 use super::image::{self, ImageOrigin};
 use crate::model::definition::{
-    self, DefinitionFile, RootFile, Source, checked, hexadecimal, packages, patterns, required, source_of, words,
+    self, DefinitionFile, RootFile, Source, checked, hexadecimal, packages, patterns, required,
+    source_of, words,
 };
 use crate::model::reader::{Table, suggestion};
 
 /// The definitions and their files that the binary carries, by path below `boxes/`.
 const EMBEDDED: &[(&str, &str)] = &[
-    ("flightcage-os.toml", include_str!("../../../boxes/flightcage-os.toml")),
-    ("flightcage-os/init", include_str!("../../../boxes/flightcage-os/init")),
-    ("flightcage-os/sshd_config", include_str!("../../../boxes/flightcage-os/sshd_config")),
-    ("flightcage-os/flightcage-sshd.service", include_str!("../../../boxes/flightcage-os/flightcage-sshd.service")),
+    (
+        "flightcage-os.toml",
+        include_str!("../../../boxes/flightcage-os.toml"),
+    ),
+    (
+        "flightcage-os/init",
+        include_str!("../../../boxes/flightcage-os/init"),
+    ),
+    (
+        "flightcage-os/sshd_config",
+        include_str!("../../../boxes/flightcage-os/sshd_config"),
+    ),
+    (
+        "flightcage-os/flightcage-sshd.service",
+        include_str!("../../../boxes/flightcage-os/flightcage-sshd.service"),
+    ),
     ("flatcar.toml", include_str!("../../../boxes/flatcar.toml")),
-    ("fedora-coreos.toml", include_str!("../../../boxes/fedora-coreos.toml")),
-    ("flightcage-os/flightcage-journal.service", include_str!("../../../boxes/flightcage-os/flightcage-journal.service")),
-    ("flightcage-os/journal", include_str!("../../../boxes/flightcage-os/journal")),
+    (
+        "fedora-coreos.toml",
+        include_str!("../../../boxes/fedora-coreos.toml"),
+    ),
+    (
+        "flightcage-os/flightcage-journal.service",
+        include_str!("../../../boxes/flightcage-os/flightcage-journal.service"),
+    ),
+    (
+        "flightcage-os/journal",
+        include_str!("../../../boxes/flightcage-os/journal"),
+    ),
 ];
 
 /// Turns the unpacked packages into a box; part of the box's hash.
@@ -74,7 +96,13 @@ impl FirstBootChannel {
     #[must_use]
     pub fn flightcage() -> Self {
         let (fw_cfg, version) = (COREOS_CONFIG.to_owned(), "3.3.0".to_owned());
-        Self { fw_cfg, version, network: NetworkStyle::Flightcage, mask: Vec::new(), files: Vec::new() }
+        Self {
+            fw_cfg,
+            version,
+            network: NetworkStyle::Flightcage,
+            mask: Vec::new(),
+            files: Vec::new(),
+        }
     }
 }
 
@@ -119,20 +147,33 @@ pub struct DebianRoot {
 impl BoxDefinition {
     /// Names of the boxes that the binary carries.
     pub fn builtin_names() -> Vec<&'static str> {
-        EMBEDDED.iter().filter_map(|(path, _)| path.strip_suffix(".toml")).collect()
+        EMBEDDED
+            .iter()
+            .filter_map(|(path, _)| path.strip_suffix(".toml"))
+            .collect()
     }
 
     /// Loads a box by the name of a built-in one, or by the path of a `.toml` file, whose `source`s are looked for beside it.
     pub fn load(name_or_path: &str) -> Result<Self, BoxError> {
         if let Some(text) = embedded(&format!("{name_or_path}.toml")) {
-            return Self::parse(name_or_path, text, &|path| embedded(path).map(str::to_owned));
+            return Self::parse(name_or_path, text, &|path| {
+                embedded(path).map(str::to_owned)
+            });
         }
         let path = Path::new(name_or_path);
         if path.extension().is_none_or(|extension| extension != "toml") {
-            return Err(BoxError::Unknown { name: name_or_path.to_owned(), known: Self::builtin_names().join(", ") });
+            return Err(BoxError::Unknown {
+                name: name_or_path.to_owned(),
+                known: Self::builtin_names().join(", "),
+            });
         }
-        let file = DefinitionFile::read(path).map_err(|source| BoxError::Read { path: path.to_owned(), source })?;
-        Self::parse_file(name_or_path, &file.name, &file.text, &|source| file.beside(source))
+        let file = DefinitionFile::read(path).map_err(|source| BoxError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse_file(name_or_path, &file.name, &file.text, &|source| {
+            file.beside(source)
+        })
     }
 
     /// Reads a definition; `source` hands over the files that it names. Every problem is told at once.
@@ -141,22 +182,43 @@ impl BoxDefinition {
     }
 
     /// The same; problems name `file`.
-    fn parse_file(file: &str, name: &str, text: &str, source: Source<'_>) -> Result<Self, BoxError> {
-        definition::parse(file, text, |table| Self::read(name, table, source))
-            .map_err(|problems| BoxError::Invalid { name: name.to_owned(), problems: Box::new(problems) })
+    fn parse_file(
+        file: &str,
+        name: &str,
+        text: &str,
+        source: Source<'_>,
+    ) -> Result<Self, BoxError> {
+        definition::parse(file, text, |table| Self::read(name, table, source)).map_err(|problems| {
+            BoxError::Invalid {
+                name: name.to_owned(),
+                problems: Box::new(problems),
+            }
+        })
     }
 
     fn read(name: &str, table: &Table<'_, '_>, source: Source<'_>) -> Self {
         let is_image = table.get("image").is_some();
         let (origin, first_boot) = if is_image {
             table.allow(&["description", "architecture", "image", "ignition", "file"]);
-            (Origin::Image(Box::new(image::read(table, source))), first_boot(table, source))
+            (
+                Origin::Image(Box::new(image::read(table, source))),
+                first_boot(table, source),
+            )
         } else {
             let root = DebianRoot::read(table, source);
-            (Origin::Debian(Box::new(root)), FirstBootChannel::flightcage())
+            (
+                Origin::Debian(Box::new(root)),
+                FirstBootChannel::flightcage(),
+            )
         };
         let description = required(table, "description");
-        Self { name: name.to_owned(), description, architecture: architecture(table), first_boot, origin }
+        Self {
+            name: name.to_owned(),
+            description,
+            architecture: architecture(table),
+            first_boot,
+            origin,
+        }
     }
 
     /// The content's hash, in hexadecimal: it names the built box in the cache.
@@ -191,7 +253,10 @@ impl DebianRoot {
             packages: packages(table, "packages"),
             modules: words(table, "modules"),
             initramfs_modules: words(table, "initramfs_modules"),
-            init: table.require("init").map(|value| source_of(value, source)).unwrap_or_default(),
+            init: table
+                .require("init")
+                .map(|value| source_of(value, source))
+                .unwrap_or_default(),
             remove: patterns(table, "remove"),
             enable: words(table, "enable"),
             mask: words(table, "mask"),
@@ -201,14 +266,22 @@ impl DebianRoot {
 }
 
 fn embedded(path: &str) -> Option<&'static str> {
-    EMBEDDED.iter().find(|(name, _)| *name == path).map(|(_, text)| *text)
+    EMBEDDED
+        .iter()
+        .find(|(name, _)| *name == path)
+        .map(|(_, text)| *text)
 }
 
 fn architecture(table: &Table<'_, '_>) -> String {
-    let Some(value) = table.require("architecture") else { return String::new() };
+    let Some(value) = table.require("architecture") else {
+        return String::new();
+    };
     let text = value.string().unwrap_or_default();
     if !ARCHITECTURES.contains(&text) {
-        value.problem(format!("`{text}` is not an architecture"), Some(format!("one of {}", ARCHITECTURES.join(", "))));
+        value.problem(
+            format!("`{text}` is not an architecture"),
+            Some(format!("one of {}", ARCHITECTURES.join(", "))),
+        );
     }
     text.to_owned()
 }
@@ -216,9 +289,14 @@ fn architecture(table: &Table<'_, '_>) -> String {
 fn kernel_arguments(table: &Table<'_, '_>) -> String {
     let text = required(table, "kernel_arguments");
     if let Some(value) = table.get("kernel_arguments")
-        && text.split_whitespace().any(|word| word.starts_with("console="))
+        && text
+            .split_whitespace()
+            .any(|word| word.starts_with("console="))
     {
-        value.problem("`kernel_arguments` names a console: the provider adds its own", None);
+        value.problem(
+            "`kernel_arguments` names a console: the provider adds its own",
+            None,
+        );
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -226,8 +304,13 @@ fn kernel_arguments(table: &Table<'_, '_>) -> String {
 /// The `[ignition]` table of a published image.
 fn first_boot(table: &Table<'_, '_>, source: Source<'_>) -> FirstBootChannel {
     let files = definition::files(table, source);
-    let fallback = FirstBootChannel { files: files.clone(), ..FirstBootChannel::flightcage() };
-    let Some(ignition) = table.require("ignition").and_then(|value| value.table()) else { return fallback };
+    let fallback = FirstBootChannel {
+        files: files.clone(),
+        ..FirstBootChannel::flightcage()
+    };
+    let Some(ignition) = table.require("ignition").and_then(|value| value.table()) else {
+        return fallback;
+    };
     ignition.allow(&["fw_cfg", "version", "network", "mask"]);
     let fw_cfg = required(&ignition, "fw_cfg");
     if let Some(value) = ignition.get("fw_cfg")
@@ -242,7 +325,10 @@ fn first_boot(table: &Table<'_, '_>, source: Source<'_>) -> FirstBootChannel {
     if let Some(value) = ignition.get("version")
         && !is_supported(&version)
     {
-        value.problem(format!("`{version}` is not a specification that is written here"), Some("3.0.0 to 3.5.0".into()));
+        value.problem(
+            format!("`{version}` is not a specification that is written here"),
+            Some("3.0.0 to 3.5.0".into()),
+        );
     }
     let styles = [
         ("networkd", NetworkStyle::Networkd),
@@ -252,15 +338,29 @@ fn first_boot(table: &Table<'_, '_>, source: Source<'_>) -> FirstBootChannel {
     ];
     let network = ignition.require("network").and_then(|value| {
         let text = value.string()?;
-        let style = styles.iter().find(|(name, _)| *name == text).map(|(_, style)| *style);
+        let style = styles
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, style)| *style);
         if style.is_none() {
             let names = styles.map(|(name, _)| name);
-            value.problem(format!("`{text}` applies no network configuration"), suggestion(text, &names));
+            value.problem(
+                format!("`{text}` applies no network configuration"),
+                suggestion(text, &names),
+            );
         }
         style
     });
-    let mask = checked(&ignition, "mask", "a systemd unit", |unit| unit.contains('.') && !unit.contains('/'));
-    FirstBootChannel { fw_cfg, version, network: network.unwrap_or(NetworkStyle::Networkd), mask, files }
+    let mask = checked(&ignition, "mask", "a systemd unit", |unit| {
+        unit.contains('.') && !unit.contains('/')
+    });
+    FirstBootChannel {
+        fw_cfg,
+        version,
+        network: network.unwrap_or(NetworkStyle::Networkd),
+        mask,
+        files,
+    }
 }
 
 /// What is rendered uses nothing that 3.0.0 does not have, but for kernel arguments (3.3.0).
@@ -288,7 +388,9 @@ mod tests {
         let one = BoxDefinition::load("flightcage-os").unwrap();
         let mut other = one.clone();
         assert_eq!(one.hash(), other.hash());
-        let Origin::Debian(root) = &mut other.origin else { panic!("it is built") };
+        let Origin::Debian(root) = &mut other.origin else {
+            panic!("it is built")
+        };
         root.files[0].content.push('x');
         assert_ne!(one.hash(), other.hash());
     }
@@ -297,22 +399,38 @@ mod tests {
     fn problems_are_told_together_with_their_places() {
         let text = "description = \"x\"\nsuite = \"bookworm\"\narchitecture = \"vax\"\nkernel_arguments = \"console=tty0\"\ninit = \"nowhere\"\n";
         let error = BoxDefinition::parse("b", text, &|_| None).unwrap_err();
-        let BoxError::Invalid { problems, .. } = error else { panic!("{error}") };
-        let said: Vec<(usize, &str)> =
-            problems.problems().iter().map(|problem| (problem.line, problem.message.as_str())).collect();
+        let BoxError::Invalid { problems, .. } = error else {
+            panic!("{error}")
+        };
+        let said: Vec<(usize, &str)> = problems
+            .problems()
+            .iter()
+            .map(|problem| (problem.line, problem.message.as_str()))
+            .collect();
         assert_eq!(
             said,
             [
                 (1, "`kernel_package` is missing"),
                 (3, "`vax` is not an architecture"),
-                (4, "`kernel_arguments` names a console: the provider adds its own"),
-                (5, "`nowhere` is not there: it is looked for beside the definition"),
+                (
+                    4,
+                    "`kernel_arguments` names a console: the provider adds its own"
+                ),
+                (
+                    5,
+                    "`nowhere` is not there: it is looked for beside the definition"
+                ),
             ]
         );
     }
 
     #[test]
     fn an_unknown_box_names_the_known_ones() {
-        assert!(BoxDefinition::load("nobox").unwrap_err().to_string().contains("flightcage-os"));
+        assert!(
+            BoxDefinition::load("nobox")
+                .unwrap_err()
+                .to_string()
+                .contains("flightcage-os")
+        );
     }
 }

@@ -115,7 +115,10 @@ struct Note {
 /// How one attempt ended.
 enum Attempt {
     Whole,
-    Cut { what: String, source: Option<reqwest::Error> },
+    Cut {
+        what: String,
+        source: Option<reqwest::Error>,
+    },
 }
 
 impl Downloader {
@@ -140,14 +143,20 @@ impl Downloader {
         let cut = |source: reqwest::Error| Self::failed(url, source);
         let response = self.client.get(url).send().await.map_err(cut)?;
         if response.status() != StatusCode::OK {
-            return Err(DownloadError::Refused { url: url.to_owned(), status: response.status() });
+            return Err(DownloadError::Refused {
+                url: url.to_owned(),
+                status: response.status(),
+            });
         }
         let mut bytes = Vec::new();
         let mut body = response.bytes_stream();
         while let Some(chunk) = body.next().await {
             bytes.extend_from_slice(&chunk.map_err(cut)?);
             if bytes.len() > MAX_SMALL_BYTES {
-                return Err(DownloadError::TooLarge { url: url.to_owned(), limit: MAX_SMALL_BYTES as u64 });
+                return Err(DownloadError::TooLarge {
+                    url: url.to_owned(),
+                    limit: MAX_SMALL_BYTES as u64,
+                });
             }
         }
         Ok(bytes)
@@ -157,7 +166,12 @@ impl Downloader {
     ///
     /// # Errors
     /// When it does not come to its end.
-    pub(super) async fn large(&self, url: &str, directory: &Path, progress: Progress<'_>) -> Result<PathBuf, DownloadError> {
+    pub(super) async fn large(
+        &self,
+        url: &str,
+        directory: &Path,
+        progress: Progress<'_>,
+    ) -> Result<PathBuf, DownloadError> {
         let (path, mut fruitless) = (partial_path(directory, url), 0);
         loop {
             let before = length(&path);
@@ -165,44 +179,82 @@ impl Downloader {
                 Attempt::Whole => return Ok(path),
                 Attempt::Cut { what, source } => (what, source),
             };
-            fruitless = if length(&path) > before { 0 } else { fruitless + 1 };
+            fruitless = if length(&path) > before {
+                0
+            } else {
+                fruitless + 1
+            };
             if fruitless == MAX_FRUITLESS_ATTEMPTS {
-                return Err(DownloadError::Cut { url: url.to_owned(), what, source });
+                return Err(DownloadError::Cut {
+                    url: url.to_owned(),
+                    what,
+                    source,
+                });
             }
             progress(&format!("{what}; going on"));
             tokio::time::sleep(self.pause * 2_u32.pow(fruitless)).await;
         }
     }
 
-    async fn attempt(&self, url: &str, path: &Path, progress: Progress<'_>) -> Result<Attempt, DownloadError> {
+    async fn attempt(
+        &self,
+        url: &str,
+        path: &Path,
+        progress: Progress<'_>,
+    ) -> Result<Attempt, DownloadError> {
         let have = length(path);
-        let note = read_note(path).filter(|note| note.url == url && note.validator.is_some() && have > 0);
+        let note =
+            read_note(path).filter(|note| note.url == url && note.validator.is_some() && have > 0);
         let mut request = self.client.get(url);
         if let Some(validator) = note.as_ref().and_then(|note| note.validator.as_deref()) {
-            request = request.header(header::RANGE, format!("bytes={have}-")).header(header::IF_RANGE, validator);
+            request = request
+                .header(header::RANGE, format!("bytes={have}-"))
+                .header(header::IF_RANGE, validator);
         }
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) if error.is_redirect() => return Err(Self::failed(url, error)),
-            Err(error) => return Ok(Attempt::Cut { what: "the server does not answer".into(), source: Some(error) }),
+            Err(error) => {
+                return Ok(Attempt::Cut {
+                    what: "the server does not answer".into(),
+                    source: Some(error),
+                });
+            }
         };
-        let now = Note { url: url.to_owned(), validator: validator(&response) };
+        let now = Note {
+            url: url.to_owned(),
+            validator: validator(&response),
+        };
         let total = total_of_range(&response);
-        let goes_on = note.as_ref() == Some(&now) && total.is_some_and(|(start, _)| start == Some(have));
+        let goes_on =
+            note.as_ref() == Some(&now) && total.is_some_and(|(start, _)| start == Some(have));
         match response.status() {
             StatusCode::OK => self.receive(response, path, &now, 0, progress).await,
-            StatusCode::PARTIAL_CONTENT if goes_on => self.receive(response, path, &now, have, progress).await,
+            StatusCode::PARTIAL_CONTENT if goes_on => {
+                self.receive(response, path, &now, have, progress).await
+            }
             // Everything had come when the last run ended.
-            StatusCode::RANGE_NOT_SATISFIABLE if note.is_some() && total == Some((None, have)) => Ok(Attempt::Whole),
+            StatusCode::RANGE_NOT_SATISFIABLE if note.is_some() && total == Some((None, have)) => {
+                Ok(Attempt::Whole)
+            }
             // A part of something else: begin again.
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
                 forget(path);
-                Ok(Attempt::Cut { what: "the file has changed".into(), source: None })
+                Ok(Attempt::Cut {
+                    what: "the file has changed".into(),
+                    source: None,
+                })
             }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Ok(Attempt::Cut { what: format!("the server answers {status}"), source: None })
+                Ok(Attempt::Cut {
+                    what: format!("the server answers {status}"),
+                    source: None,
+                })
             }
-            status => Err(DownloadError::Refused { url: url.to_owned(), status }),
+            status => Err(DownloadError::Refused {
+                url: url.to_owned(),
+                status,
+            }),
         }
     }
 
@@ -216,21 +268,41 @@ impl Downloader {
     ) -> Result<Attempt, DownloadError> {
         let failed = |action: &'static str| {
             let path = path.to_owned();
-            move |source| DownloadError::File { action, path, source }
+            move |source| DownloadError::File {
+                action,
+                path,
+                source,
+            }
         };
         let announced = response.content_length();
         let needed = announced.unwrap_or(0);
         if from + needed > MAX_BYTES {
-            return Err(DownloadError::TooLarge { url: note.url.clone(), limit: MAX_BYTES });
+            return Err(DownloadError::TooLarge {
+                url: note.url.clone(),
+                limit: MAX_BYTES,
+            });
         }
         if let Some(free) = (self.free)(path).filter(|free| needed + SPARE_BYTES > *free) {
-            return Err(DownloadError::NoSpace { url: note.url.clone(), path: path.to_owned(), needed, free });
+            return Err(DownloadError::NoSpace {
+                url: note.url.clone(),
+                path: path.to_owned(),
+                needed,
+                free,
+            });
         }
         write_note(path, note).map_err(failed("write the note of"))?;
         let mut file = tokio::fs::OpenOptions::new();
-        let mut file = file.write(true).create(true).truncate(from == 0).open(path).await.map_err(failed("open"))?;
+        let mut file = file
+            .write(true)
+            .create(true)
+            .truncate(from == 0)
+            .open(path)
+            .await
+            .map_err(failed("open"))?;
         if from > 0 {
-            file.seek(SeekFrom::Start(from)).await.map_err(failed("seek in"))?;
+            file.seek(SeekFrom::Start(from))
+                .await
+                .map_err(failed("seek in"))?;
         }
         let (mut have, mut told) = (from, from);
         let mut body = response.bytes_stream();
@@ -245,7 +317,10 @@ impl Downloader {
             };
             have += chunk.len() as u64;
             if have > MAX_BYTES {
-                return Err(DownloadError::TooLarge { url: note.url.clone(), limit: MAX_BYTES });
+                return Err(DownloadError::TooLarge {
+                    url: note.url.clone(),
+                    limit: MAX_BYTES,
+                });
             }
             file.write_all(&chunk).await.map_err(failed("write"))?;
             if have - told >= PROGRESS_BYTES {
@@ -258,7 +333,10 @@ impl Downloader {
         if whole && ending.is_none() {
             return Ok(Attempt::Whole);
         }
-        Ok(Attempt::Cut { what: format!("the connection was cut after {have} bytes"), source: ending })
+        Ok(Attempt::Cut {
+            what: format!("the connection was cut after {have} bytes"),
+            source: ending,
+        })
     }
 
     fn failed(url: &str, source: reqwest::Error) -> DownloadError {
@@ -266,13 +344,18 @@ impl Downloader {
         if source.is_redirect() {
             return DownloadError::Redirects { url, source };
         }
-        DownloadError::Cut { url, what: "the server does not answer".into(), source: Some(source) }
+        DownloadError::Cut {
+            url,
+            what: "the server does not answer".into(),
+            source: Some(source),
+        }
     }
 }
 
 fn client(builder: reqwest::ClientBuilder) -> Result<Client, reqwest::Error> {
     let follow = redirect::Policy::custom(|attempt| {
-        let downgrade = attempt.previous().iter().any(|url| url.scheme() == "https") && attempt.url().scheme() != "https";
+        let downgrade = attempt.previous().iter().any(|url| url.scheme() == "https")
+            && attempt.url().scheme() != "https";
         if downgrade {
             attempt.error("it leads from https to http")
         } else if attempt.previous().len() > MAX_REDIRECTS {
@@ -281,7 +364,11 @@ fn client(builder: reqwest::ClientBuilder) -> Result<Client, reqwest::Error> {
             attempt.follow()
         }
     });
-    builder.redirect(follow).connect_timeout(Duration::from_secs(20)).read_timeout(Duration::from_mins(1)).build()
+    builder
+        .redirect(follow)
+        .connect_timeout(Duration::from_secs(20))
+        .read_timeout(Duration::from_mins(1))
+        .build()
 }
 
 /// Removes a download, whole or in part.
@@ -297,7 +384,10 @@ fn free_disk(path: &Path) -> Option<u64> {
 /// Where a download lies: named by its URL, so that another run finds it.
 fn partial_path(directory: &Path, url: &str) -> PathBuf {
     use sha2::Digest as _;
-    directory.join(format!("{}.part", hexadecimal(&sha2::Sha256::digest(url)[..16])))
+    directory.join(format!(
+        "{}.part",
+        hexadecimal(&sha2::Sha256::digest(url)[..16])
+    ))
 }
 
 fn note_path(path: &Path) -> PathBuf {
@@ -309,7 +399,10 @@ fn read_note(path: &Path) -> Option<Note> {
 }
 
 fn write_note(path: &Path, note: &Note) -> std::io::Result<()> {
-    std::fs::write(note_path(path), serde_json::to_vec(note).expect("plain data serialises"))
+    std::fs::write(
+        note_path(path),
+        serde_json::to_vec(note).expect("plain data serialises"),
+    )
 }
 
 fn length(path: &Path) -> u64 {
@@ -318,19 +411,43 @@ fn length(path: &Path) -> u64 {
 
 /// A validator that stands for these very bytes: a weak `ETag` does not.
 fn validator(response: &Response) -> Option<String> {
-    let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    text(header::ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| text(header::LAST_MODIFIED))
+    let text = |name| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    text(header::ETAG)
+        .filter(|tag| !tag.starts_with("W/"))
+        .or_else(|| text(header::LAST_MODIFIED))
 }
 
 /// First byte and whole length of a `Content-Range`: `bytes 100-199/200`, or `bytes */200`.
 fn total_of_range(response: &Response) -> Option<(Option<u64>, u64)> {
-    let (range, total) = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
-    Some((range.split_once('-').and_then(|(start, _)| start.parse().ok()), total.parse().ok()?))
+    let (range, total) = response
+        .headers()
+        .get(header::CONTENT_RANGE)?
+        .to_str()
+        .ok()?
+        .strip_prefix("bytes ")?
+        .split_once('/')?;
+    Some((
+        range
+            .split_once('-')
+            .and_then(|(start, _)| start.parse().ok()),
+        total.parse().ok()?,
+    ))
 }
 
 fn progress_line(have: u64, total: Option<u64>) -> String {
     match total {
-        Some(total) => format!("downloaded {} of {} MiB ({} %)", have >> 20, total >> 20, have * 100 / total.max(1)),
+        Some(total) => format!(
+            "downloaded {} of {} MiB ({} %)",
+            have >> 20,
+            total >> 20,
+            have * 100 / total.max(1)
+        ),
         None => format!("downloaded {} MiB", have >> 20),
     }
 }

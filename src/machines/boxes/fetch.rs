@@ -44,7 +44,9 @@ pub enum FetchError {
         what: String,
     },
     /// What came is not what was announced.
-    #[error("{url} is corrupt: its SHA-256 is {actual}, not {expected}; what came is removed, fetch it again")]
+    #[error(
+        "{url} is corrupt: its SHA-256 is {actual}, not {expected}; what came is removed, fetch it again"
+    )]
     Digest {
         /// From where.
         url: String,
@@ -111,16 +113,31 @@ struct Found {
 pub(super) fn record(definition: &BoxDefinition, cache: &Path) -> Option<Fetched> {
     let text = std::fs::read(record_path(definition, cache)).ok()?;
     let fetched: Fetched = serde_json::from_slice(&text).ok()?;
-    image_path(cache, &fetched.image_sha256).is_file().then_some(fetched)
+    image_path(cache, &fetched.image_sha256)
+        .is_file()
+        .then_some(fetched)
 }
 
 /// The box's files, if the cache holds them.
-pub(super) fn cached(definition: &BoxDefinition, image: &ImageOrigin, cache: &Path) -> Option<BoxFiles> {
+pub(super) fn cached(
+    definition: &BoxDefinition,
+    image: &ImageOrigin,
+    cache: &Path,
+) -> Option<BoxFiles> {
     let fetched = record(definition, cache)?;
     let path = image_path(cache, &fetched.image_sha256);
-    let boot = BoxBoot::Disk(DiskImage { path, format: image.format, virtual_size: fetched.virtual_size });
+    let boot = BoxBoot::Disk(DiskImage {
+        path,
+        format: image.format,
+        virtual_size: fetched.virtual_size,
+    });
     let hash = fetched.image_sha256[..32].to_owned();
-    Some(BoxFiles { hash, content: fetched.image_sha256, fw_cfg: definition.first_boot.fw_cfg.clone(), boot })
+    Some(BoxFiles {
+        hash,
+        content: fetched.image_sha256,
+        fw_cfg: definition.first_boot.fw_cfg.clone(),
+        boot,
+    })
 }
 
 /// Forgets which image the definition stands for, so that the next fetch looks for a newer one. The image itself stays.
@@ -150,7 +167,11 @@ async fn fetch_with(
 ) -> Result<Fetched, FetchError> {
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| FetchError::File { action, path, source }
+        move |source| FetchError::File {
+            action,
+            path,
+            source,
+        }
     };
     let (downloads, images) = (cache.join("downloads"), cache.join("images"));
     for directory in [&downloads, &images] {
@@ -173,12 +194,18 @@ async fn fetch_with(
 
     progress("verifying");
     let path = downloaded.clone();
-    let digest = tokio::task::spawn_blocking(move || unpack::sha256_of(&path)).await.expect("hashing does not panic");
+    let digest = tokio::task::spawn_blocking(move || unpack::sha256_of(&path))
+        .await
+        .expect("hashing does not panic");
     let digest = digest.map_err(failed("read", &downloaded))?;
     for expected in [&found.sha256, &image.sha256].into_iter().flatten() {
         if *expected != digest {
             forget(&downloaded);
-            return Err(FetchError::Digest { url: found.url, expected: expected.clone(), actual: digest });
+            return Err(FetchError::Digest {
+                url: found.url,
+                expected: expected.clone(),
+                actual: digest,
+            });
         }
     }
     let mut signed_by = None;
@@ -188,14 +215,27 @@ async fn fetch_with(
         if matches!(verified, Err(SignatureError::Wrong { .. })) {
             forget(&downloaded);
         }
-        signed_by = Some(verified.map_err(|source| FetchError::Signature { url: found.url.clone(), source })?);
+        signed_by = Some(verified.map_err(|source| FetchError::Signature {
+            url: found.url.clone(),
+            source,
+        })?);
     }
 
     progress("unpacking");
-    let (packed, into, (compression, format)) = (downloaded.clone(), images.clone(), (image.compression, image.format));
-    let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&packed, &into, compression, format)).await;
+    let (packed, into, (compression, format)) = (
+        downloaded.clone(),
+        images.clone(),
+        (image.compression, image.format),
+    );
     let unpacked =
-        unpacked.expect("unpacking does not panic").map_err(|source| FetchError::Unpack { url: found.url.clone(), source })?;
+        tokio::task::spawn_blocking(move || unpack::unpack(&packed, &into, compression, format))
+            .await;
+    let unpacked = unpacked
+        .expect("unpacking does not panic")
+        .map_err(|source| FetchError::Unpack {
+            url: found.url.clone(),
+            source,
+        })?;
     let fetched = Fetched {
         url: found.url,
         downloaded_sha256: digest,
@@ -204,27 +244,45 @@ async fn fetch_with(
         signed_by,
     };
     let path = record_path(definition, cache);
-    let mut partial = tempfile::NamedTempFile::new_in(cache).map_err(failed("make a file in", cache))?;
-    serde_json::to_writer_pretty(&mut partial, &fetched).map_err(|error| failed("write", &path)(error.into()))?;
-    partial.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+    let mut partial =
+        tempfile::NamedTempFile::new_in(cache).map_err(failed("make a file in", cache))?;
+    serde_json::to_writer_pretty(&mut partial, &fetched)
+        .map_err(|error| failed("write", &path)(error.into()))?;
+    partial
+        .persist(&path)
+        .map_err(|error| failed("write", &path)(error.error))?;
     forget(&downloaded);
     Ok(fetched)
 }
 
-async fn find(downloader: &Downloader, definition: &BoxDefinition, image: &ImageOrigin) -> Result<Found, FetchError> {
+async fn find(
+    downloader: &Downloader,
+    definition: &BoxDefinition,
+    image: &ImageOrigin,
+) -> Result<Found, FetchError> {
     let mut found = match &image.location {
-        Location::Url(url) => Found { url: url.clone(), sha256: None, signature_url: format!("{url}.sig") },
+        Location::Url(url) => Found {
+            url: url.clone(),
+            sha256: None,
+            signature_url: format!("{url}.sig"),
+        },
         Location::Stream { url, artifact } => {
             let text = downloader.small(url).await?;
-            find_in_stream(&text, &definition.architecture, artifact).map_err(|what| FetchError::Stream {
-                url: url.clone(),
-                architecture: definition.architecture.clone(),
-                artifact: artifact.clone(),
-                what,
+            find_in_stream(&text, &definition.architecture, artifact).map_err(|what| {
+                FetchError::Stream {
+                    url: url.clone(),
+                    architecture: definition.architecture.clone(),
+                    artifact: artifact.clone(),
+                    what,
+                }
             })?
         }
     };
-    if let Some(url) = image.signature.as_ref().and_then(|signature| signature.url.clone()) {
+    if let Some(url) = image
+        .signature
+        .as_ref()
+        .and_then(|signature| signature.url.clone())
+    {
         found.signature_url = url;
     }
     Ok(found)
@@ -232,14 +290,24 @@ async fn find(downloader: &Downloader, definition: &BoxDefinition, image: &Image
 
 /// Reads a stream's metadata (`architectures.A.artifacts.P.formats.F.disk`, docs.fedoraproject.org/en-US/fedora-coreos/stream-metadata).
 fn find_in_stream(text: &[u8], architecture: &str, artifact: &str) -> Result<Found, String> {
-    let stream: serde_json::Value = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
-    let formats = stream["architectures"][architecture]["artifacts"][artifact]["formats"].as_object();
-    let disk = formats.and_then(|formats| formats.values().next()).map(|format| &format["disk"]);
+    let stream: serde_json::Value =
+        serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    let formats =
+        stream["architectures"][architecture]["artifacts"][artifact]["formats"].as_object();
+    let disk = formats
+        .and_then(|formats| formats.values().next())
+        .map(|format| &format["disk"]);
     let text = |key: &str| disk.and_then(|disk| disk[key].as_str()).map(str::to_owned);
     let url = text("location").ok_or("no `location` of a disk")?;
-    let sha256 = text("sha256").filter(|digest| is_sha256(digest)).ok_or("no `sha256` of the disk")?;
+    let sha256 = text("sha256")
+        .filter(|digest| is_sha256(digest))
+        .ok_or("no `sha256` of the disk")?;
     let signature_url = text("signature").unwrap_or_else(|| format!("{url}.sig"));
-    Ok(Found { url, sha256: Some(sha256), signature_url })
+    Ok(Found {
+        url,
+        sha256: Some(sha256),
+        signature_url,
+    })
 }
 
 fn record_path(definition: &BoxDefinition, cache: &Path) -> PathBuf {

@@ -32,7 +32,9 @@ fn definition(image: &str) -> BoxDefinition {
 }
 
 async fn fetch_into(definition: &BoxDefinition, cache: &Path) -> Result<Fetched, FetchError> {
-    let Origin::Image(image) = &definition.origin else { panic!("it is an image") };
+    let Origin::Image(image) = &definition.origin else {
+        panic!("it is an image")
+    };
     fetch_with(&downloader(), definition, image, cache, &|_| ()).await
 }
 
@@ -48,15 +50,32 @@ async fn a_proven_image_is_kept_under_its_digest() {
     let path = cache.path().join("packed");
     std::fs::write(&path, &packed).unwrap();
     let digest = unpack::sha256_of(&path).unwrap();
-    let definition = definition(&format!("url = \"{}\"\nsha256 = \"{digest}\"", server.image()));
-    let Origin::Image(image) = &definition.origin else { panic!("it is an image") };
+    let definition = definition(&format!(
+        "url = \"{}\"\nsha256 = \"{digest}\"",
+        server.image()
+    ));
+    let Origin::Image(image) = &definition.origin else {
+        panic!("it is an image")
+    };
     assert_eq!(cached(&definition, image, cache.path()), None);
     let fetched = fetch_into(&definition, cache.path()).await.unwrap();
-    assert_eq!((fetched.downloaded_sha256.as_str(), fetched.virtual_size, &fetched.signed_by), (digest.as_str(), 1 << 20, &None));
+    assert_eq!(
+        (
+            fetched.downloaded_sha256.as_str(),
+            fetched.virtual_size,
+            &fetched.signed_by
+        ),
+        (digest.as_str(), 1 << 20, &None)
+    );
     let files = cached(&definition, image, cache.path()).unwrap();
-    let BoxBoot::Disk(kept) = files.boot else { panic!("it is a disk") };
+    let BoxBoot::Disk(kept) = files.boot else {
+        panic!("it is a disk")
+    };
     assert!(std::fs::read(&kept.path).unwrap() == disk());
-    assert!(kept.path.ends_with(format!("images/{}", fetched.image_sha256)));
+    assert!(
+        kept.path
+            .ends_with(format!("images/{}", fetched.image_sha256))
+    );
     assert_eq!(files_in(&cache.path().join("downloads")), 0);
     expire(&definition, cache.path());
     assert_eq!(record(&definition, cache.path()), None);
@@ -67,10 +86,20 @@ async fn a_corrupt_or_truncated_image_is_removed() {
     for content in [gzip(b"something else"), gzip(&disk())[..500].to_vec()] {
         let server = Server::start(content, []).await;
         let cache = tempfile::tempdir().unwrap();
-        let definition = definition(&format!("url = \"{}\"\nsha256 = \"{}\"", server.image(), "0".repeat(64)));
+        let definition = definition(&format!(
+            "url = \"{}\"\nsha256 = \"{}\"",
+            server.image(),
+            "0".repeat(64)
+        ));
         let error = fetch_into(&definition, cache.path()).await.unwrap_err();
         assert!(matches!(error, FetchError::Digest { .. }), "{error}");
-        assert_eq!((files_in(&cache.path().join("downloads")), files_in(&cache.path().join("images"))), (0, 0));
+        assert_eq!(
+            (
+                files_in(&cache.path().join("downloads")),
+                files_in(&cache.path().join("images"))
+            ),
+            (0, 0)
+        );
     }
 }
 
@@ -88,15 +117,27 @@ async fn a_streams_metadata_says_where_and_what() {
         } } } } } } } })
         .to_string()
     };
-    let definition = definition(&format!("stream = \"{}/stable.json\"\nartifact = \"qemu\"", server.url));
+    let definition = definition(&format!(
+        "stream = \"{}/stable.json\"\nartifact = \"qemu\"",
+        server.url
+    ));
     server.put("/stable.json", "{}");
     let error = fetch_into(&definition, cache.path()).await.unwrap_err();
-    assert!(error.to_string().contains("no `location` of a disk"), "{error}");
+    assert!(
+        error.to_string().contains("no `location` of a disk"),
+        "{error}"
+    );
     server.put("/stable.json", stream(&"0".repeat(64)));
     let error = fetch_into(&definition, cache.path()).await.unwrap_err();
     assert!(matches!(error, FetchError::Digest { .. }), "{error}");
     server.put("/stable.json", stream(&digest));
-    assert_eq!(fetch_into(&definition, cache.path()).await.unwrap().downloaded_sha256, digest);
+    assert_eq!(
+        fetch_into(&definition, cache.path())
+            .await
+            .unwrap()
+            .downloaded_sha256,
+        digest
+    );
 }
 
 /// A signer whose keys live in a directory of their own.
@@ -109,7 +150,10 @@ impl Signer {
     /// `None` where `gpg` or `gpgv` is not installed.
     fn make() -> Option<Self> {
         Command::new("gpgv").arg("--version").output().ok()?;
-        let home = tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp").unwrap();
+        let home = tempfile::Builder::new()
+            .prefix("gpg")
+            .tempdir_in("/tmp")
+            .unwrap();
         let gpg = |arguments: &[&str]| {
             Command::new("gpg")
                 .args(["--batch", "--quiet", "--no-tty", "--homedir"])
@@ -118,10 +162,27 @@ impl Signer {
                 .output()
                 .ok()
         };
-        let made = gpg(&["--passphrase", "", "--quick-generate-key", "test <test@example.org>", "ed25519", "sign", "never"])?;
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let made = gpg(&[
+            "--passphrase",
+            "",
+            "--quick-generate-key",
+            "test <test@example.org>",
+            "ed25519",
+            "sign",
+            "never",
+        ])?;
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         let listed = String::from_utf8(gpg(&["--with-colons", "--fingerprint"])?.stdout).unwrap();
-        let fingerprint = listed.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().trim_matches(':').to_owned();
+        let fingerprint = listed
+            .lines()
+            .find_map(|line| line.strip_prefix("fpr:"))
+            .unwrap()
+            .trim_matches(':')
+            .to_owned();
         Some(Self { home, fingerprint })
     }
 
@@ -132,14 +193,23 @@ impl Signer {
             .args(arguments)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         output.stdout
     }
 
     fn sign(&self, content: &[u8]) -> Vec<u8> {
         let path = self.home.path().join("content");
         std::fs::write(&path, content).unwrap();
-        self.gpg(&["--detach-sign", "--output", "-", &path.display().to_string()])
+        self.gpg(&[
+            "--detach-sign",
+            "--output",
+            "-",
+            &path.display().to_string(),
+        ])
     }
 
     fn keys(&self) -> Vec<u8> {
@@ -150,13 +220,19 @@ impl Signer {
 impl Drop for Signer {
     fn drop(&mut self) {
         // Its agent would outlive the directory.
-        let _ = Command::new("gpgconf").arg("--homedir").arg(self.home.path()).args(["--kill", "all"]).output();
+        let _ = Command::new("gpgconf")
+            .arg("--homedir")
+            .arg(self.home.path())
+            .args(["--kill", "all"])
+            .output();
     }
 }
 
 #[tokio::test]
 async fn only_the_right_signers_signature_is_accepted() {
-    let (Some(signer), Some(stranger)) = (Signer::make(), Signer::make()) else { return };
+    let (Some(signer), Some(stranger)) = (Signer::make(), Signer::make()) else {
+        return;
+    };
     let packed = gzip(&disk());
     let server = Server::start(packed.clone(), []).await;
     let definition = definition(&format!(
@@ -167,11 +243,19 @@ async fn only_the_right_signers_signature_is_accepted() {
     ));
     // Signature, keys that the server offers, and what comes of it.
     let table = [
-        (signer.sign(b"something else"), signer.keys(), Some("BADSIG")),
+        (
+            signer.sign(b"something else"),
+            signer.keys(),
+            Some("BADSIG"),
+        ),
         (stranger.sign(&packed), signer.keys(), Some("ERRSIG")),
         (stranger.sign(&packed), stranger.keys(), Some("made by")),
         (b"nonsense".to_vec(), signer.keys(), Some("NODATA")),
-        (signer.sign(&packed), b"<html>".to_vec(), Some("no OpenPGP key")),
+        (
+            signer.sign(&packed),
+            b"<html>".to_vec(),
+            Some("no OpenPGP key"),
+        ),
         (signer.sign(&packed), signer.keys(), None),
     ];
     for (signature, keys, refusal) in table {
@@ -180,11 +264,17 @@ async fn only_the_right_signers_signature_is_accepted() {
         server.put("/keys.asc", keys);
         let fetched = fetch_into(&definition, cache.path()).await;
         let Some(reason) = refusal else {
-            assert_eq!(fetched.unwrap().signed_by.as_deref(), Some(signer.fingerprint.as_str()));
+            assert_eq!(
+                fetched.unwrap().signed_by.as_deref(),
+                Some(signer.fingerprint.as_str())
+            );
             continue;
         };
         let error = BoxError::from(fetched.unwrap_err());
-        let said = std::error::Error::source(&error).and_then(|source| source.source()).unwrap().to_string();
+        let said = std::error::Error::source(&error)
+            .and_then(|source| source.source())
+            .unwrap()
+            .to_string();
         assert!(said.contains(reason), "{said}");
         assert_eq!(files_in(&cache.path().join("images")), 0);
     }

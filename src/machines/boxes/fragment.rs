@@ -9,7 +9,13 @@ use serde_json::{Map, Value};
 pub struct FragmentError(String);
 
 /// The sections of a configuration (Ignition 3.3.0).
-const SECTIONS: [&str; 5] = ["ignition", "kernelArguments", "passwd", "storage", "systemd"];
+const SECTIONS: [&str; 5] = [
+    "ignition",
+    "kernelArguments",
+    "passwd",
+    "storage",
+    "systemd",
+];
 /// What names the element of a list, by the list's name.
 const KEYS: [(&str, &str); 10] = [
     ("files", "path"),
@@ -43,23 +49,47 @@ pub fn check(text: &str) -> Result<(), FragmentError> {
 
 fn parse(text: &str) -> Result<Map<String, Value>, FragmentError> {
     let refuse = |what: String| Err(FragmentError(what));
-    let value: Value = serde_json::from_str(text).map_err(|error| FragmentError(format!("is not JSON: {error}")))?;
-    let Value::Object(sections) = value else { return refuse("is not a JSON object".into()) };
-    if let Some(unknown) = sections.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
-        return refuse(format!("has an unknown section `{unknown}`; known: {}", SECTIONS.join(", ")));
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| FragmentError(format!("is not JSON: {error}")))?;
+    let Value::Object(sections) = value else {
+        return refuse("is not a JSON object".into());
+    };
+    if let Some(unknown) = sections
+        .keys()
+        .find(|key| !SECTIONS.contains(&key.as_str()))
+    {
+        return refuse(format!(
+            "has an unknown section `{unknown}`; known: {}",
+            SECTIONS.join(", ")
+        ));
     }
-    let version = sections.get("ignition").and_then(|ignition| ignition["version"].as_str()).unwrap_or_default();
+    let version = sections
+        .get("ignition")
+        .and_then(|ignition| ignition["version"].as_str())
+        .unwrap_or_default();
     if !["3.0.0", "3.1.0", "3.2.0", "3.3.0"].contains(&version) {
-        return refuse(format!("has `ignition.version` \"{version}\", not 3.0.0 to 3.3.0"));
+        return refuse(format!(
+            "has `ignition.version` \"{version}\", not 3.0.0 to 3.3.0"
+        ));
     }
     for list in ["files", "directories", "links"] {
-        for element in sections.get("storage").and_then(|storage| storage[list].as_array()).into_iter().flatten() {
+        for element in sections
+            .get("storage")
+            .and_then(|storage| storage[list].as_array())
+            .into_iter()
+            .flatten()
+        {
             let Some(path) = element["path"].as_str() else {
                 return refuse(format!("has an element of `storage.{list}` without `path`"));
             };
-            let is_ours = |ours: &str| path.strip_prefix(ours).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let is_ours = |ours: &str| {
+                path.strip_prefix(ours)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
             if OURS.iter().any(|ours| is_ours(ours)) {
-                return refuse(format!("writes `{path}`, which makes the machine what it is"));
+                return refuse(format!(
+                    "writes `{path}`, which makes the machine what it is"
+                ));
             }
         }
     }
@@ -88,9 +118,16 @@ fn merge_value(name: &str, parent: &mut Value, child: Value) {
             }
         }
         (Value::Array(parent), Value::Array(child)) => {
-            let key = KEYS.iter().find(|(list, _)| *list == name).map(|(_, key)| *key);
+            let key = KEYS
+                .iter()
+                .find(|(list, _)| *list == name)
+                .map(|(_, key)| *key);
             for element in child {
-                let same = key.and_then(|key| parent.iter_mut().find(|existing| existing[key] == element[key]));
+                let same = key.and_then(|key| {
+                    parent
+                        .iter_mut()
+                        .find(|existing| existing[key] == element[key])
+                });
                 match same {
                     Some(existing) => merge_value("", existing, element),
                     None => parent.push(element),
@@ -108,8 +145,7 @@ mod tests {
 
     #[test]
     fn lists_merge_by_their_keys() {
-        let config =
-            json!({ "ignition": { "version": "3.3.0" }, "systemd": { "units": [{ "name": "a.service", "mask": true }] } });
+        let config = json!({ "ignition": { "version": "3.3.0" }, "systemd": { "units": [{ "name": "a.service", "mask": true }] } });
         let fragment = r#"{"ignition":{"version":"3.0.0"},"systemd":{"units":[{"name":"a.service","mask":false},{"name":"b.service"}]},
             "storage":{"files":[{"path":"/etc/x"}]}}"#;
         assert_eq!(
@@ -127,10 +163,22 @@ mod tests {
         let table = [
             ("nonsense", "is not JSON"),
             ("[]", "is not a JSON object"),
-            (r#"{"ignition":{"version":"2.3.0"}}"#, "`ignition.version` \"2.3.0\""),
-            (r#"{"ignition":{"version":"3.0.0"},"storag":{}}"#, "unknown section `storag`"),
-            (r#"{"ignition":{"version":"3.0.0"},"storage":{"files":[{"path":"/etc/hostname"}]}}"#, "writes `/etc/hostname`"),
-            (r#"{"ignition":{"version":"3.0.0"},"storage":{"links":[{}]}}"#, "without `path`"),
+            (
+                r#"{"ignition":{"version":"2.3.0"}}"#,
+                "`ignition.version` \"2.3.0\"",
+            ),
+            (
+                r#"{"ignition":{"version":"3.0.0"},"storag":{}}"#,
+                "unknown section `storag`",
+            ),
+            (
+                r#"{"ignition":{"version":"3.0.0"},"storage":{"files":[{"path":"/etc/hostname"}]}}"#,
+                "writes `/etc/hostname`",
+            ),
+            (
+                r#"{"ignition":{"version":"3.0.0"},"storage":{"links":[{}]}}"#,
+                "without `path`",
+            ),
         ];
         for (text, reason) in table {
             let error = check(text).unwrap_err().to_string();

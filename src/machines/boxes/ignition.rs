@@ -61,14 +61,26 @@ impl NetworkCard {
     #[must_use]
     pub fn cluster(mac: &str, address: Ipv4Addr) -> Self {
         let prefix = crate::model::addresses::NODE_PREFIX;
-        Self { mac: mac.to_owned(), name: CLUSTER_LINK.to_owned(), address, prefix, gateway: None }
+        Self {
+            mac: mac.to_owned(),
+            name: CLUSTER_LINK.to_owned(),
+            address,
+            prefix,
+            gateway: None,
+        }
     }
 
     /// The card of the SSH path, named [`SSH_LINK`].
     #[must_use]
     pub fn ssh(mac: &str) -> Self {
         let (address, prefix) = SSH_ADDRESS;
-        Self { mac: mac.to_owned(), name: SSH_LINK.to_owned(), address, prefix, gateway: None }
+        Self {
+            mac: mac.to_owned(),
+            name: SSH_LINK.to_owned(),
+            address,
+            prefix,
+            gateway: None,
+        }
     }
 }
 
@@ -105,7 +117,11 @@ pub fn render(first_boot: &FirstBoot, channel: &FirstBootChannel) -> Result<Stri
     for (address, name) in &first_boot.hosts {
         writeln!(hosts, "{address} {name}").expect("writing to a String");
     }
-    if !first_boot.hosts.iter().any(|(_, name)| *name == first_boot.hostname) {
+    if !first_boot
+        .hosts
+        .iter()
+        .any(|(_, name)| *name == first_boot.hostname)
+    {
         // sudo asks for the machine's own name.
         writeln!(hosts, "127.0.1.1 {}", first_boot.hostname).expect("writing to a String");
     }
@@ -113,26 +129,51 @@ pub fn render(first_boot: &FirstBoot, channel: &FirstBootChannel) -> Result<Stri
     let mut files = vec![
         file("/etc/hostname", 0o644, &line(&first_boot.hostname)),
         file("/etc/hosts", 0o644, &hosts),
-        file("/etc/ssh/ssh_host_ed25519_key", 0o600, &line(&first_boot.host_key_private)),
-        file("/etc/ssh/ssh_host_ed25519_key.pub", 0o644, &line(&first_boot.host_key_public)),
+        file(
+            "/etc/ssh/ssh_host_ed25519_key",
+            0o600,
+            &line(&first_boot.host_key_private),
+        ),
+        file(
+            "/etc/ssh/ssh_host_ed25519_key.pub",
+            0o644,
+            &line(&first_boot.host_key_public),
+        ),
         file("/etc/sysctl.d/90-flightcage.conf", 0o644, SYSCTLS),
     ];
     files.extend(network_files(&first_boot.network, channel.network));
-    files.extend(channel.files.iter().map(|extra| file(&extra.path, extra.mode, &extra.content)));
+    files.extend(
+        channel
+            .files
+            .iter()
+            .map(|extra| file(&extra.path, extra.mode, &extra.content)),
+    );
     let mut config = json!({ "ignition": { "version": channel.version } });
     if channel.network == NetworkStyle::Flightcage {
         // Our box has no program that adds users, and needs none: `core` is there.
-        let keys: String = first_boot.authorized_keys.iter().map(|key| line(key)).collect();
+        let keys: String = first_boot
+            .authorized_keys
+            .iter()
+            .map(|key| line(key))
+            .collect();
         let mut keys = file("/home/core/.ssh/authorized_keys", 0o600, &keys);
         keys["user"] = json!({ "id": CORE_ID });
         keys["group"] = json!({ "id": CORE_ID });
         files.push(keys);
     } else {
-        let keys: Vec<&str> = first_boot.authorized_keys.iter().map(|key| key.trim_end()).collect();
+        let keys: Vec<&str> = first_boot
+            .authorized_keys
+            .iter()
+            .map(|key| key.trim_end())
+            .collect();
         config["passwd"] = json!({ "users": [{ "name": "core", "sshAuthorizedKeys": keys }] });
     }
     if !channel.mask.is_empty() {
-        let units: Vec<Value> = channel.mask.iter().map(|unit| json!({ "name": unit, "mask": true })).collect();
+        let units: Vec<Value> = channel
+            .mask
+            .iter()
+            .map(|unit| json!({ "name": unit, "mask": true }))
+            .collect();
         config["systemd"] = json!({ "units": units });
     }
     if !first_boot.kernel_arguments.is_empty() && channel.network != NetworkStyle::Flightcage {
@@ -215,28 +256,41 @@ mod tests {
         FirstBoot {
             hostname: "w1".into(),
             authorized_keys: vec!["ssh-ed25519 AAAA client".into()],
-            host_key_private: "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n".into(),
+            host_key_private:
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n".into(),
             host_key_public: "ssh-ed25519 BBBB".into(),
             network: vec![
                 NetworkCard::cluster("52:54:00:AB:00:01", Ipv4Addr::new(10, 77, 0, 12)),
                 NetworkCard::ssh("52:54:00:ab:01:01"),
             ],
-            hosts: vec![(Ipv4Addr::new(10, 77, 0, 11), "c1".into()), (Ipv4Addr::new(10, 77, 0, 12), "w1".into())],
+            hosts: vec![
+                (Ipv4Addr::new(10, 77, 0, 11), "c1".into()),
+                (Ipv4Addr::new(10, 77, 0, 12), "w1".into()),
+            ],
             kernel_arguments: vec!["loglevel=7".into()],
             fragments: Vec::new(),
         }
     }
 
     fn rendered(first_boot: &FirstBoot, box_name: &str) -> String {
-        render(first_boot, &BoxDefinition::load(box_name).unwrap().first_boot).unwrap()
+        render(
+            first_boot,
+            &BoxDefinition::load(box_name).unwrap().first_boot,
+        )
+        .unwrap()
     }
 
     fn file(json: &str, path: &str) -> String {
         let config: serde_json::Value = serde_json::from_str(json).unwrap();
         let files = config["storage"]["files"].as_array().unwrap();
-        let file = files.iter().find(|file| file["path"] == path).unwrap_or_else(|| panic!("no file {path}"));
+        let file = files
+            .iter()
+            .find(|file| file["path"] == path)
+            .unwrap_or_else(|| panic!("no file {path}"));
         let source = file["contents"]["source"].as_str().unwrap();
-        let data = base64::engine::general_purpose::STANDARD.decode(source.strip_prefix("data:;base64,").unwrap()).unwrap();
+        let data = base64::engine::general_purpose::STANDARD
+            .decode(source.strip_prefix("data:;base64,").unwrap())
+            .unwrap();
         String::from_utf8(data).unwrap()
     }
 
@@ -244,33 +298,60 @@ mod tests {
     fn holds_the_identity() {
         let json = rendered(&example(), "flightcage-os");
         assert_eq!(file(&json, "/etc/hostname"), "w1\n");
-        assert_eq!(file(&json, "/etc/hosts"), "127.0.0.1 localhost\n10.77.0.11 c1\n10.77.0.12 w1\n");
+        assert_eq!(
+            file(&json, "/etc/hosts"),
+            "127.0.0.1 localhost\n10.77.0.11 c1\n10.77.0.12 w1\n"
+        );
         assert_eq!(
             file(&json, "/etc/flightcage/network"),
             "52:54:00:ab:00:01 cluster0 10.77.0.12/24\n52:54:00:ab:01:01 ssh0 10.0.2.15/24\n"
         );
-        assert_eq!(file(&json, "/home/core/.ssh/authorized_keys"), "ssh-ed25519 AAAA client\n");
+        assert_eq!(
+            file(&json, "/home/core/.ssh/authorized_keys"),
+            "ssh-ed25519 AAAA client\n"
+        );
         let config: serde_json::Value = serde_json::from_str(&json).unwrap();
         let files = config["storage"]["files"].as_array().unwrap();
-        let key = files.iter().find(|file| file["path"] == "/etc/ssh/ssh_host_ed25519_key").unwrap();
+        let key = files
+            .iter()
+            .find(|file| file["path"] == "/etc/ssh/ssh_host_ed25519_key")
+            .unwrap();
         assert_eq!(key["mode"], 0o600);
     }
 
     #[test]
     fn coreos_boxes_get_the_same_identity_in_their_own_way() {
         let json = rendered(&example(), "flatcar");
-        assert!(file(&json, "/etc/systemd/network/10-cluster0.network").contains("Address=10.77.0.12/24\n"));
+        assert!(
+            file(&json, "/etc/systemd/network/10-cluster0.network")
+                .contains("Address=10.77.0.12/24\n")
+        );
         assert_eq!(
             file(&json, "/etc/systemd/network/10-cluster0.link"),
             "[Match]\nMACAddress=52:54:00:ab:00:01\n\n[Link]\nName=cluster0\n"
         );
         let config: Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(config["passwd"]["users"][0]["sshAuthorizedKeys"], json!(["ssh-ed25519 AAAA client"]));
-        assert_eq!(config["systemd"]["units"][0], json!({ "name": "update-engine.service", "mask": true }));
-        assert_eq!(config["kernelArguments"]["shouldExist"], json!(["loglevel=7"]));
+        assert_eq!(
+            config["passwd"]["users"][0]["sshAuthorizedKeys"],
+            json!(["ssh-ed25519 AAAA client"])
+        );
+        assert_eq!(
+            config["systemd"]["units"][0],
+            json!({ "name": "update-engine.service", "mask": true })
+        );
+        assert_eq!(
+            config["kernelArguments"]["shouldExist"],
+            json!(["loglevel=7"])
+        );
 
         let json = rendered(&example(), "fedora-coreos");
-        assert!(file(&json, "/etc/NetworkManager/system-connections/ssh0.nmconnection").contains("address1=10.0.2.15/24\n"));
+        assert!(
+            file(
+                &json,
+                "/etc/NetworkManager/system-connections/ssh0.nmconnection"
+            )
+            .contains("address1=10.0.2.15/24\n")
+        );
         assert!(file(&json, "/etc/selinux/config").contains("SELINUX=permissive"));
         assert_eq!(file(&json, "/etc/hostname"), "w1\n");
     }
@@ -285,14 +366,23 @@ mod tests {
                 .to_owned(),
         );
         let boxes = BoxDefinition::builtin_names();
-        let configurations = boxes.iter().flat_map(|name| [rendered(&example(), name), rendered(&merged, name)]);
+        let configurations = boxes
+            .iter()
+            .flat_map(|name| [rendered(&example(), name), rendered(&merged, name)]);
         for configuration in configurations {
             let mut given = tempfile::NamedTempFile::new().unwrap();
             given.write_all(configuration.as_bytes()).unwrap();
-            match std::process::Command::new("ignition-validate").arg(given.path()).output() {
+            match std::process::Command::new("ignition-validate")
+                .arg(given.path())
+                .output()
+            {
                 Ok(output) => {
-                    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-                    assert!(output.status.success() && !said.contains("warning"), "{said}");
+                    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+                        + &String::from_utf8_lossy(&output.stdout);
+                    assert!(
+                        output.status.success() && !said.contains("warning"),
+                        "{said}"
+                    );
                 }
                 Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
             }

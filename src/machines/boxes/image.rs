@@ -86,11 +86,24 @@ pub(super) fn read(root: &Table<'_, '_>, source: Source<'_>) -> ImageOrigin {
         compression: Compression::None,
         format: DiskFormat::Qcow2,
     };
-    let Some(table) = root.get("image").and_then(|value| value.table()) else { return nothing };
-    table.allow(&["url", "stream", "artifact", "sha256", "signature", "compression", "format"]);
+    let Some(table) = root.get("image").and_then(|value| value.table()) else {
+        return nothing;
+    };
+    table.allow(&[
+        "url",
+        "stream",
+        "artifact",
+        "sha256",
+        "signature",
+        "compression",
+        "format",
+    ]);
     let location = match (table.get("url"), table.get("stream")) {
         (Some(url), None) => Location::Url(self::url(url)),
-        (None, Some(stream)) => Location::Stream { url: url(stream), artifact: required(&table, "artifact") },
+        (None, Some(stream)) => Location::Stream {
+            url: url(stream),
+            artifact: required(&table, "artifact"),
+        },
         _ => {
             table.problem_at_start("`image` needs either `url` or `stream`", None);
             nothing.location.clone()
@@ -102,13 +115,25 @@ pub(super) fn read(root: &Table<'_, '_>, source: Source<'_>) -> ImageOrigin {
     {
         value.problem("`sha256` is not 64 lower-case hexadecimal digits", None);
     }
-    let signature = table.get("signature").and_then(|value| value.table()).map(|table| signature(&table, source));
+    let signature = table
+        .get("signature")
+        .and_then(|value| value.table())
+        .map(|table| signature(&table, source));
     if sha256.is_none() && signature.is_none() && matches!(location, Location::Url(_)) {
-        table.problem_at_start("nothing proves the image: it needs `sha256` or `[image.signature]`", None);
+        table.problem_at_start(
+            "nothing proves the image: it needs `sha256` or `[image.signature]`",
+            None,
+        );
     }
     let compression = one_of(table.get("compression"), &COMPRESSIONS).unwrap_or(Compression::None);
     let format = one_of(table.require("format"), &FORMATS).unwrap_or(DiskFormat::Qcow2);
-    ImageOrigin { location, sha256, signature, compression, format }
+    ImageOrigin {
+        location,
+        sha256,
+        signature,
+        compression,
+        format,
+    }
 }
 
 fn signature(table: &Table<'_, '_>, source: Source<'_>) -> SignatureOrigin {
@@ -117,19 +142,37 @@ fn signature(table: &Table<'_, '_>, source: Source<'_>) -> SignatureOrigin {
         Some(text) if text.contains("://") => KeyOrigin::Url(url(value)),
         _ => KeyOrigin::Text(source_of(value, source)),
     });
-    let fingerprints = checked(table, "fingerprints", "a fingerprint: 40 or 64 upper-case hexadecimal digits", |text| {
-        matches!(text.len(), 40 | 64) && text.chars().all(|c| c.is_ascii_digit() || ('A'..='F').contains(&c))
-    });
+    let fingerprints = checked(
+        table,
+        "fingerprints",
+        "a fingerprint: 40 or 64 upper-case hexadecimal digits",
+        |text| {
+            matches!(text.len(), 40 | 64)
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_digit() || ('A'..='F').contains(&c))
+        },
+    );
     if fingerprints.is_empty() {
-        table.problem_at_start("`fingerprints` names no key: nobody could sign the image", None);
+        table.problem_at_start(
+            "`fingerprints` names no key: nobody could sign the image",
+            None,
+        );
     }
-    SignatureOrigin { url: table.get("url").map(url), key: key.unwrap_or(KeyOrigin::Text(String::new())), fingerprints }
+    SignatureOrigin {
+        url: table.get("url").map(url),
+        key: key.unwrap_or(KeyOrigin::Text(String::new())),
+        fingerprints,
+    }
 }
 
 fn url(value: Value<'_, '_>) -> String {
     let text = value.string().unwrap_or_default();
     if !(text.starts_with("https://") || text.starts_with("http://")) {
-        value.problem(format!("`{text}` is not a URL"), Some("one that begins with `https://`".into()));
+        value.problem(
+            format!("`{text}` is not a URL"),
+            Some("one that begins with `https://`".into()),
+        );
     }
     text.to_owned()
 }
@@ -137,10 +180,16 @@ fn url(value: Value<'_, '_>) -> String {
 fn one_of<T: Copy>(value: Option<Value<'_, '_>>, choices: &[(&str, T)]) -> Option<T> {
     let value = value?;
     let text = value.string()?;
-    let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+    let found = choices
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, choice)| *choice);
     if found.is_none() {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        value.problem(format!("`{text}` is not known here"), suggestion(text, &names));
+        value.problem(
+            format!("`{text}` is not known here"),
+            suggestion(text, &names),
+        );
     }
     found
 }
@@ -152,14 +201,23 @@ mod tests {
     #[test]
     fn an_image_must_be_proven() {
         let text = "description = \"x\"\narchitecture = \"x86_64\"\n[image]\nurl = \"ftp://x\"\nformat = \"qcow3\"\n";
-        let Err(BoxError::Invalid { problems, .. }) = BoxDefinition::parse("b", text, &|_| None) else { panic!("it is wrong") };
-        let said: Vec<(usize, &str)> =
-            problems.problems().iter().map(|problem| (problem.line, problem.message.as_str())).collect();
+        let Err(BoxError::Invalid { problems, .. }) = BoxDefinition::parse("b", text, &|_| None)
+        else {
+            panic!("it is wrong")
+        };
+        let said: Vec<(usize, &str)> = problems
+            .problems()
+            .iter()
+            .map(|problem| (problem.line, problem.message.as_str()))
+            .collect();
         assert_eq!(
             said,
             [
                 (1, "`ignition` is missing"),
-                (3, "nothing proves the image: it needs `sha256` or `[image.signature]`"),
+                (
+                    3,
+                    "nothing proves the image: it needs `sha256` or `[image.signature]`"
+                ),
                 (4, "`ftp://x` is not a URL"),
                 (5, "`qcow3` is not known here"),
             ]

@@ -61,7 +61,11 @@ pub fn expire(definition: &BoxDefinition, cache: &Path) {
 }
 
 /// Builds or fetches the box unless the cache holds it.
-pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<'_>) -> Result<BoxFiles, BoxError> {
+pub async fn build(
+    definition: &BoxDefinition,
+    cache: &Path,
+    progress: Progress<'_>,
+) -> Result<BoxFiles, BoxError> {
     if let Some(files) = cached(definition, cache) {
         return Ok(files);
     }
@@ -74,7 +78,10 @@ pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<
         Origin::Image(image) => {
             fetch::fetch(definition, image, cache, progress).await?;
             let files = fetch::cached(definition, image, cache);
-            files.ok_or_else(|| BoxError::Unknown { name: definition.name.clone(), known: cache.display().to_string() })
+            files.ok_or_else(|| BoxError::Unknown {
+                name: definition.name.clone(),
+                known: cache.display().to_string(),
+            })
         }
     }
 }
@@ -83,7 +90,9 @@ pub async fn build(definition: &BoxDefinition, cache: &Path, progress: Progress<
 #[derive(Debug, thiserror::Error)]
 pub enum BoxError {
     /// No such box.
-    #[error("box `{name}` is unknown; known: {known}, or the path of a definition that ends in `.toml`")]
+    #[error(
+        "box `{name}` is unknown; known: {known}, or the path of a definition that ends in `.toml`"
+    )]
     Unknown {
         /// What was asked for.
         name: String,

@@ -72,18 +72,29 @@ pub(super) fn unpack(
 ) -> Result<Unpacked, UnpackError> {
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| UnpackError::File { action, path, source }
+        move |source| UnpackError::File {
+            action,
+            path,
+            source,
+        }
     };
-    let input = BufReader::with_capacity(1 << 20, File::open(packed).map_err(failed("open", packed))?);
+    let input =
+        BufReader::with_capacity(1 << 20, File::open(packed).map_err(failed("open", packed))?);
     let mut input: Box<dyn Read> = match compression {
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
         Compression::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(input)),
-        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)),
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            input,
+            true,
+            XZ_MEMORY_KIB,
+        )),
         Compression::Zstd => Box::new(zstd::Decoder::new(input).map_err(UnpackError::Damaged)?),
     };
-    let mut output = tempfile::NamedTempFile::new_in(directory).map_err(failed("make a file in", directory))?;
-    let (mut hash, mut size, mut block, mut first) = (Sha256::new(), 0_u64, vec![0; BLOCK_BYTES], Vec::new());
+    let mut output =
+        tempfile::NamedTempFile::new_in(directory).map_err(failed("make a file in", directory))?;
+    let (mut hash, mut size, mut block, mut first) =
+        (Sha256::new(), 0_u64, vec![0; BLOCK_BYTES], Vec::new());
     loop {
         let count = fill(&mut input, &mut block).map_err(UnpackError::Damaged)?;
         if count == 0 {
@@ -109,8 +120,14 @@ pub(super) fn unpack(
         written.map_err(failed("write a file in", directory))?;
     }
     // A hole at the end is a hole too.
-    output.as_file().set_len(size).map_err(failed("write a file in", directory))?;
-    output.as_file().sync_data().map_err(failed("write a file in", directory))?;
+    output
+        .as_file()
+        .set_len(size)
+        .map_err(failed("write a file in", directory))?;
+    output
+        .as_file()
+        .sync_data()
+        .map_err(failed("write a file in", directory))?;
     let virtual_size = match format {
         DiskFormat::Qcow2 => qcow2::virtual_size(&first).ok_or(UnpackError::Format("qcow2"))?,
         // A disk has at least a boot sector and its signature.
@@ -119,8 +136,13 @@ pub(super) fn unpack(
     };
     let sha256 = hexadecimal(&hash.finalize());
     let path = directory.join(&sha256);
-    output.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
-    Ok(Unpacked { sha256, virtual_size })
+    output
+        .persist(&path)
+        .map_err(|error| failed("write", &path)(error.error))?;
+    Ok(Unpacked {
+        sha256,
+        virtual_size,
+    })
 }
 
 /// Reads until the block is full or the stream ends.
@@ -155,7 +177,11 @@ mod tests {
         let images = directory.path().join("images");
         std::fs::create_dir(&images).unwrap();
         let unpacked = unpack(&path, &images, compression, DiskFormat::Raw);
-        assert_eq!(std::fs::read_dir(&images).unwrap().count(), usize::from(unpacked.is_ok()), "only a whole image is left");
+        assert_eq!(
+            std::fs::read_dir(&images).unwrap().count(),
+            usize::from(unpacked.is_ok()),
+            "only a whole image is left"
+        );
         let bytes = std::fs::read(images.join(unpacked?.sha256)).unwrap();
         Ok(bytes)
     }
@@ -181,24 +207,43 @@ mod tests {
             (Some(disk()), Compression::None),
             (Some(gzip.finish().unwrap()), Compression::Gzip),
             (Some(bzip2.finish().unwrap()), Compression::Bzip2),
-            (Some(zstd::encode_all(disk().as_slice(), 1).unwrap()), Compression::Zstd),
+            (
+                Some(zstd::encode_all(disk().as_slice(), 1).unwrap()),
+                Compression::Zstd,
+            ),
             // The real one packs, where it is installed (`apt install xz-utils`).
             (command("xz"), Compression::Xz),
         ];
         for (packed, compression) in table {
             let Some(packed) = packed else { continue };
-            assert_eq!(check(&packed, compression).unwrap(), disk(), "{compression:?}");
+            assert_eq!(
+                check(&packed, compression).unwrap(),
+                disk(),
+                "{compression:?}"
+            );
             if compression != Compression::None {
                 let error = check(&packed[..packed.len() / 2], compression).unwrap_err();
-                assert!(matches!(error, UnpackError::Damaged(_)), "{compression:?}: {error}");
+                assert!(
+                    matches!(error, UnpackError::Damaged(_)),
+                    "{compression:?}: {error}"
+                );
             }
         }
     }
 
     #[test]
     fn what_is_no_disk_is_refused() {
-        assert!(matches!(check(b"<html>", Compression::None), Err(UnpackError::Format(_))));
-        assert!(matches!(check(b"", Compression::None), Err(UnpackError::Format(_))));
-        assert!(matches!(check(b"<html>", Compression::Gzip), Err(UnpackError::Damaged(_))));
+        assert!(matches!(
+            check(b"<html>", Compression::None),
+            Err(UnpackError::Format(_))
+        ));
+        assert!(matches!(
+            check(b"", Compression::None),
+            Err(UnpackError::Format(_))
+        ));
+        assert!(matches!(
+            check(b"<html>", Compression::Gzip),
+            Err(UnpackError::Damaged(_))
+        ));
     }
 }

@@ -83,7 +83,8 @@ pub async fn bench(directory: &std::path::Path) -> Result<FabricFigures, BenchEr
     let (begun, waited_before) = (Instant::now(), waited());
     let large = throughput(&mut pair, LARGE_BYTES).await?;
     let small = throughput(&mut pair, SMALL_BYTES).await?;
-    let waited_for_core = waited().saturating_sub(waited_before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let waited_for_core =
+        waited().saturating_sub(waited_before).as_secs_f64() / begun.elapsed().as_secs_f64();
     let mut through = round_trips(&mut pair.first, &mut pair.second).await?;
     let (mut near, mut far) = UnixStream::pair()?;
     let mut bare = round_trips(&mut near, &mut far).await?;
@@ -116,14 +117,26 @@ pub async fn bench(directory: &std::path::Path) -> Result<FabricFigures, BenchEr
 
 async fn connect(directory: &std::path::Path) -> Result<Pair, BenchError> {
     let names = ["b1", "b2"].map(|name| name.parse::<NodeName>().expect("they are names"));
-    let addresses = (0..names.len()).map(crate::model::addresses::node_address).collect();
-    let fabric = Fabric::start(FabricConfig { socket_dir: directory.to_owned(), nodes: names.to_vec(), addresses }).await?;
+    let addresses = (0..names.len())
+        .map(crate::model::addresses::node_address)
+        .collect();
+    let fabric = Fabric::start(FabricConfig {
+        socket_dir: directory.to_owned(),
+        nodes: names.to_vec(),
+        addresses,
+    })
+    .await?;
     let first = UnixStream::connect(fabric.socket(&names[0])).await?;
     let second = UnixStream::connect(fabric.socket(&names[1])).await?;
     while !names.iter().all(|name| fabric.connected(name)) {
         tokio::task::yield_now().await;
     }
-    Ok(Pair { fabric, first, second, ports: names.map(Port::Node) })
+    Ok(Pair {
+        fabric,
+        first,
+        second,
+        ports: names.map(Port::Node),
+    })
 }
 
 /// A frame with its length before it, as on the wire, from one of the two ports to the other.
@@ -146,7 +159,11 @@ async fn throughput(pair: &mut Pair, bytes: usize) -> io::Result<f64> {
     let send = async {
         let mut sent = 0;
         while sent < FRAMES {
-            if progress.wait_for(|taken| sent + BURST - taken <= WINDOW).await.is_err() {
+            if progress
+                .wait_for(|taken| sent + BURST - taken <= WINDOW)
+                .await
+                .is_err()
+            {
                 return Err(io::Error::other("the receiver gave up"));
             }
             first.write_all(&burst).await?;
@@ -177,7 +194,12 @@ async fn throughput(pair: &mut Pair, bytes: usize) -> io::Result<f64> {
 /// How long this thread has waited for a core since it began (the second number of Linux's `schedstat`); zero where nobody tells.
 fn waited() -> Duration {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    Duration::from_nanos(told.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
+    Duration::from_nanos(
+        told.split_whitespace()
+            .nth(1)
+            .and_then(|nanos| nanos.parse().ok())
+            .unwrap_or(0),
+    )
 }
 
 /// How long a small frame takes there and back.
@@ -202,8 +224,22 @@ async fn delay(pair: &Pair) -> Result<(f64, f64), BenchError> {
     let [from, to] = &pair.ports;
     let (delay, jitter) = (Duration::from_millis(50), Duration::from_millis(5));
     let layer = Layer::tagged("bench");
-    pair.fabric.set_rule(from, to, LinkRule { delay, jitter, ..LinkRule::default() }, &layer)?;
-    let plan = ProbePlan { count: DELAYED_PROBES, gap: jitter * 2, bytes: SMALL_BYTES, slowest: delay * 2 };
+    pair.fabric.set_rule(
+        from,
+        to,
+        LinkRule {
+            delay,
+            jitter,
+            ..LinkRule::default()
+        },
+        &layer,
+    )?;
+    let plan = ProbePlan {
+        count: DELAYED_PROBES,
+        gap: jitter * 2,
+        bytes: SMALL_BYTES,
+        slowest: delay * 2,
+    };
     let measured = pair.fabric.measure(from, to, plan).await?;
     pair.fabric.heal(None, None)?;
     Ok((measured.delay_mean_ms, measured.delay_p50_ms))
@@ -215,13 +251,22 @@ async fn loss(pair: &mut Pair) -> Result<f64, BenchError> {
     pair.fabric.set_rule(
         from,
         to,
-        LinkRule { loss: 0.01, ..LinkRule::default() },
-        &Layer { seed: SEED, ..Layer::tagged("bench") },
+        LinkRule {
+            loss: 0.01,
+            ..LinkRule::default()
+        },
+        &Layer {
+            seed: SEED,
+            ..Layer::tagged("bench")
+        },
     )?;
     let before = pair.fabric.counters(from, to)?;
     let settled = || {
         let now = pair.fabric.counters(from, to)?;
-        Ok::<_, BenchError>((now.passed + now.dropped_by_rule - before.passed - before.dropped_by_rule, now))
+        Ok::<_, BenchError>((
+            now.passed + now.dropped_by_rule - before.passed - before.dropped_by_rule,
+            now,
+        ))
     };
     let burst = wire_frame(0, SMALL_BYTES).repeat(BURST);
     let mut drained = BytesMut::with_capacity(256 << 10);

@@ -57,7 +57,10 @@ pub(super) struct Taps {
 
 impl Taps {
     pub(super) fn sent(&self, from: usize, frame: &Bytes) {
-        self.copy(frame, |filter| matches!(filter, Filter::Port(port) if port == from));
+        self.copy(
+            frame,
+            |filter| matches!(filter, Filter::Port(port) if port == from),
+        );
     }
 
     pub(super) fn arrived(&self, link: Link, frame: &Bytes) {
@@ -73,7 +76,11 @@ impl Taps {
         }
         let taps = self.acting.read().expect("no holder of the taps panics");
         for tap in taps.iter().filter(|tap| wanted(tap.filter)) {
-            if tap.frames.try_send((SystemTime::now(), frame.clone())).is_err() {
+            if tap
+                .frames
+                .try_send((SystemTime::now(), frame.clone()))
+                .is_err()
+            {
                 tap.left_out.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -85,7 +92,12 @@ impl Taps {
         let left_out = Arc::new(AtomicU64::new(0));
         let mut taps = self.acting.write().expect("no holder of the taps panics");
         if taps.len() < MAX_TAPS {
-            taps.push(Tap { id, filter, frames: sender, left_out: Arc::clone(&left_out) });
+            taps.push(Tap {
+                id,
+                filter,
+                frames: sender,
+                left_out: Arc::clone(&left_out),
+            });
         }
         self.count.store(taps.len(), Ordering::Relaxed);
         (id, receiver, left_out)
@@ -112,16 +124,31 @@ pub struct Capture {
 }
 
 impl Capture {
-    pub(super) fn start(switch: &Arc<Switch>, filter: Filter, name: &str, lasts: Option<Duration>) -> Self {
+    pub(super) fn start(
+        switch: &Arc<Switch>,
+        filter: Filter,
+        name: &str,
+        lasts: Option<Duration>,
+    ) -> Self {
         let (id, frames, left_out) = switch.taps.add(filter);
         let end = lasts.map(|lasts| Box::pin(tokio::time::sleep(lasts)));
         let ready = VecDeque::from([header(name)]);
-        Self { switch: Arc::clone(switch), id, frames, left_out, told_left_out: 0, ready, end, ended: false }
+        Self {
+            switch: Arc::clone(switch),
+            id,
+            frames,
+            left_out,
+            told_left_out: 0,
+            ready,
+            end,
+            ended: false,
+        }
     }
 
     fn statistics_if_changed(&mut self) -> Option<Bytes> {
         let left_out = self.left_out.load(Ordering::Relaxed);
-        (left_out != std::mem::replace(&mut self.told_left_out, left_out)).then(|| statistics(SystemTime::now(), left_out))
+        (left_out != std::mem::replace(&mut self.told_left_out, left_out))
+            .then(|| statistics(SystemTime::now(), left_out))
     }
 }
 
@@ -151,7 +178,11 @@ impl Stream for Capture {
             self.ended = count == 0;
             return Poll::Ready((count > 0).then(|| blocks.freeze()));
         }
-        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+        if self
+            .end
+            .as_mut()
+            .is_some_and(|end| end.as_mut().poll(cx).is_ready())
+        {
             self.ended = true;
             return Poll::Ready(self.statistics_if_changed());
         }
@@ -195,13 +226,18 @@ fn header(name: &str) -> Bytes {
     interface.extend(option(2, name.as_bytes()));
     interface.extend(option(9, &[9]));
     interface.extend(option(0, &[]));
-    [block(0x0a0d_0d0a, &section), block(1, &interface)].concat().into()
+    [block(0x0a0d_0d0a, &section), block(1, &interface)]
+        .concat()
+        .into()
 }
 
 fn put_timestamp(block: &mut Vec<u8>, at: SystemTime) {
     let nanos = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the number")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves of the number"
+    )]
     for half in [(nanos >> 32) as u32, nanos as u32] {
         block.put_u32_le(half);
     }
@@ -241,7 +277,8 @@ mod tests {
 
     /// Type and contents of each block; panics on one whose lengths disagree.
     fn blocks(mut bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
-        let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let word =
+            |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
         let mut blocks = Vec::new();
         while !bytes.is_empty() {
             let length = word(bytes, 4) as usize;
@@ -265,16 +302,28 @@ mod tests {
         let (switch, _host, _late) = Switch::new(2);
         let _receivers = [switch.attach(node_port(0)), switch.attach(node_port(1))];
         let port = Capture::start(&switch, Filter::Port(node_port(0)), "c1", None);
-        let link = Capture::start(&switch, Filter::Link((node_port(0), node_port(1))), "c1 to w1", None);
+        let link = Capture::start(
+            &switch,
+            Filter::Link((node_port(0), node_port(1))),
+            "c1 to w1",
+            None,
+        );
         switch.forward(node_port(0), &frame([0xff; 6], 0, 1));
         switch.forward(node_port(1), &frame(node_mac(0), 1, 2));
         let marks = |blocks: Vec<(u32, Vec<u8>)>| -> Vec<u8> {
             assert_eq!((blocks[0].0, blocks[1].0), (0x0a0d_0d0a, 1));
-            blocks[2..].iter().map(|(kind, contents)| if *kind == 6 { contents[20 + 12] } else { 0 }).collect()
+            blocks[2..]
+                .iter()
+                .map(|(kind, contents)| if *kind == 6 { contents[20 + 12] } else { 0 })
+                .collect()
         };
         assert_eq!(marks(everything(port)), [1, 2]);
         assert_eq!(marks(everything(link)), [1]);
-        assert_eq!(switch.taps.count.load(Ordering::Relaxed), 0, "a dropped capture is gone");
+        assert_eq!(
+            switch.taps.count.load(Ordering::Relaxed),
+            0,
+            "a dropped capture is gone"
+        );
     }
 
     #[tokio::test]
@@ -285,7 +334,10 @@ mod tests {
             switch.forward(node_port(0), &frame(node_mac(1), 0, 1));
         }
         let blocks = everything(capture);
-        assert_eq!(blocks.iter().filter(|(kind, _)| *kind == 6).count(), WAITING_FRAMES);
+        assert_eq!(
+            blocks.iter().filter(|(kind, _)| *kind == 6).count(),
+            WAITING_FRAMES
+        );
         let (_, statistics) = blocks.iter().find(|(kind, _)| *kind == 5).unwrap();
         assert_eq!(statistics[16..24], 3_u64.to_le_bytes());
     }
@@ -293,7 +345,12 @@ mod tests {
     #[tokio::test]
     async fn a_capture_ends_after_its_time() {
         let (switch, _host, _late) = Switch::new(1);
-        let capture = Capture::start(&switch, Filter::Port(0), "host", Some(Duration::from_millis(1)));
+        let capture = Capture::start(
+            &switch,
+            Filter::Port(0),
+            "host",
+            Some(Duration::from_millis(1)),
+        );
         assert_eq!(capture.collect::<Vec<_>>().await.len(), 1, "the header");
     }
 }

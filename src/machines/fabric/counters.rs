@@ -46,7 +46,10 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn new(ports: usize) -> Self {
-        Self { ports, cells: (0..ports * ports).map(|_| Default::default()).collect() }
+        Self {
+            ports,
+            cells: (0..ports * ports).map(|_| Default::default()).collect(),
+        }
     }
 
     pub(super) fn add(&self, link: Link, count: Count) {

@@ -51,7 +51,11 @@ impl Ord for Waiting {
 }
 
 /// Delivers delayed frames until cancelled.
-pub(super) async fn run(switch: Arc<Switch>, mut arriving: mpsc::Receiver<Delayed>, cancel: CancellationToken) {
+pub(super) async fn run(
+    switch: Arc<Switch>,
+    mut arriving: mpsc::Receiver<Delayed>,
+    cancel: CancellationToken,
+) {
     let mut line: BinaryHeap<Reverse<Waiting>> = BinaryHeap::new();
     let mut batch = Vec::with_capacity(BATCH_FRAMES);
     let mut arrivals = 0_u64;

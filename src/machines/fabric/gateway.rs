@@ -77,14 +77,33 @@ impl Shared {
 
     fn now(&self) -> smoltcp::time::Instant {
         let micros = self.epoch.elapsed().as_micros();
-        smoltcp::time::Instant::from_micros(i64::try_from(micros).expect("the fabric does not run for 292,000 years"))
+        smoltcp::time::Instant::from_micros(
+            i64::try_from(micros).expect("the fabric does not run for 292,000 years"),
+        )
     }
 }
 
 /// Makes a gateway and the task that drives it: frames arrive through `frames` and leave through `emit`.
-pub(super) fn new(identity: Identity, frames: mpsc::Receiver<Bytes>, emit: Emit) -> (Gateway, Driver) {
-    let shared = Arc::new(Shared { stack: Mutex::new(Stack::new(identity)), work: Notify::new(), epoch: Instant::now() });
-    (Gateway { shared: Arc::clone(&shared) }, Driver { shared, frames, emit })
+pub(super) fn new(
+    identity: Identity,
+    frames: mpsc::Receiver<Bytes>,
+    emit: Emit,
+) -> (Gateway, Driver) {
+    let shared = Arc::new(Shared {
+        stack: Mutex::new(Stack::new(identity)),
+        work: Notify::new(),
+        epoch: Instant::now(),
+    });
+    (
+        Gateway {
+            shared: Arc::clone(&shared),
+        },
+        Driver {
+            shared,
+            frames,
+            emit,
+        },
+    )
 }
 
 impl Gateway {
@@ -97,7 +116,10 @@ impl Gateway {
             return Err(InvalidRoute::TooMany);
         }
         let parse = |(network, via): &(String, Ipv4Addr)| {
-            network.parse::<Ipv4Cidr>().map(|cidr| (cidr, *via)).map_err(|()| InvalidRoute::Network(network.clone()))
+            network
+                .parse::<Ipv4Cidr>()
+                .map(|cidr| (cidr, *via))
+                .map_err(|()| InvalidRoute::Network(network.clone()))
         };
         let routes = routes.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         self.shared.stack().set_routes(&routes);
@@ -110,7 +132,10 @@ impl Gateway {
     /// When the port is taken, or one that dials use (32768 to 60999).
     pub fn listen(&self, port: u16) -> io::Result<GatewayListener> {
         self.shared.stack().listen(port)?;
-        Ok(GatewayListener { shared: Arc::clone(&self.shared), port })
+        Ok(GatewayListener {
+            shared: Arc::clone(&self.shared),
+            port,
+        })
     }
 }
 
@@ -118,10 +143,16 @@ impl Dial for Gateway {
     fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async move {
             let SocketAddr::V4(to) = to else {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "the fabric speaks IPv4 only"));
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the fabric speaks IPv4 only",
+                ));
             };
             let handle = self.shared.stack().connect(to)?;
-            let attempt = Attempt { shared: Arc::clone(&self.shared), handle: Some(handle) };
+            let attempt = Attempt {
+                shared: Arc::clone(&self.shared),
+                handle: Some(handle),
+            };
             self.shared.wake_driver();
             Ok(Box::new(attempt.await?) as BoxStream)
         })
@@ -173,7 +204,9 @@ pub struct GatewayListener {
 
 impl std::fmt::Debug for GatewayListener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GatewayListener").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("GatewayListener")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 
@@ -188,14 +221,18 @@ impl GatewayListener {
 impl Listen for GatewayListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
         Box::pin(async move {
-            let accept = |cx: &mut Context<'_>| match self.shared.stack().accept(self.port, cx.waker()) {
-                Err(error) => Poll::Ready(Err(error)),
-                Ok(Some(accepted)) => Poll::Ready(Ok(accepted)),
-                Ok(None) => Poll::Pending,
-            };
+            let accept =
+                |cx: &mut Context<'_>| match self.shared.stack().accept(self.port, cx.waker()) {
+                    Err(error) => Poll::Ready(Err(error)),
+                    Ok(Some(accepted)) => Poll::Ready(Ok(accepted)),
+                    Ok(None) => Poll::Pending,
+                };
             let (handle, peer) = std::future::poll_fn(accept).await?;
             self.shared.wake_driver();
-            Ok((Box::new(GatewayStream::new(Arc::clone(&self.shared), handle)) as BoxStream, peer))
+            Ok((
+                Box::new(GatewayStream::new(Arc::clone(&self.shared), handle)) as BoxStream,
+                peer,
+            ))
         })
     }
 }

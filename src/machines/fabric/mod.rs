@@ -94,7 +94,10 @@ impl Fabric {
     /// When a socket cannot be bound, or there are more nodes than addresses.
     pub async fn start(config: FabricConfig) -> io::Result<Self> {
         if config.nodes.len() > addresses::MAX_NODES {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "more nodes than the fabric has addresses"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "more nodes than the fabric has addresses",
+            ));
         }
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -102,13 +105,25 @@ impl Fabric {
         tasks.spawn(delay::run(Arc::clone(&switch), delay_line, cancel.clone()));
         for (index, node) in config.nodes.iter().enumerate() {
             let listener = port::bind(&socket_path(&config, node)).await?;
-            tasks.spawn(port::run(Arc::clone(&switch), switch::node_port(index), listener, cancel.clone()));
+            tasks.spawn(port::run(
+                Arc::clone(&switch),
+                switch::node_port(index),
+                listener,
+                cancel.clone(),
+            ));
         }
         let outward = Arc::clone(&switch);
         let emit = Box::new(move |frame: &Bytes| outward.forward(HOST, frame));
-        let (gateway, driver) = gateway::new(Identity::gateway(&config.addresses), host_frames, emit);
+        let (gateway, driver) =
+            gateway::new(Identity::gateway(&config.addresses), host_frames, emit);
         tasks.spawn(driver.run(cancel.clone()));
-        let ports = config.nodes.iter().cloned().map(Port::Node).chain([Port::Host]).collect();
+        let ports = config
+            .nodes
+            .iter()
+            .cloned()
+            .map(Port::Node)
+            .chain([Port::Host])
+            .collect();
         let shared = Shared {
             config,
             ports,
@@ -118,7 +133,9 @@ impl Fabric {
             cancel,
             tasks: Mutex::new(tasks),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The socket file that the node's NIC connects to.
@@ -143,10 +160,21 @@ impl Fabric {
     ///
     /// # Errors
     /// When a port is unknown or the rule is out of range.
-    pub fn set_rule(&self, from: &Port, to: &Port, rule: LinkRule, layer: &Layer) -> Result<(), FabricError> {
+    pub fn set_rule(
+        &self,
+        from: &Port,
+        to: &Port,
+        rule: LinkRule,
+        layer: &Layer,
+    ) -> Result<(), FabricError> {
         rule.validate()?;
         let link = (self.index_of(from)?, self.index_of(to)?);
-        self.shared.switch.rules.write().expect("no holder of the rules panics").set(link, rule, layer, Instant::now())?;
+        self.shared
+            .switch
+            .rules
+            .write()
+            .expect("no holder of the rules panics")
+            .set(link, rule, layer, Instant::now())?;
         Ok(())
     }
 
@@ -159,22 +187,41 @@ impl Fabric {
             Some((from, to)) => Some((self.index_of(from)?, self.index_of(to)?)),
             None => None,
         };
-        self.shared.switch.rules.write().expect("no holder of the rules panics").heal(link, tag);
+        self.shared
+            .switch
+            .rules
+            .write()
+            .expect("no holder of the rules panics")
+            .heal(link, tag);
         Ok(())
     }
 
     /// The rules that act now, each with its tag, ordered by link.
     #[must_use]
     pub fn rules(&self) -> Vec<(Port, Port, String, LinkRule)> {
-        let rules = self.shared.switch.rules.read().expect("no holder of the rules panics").acting(Instant::now());
-        rules.into_iter().map(|((from, to), tag, rule)| (self.port_at(from), self.port_at(to), tag, rule)).collect()
+        let rules = self
+            .shared
+            .switch
+            .rules
+            .read()
+            .expect("no holder of the rules panics")
+            .acting(Instant::now());
+        rules
+            .into_iter()
+            .map(|((from, to), tag, rule)| (self.port_at(from), self.port_at(to), tag, rule))
+            .collect()
     }
 
     /// Sends probes along the directed link `from` → `to`, through its rules but to nobody, and tells what became of them.
     ///
     /// # Errors
     /// When a port is unknown.
-    pub async fn measure(&self, from: &Port, to: &Port, plan: ProbePlan) -> Result<Measured, FabricError> {
+    pub async fn measure(
+        &self,
+        from: &Port,
+        to: &Port,
+        plan: ProbePlan,
+    ) -> Result<Measured, FabricError> {
         let link = (self.index_of(from)?, self.index_of(to)?);
         Ok(probe::measure(&self.shared.switch, link, plan).await)
     }
@@ -183,12 +230,20 @@ impl Fabric {
     ///
     /// # Errors
     /// When a port is unknown.
-    pub fn capture(&self, filter: &CaptureFilter, lasts: Option<Duration>) -> Result<Capture, FabricError> {
+    pub fn capture(
+        &self,
+        filter: &CaptureFilter,
+        lasts: Option<Duration>,
+    ) -> Result<Capture, FabricError> {
         let (name, filter) = match filter {
-            CaptureFilter::Port(port) => (port.to_string(), capture::Filter::Port(self.index_of(port)?)),
-            CaptureFilter::Link(from, to) => {
-                (format!("{from} to {to}"), capture::Filter::Link((self.index_of(from)?, self.index_of(to)?)))
-            }
+            CaptureFilter::Port(port) => (
+                port.to_string(),
+                capture::Filter::Port(self.index_of(port)?),
+            ),
+            CaptureFilter::Link(from, to) => (
+                format!("{from} to {to}"),
+                capture::Filter::Link((self.index_of(from)?, self.index_of(to)?)),
+            ),
         };
         Ok(Capture::start(&self.shared.switch, filter, &name, lasts))
     }
@@ -198,13 +253,18 @@ impl Fabric {
     /// # Errors
     /// When a port is unknown.
     pub fn counters(&self, from: &Port, to: &Port) -> Result<LinkCounters, FabricError> {
-        Ok(self.shared.switch.counters.read((self.index_of(from)?, self.index_of(to)?)))
+        Ok(self
+            .shared
+            .switch
+            .counters
+            .read((self.index_of(from)?, self.index_of(to)?)))
     }
 
     /// Whether the node's NIC is connected now.
     #[must_use]
     pub fn connected(&self, node: &NodeName) -> bool {
-        self.index_of(&Port::Node(node.clone())).is_ok_and(|index| self.shared.switch.connected(index))
+        self.index_of(&Port::Node(node.clone()))
+            .is_ok_and(|index| self.shared.switch.connected(index))
     }
 
     /// Ends every task and waits for them. Connections through the gateway fail from here on.
@@ -221,8 +281,15 @@ impl Fabric {
         match port {
             Port::Host => Ok(HOST),
             Port::Node(name) => {
-                let index = self.shared.config.nodes.iter().position(|node| node == name);
-                index.map(switch::node_port).ok_or_else(|| FabricError::UnknownPort(port.clone()))
+                let index = self
+                    .shared
+                    .config
+                    .nodes
+                    .iter()
+                    .position(|node| node == name);
+                index
+                    .map(switch::node_port)
+                    .ok_or_else(|| FabricError::UnknownPort(port.clone()))
             }
         }
     }

@@ -33,7 +33,12 @@ pub(super) async fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves a port until cancelled: the newest connection is the machine's, older ones are dropped.
-pub(super) async fn run(switch: Arc<Switch>, port: usize, listener: UnixListener, cancel: CancellationToken) {
+pub(super) async fn run(
+    switch: Arc<Switch>,
+    port: usize,
+    listener: UnixListener,
+    cancel: CancellationToken,
+) {
     let mut connection: BoxFuture<'_, ()> = Box::pin(std::future::pending());
     loop {
         tokio::select! {
@@ -76,7 +81,10 @@ async fn serve(switch: &Switch, port: usize, stream: UnixStream) {
 }
 
 async fn receive(switch: &Switch, port: usize, from_nic: OwnedReadHalf) -> io::Result<()> {
-    let codec = LengthDelimitedCodec::builder().length_field_length(4).max_frame_length(MAX_FRAME_BYTES).new_codec();
+    let codec = LengthDelimitedCodec::builder()
+        .length_field_length(4)
+        .max_frame_length(MAX_FRAME_BYTES)
+        .new_codec();
     let mut frames = FramedRead::with_capacity(from_nic, codec, 64 << 10);
     while let Some(frame) = frames.next().await {
         switch.forward(port, &frame?.freeze());

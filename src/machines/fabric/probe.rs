@@ -60,18 +60,39 @@ impl ProbePlan {
     #[must_use]
     pub fn for_rule(rule: &LinkRule) -> Self {
         let slowest = rule.delay + rule.jitter + RATE_QUEUE + Duration::from_millis(20);
-        let few = Self { count: 40, gap: Duration::from_millis(5), bytes: 60, slowest };
-        let rarest = [rule.loss, rule.duplicate, rule.reorder].into_iter().filter(|share| *share > 0.0).fold(1.0, f64::min);
+        let few = Self {
+            count: 40,
+            gap: Duration::from_millis(5),
+            bytes: 60,
+            slowest,
+        };
+        let rarest = [rule.loss, rule.duplicate, rule.reorder]
+            .into_iter()
+            .filter(|share| *share > 0.0)
+            .fold(1.0, f64::min);
         if rule.cut || rule.loss >= 1.0 {
             few
         } else if let Some(rate) = rule.rate {
             // As many as three quarters of the link's queue take.
             let count = (rate * 150 / 1000 / (1250 * 8)).clamp(2, 100) as u32;
-            Self { count, gap: Duration::ZERO, bytes: 1250, slowest: slowest + Duration::from_secs(3) }
+            Self {
+                count,
+                gap: Duration::ZERO,
+                bytes: 1250,
+                slowest: slowest + Duration::from_secs(3),
+            }
         } else if rarest < 1.0 {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 4000")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "at most 4000"
+            )]
             let count = (40.0 / rarest).clamp(400.0, 4000.0) as u32;
-            Self { count, gap: Duration::ZERO, ..few }
+            Self {
+                count,
+                gap: Duration::ZERO,
+                ..few
+            }
         } else {
             few
         }
@@ -87,7 +108,9 @@ impl Measured {
         }
         let (sent, arrived) = (f64::from(self.sent), f64::from(self.arrived));
         // Four standard deviations of a count of independent events.
-        let often = |count: f64, of: f64, share: f64| count >= of * share - 4.0 * (of * share * (1.0 - share)).sqrt();
+        let often = |count: f64, of: f64, share: f64| {
+            count >= of * share - 4.0 * (of * share * (1.0 - share)).sqrt()
+        };
         let lossy = often(sent - arrived, sent, rule.loss);
         if self.arrived == 0 {
             return lossy;
@@ -102,7 +125,11 @@ impl Measured {
         });
         // Held back together, some of the reordered ones keep their order.
         let reordered = rule.reorder == 0.0 || self.overtaken > 0;
-        lossy && late && slow && reordered && often(f64::from(self.duplicated), arrived, rule.duplicate)
+        lossy
+            && late
+            && slow
+            && reordered
+            && often(f64::from(self.duplicated), arrived, rule.duplicate)
     }
 }
 
@@ -126,7 +153,11 @@ impl Probe {
     /// Reports home. Unbounded, but a measurement sends at most [`MAX_PROBES`], each of which arrives twice at most.
     pub(super) fn arrived(self) {
         // Whoever measured may have given up.
-        let _ = self.home.send(Arrival { number: self.number, sent: self.sent, at: Instant::now() });
+        let _ = self.home.send(Arrival {
+            number: self.number,
+            sent: self.sent,
+            at: Instant::now(),
+        });
     }
 }
 
@@ -134,7 +165,12 @@ pub(super) async fn measure(switch: &Arc<Switch>, link: Link, plan: ProbePlan) -
     let (home, mut arrivals) = mpsc::unbounded_channel();
     let count = plan.count.min(MAX_PROBES);
     for number in 0..count {
-        let probe = Probe { number, sent: Instant::now(), bytes: plan.bytes, home: home.clone() };
+        let probe = Probe {
+            number,
+            sent: Instant::now(),
+            bytes: plan.bytes,
+            home: home.clone(),
+        };
         switch.pass(link, Parcel::Probe(probe));
         if !plan.gap.is_zero() {
             sleep(plan.gap).await;
@@ -168,14 +204,22 @@ fn evaluate(sent: u32, bytes: usize, seen: &[Arrival]) -> Measured {
         newest = newest.max(Some(arrival.number));
     }
     let arrived = u32::try_from(delays_ms.len()).expect("at most MAX_PROBES");
-    let mean = if arrived == 0 { 0.0 } else { delays_ms.iter().sum::<f64>() / f64::from(arrived) };
+    let mean = if arrived == 0 {
+        0.0
+    } else {
+        delays_ms.iter().sum::<f64>() / f64::from(arrived)
+    };
     delays_ms.sort_by(f64::total_cmp);
-    let quantile = |percent: usize| delays_ms.get((delays_ms.len() * percent / 100).min(delays_ms.len().saturating_sub(1)));
+    let quantile = |percent: usize| {
+        delays_ms.get((delays_ms.len() * percent / 100).min(delays_ms.len().saturating_sub(1)))
+    };
     #[expect(clippy::cast_precision_loss, reason = "at most 10 000 frames")]
     let bits = bytes as f64 * 8.0 * seen.len() as f64;
     // From the first sending, so that a late arrival of the first makes no link look fast.
     let begun = seen.iter().map(|arrival| arrival.sent).min();
-    let span = begun.zip(seen.last()).map_or(0.0, |(begun, last)| (last.at - begun).as_secs_f64());
+    let span = begun
+        .zip(seen.last())
+        .map_or(0.0, |(begun, last)| (last.at - begun).as_secs_f64());
     Measured {
         sent,
         arrived,
@@ -197,13 +241,27 @@ mod tests {
 
     async fn measured(rule: LinkRule, plan: ProbePlan) -> Measured {
         let (switch, _host, line) = Switch::new(2);
-        switch.rules.write().unwrap().set((1, 2), rule, &Layer::tagged("test"), Instant::now()).unwrap();
-        let _line = tokio::spawn(delay::run(Arc::clone(&switch), line, CancellationToken::new()));
+        switch
+            .rules
+            .write()
+            .unwrap()
+            .set((1, 2), rule, &Layer::tagged("test"), Instant::now())
+            .unwrap();
+        let _line = tokio::spawn(delay::run(
+            Arc::clone(&switch),
+            line,
+            CancellationToken::new(),
+        ));
         measure(&switch, (1, 2), plan).await
     }
 
     fn plan(count: u32, gap_ms: u64) -> ProbePlan {
-        ProbePlan { count, gap: Duration::from_millis(gap_ms), bytes: 1250, slowest: Duration::from_secs(2) }
+        ProbePlan {
+            count,
+            gap: Duration::from_millis(gap_ms),
+            bytes: 1250,
+            slowest: Duration::from_secs(2),
+        }
     }
 
     /// No upper bounds on times: a busy machine delivers late, but nothing delivers early.
@@ -211,15 +269,47 @@ mod tests {
     async fn probes_measure_what_the_rule_says() {
         let ms = Duration::from_millis;
         let perfect = measured(LinkRule::default(), plan(10, 1)).await;
-        assert_eq!((perfect.sent, perfect.arrived, perfect.overtaken), (10, 10, 0));
+        assert_eq!(
+            (perfect.sent, perfect.arrived, perfect.overtaken),
+            (10, 10, 0)
+        );
         let cut = measured(LinkRule::cut(), plan(10, 1)).await;
         assert_eq!((cut.sent, cut.arrived, cut.rate), (10, 0, None));
-        let late = measured(LinkRule { delay: ms(20), jitter: ms(5), ..LinkRule::default() }, plan(40, 1)).await;
-        assert!(late.delay_mean_ms > 15.0 && late.arrived == 40 && late.overtaken == 0, "{late:?}");
-        let slow = measured(LinkRule { rate: Some(1_000_000), ..LinkRule::default() }, plan(10, 0)).await;
+        let late = measured(
+            LinkRule {
+                delay: ms(20),
+                jitter: ms(5),
+                ..LinkRule::default()
+            },
+            plan(40, 1),
+        )
+        .await;
+        assert!(
+            late.delay_mean_ms > 15.0 && late.arrived == 40 && late.overtaken == 0,
+            "{late:?}"
+        );
+        let slow = measured(
+            LinkRule {
+                rate: Some(1_000_000),
+                ..LinkRule::default()
+            },
+            plan(10, 0),
+        )
+        .await;
         assert!(slow.rate.unwrap() <= 1e6 && slow.arrived == 10, "{slow:?}");
-        let mixed = measured(LinkRule { duplicate: 0.2, reorder: 0.2, ..LinkRule::default() }, plan(500, 0)).await;
-        assert!(mixed.duplicated > 60 && mixed.overtaken > 60 && mixed.arrived == 500, "{mixed:?}");
+        let mixed = measured(
+            LinkRule {
+                duplicate: 0.2,
+                reorder: 0.2,
+                ..LinkRule::default()
+            },
+            plan(500, 0),
+        )
+        .await;
+        assert!(
+            mixed.duplicated > 60 && mixed.overtaken > 60 && mixed.arrived == 500,
+            "{mixed:?}"
+        );
     }
 
     #[tokio::test]
@@ -227,17 +317,38 @@ mod tests {
         let ms = Duration::from_millis;
         for rule in [
             LinkRule::cut(),
-            LinkRule { delay: ms(50), jitter: ms(5), ..LinkRule::default() },
-            LinkRule { loss: 0.01, ..LinkRule::default() },
-            LinkRule { duplicate: 0.05, reorder: 0.05, delay: ms(5), ..LinkRule::default() },
-            LinkRule { rate: Some(1_000_000), ..LinkRule::default() },
-            LinkRule { rate: Some(100_000_000), ..LinkRule::default() },
+            LinkRule {
+                delay: ms(50),
+                jitter: ms(5),
+                ..LinkRule::default()
+            },
+            LinkRule {
+                loss: 0.01,
+                ..LinkRule::default()
+            },
+            LinkRule {
+                duplicate: 0.05,
+                reorder: 0.05,
+                delay: ms(5),
+                ..LinkRule::default()
+            },
+            LinkRule {
+                rate: Some(1_000_000),
+                ..LinkRule::default()
+            },
+            LinkRule {
+                rate: Some(100_000_000),
+                ..LinkRule::default()
+            },
         ] {
             let plan = ProbePlan::for_rule(&rule);
             let acting = measured(rule, plan).await;
             assert!(acting.shows(&rule), "{rule}: {acting:?}");
             let idle = measured(LinkRule::default(), plan).await;
-            assert!(!idle.shows(&rule) || rule.rate.is_some(), "{rule}: {idle:?}");
+            assert!(
+                !idle.shows(&rule) || rule.rate.is_some(),
+                "{rule}: {idle:?}"
+            );
         }
     }
 }

@@ -31,7 +31,11 @@ impl Layer {
     /// A rule that lasts until it is healed.
     #[must_use]
     pub fn tagged(tag: &str) -> Self {
-        Self { tag: tag.to_owned(), lasts: None, seed: 1 }
+        Self {
+            tag: tag.to_owned(),
+            lasts: None,
+            seed: 1,
+        }
     }
 }
 
@@ -41,7 +45,11 @@ pub(super) enum Fate {
     /// At once, as on a perfect link.
     Pass,
     /// When it is due, and perhaps once more.
-    Later { due: Instant, twice: bool, reordered: bool },
+    Later {
+        due: Instant,
+        twice: bool,
+        reordered: bool,
+    },
     /// Cut or lost.
     Lose,
     /// The queue of a link with a rate was full.
@@ -124,7 +132,15 @@ impl Shaper {
             due += REORDERED_BY;
         }
         let twice = self.chance.happens(rule.duplicate);
-        if due == at && !twice { Fate::Pass } else { Fate::Later { due, twice, reordered } }
+        if due == at && !twice {
+            Fate::Pass
+        } else {
+            Fate::Later {
+                due,
+                twice,
+                reordered,
+            }
+        }
     }
 }
 
@@ -134,12 +150,23 @@ pub(super) struct RuleTable(BTreeMap<Link, Mutex<Vec<Shaper>>>);
 
 impl RuleTable {
     /// Sets a layer of a link, in place of the one with the same tag. A perfect rule removes it.
-    pub(super) fn set(&mut self, link: Link, rule: LinkRule, layer: &Layer, now: Instant) -> Result<(), InvalidRule> {
+    pub(super) fn set(
+        &mut self,
+        link: Link,
+        rule: LinkRule,
+        layer: &Layer,
+        now: Instant,
+    ) -> Result<(), InvalidRule> {
         if rule == LinkRule::default() {
             self.heal(Some(link), Some(&layer.tag));
             return Ok(());
         }
-        let layers = self.0.entry(link).or_default().get_mut().unwrap_or_else(PoisonError::into_inner);
+        let layers = self
+            .0
+            .entry(link)
+            .or_default()
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         layers.retain(|shaper| shaper.tag != layer.tag && shaper.acts(now));
         if layers.len() >= MAX_LAYERS {
             return Err(InvalidRule::Layers);
@@ -159,7 +186,9 @@ impl RuleTable {
     pub(super) fn heal(&mut self, link: Option<Link>, tag: Option<&str>) {
         self.0.retain(|of, layers| {
             let layers = layers.get_mut().unwrap_or_else(PoisonError::into_inner);
-            layers.retain(|shaper| link.is_some_and(|link| link != *of) || tag.is_some_and(|tag| tag != shaper.tag));
+            layers.retain(|shaper| {
+                link.is_some_and(|link| link != *of) || tag.is_some_and(|tag| tag != shaper.tag)
+            });
             !layers.is_empty()
         });
     }
@@ -169,24 +198,51 @@ impl RuleTable {
         let mut rules = Vec::new();
         for (link, layers) in &self.0 {
             let layers = layers.lock().unwrap_or_else(PoisonError::into_inner);
-            rules.extend(layers.iter().filter(|shaper| shaper.acts(now)).map(|s| (*link, s.tag.clone(), s.rule)));
+            rules.extend(
+                layers
+                    .iter()
+                    .filter(|shaper| shaper.acts(now))
+                    .map(|s| (*link, s.tag.clone(), s.rule)),
+            );
         }
         rules
     }
 
     /// Decides about one frame on `link`. The time is only asked for when a rule needs it.
     pub(super) fn fate(&self, link: Link, bytes: usize, now: impl FnOnce() -> Instant) -> Fate {
-        let Some(layers) = self.0.get(&link) else { return Fate::Pass };
+        let Some(layers) = self.0.get(&link) else {
+            return Fate::Pass;
+        };
         let now = now();
         let mut all = Fate::Pass;
-        for shaper in layers.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().filter(|shaper| shaper.acts(now)) {
-            let at = if let Fate::Later { due, .. } = all { due } else { now };
+        for shaper in layers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter_mut()
+            .filter(|shaper| shaper.acts(now))
+        {
+            let at = if let Fate::Later { due, .. } = all {
+                due
+            } else {
+                now
+            };
             all = match (all, shaper.fate(at, bytes)) {
                 (_, dropped @ (Fate::Lose | Fate::Overflow)) => return dropped,
                 (before, Fate::Pass) => before,
-                (Fate::Later { twice, reordered, .. }, Fate::Later { due, twice: again, reordered: overtaken }) => {
-                    Fate::Later { due, twice: twice || again, reordered: reordered || overtaken }
-                }
+                (
+                    Fate::Later {
+                        twice, reordered, ..
+                    },
+                    Fate::Later {
+                        due,
+                        twice: again,
+                        reordered: overtaken,
+                    },
+                ) => Fate::Later {
+                    due,
+                    twice: twice || again,
+                    reordered: reordered || overtaken,
+                },
                 (_, later) => later,
             };
         }
@@ -226,24 +282,58 @@ mod tests {
         let (mut table, now) = table((0, 1), LinkRule::cut());
         assert_eq!(table.fate((0, 1), 60, || now), Fate::Lose);
         assert_eq!(table.fate((1, 0), 60, || now), Fate::Pass);
-        table.set((0, 1), LinkRule::default(), &Layer::tagged("test"), now).unwrap();
+        table
+            .set((0, 1), LinkRule::default(), &Layer::tagged("test"), now)
+            .unwrap();
         assert_eq!(table.acting(now), []);
         assert_eq!(table.fate((0, 1), 60, || now), Fate::Pass);
     }
 
     #[test]
     fn healing_one_fault_leaves_the_other_and_delays_add_up() {
-        let (mut table, now) = table((0, 1), LinkRule { delay: 5 * MS, ..LinkRule::default() });
-        table.set((0, 1), LinkRule { delay: 7 * MS, ..LinkRule::default() }, &Layer::tagged("other"), now).unwrap();
-        assert_eq!(table.fate((0, 1), 60, || now), Fate::Later { due: now + 12 * MS, twice: false, reordered: false });
-        table.set((0, 1), LinkRule::cut(), &Layer::tagged("cut"), now).unwrap();
+        let (mut table, now) = table(
+            (0, 1),
+            LinkRule {
+                delay: 5 * MS,
+                ..LinkRule::default()
+            },
+        );
+        table
+            .set(
+                (0, 1),
+                LinkRule {
+                    delay: 7 * MS,
+                    ..LinkRule::default()
+                },
+                &Layer::tagged("other"),
+                now,
+            )
+            .unwrap();
+        assert_eq!(
+            table.fate((0, 1), 60, || now),
+            Fate::Later {
+                due: now + 12 * MS,
+                twice: false,
+                reordered: false
+            }
+        );
+        table
+            .set((0, 1), LinkRule::cut(), &Layer::tagged("cut"), now)
+            .unwrap();
         assert_eq!(table.fate((0, 1), 60, || now), Fate::Lose);
         table.heal(None, Some("cut"));
         table.heal(Some((1, 0)), None);
         assert_eq!(table.acting(now).len(), 2);
         table.heal(Some((0, 1)), Some("test"));
         let later = now + 20 * MS;
-        assert_eq!(table.fate((0, 1), 60, || later), Fate::Later { due: later + 7 * MS, twice: false, reordered: false });
+        assert_eq!(
+            table.fate((0, 1), 60, || later),
+            Fate::Later {
+                due: later + 7 * MS,
+                twice: false,
+                reordered: false
+            }
+        );
         table.heal(None, None);
         assert_eq!(table.acting(now), []);
     }
@@ -251,24 +341,47 @@ mod tests {
     #[test]
     fn a_rule_heals_itself_when_its_time_is_over() {
         let (mut table, now) = (RuleTable::default(), Instant::now());
-        let layer = Layer { lasts: Some(3 * MS), ..Layer::tagged("short") };
+        let layer = Layer {
+            lasts: Some(3 * MS),
+            ..Layer::tagged("short")
+        };
         table.set((0, 1), LinkRule::cut(), &layer, now).unwrap();
         assert_eq!(table.fate((0, 1), 60, || now + 2 * MS), Fate::Lose);
         assert_eq!(table.fate((0, 1), 60, || now + 3 * MS), Fate::Pass);
-        assert_eq!((table.acting(now).len(), table.acting(now + 3 * MS).len()), (1, 0));
+        assert_eq!(
+            (table.acting(now).len(), table.acting(now + 3 * MS).len()),
+            (1, 0)
+        );
     }
 
     #[test]
     fn loss_duplicates_and_reordering_are_as_frequent_as_asked_and_the_same_for_the_same_seed() {
-        let rule = LinkRule { loss: 0.01, duplicate: 0.02, reorder: 0.03, ..LinkRule::default() };
+        let rule = LinkRule {
+            loss: 0.01,
+            duplicate: 0.02,
+            reorder: 0.03,
+            ..LinkRule::default()
+        };
         let count = |seed: u64| {
             let (now, mut table) = (Instant::now(), RuleTable::default());
-            table.set((0, 1), rule, &Layer { seed, ..Layer::tagged("test") }, now).unwrap();
+            table
+                .set(
+                    (0, 1),
+                    rule,
+                    &Layer {
+                        seed,
+                        ..Layer::tagged("test")
+                    },
+                    now,
+                )
+                .unwrap();
             let mut counts = [0_u32; 3];
             for _ in 0..100_000 {
                 match table.fate((0, 1), 60, || now) {
                     Fate::Lose => counts[0] += 1,
-                    Fate::Later { twice, reordered, .. } => {
+                    Fate::Later {
+                        twice, reordered, ..
+                    } => {
                         counts[1] += u32::from(twice);
                         counts[2] += u32::from(reordered);
                     }
@@ -280,34 +393,61 @@ mod tests {
         let counts = count(7);
         assert_eq!(counts, count(7));
         assert_ne!(counts, count(8));
-        for (share, wanted) in counts.map(|count| f64::from(count) / 100_000.0).into_iter().zip([0.01, 0.0198, 0.0297]) {
+        for (share, wanted) in counts
+            .map(|count| f64::from(count) / 100_000.0)
+            .into_iter()
+            .zip([0.01, 0.0198, 0.0297])
+        {
             assert!((share - wanted).abs() <= 0.001, "{counts:?}");
         }
     }
 
     #[test]
     fn jitter_stays_in_its_bounds_and_averages_out() {
-        let rule = LinkRule { delay: 50 * MS, jitter: 5 * MS, ..LinkRule::default() };
+        let rule = LinkRule {
+            delay: 50 * MS,
+            jitter: 5 * MS,
+            ..LinkRule::default()
+        };
         let delays: Vec<Duration> = delays(rule, 2000, 20 * MS).into_iter().flatten().collect();
         assert_eq!(delays.len(), 2000);
-        assert!(delays.iter().all(|delay| (45 * MS..=55 * MS).contains(delay)));
+        assert!(
+            delays
+                .iter()
+                .all(|delay| (45 * MS..=55 * MS).contains(delay))
+        );
         let mean = delays.iter().sum::<Duration>() / 2000;
         assert!(mean.abs_diff(50 * MS) < MS, "{mean:?}");
-        assert!(delays.iter().any(|delay| *delay < 46 * MS) && delays.iter().any(|delay| *delay > 54 * MS));
+        assert!(
+            delays.iter().any(|delay| *delay < 46 * MS)
+                && delays.iter().any(|delay| *delay > 54 * MS)
+        );
     }
 
     #[test]
     fn jitter_keeps_the_order() {
-        let rule = LinkRule { delay: 50 * MS, jitter: 50 * MS, ..LinkRule::default() };
+        let rule = LinkRule {
+            delay: 50 * MS,
+            jitter: 50 * MS,
+            ..LinkRule::default()
+        };
         let delays = delays(rule, 500, MS);
-        let dues: Vec<Duration> = delays.iter().flatten().zip(0_u32..).map(|(delay, index)| *delay + MS * index).collect();
+        let dues: Vec<Duration> = delays
+            .iter()
+            .flatten()
+            .zip(0_u32..)
+            .map(|(delay, index)| *delay + MS * index)
+            .collect();
         assert!(dues.is_sorted());
     }
 
     #[test]
     fn a_rate_spaces_frames_and_drops_what_would_wait_too_long() {
         // 1250 bytes at 1 Mbit/s take 10 ms.
-        let rule = LinkRule { rate: Some(1_000_000), ..LinkRule::default() };
+        let rule = LinkRule {
+            rate: Some(1_000_000),
+            ..LinkRule::default()
+        };
         let delays = delays(rule, 30, Duration::ZERO);
         let passed: Vec<Duration> = delays.iter().flatten().copied().collect();
         assert_eq!(passed, (1..=21).map(|n| 10 * MS * n).collect::<Vec<_>>());

@@ -13,8 +13,8 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, HardwareAddress, IpAddress,
-    IpCidr, Ipv4Cidr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, HardwareAddress, IpAddress, IpCidr, Ipv4Cidr,
 };
 
 use crate::model::addresses;
@@ -59,8 +59,16 @@ pub(super) struct Identity {
 impl Identity {
     /// The gateway of a fabric whose nodes have these addresses.
     pub(super) fn gateway(nodes: &[Ipv4Addr]) -> Self {
-        let neighbours = nodes.iter().enumerate().map(|(index, address)| (*address, addresses::node_mac(index))).collect();
-        Self { mac: addresses::GATEWAY_MAC, address: addresses::GATEWAY, neighbours }
+        let neighbours = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, address)| (*address, addresses::node_mac(index)))
+            .collect();
+        Self {
+            mac: addresses::GATEWAY_MAC,
+            address: addresses::GATEWAY,
+            neighbours,
+        }
     }
 }
 
@@ -94,7 +102,10 @@ impl Stack {
         config.random_seed = rand::random();
         let mut interface = Interface::new(config, &mut device, Instant::ZERO);
         let network = Ipv4Cidr::new(identity.address, addresses::NODE_PREFIX);
-        interface.update_ip_addrs(|list| list.push(IpCidr::Ipv4(network)).expect("the list has room for one address"));
+        interface.update_ip_addrs(|list| {
+            list.push(IpCidr::Ipv4(network))
+                .expect("the list has room for one address")
+        });
         Self {
             interface,
             sockets: SocketSet::new(Vec::new()),
@@ -115,7 +126,8 @@ impl Stack {
     /// Replaces the routes beyond the node network.
     pub(super) fn set_routes(&mut self, routes: &[(Ipv4Cidr, Ipv4Addr)]) {
         self.networks.truncate(1);
-        self.networks.extend(routes.iter().map(|(network, _)| *network));
+        self.networks
+            .extend(routes.iter().map(|(network, _)| *network));
         self.interface.routes_mut().update(|table| {
             table.clear();
             for (network, via) in routes {
@@ -125,7 +137,9 @@ impl Stack {
                     preferred_until: None,
                     expires_at: None,
                 };
-                table.push(route).expect("the caller has checked the number of routes");
+                table
+                    .push(route)
+                    .expect("the caller has checked the number of routes");
             }
         });
     }
@@ -141,7 +155,8 @@ impl Stack {
             self.announce_neighbours();
             self.announce_at = now + ANNOUNCE_EVERY;
         }
-        self.interface.poll(now, &mut self.device, &mut self.sockets);
+        self.interface
+            .poll(now, &mut self.device, &mut self.sockets);
         self.replenish();
         self.reap(now);
         let mut again = self.interface.poll_delay(now, &self.sockets);
@@ -154,24 +169,46 @@ impl Stack {
             let announce = self.announce_at - now;
             again = Some(again.map_or(announce, |delay| delay.min(announce)));
         }
-        Polled { frames: std::mem::take(&mut self.device.outgoing), again: again.map(Into::into) }
+        Polled {
+            frames: std::mem::take(&mut self.device.outgoing),
+            again: again.map(Into::into),
+        }
     }
 
     /// Starts a connection; `socket` tells how it goes.
     pub(super) fn connect(&mut self, to: SocketAddrV4) -> io::Result<SocketHandle> {
         if self.down {
-            return Err(io::Error::new(io::ErrorKind::NetworkDown, "the fabric has ended"));
+            return Err(io::Error::new(
+                io::ErrorKind::NetworkDown,
+                "the fabric has ended",
+            ));
         }
-        if !self.networks.iter().any(|network| network.contains_addr(to.ip())) || *to.ip() == self.identity.address {
-            return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, format!("the fabric has no route to {to}")));
+        if !self
+            .networks
+            .iter()
+            .any(|network| network.contains_addr(to.ip()))
+            || *to.ip() == self.identity.address
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::NetworkUnreachable,
+                format!("the fabric has no route to {to}"),
+            ));
         }
         if self.connections >= MAX_CONNECTIONS {
-            return Err(io::Error::other(format!("the gateway's {MAX_CONNECTIONS} connections are all in use")));
+            return Err(io::Error::other(format!(
+                "the gateway's {MAX_CONNECTIONS} connections are all in use"
+            )));
         }
-        let port = self.free_port().ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))?;
+        let port = self
+            .free_port()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))?;
         let mut socket = new_socket();
         socket
-            .connect(self.interface.context(), (IpAddress::Ipv4(*to.ip()), to.port()), (self.identity.address, port))
+            .connect(
+                self.interface.context(),
+                (IpAddress::Ipv4(*to.ip()), to.port()),
+                (self.identity.address, port),
+            )
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
         self.ports.insert(port);
         self.connections += 1;
@@ -181,13 +218,22 @@ impl Stack {
     /// Starts to listen on a port.
     pub(super) fn listen(&mut self, port: u16) -> io::Result<()> {
         if self.down {
-            return Err(io::Error::new(io::ErrorKind::NetworkDown, "the fabric has ended"));
+            return Err(io::Error::new(
+                io::ErrorKind::NetworkDown,
+                "the fabric has ended",
+            ));
         }
         if port == 0 || EPHEMERAL_PORTS.contains(&port) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("port {port} is not one to listen on")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("port {port} is not one to listen on"),
+            ));
         }
         if self.listening.contains_key(&port) {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("gateway port {port} has a listener")));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("gateway port {port} has a listener"),
+            ));
         }
         self.listening.insert(port, Listening::default());
         self.replenish();
@@ -196,7 +242,9 @@ impl Stack {
 
     /// Stops listening; connections that nobody has accepted are reset.
     pub(super) fn unlisten(&mut self, port: u16, now: Instant) {
-        let Some(listening) = self.listening.remove(&port) else { return };
+        let Some(listening) = self.listening.remove(&port) else {
+            return;
+        };
         for handle in listening.waiting {
             self.sockets.remove(handle);
         }
@@ -206,17 +254,30 @@ impl Stack {
     }
 
     /// The next connection on a listening port, or `None` after registering the waker.
-    pub(super) fn accept(&mut self, port: u16, waker: &Waker) -> io::Result<Option<(SocketHandle, SocketAddr)>> {
+    pub(super) fn accept(
+        &mut self,
+        port: u16,
+        waker: &Waker,
+    ) -> io::Result<Option<(SocketHandle, SocketAddr)>> {
         if self.down {
-            return Err(io::Error::new(io::ErrorKind::NetworkDown, "the fabric has ended"));
+            return Err(io::Error::new(
+                io::ErrorKind::NetworkDown,
+                "the fabric has ended",
+            ));
         }
-        let listening = self.listening.get_mut(&port).expect("a listener's port listens until the listener is dropped");
+        let listening = self
+            .listening
+            .get_mut(&port)
+            .expect("a listener's port listens until the listener is dropped");
         let Some(handle) = listening.ready.pop_front() else {
             listening.waker = Some(waker.clone());
             return Ok(None);
         };
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let peer = self.socket(handle).remote_endpoint().map_or(unknown, SocketAddr::from);
+        let peer = self
+            .socket(handle)
+            .remote_endpoint()
+            .map_or(unknown, SocketAddr::from);
         Ok(Some((handle, peer)))
     }
 
@@ -262,11 +323,13 @@ impl Stack {
     fn replenish(&mut self) {
         for (port, listening) in &mut self.listening {
             let mut established = Vec::new();
-            listening.waiting.retain(|handle| match self.sockets.get::<Socket<'_>>(*handle).state() {
-                State::Listen | State::SynReceived => true,
-                _ => {
-                    established.push(*handle);
-                    false
+            listening.waiting.retain(|handle| {
+                match self.sockets.get::<Socket<'_>>(*handle).state() {
+                    State::Listen | State::SynReceived => true,
+                    _ => {
+                        established.push(*handle);
+                        false
+                    }
                 }
             });
             for handle in established {
@@ -283,9 +346,13 @@ impl Stack {
                     waker.wake();
                 }
             }
-            while listening.waiting.len() + listening.ready.len() < BACKLOG && self.connections < MAX_CONNECTIONS {
+            while listening.waiting.len() + listening.ready.len() < BACKLOG
+                && self.connections < MAX_CONNECTIONS
+            {
                 let mut socket = new_socket();
-                socket.listen(*port).expect("a new socket can listen on a port that is not zero");
+                socket
+                    .listen(*port)
+                    .expect("a new socket can listen on a port that is not zero");
                 listening.waiting.push(self.sockets.add(socket));
             }
         }
@@ -322,7 +389,11 @@ impl Stack {
     fn free_port(&mut self) -> Option<u16> {
         for _ in 0..EPHEMERAL_PORTS.len() {
             let port = self.next_port;
-            self.next_port = if port == *EPHEMERAL_PORTS.end() { *EPHEMERAL_PORTS.start() } else { port + 1 };
+            self.next_port = if port == *EPHEMERAL_PORTS.end() {
+                *EPHEMERAL_PORTS.start()
+            } else {
+                port + 1
+            };
             if !self.ports.contains(&port) {
                 return Some(port);
             }
@@ -333,7 +404,9 @@ impl Stack {
     /// Tells the neighbour cache every neighbour's MAC, which is known, so that no connection ever waits for an ARP answer.
     fn announce_neighbours(&mut self) {
         for neighbour in &self.identity.neighbours {
-            self.device.incoming.push_back(announcement(&self.identity, *neighbour));
+            self.device
+                .incoming
+                .push_back(announcement(&self.identity, *neighbour));
         }
     }
 }
@@ -349,7 +422,10 @@ pub(super) enum Abandon {
 
 fn new_socket() -> Socket<'static> {
     // Large zeroed buffers come from the kernel page by page, so an idle connection costs little.
-    let mut socket = Socket::new(SocketBuffer::new(vec![0; RECEIVE_BUFFER_BYTES]), SocketBuffer::new(vec![0; SEND_BUFFER_BYTES]));
+    let mut socket = Socket::new(
+        SocketBuffer::new(vec![0; RECEIVE_BUFFER_BYTES]),
+        SocketBuffer::new(vec![0; SEND_BUFFER_BYTES]),
+    );
     socket.set_nagle_enabled(false);
     socket.set_ack_delay(None);
     socket
@@ -365,7 +441,11 @@ fn announcement(us: &Identity, (address, mac): (Ipv4Addr, [u8; 6])) -> Bytes {
         target_hardware_addr: to,
         target_protocol_addr: us.address,
     };
-    let ethernet = EthernetRepr { src_addr: from, dst_addr: to, ethertype: EthernetProtocol::Arp };
+    let ethernet = EthernetRepr {
+        src_addr: from,
+        dst_addr: to,
+        ethertype: EthernetProtocol::Arp,
+    };
     let mut bytes = vec![0; ethernet.buffer_len() + arp.buffer_len()];
     let mut frame = EthernetFrame::new_unchecked(&mut bytes);
     ethernet.emit(&mut frame);

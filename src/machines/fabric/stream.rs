@@ -22,12 +22,20 @@ pub(super) struct GatewayStream {
 
 impl GatewayStream {
     pub(super) fn new(shared: Arc<Shared>, handle: SocketHandle) -> Self {
-        Self { shared, handle, write_ended: false }
+        Self {
+            shared,
+            handle,
+            write_ended: false,
+        }
     }
 }
 
 impl AsyncRead for GatewayStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut stack = self.shared.stack();
         let socket = stack.socket(self.handle);
         match socket.recv_slice(buffer.initialize_unfilled()) {
@@ -48,7 +56,11 @@ impl AsyncRead for GatewayStream {
 }
 
 impl AsyncWrite for GatewayStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.write_ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

@@ -61,25 +61,38 @@ impl Switch {
         let ports = nodes + 1;
         let mut receivers: Vec<_> = (0..ports).map(|_| Mutex::new(None)).collect();
         receivers[HOST] = Mutex::new(Some(host));
-        let switch = Self { rules: RwLock::default(), counters: Counters::new(ports), taps: Taps::default(), receivers, delayed };
+        let switch = Self {
+            rules: RwLock::default(),
+            counters: Counters::new(ports),
+            taps: Taps::default(),
+            receivers,
+            delayed,
+        };
         (Arc::new(switch), host_frames, delay_line)
     }
 
     /// Makes a new queue the port's receiver; frames that waited in the old one are lost.
     pub(super) fn attach(&self, port: usize) -> mpsc::Receiver<Bytes> {
         let (sender, receiver) = mpsc::channel(QUEUE_FRAMES);
-        *self.receivers[port].lock().expect("no holder of a port panics") = Some(sender);
+        *self.receivers[port]
+            .lock()
+            .expect("no holder of a port panics") = Some(sender);
         receiver
     }
 
     /// Leaves the port without a receiver.
     pub(super) fn detach(&self, port: usize) {
-        *self.receivers[port].lock().expect("no holder of a port panics") = None;
+        *self.receivers[port]
+            .lock()
+            .expect("no holder of a port panics") = None;
     }
 
     /// Whether somebody receives at the port.
     pub(super) fn connected(&self, port: usize) -> bool {
-        self.receivers[port].lock().expect("no holder of a port panics").is_some()
+        self.receivers[port]
+            .lock()
+            .expect("no holder of a port panics")
+            .is_some()
     }
 
     /// Takes a frame that came in at port `from` to wherever its destination says.
@@ -92,14 +105,19 @@ impl Switch {
             for to in (0..self.receivers.len()).filter(|&to| to != from) {
                 self.pass((from, to), Parcel::Frame(frame.clone()));
             }
-        } else if let Some(to) = port_of(&frame[..6], self.receivers.len()).filter(|&to| to != from) {
+        } else if let Some(to) = port_of(&frame[..6], self.receivers.len()).filter(|&to| to != from)
+        {
             self.pass((from, to), Parcel::Frame(frame.clone()));
         }
     }
 
     /// Puts something on a link, whose rules decide about it.
     pub(super) fn pass(&self, link: Link, parcel: Parcel) {
-        let fate = self.rules.read().expect("no holder of the rules panics").fate(link, parcel.len(), Instant::now);
+        let fate = self
+            .rules
+            .read()
+            .expect("no holder of the rules panics")
+            .fate(link, parcel.len(), Instant::now);
         let count = |what| {
             // Probes are no traffic.
             if let Parcel::Frame(_) = parcel {
@@ -110,10 +128,18 @@ impl Switch {
             Fate::Pass => self.deliver(link, parcel),
             Fate::Lose => count(Count::DroppedByRule),
             Fate::Overflow => count(Count::DroppedByRate),
-            Fate::Later { due, twice, reordered } => {
+            Fate::Later {
+                due,
+                twice,
+                reordered,
+            } => {
                 if twice {
                     count(Count::Duplicated);
-                    self.delay(Delayed { due, link, parcel: parcel.clone() });
+                    self.delay(Delayed {
+                        due,
+                        link,
+                        parcel: parcel.clone(),
+                    });
                 }
                 if reordered {
                     count(Count::Reordered);
@@ -138,8 +164,13 @@ impl Switch {
         };
         self.taps.arrived(link, &frame);
         let bytes = frame.len() as u64;
-        let receiver = self.receivers[link.1].lock().expect("no holder of a port panics");
-        if receiver.as_ref().is_some_and(|sender| sender.try_send(frame).is_ok()) {
+        let receiver = self.receivers[link.1]
+            .lock()
+            .expect("no holder of a port panics");
+        if receiver
+            .as_ref()
+            .is_some_and(|sender| sender.try_send(frame).is_ok())
+        {
             self.counters.add(link, Count::Passed);
             self.counters.add_many(link, Count::PassedBytes, bytes);
         } else {
@@ -149,13 +180,18 @@ impl Switch {
 }
 
 fn mac_of(port: usize) -> [u8; 6] {
-    port.checked_sub(node_port(0)).map_or(addresses::GATEWAY_MAC, addresses::node_mac)
+    port.checked_sub(node_port(0))
+        .map_or(addresses::GATEWAY_MAC, addresses::node_mac)
 }
 
 fn port_of(mac: &[u8], ports: usize) -> Option<usize> {
     let last = usize::from(mac[5]);
     let first_node = usize::from(addresses::node_mac(0)[5]);
-    let port = if mac == addresses::GATEWAY_MAC { HOST } else { node_port(last.checked_sub(first_node)?) };
+    let port = if mac == addresses::GATEWAY_MAC {
+        HOST
+    } else {
+        node_port(last.checked_sub(first_node)?)
+    };
     (port < ports && mac == mac_of(port)).then_some(port)
 }
 
@@ -197,8 +233,21 @@ mod tests {
             switch.forward(2, &frame(mac_of(1), 2));
         }
         let counters = switch.counters.read((2, 1));
-        assert_eq!((counters.passed, counters.dropped_undeliverable), (QUEUE_FRAMES as u64, 1));
-        switch.rules.write().unwrap().set((2, 1), LinkRule::cut(), &Layer::tagged("test"), Instant::now()).unwrap();
+        assert_eq!(
+            (counters.passed, counters.dropped_undeliverable),
+            (QUEUE_FRAMES as u64, 1)
+        );
+        switch
+            .rules
+            .write()
+            .unwrap()
+            .set(
+                (2, 1),
+                LinkRule::cut(),
+                &Layer::tagged("test"),
+                Instant::now(),
+            )
+            .unwrap();
         switch.forward(2, &frame(mac_of(1), 2));
         assert_eq!(switch.counters.read((2, 1)).dropped_by_rule, 1);
     }

@@ -28,7 +28,9 @@ fn node(text: &str) -> Port {
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("the fabric hangs")
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("the fabric hangs")
 }
 
 async fn fabric() -> (Fabric, tempfile::TempDir) {
@@ -50,14 +52,26 @@ struct Machine {
 async fn boot(fabric: &Fabric, index: usize) -> Machine {
     let nodes = &fabric.shared.config.nodes;
     let mut neighbours = vec![(addresses::GATEWAY, addresses::GATEWAY_MAC)];
-    neighbours.extend((0..nodes.len()).map(|other| (addresses::node_address(other), addresses::node_mac(other))));
-    let identity = Identity { mac: addresses::node_mac(index), address: addresses::node_address(index), neighbours };
-    let nic = UnixStream::connect(fabric.socket(&nodes[index])).await.unwrap();
+    neighbours.extend(
+        (0..nodes.len()).map(|other| (addresses::node_address(other), addresses::node_mac(other))),
+    );
+    let identity = Identity {
+        mac: addresses::node_mac(index),
+        address: addresses::node_address(index),
+        neighbours,
+    };
+    let nic = UnixStream::connect(fabric.socket(&nodes[index]))
+        .await
+        .unwrap();
     let (mut out, mut into) = Framed::new(nic, LengthDelimitedCodec::new()).split::<Bytes>();
     let (sender, mut leaving) = mpsc::channel::<Bytes>(4096);
     let (arriving, frames) = mpsc::channel(4096);
     let cancel = CancellationToken::new();
-    let (stack, driver) = gateway::new(identity, frames, Box::new(move |frame| drop(sender.try_send(frame.clone()))));
+    let (stack, driver) = gateway::new(
+        identity,
+        frames,
+        Box::new(move |frame| drop(sender.try_send(frame.clone()))),
+    );
     let stop = cancel.clone();
     tokio::spawn(async move {
         let send = async {
@@ -74,7 +88,10 @@ async fn boot(fabric: &Fabric, index: usize) -> Machine {
         };
         tokio::select! { () = stop.cancelled() => {}, () = send => {}, () = receive => {}, () = driver.run(stop.clone()) => {} }
     });
-    Machine { stack, _unplug: cancel.drop_guard() }
+    Machine {
+        stack,
+        _unplug: cancel.drop_guard(),
+    }
 }
 
 /// Echoes each connection until its peer ends its direction, then says goodbye.
@@ -112,7 +129,10 @@ async fn connects_refuses_and_ends_each_direction_for_itself() {
     round_trip(soon(fabric.gateway().dial(at(1, 80))).await.unwrap()).await;
     let refused = soon(fabric.gateway().dial(at(1, 81))).await.err().unwrap();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-    let nowhere = soon(fabric.gateway().dial("192.0.2.1:80".parse().unwrap())).await.err().unwrap();
+    let nowhere = soon(fabric.gateway().dial("192.0.2.1:80".parse().unwrap()))
+        .await
+        .err()
+        .unwrap();
     assert_eq!(nowhere.kind(), io::ErrorKind::NetworkUnreachable);
 }
 
@@ -121,8 +141,11 @@ async fn megabytes_arrive_whole_both_ways_at_once() {
     let (fabric, _dir) = fabric().await;
     let machine = boot(&fabric, 0).await;
     echo(&machine, 80);
-    let (mut read, mut write) = tokio::io::split(soon(fabric.gateway().dial(at(0, 80))).await.unwrap());
-    let sent: Vec<u8> = (0..4_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
+    let (mut read, mut write) =
+        tokio::io::split(soon(fabric.gateway().dial(at(0, 80))).await.unwrap());
+    let sent: Vec<u8> = (0..4_000_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
+        .collect();
     let expected = sent.clone();
     let writer = tokio::spawn(async move {
         write.write_all(&sent).await.unwrap();
@@ -131,7 +154,10 @@ async fn megabytes_arrive_whole_both_ways_at_once() {
     let mut received = Vec::new();
     soon(read.read_to_end(&mut received)).await.unwrap();
     writer.await.unwrap();
-    assert!(received.strip_suffix(b"bye").unwrap() == expected, "the echo differs");
+    assert!(
+        received.strip_suffix(b"bye").unwrap() == expected,
+        "the echo differs"
+    );
 }
 
 #[tokio::test]
@@ -139,7 +165,10 @@ async fn machines_reach_the_gateways_listeners_in_numbers() {
     let (fabric, _dir) = fabric().await;
     let machine = boot(&fabric, 1).await;
     let mut listener = fabric.gateway().listen(5000).unwrap();
-    assert_eq!(fabric.gateway().listen(5000).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(
+        fabric.gateway().listen(5000).unwrap_err().kind(),
+        io::ErrorKind::AddrInUse
+    );
     let to = SocketAddr::from((addresses::GATEWAY, 5000));
     let dials = futures::future::join_all((0..48).map(|_| machine.stack.dial(to)));
     let streams: Vec<_> = soon(dials).await.into_iter().map(Result::unwrap).collect();
@@ -157,19 +186,39 @@ async fn a_cut_link_leaves_a_dial_pending_and_healing_lets_it_through() {
     let (fabric, _dir) = fabric().await;
     let machine = boot(&fabric, 1).await;
     echo(&machine, 80);
-    fabric.set_rule(&Port::Host, &node("w1"), LinkRule::cut(), &Layer::tagged("test")).unwrap();
+    fabric
+        .set_rule(
+            &Port::Host,
+            &node("w1"),
+            LinkRule::cut(),
+            &Layer::tagged("test"),
+        )
+        .unwrap();
     let gateway = fabric.gateway();
     let mut dial = gateway.dial(at(1, 80));
-    let dropped = || fabric.counters(&Port::Host, &node("w1")).unwrap().dropped_by_rule;
+    let dropped = || {
+        fabric
+            .counters(&Port::Host, &node("w1"))
+            .unwrap()
+            .dropped_by_rule
+    };
     while dropped() == 0 {
         assert!(futures::poll!(&mut dial).is_pending());
         tokio::task::yield_now().await;
     }
-    assert_eq!(fabric.rules(), [(Port::Host, node("w1"), "test".to_owned(), LinkRule::cut())]);
+    assert_eq!(
+        fabric.rules(),
+        [(Port::Host, node("w1"), "test".to_owned(), LinkRule::cut())]
+    );
     fabric.heal(None, None).unwrap();
     round_trip(soon(dial).await.unwrap()).await;
     assert!(fabric.counters(&Port::Host, &node("w1")).unwrap().passed > 0);
-    let unknown = fabric.set_rule(&node("w9"), &Port::Host, LinkRule::cut(), &Layer::tagged("test"));
+    let unknown = fabric.set_rule(
+        &node("w9"),
+        &Port::Host,
+        LinkRule::cut(),
+        &Layer::tagged("test"),
+    );
     assert_eq!(unknown, Err(FabricError::UnknownPort(node("w9"))));
 }
 
@@ -178,11 +227,20 @@ async fn delay_and_loss_let_tcp_through() {
     let (fabric, _dir) = fabric().await;
     let machine = boot(&fabric, 1).await;
     echo(&machine, 80);
-    let rule = LinkRule { delay: Duration::from_millis(20), loss: 0.02, ..LinkRule::default() };
-    fabric.set_rule(&node("w1"), &Port::Host, rule, &Layer::tagged("test")).unwrap();
+    let rule = LinkRule {
+        delay: Duration::from_millis(20),
+        loss: 0.02,
+        ..LinkRule::default()
+    };
+    fabric
+        .set_rule(&node("w1"), &Port::Host, rule, &Layer::tagged("test"))
+        .unwrap();
     let before = tokio::time::Instant::now();
     round_trip(soon(fabric.gateway().dial(at(1, 80))).await.unwrap()).await;
-    assert!(before.elapsed() >= Duration::from_millis(40), "a handshake and an answer are both delayed");
+    assert!(
+        before.elapsed() >= Duration::from_millis(40),
+        "a handshake and an answer are both delayed"
+    );
 }
 
 #[tokio::test]
@@ -230,7 +288,13 @@ async fn shutdown_resets_and_cleans_up() {
     let gateway = fabric.gateway();
     let mut stream = soon(gateway.dial(at(1, 80))).await.unwrap();
     fabric.shutdown().await;
-    assert_eq!(soon(stream.read_u8()).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(soon(gateway.dial(at(1, 80))).await.err().unwrap().kind(), io::ErrorKind::NetworkDown);
+    assert_eq!(
+        soon(stream.read_u8()).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
+    assert_eq!(
+        soon(gateway.dial(at(1, 80))).await.err().unwrap().kind(),
+        io::ErrorKind::NetworkDown
+    );
     assert!(!fabric.socket(&name("w1")).exists());
 }

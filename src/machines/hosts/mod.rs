@@ -14,7 +14,9 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout};
 
-use super::provider::{Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError};
+use super::provider::{
+    Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError,
+};
 use crate::model::cluster::{HostLogin, HostSpec, MachineSpec};
 use crate::model::names::NodeName;
 use crate::shell::local::Command;
@@ -50,11 +52,16 @@ impl HostsProvider {
     #[must_use]
     pub fn new(machines: &[MachineSpec], identity: Option<String>) -> Self {
         let host = |machine: &MachineSpec| Some((machine.name.clone(), machine.host.clone()?));
-        Self { hosts: machines.iter().filter_map(host).collect(), identity }
+        Self {
+            hosts: machines.iter().filter_map(host).collect(),
+            identity,
+        }
     }
 
     fn host(&self, node: &NodeName) -> Result<&HostSpec, ProviderError> {
-        self.hosts.get(node).ok_or_else(|| ProviderError::UnknownNode(node.clone()))
+        self.hosts
+            .get(node)
+            .ok_or_else(|| ProviderError::UnknownNode(node.clone()))
     }
 
     async fn switch(&self, node: &NodeName, action: PowerAction) -> Result<(), ProviderError> {
@@ -66,7 +73,9 @@ impl HostsProvider {
                 self.power_off(node, host).await?;
                 self.power_on(node, host).await
             }
-            PowerAction::Freeze => on_machine(node, host, &format!("freeze {FREEZE_SECONDS_MAX}")).await,
+            PowerAction::Freeze => {
+                on_machine(node, host, &format!("freeze {FREEZE_SECONDS_MAX}")).await
+            }
             PowerAction::Thaw => on_machine(node, host, "thaw").await,
         }
     }
@@ -76,8 +85,14 @@ impl HostsProvider {
         let deadline = Instant::now() + OFF_LIMIT;
         while answers(host).await {
             if Instant::now() > deadline {
-                let what = format!("its SSH server still answers {} s after `power_off`", OFF_LIMIT.as_secs());
-                return Err(failed(format!("power off node `{node}`"), std::io::Error::other(what)));
+                let what = format!(
+                    "its SSH server still answers {} s after `power_off`",
+                    OFF_LIMIT.as_secs()
+                );
+                return Err(failed(
+                    format!("power off node `{node}`"),
+                    std::io::Error::other(what),
+                ));
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
@@ -90,7 +105,9 @@ impl HostsProvider {
         }
         run(node, &host.power_on, "power_on").await?;
         let reached = Ssh::connect(&target(host), BOOT_LIMIT).await;
-        reached.map(drop).map_err(|error| failed(format!("power on node `{node}`"), error))
+        reached
+            .map(drop)
+            .map_err(|error| failed(format!("power on node `{node}`"), error))
     }
 }
 
@@ -101,17 +118,29 @@ async fn run(node: &NodeName, command: &[String], key: &str) -> Result<(), Provi
         let cause = std::io::Error::other(format!("the cluster file gives it no `{key}` command"));
         return Err(failed(what, cause));
     };
-    let ran = Command::new(program).args(arguments).limit(POWER_COMMAND_LIMIT).run().await;
+    let ran = Command::new(program)
+        .args(arguments)
+        .limit(POWER_COMMAND_LIMIT)
+        .run()
+        .await;
     ran.map(drop).map_err(|error| failed(what, error))
 }
 
 /// Has our binary on the machine do something.
 async fn on_machine(node: &NodeName, host: &HostSpec, verb: &str) -> Result<(), ProviderError> {
     let what = || format!("{} node `{node}`", verb.split(' ').next().unwrap_or(verb));
-    let ssh = Ssh::connect(&target(host), REACH_LIMIT).await.map_err(|error| failed(what(), error))?;
+    let ssh = Ssh::connect(&target(host), REACH_LIMIT)
+        .await
+        .map_err(|error| failed(what(), error))?;
     let command = format!("{NEWEST_BINARY} machine {verb}");
-    let output = ssh.run(&command, None).await.map_err(|error| failed(what(), error))?;
-    output.check(&command).map(drop).map_err(|error| failed(what(), error))
+    let output = ssh
+        .run(&command, None)
+        .await
+        .map_err(|error| failed(what(), error))?;
+    output
+        .check(&command)
+        .map(drop)
+        .map_err(|error| failed(what(), error))
 }
 
 /// Whether a machine that has the host's key lets us in.
@@ -121,14 +150,29 @@ async fn answers(host: &HostSpec) -> bool {
 
 /// A session, if there can be one now.
 async fn reach_now(host: &HostSpec) -> Option<Ssh> {
-    timeout(LOOK_LIMIT, Ssh::connect_once(&target(host))).await.ok()?.ok()
+    timeout(LOOK_LIMIT, Ssh::connect_once(&target(host)))
+        .await
+        .ok()?
+        .ok()
 }
 
 /// Whether it is there, and whether our units and pods on it are frozen.
 async fn look(host: &HostSpec) -> Power {
-    let Some(ssh) = reach_now(host).await else { return Power::Off };
-    let frozen = ssh.run_within("cat /sys/fs/cgroup/flightcage/cgroup.freeze 2>/dev/null", None, LOOK_LIMIT).await;
-    if frozen.is_ok_and(|output| output.text() == "1") { Power::Frozen } else { Power::On }
+    let Some(ssh) = reach_now(host).await else {
+        return Power::Off;
+    };
+    let frozen = ssh
+        .run_within(
+            "cat /sys/fs/cgroup/flightcage/cgroup.freeze 2>/dev/null",
+            None,
+            LOOK_LIMIT,
+        )
+        .await;
+    if frozen.is_ok_and(|output| output.text() == "1") {
+        Power::Frozen
+    } else {
+        Power::On
+    }
 }
 
 /// How a host is logged in to.
@@ -141,11 +185,20 @@ pub fn target(host: &HostSpec) -> SshTarget {
         host_key: login.host_key.clone(),
         jump,
     };
-    login(&host.login, host.jump.as_ref().map(|jump| Box::new(login(jump, None))))
+    login(
+        &host.login,
+        host.jump.as_ref().map(|jump| Box::new(login(jump, None))),
+    )
 }
 
-fn failed(what: String, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProviderError {
-    ProviderError::Failed { what, source: source.into() }
+fn failed(
+    what: String,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ProviderError {
+    ProviderError::Failed {
+        what,
+        source: source.into(),
+    }
 }
 
 impl Provider for HostsProvider {
@@ -161,7 +214,12 @@ impl Provider for HostsProvider {
     fn create(&self, request: MachineRequest) -> BoxFuture<'_, Result<Machine, ProviderError>> {
         Box::pin(async move {
             let ssh = self.host(&request.spec.name)?.login.ssh;
-            Ok(Machine { name: request.spec.name, power: Power::On, ssh: Some(ssh), pid: None })
+            Ok(Machine {
+                name: request.spec.name,
+                power: Power::On,
+                ssh: Some(ssh),
+                pid: None,
+            })
         })
     }
 
@@ -187,7 +245,11 @@ impl Provider for HostsProvider {
         })
     }
 
-    fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>> {
+    fn power(
+        &self,
+        node: &NodeName,
+        action: PowerAction,
+    ) -> BoxFuture<'_, Result<(), ProviderError>> {
         let node = node.clone();
         Box::pin(async move { self.switch(&node, action).await })
     }

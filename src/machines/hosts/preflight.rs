@@ -48,56 +48,91 @@ true
 
 /// Everything that stands in the way, of every machine.
 pub(super) async fn problems(machines: &[MachineSpec], identity: Option<&str>) -> Vec<Problem> {
-    let asked = machines.iter().filter_map(|machine| Some((machine, machine.host.as_ref()?))).map(|(machine, host)| async move {
-        let target = target(host);
-        match ask(&target).await {
-            Ok(facts) => {
-                let mut problems = judge(machine, &facts, machines);
-                problems.extend(foreign(machine, &facts, identity));
-                problems
+    let asked = machines
+        .iter()
+        .filter_map(|machine| Some((machine, machine.host.as_ref()?)))
+        .map(|(machine, host)| async move {
+            let target = target(host);
+            match ask(&target).await {
+                Ok(facts) => {
+                    let mut problems = judge(machine, &facts, machines);
+                    problems.extend(foreign(machine, &facts, identity));
+                    problems
+                }
+                Err(what) => vec![Problem {
+                    what: format!("node `{}`: {what}", machine.name),
+                    mend: format!(
+                        "ssh -p {} {}@{} true",
+                        target.address.port(),
+                        target.user,
+                        target.address.ip()
+                    ),
+                }],
             }
-            Err(what) => vec![Problem {
-                what: format!("node `{}`: {what}", machine.name),
-                mend: format!("ssh -p {} {}@{} true", target.address.port(), target.user, target.address.ip()),
-            }],
-        }
-    });
+        });
     join_all(asked).await.concat()
 }
 
 async fn ask(target: &SshTarget) -> Result<BTreeMap<String, String>, String> {
     let text = |error: crate::shell::ssh::SshError| error.to_string();
     let ssh = Ssh::connect(target, REACH_LIMIT).await.map_err(text)?;
-    let output = ssh.run("sh -s", Some(QUESTIONS.as_bytes().to_vec())).await.map_err(text)?;
+    let output = ssh
+        .run("sh -s", Some(QUESTIONS.as_bytes().to_vec()))
+        .await
+        .map_err(text)?;
     Ok(facts(&output.text()))
 }
 
 fn facts(text: &str) -> BTreeMap<String, String> {
-    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// What of a host's answers stands in the way of `machine`.
-fn judge(machine: &MachineSpec, facts: &BTreeMap<String, String>, machines: &[MachineSpec]) -> Vec<Problem> {
+fn judge(
+    machine: &MachineSpec,
+    facts: &BTreeMap<String, String>,
+    machines: &[MachineSpec],
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut problem = |what: String, mend: &str| {
-        problems.push(Problem { what: format!("node `{}`: {what}", machine.name), mend: mend.to_owned() });
+        problems.push(Problem {
+            what: format!("node `{}`: {what}", machine.name),
+            mend: mend.to_owned(),
+        });
     };
     let has = |key: &str| facts.get(key).is_some_and(|value| !value.is_empty());
     let number = |key: &str| facts.get(key).and_then(|value| value.parse::<u64>().ok());
-    let words = |key: &str| facts.get(key).map(|value| value.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
+    let words = |key: &str| {
+        facts
+            .get(key)
+            .map(|value| value.split_whitespace().collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
 
     let architecture = facts.get("arch").map_or("unknown", String::as_str);
     if architecture != std::env::consts::ARCH {
         problem(
-            format!("it is a {architecture} machine, and this binary is for {}", std::env::consts::ARCH),
+            format!(
+                "it is a {architecture} machine, and this binary is for {}",
+                std::env::consts::ARCH
+            ),
             "run a flightcage that was built for the machine's architecture",
         );
     }
     if !has("booted") {
-        problem("systemd is not its init".into(), "use a distribution that boots with systemd");
+        problem(
+            "systemd is not its init".into(),
+            "use a distribution that boots with systemd",
+        );
     }
     if !has("cgroup") {
-        problem("control groups are not version 2".into(), "boot it with systemd.unified_cgroup_hierarchy=1");
+        problem(
+            "control groups are not version 2".into(),
+            "boot it with systemd.unified_cgroup_hierarchy=1",
+        );
     }
     for controller in ["cpu", "memory", "pids"] {
         if has("cgroup") && !words("cgroup").contains(&controller) {
@@ -108,34 +143,58 @@ fn judge(machine: &MachineSpec, facts: &BTreeMap<String, String>, machines: &[Ma
         }
     }
     if !has("sudo") {
-        problem("its user may not use sudo without a password".into(), "add `USER ALL=(ALL) NOPASSWD:ALL` to /etc/sudoers.d");
+        problem(
+            "its user may not use sudo without a password".into(),
+            "add `USER ALL=(ALL) NOPASSWD:ALL` to /etc/sudoers.d",
+        );
     }
     for tool in ["tar", "zstd"] {
         if !has(&format!("tool_{tool}")) {
-            problem(format!("it has no `{tool}`"), &format!("sudo apt-get install {tool}, or the like"));
+            problem(
+                format!("it has no `{tool}`"),
+                &format!("sudo apt-get install {tool}, or the like"),
+            );
         }
     }
     for module in MODULES {
         if !has(&format!("module_{module}")) {
-            problem(format!("its kernel has no `{module}`"), &format!("sudo modprobe {module}"));
+            problem(
+                format!("its kernel has no `{module}`"),
+                &format!("sudo modprobe {module}"),
+            );
         }
     }
     if number("memory").is_none_or(|kib| kib < MEMORY_KIB_MIN) {
         let free = number("memory").unwrap_or_default() >> 10;
-        problem(format!("it has {free} MiB of free memory"), &format!("free at least {} MiB", MEMORY_KIB_MIN >> 10));
+        problem(
+            format!("it has {free} MiB of free memory"),
+            &format!("free at least {} MiB", MEMORY_KIB_MIN >> 10),
+        );
     }
     if number("disk").is_none_or(|kib| kib < DISK_KIB_MIN) {
         let free = number("disk").unwrap_or_default() >> 10;
-        problem(format!("it has {free} MiB of free disk in /var/lib"), &format!("free at least {} MiB", DISK_KIB_MIN >> 10));
+        problem(
+            format!("it has {free} MiB of free disk in /var/lib"),
+            &format!("free at least {} MiB", DISK_KIB_MIN >> 10),
+        );
     }
-    if facts.get("filesystem").is_some_and(|kind| kind == "overlayfs") {
-        problem("its /var/lib is an overlay, on which containers cannot stand".into(), "mount a disk on /var/lib/flightcage");
+    if facts
+        .get("filesystem")
+        .is_some_and(|kind| kind == "overlayfs")
+    {
+        problem(
+            "its /var/lib is an overlay, on which containers cannot stand".into(),
+            "mount a disk on /var/lib/flightcage",
+        );
     }
     if let Some(address) = machine.address
         && !words("addresses").contains(&address.to_string().as_str())
     {
         let own = words("addresses").join(", ");
-        problem(format!("{address} is not its address (it has {own})"), "correct `address` in the cluster file");
+        problem(
+            format!("{address} is not its address (it has {own})"),
+            "correct `address` in the cluster file",
+        );
     }
     let installed = has("agent");
     if !installed {
@@ -146,8 +205,14 @@ fn judge(machine: &MachineSpec, facts: &BTreeMap<String, String>, machines: &[Ma
 }
 
 /// Another cluster that the machine belongs to.
-fn foreign(machine: &MachineSpec, facts: &BTreeMap<String, String>, identity: Option<&str>) -> Option<Problem> {
-    let owner = facts.get("cluster").filter(|owner| identity != Some(owner.as_str()))?;
+fn foreign(
+    machine: &MachineSpec,
+    facts: &BTreeMap<String, String>,
+    identity: Option<&str>,
+) -> Option<Problem> {
+    let owner = facts
+        .get("cluster")
+        .filter(|owner| identity != Some(owner.as_str()))?;
     Some(Problem {
         what: format!("node `{}`: it belongs to another cluster, `{owner}`", machine.name),
         mend: "`flightcage down` of that cluster; if its state is lost: sudo $(ls -t /var/lib/flightcage/bin/flightcage-* | head -n 1) \
@@ -157,25 +222,50 @@ fn foreign(machine: &MachineSpec, facts: &BTreeMap<String, String>, identity: Op
 }
 
 /// What of ours is somebody else's there.
-fn clashes(machine: &MachineSpec, facts: &BTreeMap<String, String>, problem: &mut impl FnMut(String, &str)) {
-    let words = |key: &str| facts.get(key).map(|value| value.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
+fn clashes(
+    machine: &MachineSpec,
+    facts: &BTreeMap<String, String>,
+    problem: &mut impl FnMut(String, &str),
+) {
+    let words = |key: &str| {
+        facts
+            .get(key)
+            .map(|value| value.split_whitespace().collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
     let mut ports = vec![(addresses::REGISTRY_PORT, "the registry mirror")];
     if machine.role == Role::Controller {
         ports.push((addresses::API_PORT, "the API server"));
     }
     for (port, what) in ports {
         if words("listening").contains(&format!("{port:04X}").as_str()) {
-            problem(format!("port {port}, which {what} needs, is taken"), &format!("sudo ss -tlnp 'sport = :{port}'"));
+            problem(
+                format!("port {port}, which {what} needs, is taken"),
+                &format!("sudo ss -tlnp 'sport = :{port}'"),
+            );
         }
     }
     if facts.contains_key("bridge") {
-        problem("it has a network device `fc0` that no agent of ours owns".into(), "sudo ip link delete fc0");
+        problem(
+            "it has a network device `fc0` that no agent of ours owns".into(),
+            "sudo ip link delete fc0",
+        );
     }
-    for route in words("routes").iter().filter_map(|route| Route::parse(route)) {
-        if route.mask != 0 && [78, 79].iter().any(|net| route.overlaps((10 << 24) | (net << 16), 0xffff_0000)) && !route.is_wide()
+    for route in words("routes")
+        .iter()
+        .filter_map(|route| Route::parse(route))
+    {
+        if route.mask != 0
+            && [78, 79]
+                .iter()
+                .any(|net| route.overlaps((10 << 24) | (net << 16), 0xffff_0000))
+            && !route.is_wide()
         {
             problem(
-                format!("it has a route into the network of pods or Services ({})", route.text()),
+                format!(
+                    "it has a route into the network of pods or Services ({})",
+                    route.text()
+                ),
                 "move that network; pods are in 10.78.0.0/16, Services in 10.79.0.0/16",
             );
         }
@@ -192,10 +282,18 @@ fn unreachable(
     let routes = facts.get("routes").map(String::as_str).unwrap_or_default();
     let routes: Vec<Route> = routes.split_whitespace().filter_map(Route::parse).collect();
     for other in machines.iter().filter(|other| other.name != machine.name) {
-        let Some(address) = other.address else { continue };
-        let best = routes.iter().filter(|route| route.covers(address.to_bits())).max_by_key(|route| route.mask);
+        let Some(address) = other.address else {
+            continue;
+        };
+        let best = routes
+            .iter()
+            .filter(|route| route.covers(address.to_bits()))
+            .max_by_key(|route| route.mask);
         match best {
-            None => problem(format!("it has no route to {address} of node `{}`", other.name), "connect the two machines"),
+            None => problem(
+                format!("it has no route to {address} of node `{}`", other.name),
+                "connect the two machines",
+            ),
             Some(route) if route.gateway != 0 => problem(
                 format!(
                     "{address} of node `{}` is behind a router; pods are routed between machines of one network only",
@@ -218,9 +316,15 @@ struct Route {
 impl Route {
     /// Parses `interface:destination:gateway:mask`, as the kernel prints them: little-endian hexadecimal.
     fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.rsplit(':').map(|field| u32::from_str_radix(field, 16).ok().map(u32::swap_bytes));
+        let mut fields = text
+            .rsplit(':')
+            .map(|field| u32::from_str_radix(field, 16).ok().map(u32::swap_bytes));
         let (mask, gateway, network) = (fields.next()??, fields.next()??, fields.next()??);
-        Some(Self { network, gateway, mask })
+        Some(Self {
+            network,
+            gateway,
+            mask,
+        })
     }
 
     fn covers(&self, address: u32) -> bool {
@@ -238,7 +342,11 @@ impl Route {
     }
 
     fn text(&self) -> String {
-        format!("{}/{}", std::net::Ipv4Addr::from_bits(self.network), self.mask.count_ones())
+        format!(
+            "{}/{}",
+            std::net::Ipv4Addr::from_bits(self.network),
+            self.mask.count_ones()
+        )
     }
 }
 
@@ -261,7 +369,10 @@ mod tests {
         for (key, value) in changes {
             facts.insert((*key).to_owned(), (*value).to_owned());
         }
-        judge(&machines[0], &facts, &machines).into_iter().map(|problem| problem.what).collect()
+        judge(&machines[0], &facts, &machines)
+            .into_iter()
+            .map(|problem| problem.what)
+            .collect()
     }
 
     #[test]
@@ -271,7 +382,12 @@ mod tests {
 
     #[test]
     fn every_problem_is_told() {
-        let problems = check(&[("sudo", ""), ("module_overlay", ""), ("memory", "1024"), ("cgroup", "cpu pids")]);
+        let problems = check(&[
+            ("sudo", ""),
+            ("module_overlay", ""),
+            ("memory", "1024"),
+            ("cgroup", "cpu pids"),
+        ]);
         assert_eq!(
             problems,
             [
@@ -288,10 +404,17 @@ mod tests {
         let taken = [
             ("listening", "1388 192B "),
             ("bridge", "yes"),
-            ("routes", "eth0:00004D0A:00000000:00FFFFFF x:00024E0A:00000000:00FFFFFF "),
+            (
+                "routes",
+                "eth0:00004D0A:00000000:00FFFFFF x:00024E0A:00000000:00FFFFFF ",
+            ),
         ];
         assert_eq!(check(&taken).len(), 4);
-        assert!(check(&taken)[3].contains("10.78.2.0/24"), "{:?}", check(&taken));
+        assert!(
+            check(&taken)[3].contains("10.78.2.0/24"),
+            "{:?}",
+            check(&taken)
+        );
         let mut ours = taken.to_vec();
         ours.push(("agent", "yes"));
         assert_eq!(check(&ours), Vec::<String>::new());

@@ -45,7 +45,9 @@ pub(super) enum ClockError {
     Silent,
     #[error("its agent cannot: {0}")]
     Refused(String),
-    #[error("its clock could not be brought within {TOLERANCE:?} in {LIMIT:?}; last seen {last_ns} ns off")]
+    #[error(
+        "its clock could not be brought within {TOLERANCE:?} in {LIMIT:?}; last seen {last_ns} ns off"
+    )]
     Restless { last_ns: i64 },
 }
 
@@ -81,7 +83,12 @@ impl ClockPort {
         }
         // Ids differ from those that a saved machine may still answer.
         let next_id = u64::from(rand::random::<u32>());
-        Ok(Self { path: path.to_owned(), listener: UnixListener::bind(path)?, connection: None, next_id })
+        Ok(Self {
+            path: path.to_owned(),
+            listener: UnixListener::bind(path)?,
+            connection: None,
+            next_id,
+        })
     }
 
     /// Sets the machine's clock and returns once it is proven right.
@@ -92,12 +99,19 @@ impl ClockPort {
         loop {
             let bound = bound(reading);
             if bound <= TOLERANCE {
-                return Ok(Correction { before_ns: first.ahead_ns, bound });
+                return Ok(Correction {
+                    before_ns: first.ahead_ns,
+                    bound,
+                });
             }
             if Instant::now() > deadline {
-                return Err(ClockError::Restless { last_ns: reading.ahead_ns });
+                return Err(ClockError::Restless {
+                    last_ns: reading.ahead_ns,
+                });
             }
-            if reading.ahead_ns.unsigned_abs() > u64::try_from(reading.doubt.as_nanos()).unwrap_or(u64::MAX) {
+            if reading.ahead_ns.unsigned_abs()
+                > u64::try_from(reading.doubt.as_nanos()).unwrap_or(u64::MAX)
+            {
                 self.ask(deadline, -reading.ahead_ns).await?;
             } else {
                 sleep(SETTLE_PAUSE).await;
@@ -108,16 +122,36 @@ impl ClockPort {
 
     /// Makes the machine write to its disks what its kernel still holds for them.
     pub(super) async fn sync(&mut self) -> Result<(), ClockError> {
-        let ask = Ask { sync: true, ..Ask::default() };
-        self.exchange(Instant::now() + SYNC_LIMIT, ask, SYNC_LIMIT).await?.map(drop).ok_or(ClockError::Silent)
+        let ask = Ask {
+            sync: true,
+            ..Ask::default()
+        };
+        self.exchange(Instant::now() + SYNC_LIMIT, ask, SYNC_LIMIT)
+            .await?
+            .map(drop)
+            .ok_or(ClockError::Silent)
     }
 
     /// Gives the machine randomness of its own.
     pub(super) async fn seed(&mut self) -> Result<(), ClockError> {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
-            let seed = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
-            if self.exchange(deadline, Ask { seed: Some(seed), ..Ask::default() }, ANSWER_LIMIT).await?.is_some() {
+            let seed = rand::random::<[u8; 32]>()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            if self
+                .exchange(
+                    deadline,
+                    Ask {
+                        seed: Some(seed),
+                        ..Ask::default()
+                    },
+                    ANSWER_LIMIT,
+                )
+                .await?
+                .is_some()
+            {
                 return Ok(());
             }
         }
@@ -141,10 +175,25 @@ impl ClockPort {
 
     async fn ask(&mut self, deadline: Instant, step_ns: i64) -> Result<Reading, ClockError> {
         while Instant::now() < deadline {
-            match self.exchange(deadline, Ask { step_ns, ..Ask::default() }, ANSWER_LIMIT).await? {
+            match self
+                .exchange(
+                    deadline,
+                    Ask {
+                        step_ns,
+                        ..Ask::default()
+                    },
+                    ANSWER_LIMIT,
+                )
+                .await?
+            {
                 Some(reading) => return Ok(reading),
                 // A step may still happen later: it must not be asked for twice. The next reading tells.
-                None if step_ns != 0 => return Ok(Reading { ahead_ns: i64::MAX, doubt: LIMIT }),
+                None if step_ns != 0 => {
+                    return Ok(Reading {
+                        ahead_ns: i64::MAX,
+                        doubt: LIMIT,
+                    });
+                }
                 None => {}
             }
         }
@@ -152,33 +201,56 @@ impl ClockPort {
     }
 
     /// Asks once; `None`: there was no answer within `limit`. QEMU may take until `deadline` to connect.
-    async fn exchange(&mut self, deadline: Instant, ask: Ask, limit: Duration) -> Result<Option<Reading>, ClockError> {
+    async fn exchange(
+        &mut self,
+        deadline: Instant,
+        ask: Ask,
+        limit: Duration,
+    ) -> Result<Option<Reading>, ClockError> {
         if self.connection.is_none() {
-            let accepted = timeout_at(deadline, self.listener.accept()).await.map_err(|_| ClockError::Silent)??;
+            let accepted = timeout_at(deadline, self.listener.accept())
+                .await
+                .map_err(|_| ClockError::Silent)??;
             self.connection = Some(BufReader::new(accepted.0));
         }
         let connection = self.connection.as_mut().expect("it was made above");
         self.next_id += 1;
-        let ask = Ask { id: self.next_id, ..ask };
-        let text = format!("{}\n", serde_json::to_string(&ask).expect("numbers are JSON"));
+        let ask = Ask {
+            id: self.next_id,
+            ..ask
+        };
+        let text = format!(
+            "{}\n",
+            serde_json::to_string(&ask).expect("numbers are JSON")
+        );
         let asked_ns = wall_ns();
         let asked = Instant::now();
         connection.write_all(text.as_bytes()).await?;
-        let Ok(answer) = timeout(limit, answer_to(connection, ask.id)).await else { return Ok(None) };
+        let Ok(answer) = timeout(limit, answer_to(connection, ask.id)).await else {
+            return Ok(None);
+        };
         let doubt = asked.elapsed() / 2;
         let answer = answer?;
         if let Some(error) = answer.error {
             return Err(ClockError::Refused(error));
         }
         let middle_ns = asked_ns + i64::try_from(doubt.as_nanos()).unwrap_or(i64::MAX);
-        Ok(Some(Reading { ahead_ns: answer.wall_ns - middle_ns, doubt }))
+        Ok(Some(Reading {
+            ahead_ns: answer.wall_ns - middle_ns,
+            doubt,
+        }))
     }
 }
 
 async fn answer_to(connection: &mut BufReader<UnixStream>, id: u64) -> std::io::Result<Answer> {
     loop {
         let mut line = String::new();
-        if (&mut *connection).take(MAX_LINE_BYTES).read_line(&mut line).await? == 0 {
+        if (&mut *connection)
+            .take(MAX_LINE_BYTES)
+            .read_line(&mut line)
+            .await?
+            == 0
+        {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         // Half a line that was under way when the machine was saved is no answer.
@@ -194,7 +266,9 @@ fn bound(reading: Reading) -> Duration {
 }
 
 fn wall_ns() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
@@ -206,15 +280,27 @@ mod tests {
     async fn machine(path: PathBuf, mut ahead_ns: i64) {
         let stream = UnixStream::connect(path).await.expect("it listens");
         let mut stream = BufReader::new(stream);
-        stream.write_all(b"7,\"error\":null}\n{\"id\":1,\"wall_ns\":5,\"error\":null}\n").await.expect("it is read");
+        stream
+            .write_all(b"7,\"error\":null}\n{\"id\":1,\"wall_ns\":5,\"error\":null}\n")
+            .await
+            .expect("it is read");
         let mut line = String::new();
-        while stream.read_line(&mut line).await.is_ok_and(|count| count > 0) {
+        while stream
+            .read_line(&mut line)
+            .await
+            .is_ok_and(|count| count > 0)
+        {
             let ask: Ask = serde_json::from_str(&line).expect("it is a question");
             ahead_ns += ask.step_ns;
             assert!(
-                ask.seed.is_none_or(|seed| seed.len() == 64) && line.len() <= usize::try_from(MAX_LINE_BYTES).expect("it fits")
+                ask.seed.is_none_or(|seed| seed.len() == 64)
+                    && line.len() <= usize::try_from(MAX_LINE_BYTES).expect("it fits")
             );
-            let answer = Answer { id: ask.id, wall_ns: wall_ns() + ahead_ns, error: None };
+            let answer = Answer {
+                id: ask.id,
+                wall_ns: wall_ns() + ahead_ns,
+                error: None,
+            };
             let text = format!("{}\n", serde_json::to_string(&answer).expect("it is JSON"));
             stream.write_all(text.as_bytes()).await.expect("it is read");
             line.clear();
@@ -229,7 +315,10 @@ mod tests {
         let machine = tokio::spawn(machine(path.clone(), -3_600_000_000_000));
         let correction = port.correct().await.expect("it is set");
         assert!(correction.bound <= TOLERANCE, "{correction:?}");
-        assert!((correction.before_ns + 3_600_000_000_000).abs() < 1_000_000_000, "{correction:?}");
+        assert!(
+            (correction.before_ns + 3_600_000_000_000).abs() < 1_000_000_000,
+            "{correction:?}"
+        );
         port.sync().await.expect("it answers");
         port.seed().await.expect("it answers");
         let again = port.correct().await.expect("it is right");

@@ -36,34 +36,60 @@ pub(super) struct Start<'a> {
 
 /// The arguments after the program's name. The order of the two disks is a contract with the box.
 pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
-    let Start { request, directory, .. } = start;
+    let Start {
+        request, directory, ..
+    } = start;
     let spec = &request.spec;
     let (accelerator, default_cpus) = match start.acceleration {
         Acceleration::Kvm => ("kvm".to_owned(), 2),
-        Acceleration::Tcg => (format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"), 1),
+        Acceleration::Tcg => (
+            format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"),
+            1,
+        ),
     };
     let mut words: Vec<String> = Vec::new();
     let mut option = |name: &str, value: String| words.extend([format!("-{name}"), value]);
     option("name", format!("{},debug-threads=on", spec.name));
     option("machine", MACHINE_TYPE.to_owned());
     option("accel", accelerator);
-    option("cpu", if start.acceleration == Acceleration::Tcg { TCG_CPU } else { "max" }.to_owned());
+    option(
+        "cpu",
+        if start.acceleration == Acceleration::Tcg {
+            TCG_CPU
+        } else {
+            "max"
+        }
+        .to_owned(),
+    );
     option("m", format!("{}M", spec.memory_bytes >> 20));
     option("smp", spec.cpus.unwrap_or(default_cpus).to_string());
     option("display", "none".to_owned());
     option("vga", "none".to_owned());
     option("msg", "timestamp=on".to_owned());
 
-    option("fw_cfg", format!("name={},file={}", request.box_files.fw_cfg, value(&directory.ignition())));
+    option(
+        "fw_cfg",
+        format!(
+            "name={},file={}",
+            request.box_files.fw_cfg,
+            value(&directory.ignition())
+        ),
+    );
     let disk = value(&directory.disk(&request.box_files.boot));
     match &request.box_files.boot {
         BoxBoot::Kernel(boot) => {
             option("kernel", boot.kernel.display().to_string());
             option("initrd", boot.initramfs.display().to_string());
-            let own = spec.kernel_arguments.iter().fold(String::new(), |line, argument| line + " " + argument);
+            let own = spec
+                .kernel_arguments
+                .iter()
+                .fold(String::new(), |line, argument| line + " " + argument);
             option("append", format!("console=ttyS0 {}{own}", boot.arguments));
             let root = value(&boot.root);
-            option("drive", format!("file={root},format=raw,if=none,id=root,readonly=on,file.locking=off"));
+            option(
+                "drive",
+                format!("file={root},format=raw,if=none,id=root,readonly=on,file.locking=off"),
+            );
             option("device", "virtio-blk-pci,drive=root".to_owned());
             let (drive, device) = own_disk(&disk, "raw");
             option("drive", drive);
@@ -79,25 +105,70 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
     }
 
     let fabric = value(&request.fabric_socket);
-    option("netdev", format!("stream,id=cluster,server=off,addr.type=unix,addr.path={fabric}"));
+    option(
+        "netdev",
+        format!("stream,id=cluster,server=off,addr.type=unix,addr.path={fabric}"),
+    );
     option("device", network_card("cluster", node_mac(request.index)));
     // The address keeps it off every other interface; `restrict` keeps the guest off the host.
-    option("netdev", format!("user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", start.ssh_port));
+    option(
+        "netdev",
+        format!(
+            "user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22",
+            start.ssh_port
+        ),
+    );
     option("device", network_card("ssh", ssh_mac(request.index)));
 
     // What the guest has freed goes back to the host, and into no snapshot.
-    option("device", "virtio-balloon-pci,free-page-reporting=on".to_owned());
-    option("object", "rng-random,id=random,filename=/dev/urandom".to_owned());
+    option(
+        "device",
+        "virtio-balloon-pci,free-page-reporting=on".to_owned(),
+    );
+    option(
+        "object",
+        "rng-random,id=random,filename=/dev/urandom".to_owned(),
+    );
     option("device", "virtio-rng-pci,rng=random".to_owned());
-    option("chardev", format!("file,id=console,append=on,path={}", value(&directory.console())));
+    option(
+        "chardev",
+        format!(
+            "file,id=console,append=on,path={}",
+            value(&directory.console())
+        ),
+    );
     option("serial", "chardev:console".to_owned());
     // The journal's own way to the host: no network, nothing that a fault cuts, and a writer that never waits.
     option("device", "virtio-serial-pci,id=ports".to_owned());
-    option("chardev", format!("file,id=journal,append=on,path={}", value(&directory.journal())));
-    option("device", format!("virtserialport,bus=ports.0,chardev=journal,name={PORT_NAME}"));
-    option("chardev", format!("socket,id=clock,path={}", value(start.clock_socket)));
-    option("device", format!("virtserialport,bus=ports.0,chardev=clock,name={}", clock::PORT));
-    option("chardev", format!("socket,id=qmp,server=on,wait=off,path={}", value(start.qmp_socket)));
+    option(
+        "chardev",
+        format!(
+            "file,id=journal,append=on,path={}",
+            value(&directory.journal())
+        ),
+    );
+    option(
+        "device",
+        format!("virtserialport,bus=ports.0,chardev=journal,name={PORT_NAME}"),
+    );
+    option(
+        "chardev",
+        format!("socket,id=clock,path={}", value(start.clock_socket)),
+    );
+    option(
+        "device",
+        format!(
+            "virtserialport,bus=ports.0,chardev=clock,name={}",
+            clock::PORT
+        ),
+    );
+    option(
+        "chardev",
+        format!(
+            "socket,id=qmp,server=on,wait=off,path={}",
+            value(start.qmp_socket)
+        ),
+    );
     option("mon", "chardev=qmp,mode=control".to_owned());
     words.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     words
@@ -105,7 +176,9 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
 
 /// The machine's own disk: its drive and its device, whose names are those by which disk faults find it.
 fn own_disk(path: &str, format: &str) -> (String, String) {
-    let drive = format!("file={path},format={format},if=none,id={BACKEND},node-name={IMAGE},discard=unmap,cache=unsafe");
+    let drive = format!(
+        "file={path},format={format},if=none,id={BACKEND},node-name={IMAGE},discard=unmap,cache=unsafe"
+    );
     (drive, format!("virtio-blk-pci,drive={BACKEND},id={DEVICE}"))
 }
 
@@ -142,7 +215,12 @@ mod tests {
         let request = MachineRequest {
             spec,
             index: 1,
-            box_files: BoxFiles { hash: "00".into(), content: "11".into(), fw_cfg: "opt/x/config".into(), boot },
+            box_files: BoxFiles {
+                hash: "00".into(),
+                content: "11".into(),
+                fw_cfg: "opt/x/config".into(),
+                boot,
+            },
             ignition: "{}".into(),
             fabric_socket: "/run/f.sock".into(),
         };
@@ -162,34 +240,75 @@ mod tests {
     #[test]
     fn the_root_is_the_first_disk_and_shared_read_only() {
         let words = words(Acceleration::Tcg, kernel());
-        let drives: Vec<&String> = words.iter().filter(|word| word.starts_with("file=")).collect();
-        assert!(drives[0].starts_with("file=/a,,b/root,") && drives[0].contains("readonly=on,file.locking=off"), "{drives:?}");
-        assert!(drives[1].starts_with("file=/state/machines/w1/disk.raw,"), "{drives:?}");
+        let drives: Vec<&String> = words
+            .iter()
+            .filter(|word| word.starts_with("file="))
+            .collect();
+        assert!(
+            drives[0].starts_with("file=/a,,b/root,")
+                && drives[0].contains("readonly=on,file.locking=off"),
+            "{drives:?}"
+        );
+        assert!(
+            drives[1].starts_with("file=/state/machines/w1/disk.raw,"),
+            "{drives:?}"
+        );
     }
 
     #[test]
     fn a_clusters_own_kernel_arguments_come_last() {
-        assert!(words(Acceleration::Tcg, kernel()).contains(&"console=ttyS0 quiet loglevel=7".to_owned()));
+        assert!(
+            words(Acceleration::Tcg, kernel())
+                .contains(&"console=ttyS0 quiet loglevel=7".to_owned())
+        );
     }
 
     #[test]
     fn a_disk_boots_itself_from_its_overlay() {
-        let image = DiskImage { path: "/box/image".into(), format: DiskFormat::Raw, virtual_size: 1 << 30 };
+        let image = DiskImage {
+            path: "/box/image".into(),
+            format: DiskFormat::Raw,
+            virtual_size: 1 << 30,
+        };
         let words = words(Acceleration::Tcg, BoxBoot::Disk(image));
-        assert!(!words.iter().any(|word| word == "-kernel" || word == "-append"), "{words:?}");
-        let drives: Vec<&String> = words.iter().filter(|word| word.starts_with("file=")).collect();
+        assert!(
+            !words
+                .iter()
+                .any(|word| word == "-kernel" || word == "-append"),
+            "{words:?}"
+        );
+        let drives: Vec<&String> = words
+            .iter()
+            .filter(|word| word.starts_with("file="))
+            .collect();
         assert!(
             matches!(drives[..], [only] if only.starts_with("file=/state/machines/w1/disk.qcow2,format=qcow2,")),
             "{drives:?}"
         );
-        assert!(words.iter().any(|word| word.starts_with("name=opt/x/config,file=")), "{words:?}");
+        assert!(
+            words
+                .iter()
+                .any(|word| word.starts_with("name=opt/x/config,file=")),
+            "{words:?}"
+        );
     }
 
     #[test]
     fn ssh_is_on_loopback_only_and_the_guest_is_kept_off_the_host() {
         let words = words(Acceleration::Kvm, kernel());
-        assert!(words.contains(&"user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:0-:22".to_owned()), "{words:?}");
-        assert!(words.contains(&"virtio-net-pci,netdev=cluster,mac=52:54:00:77:00:0c,romfile=".to_owned()), "{words:?}");
-        assert!(words.contains(&"kvm".to_owned()) && words.contains(&"2".to_owned()), "{words:?}");
+        assert!(
+            words.contains(&"user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:0-:22".to_owned()),
+            "{words:?}"
+        );
+        assert!(
+            words.contains(
+                &"virtio-net-pci,netdev=cluster,mac=52:54:00:77:00:0c,romfile=".to_owned()
+            ),
+            "{words:?}"
+        );
+        assert!(
+            words.contains(&"kvm".to_owned()) && words.contains(&"2".to_owned()),
+            "{words:?}"
+        );
     }
 }

@@ -34,7 +34,12 @@ pub(super) struct Console {
 impl Console {
     /// Watches from byte `from` of the file, where this boot begins.
     pub(super) fn new(path: PathBuf, from: u64) -> Self {
-        Self { path, read: from, text: String::new(), grown: Instant::now() }
+        Self {
+            path,
+            read: from,
+            text: String::new(),
+            grown: Instant::now(),
+        }
     }
 
     /// Reads what is new and tells why the boot has failed, if it has.
@@ -51,7 +56,11 @@ impl Console {
 
     /// The last lines of this boot.
     pub(super) fn end(&self) -> String {
-        if self.text.trim().is_empty() { "(it said nothing)".to_owned() } else { shell::tail(self.text.as_bytes()) }
+        if self.text.trim().is_empty() {
+            "(it said nothing)".to_owned()
+        } else {
+            shell::tail(self.text.as_bytes())
+        }
     }
 
     fn add(&mut self, new: &str) {
@@ -64,7 +73,10 @@ impl Console {
 }
 
 fn trouble(text: &str, silent: Duration, patience: Duration) -> Option<String> {
-    if let Some(line) = text.lines().find(|line| LAST_WORDS.iter().any(|words| line.contains(words))) {
+    if let Some(line) = text
+        .lines()
+        .find(|line| LAST_WORDS.iter().any(|words| line.contains(words)))
+    {
         return Some(format!("its console says `{}`", line.trim()));
     }
     (silent >= patience).then(|| format!("its console stayed silent for {patience:?}"))
@@ -73,7 +85,11 @@ fn trouble(text: &str, silent: Duration, patience: Duration) -> Option<String> {
 fn read_from(path: &Path, offset: u64) -> std::io::Result<Vec<u8>> {
     let mut file = std::fs::File::open(path)?;
     // A file that has become shorter was begun anew; see `machines::journal::rotate`.
-    let offset = if file.metadata()?.len() < offset { 0 } else { offset };
+    let offset = if file.metadata()?.len() < offset {
+        0
+    } else {
+        offset
+    };
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
     file.take(KEPT_BYTES as u64).read_to_end(&mut bytes)?;
@@ -88,12 +104,24 @@ mod tests {
     fn silence_and_last_words_are_trouble() {
         let patience = Duration::from_secs(15);
         let check = |text, silent, expected: Option<&str>| {
-            assert_eq!(trouble(text, Duration::from_secs(silent), patience).as_deref(), expected, "{text}");
+            assert_eq!(
+                trouble(text, Duration::from_secs(silent), patience).as_deref(),
+                expected,
+                "{text}"
+            );
         };
         check("[ 0.0] Linux\n", 14, None);
         check("", 15, Some("its console stayed silent for 15s"));
-        check("a\n[ 1.0] Kernel panic - not syncing\r\nb", 0, Some("its console says `[ 1.0] Kernel panic - not syncing`"));
-        check("flightcage-init: FATAL: no root\n", 0, Some("its console says `flightcage-init: FATAL: no root`"));
+        check(
+            "a\n[ 1.0] Kernel panic - not syncing\r\nb",
+            0,
+            Some("its console says `[ 1.0] Kernel panic - not syncing`"),
+        );
+        check(
+            "flightcage-init: FATAL: no root\n",
+            0,
+            Some("its console says `flightcage-init: FATAL: no root`"),
+        );
     }
 
     #[tokio::test]

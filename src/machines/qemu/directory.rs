@@ -80,7 +80,10 @@ impl MachineDirectory {
 
     /// Makes the directory, the disk unless there is one, and the files.
     pub(super) fn prepare(&self, request: &MachineRequest) -> io::Result<Record> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)?;
         let ssh_port = self.record().ok().and_then(|record| record.ssh_port);
         let disk = self.disk(&request.box_files.boot);
         if !disk.exists() {
@@ -88,15 +91,23 @@ impl MachineDirectory {
             let mut file = create(&part)?;
             match &request.box_files.boot {
                 BoxBoot::Existing => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "a machine that exists needs no QEMU"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        "a machine that exists needs no QEMU",
+                    ));
                 }
                 BoxBoot::Kernel(_) => file.set_len(request.spec.disk_bytes)?,
-                BoxBoot::Disk(image) => qcow2::write_overlay(&mut file, image, request.spec.disk_bytes)?,
+                BoxBoot::Disk(image) => {
+                    qcow2::write_overlay(&mut file, image, request.spec.disk_bytes)?
+                }
             }
             fs::rename(part, disk)?;
         }
         self.write(&self.ignition(), request.ignition.as_bytes())?;
-        let record = Record { request: request.clone(), ssh_port };
+        let record = Record {
+            request: request.clone(),
+            ssh_port,
+        };
         self.save(&record)?;
         Ok(record)
     }
@@ -116,18 +127,34 @@ impl MachineDirectory {
     /// Takes over the disk and the SSH port of a saved machine; its record is what `request` says.
     pub(super) fn adopt(&self, saved: &Path, request: &MachineRequest) -> io::Result<Record> {
         self.remove()?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let ssh_port = SavedMachine(saved.to_owned()).record().ok().and_then(|record| record.ssh_port);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)?;
+        let ssh_port = SavedMachine(saved.to_owned())
+            .record()
+            .ok()
+            .and_then(|record| record.ssh_port);
         self.write(&self.ignition(), request.ignition.as_bytes())?;
-        let record = Record { request: request.clone(), ssh_port };
+        let record = Record {
+            request: request.clone(),
+            ssh_port,
+        };
         self.save(&record)?;
-        sparse::copy(&SavedMachine(saved.to_owned()).disk(), &self.disk(&request.box_files.boot))?;
+        sparse::copy(
+            &SavedMachine(saved.to_owned()).disk(),
+            &self.disk(&request.box_files.boot),
+        )?;
         Ok(record)
     }
 
     /// The recorded process id, which may be anyone's by now.
     pub(super) fn pid(&self) -> Option<u32> {
-        fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()
+        fs::read_to_string(self.pid_file())
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// How long the console's file is.
@@ -182,19 +209,30 @@ impl SavedMachine {
 
     /// Makes the folder, with what is known before the machine is stopped.
     pub(super) fn prepare(&self, machine: &MachineDirectory) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)?;
         create(&self.record_file())?.write_all(&serde_json::to_vec_pretty(&machine.record()?)?)
     }
 
     /// Copies the disk of a machine that does not run.
     pub(super) fn copy_disk(&self, machine: &MachineDirectory) -> io::Result<()> {
-        sparse::copy(&machine.disk(&machine.record()?.request.box_files.boot), &self.disk())
+        sparse::copy(
+            &machine.disk(&machine.record()?.request.box_files.boot),
+            &self.disk(),
+        )
     }
 }
 
 /// An empty file that only we can read.
 pub(super) fn create(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Names of the machines that have a directory, in order.
@@ -203,7 +241,10 @@ pub(super) fn nodes(state: &Path) -> io::Result<Vec<NodeName>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut nodes: Vec<NodeName> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut nodes: Vec<NodeName> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
     nodes.sort();
     Ok(nodes)
 }

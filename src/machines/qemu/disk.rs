@@ -34,7 +34,10 @@ const TOLERANCE: f64 = 1.3;
 /// Makes the disk fail as told, or work, and measures it.
 pub(super) async fn apply(qmp: &mut Qmp, fault: Option<DiskFault>) -> Result<DiskEffect, QmpError> {
     let (bytes, operations) = match fault {
-        Some(DiskFault::Throttle { bytes_per_second, operations_per_second }) => (bytes_per_second, operations_per_second),
+        Some(DiskFault::Throttle {
+            bytes_per_second,
+            operations_per_second,
+        }) => (bytes_per_second, operations_per_second),
         _ => (None, None),
     };
     throttle(qmp, bytes.unwrap_or(0), operations.unwrap_or(0)).await?;
@@ -59,13 +62,25 @@ async fn throttle(qmp: &mut Qmp, bytes: u64, operations: u64) -> Result<(), QmpE
 /// The node that the device reads and writes now.
 async fn node(qmp: &mut Qmp) -> Result<String, QmpError> {
     let blocks = qmp.execute("query-block", json!({})).await?;
-    let ours = blocks.as_array().into_iter().flatten().find(|block| block["device"] == BACKEND);
-    Ok(ours.and_then(|block| block["inserted"]["node-name"].as_str()).unwrap_or_default().to_owned())
+    let ours = blocks
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|block| block["device"] == BACKEND);
+    Ok(ours
+        .and_then(|block| block["inserted"]["node-name"].as_str())
+        .unwrap_or_default()
+        .to_owned())
 }
 
 async fn set_node(qmp: &mut Qmp, node: &str) -> Result<(), QmpError> {
     let path = format!("/machine/peripheral/{DEVICE}");
-    qmp.execute("qom-set", json!({ "path": path, "property": "drive", "value": node })).await.map(drop)
+    qmp.execute(
+        "qom-set",
+        json!({ "path": path, "property": "drive", "value": node }),
+    )
+    .await
+    .map(drop)
 }
 
 async fn insert_faulty(qmp: &mut Qmp, reads: bool, writes: bool) -> Result<(), QmpError> {
@@ -73,9 +88,15 @@ async fn insert_faulty(qmp: &mut Qmp, reads: bool, writes: bool) -> Result<(), Q
     let rule = |kind: &str| json!({ "event": "none", "iotype": kind, "errno": INPUT_OUTPUT_ERROR, "once": false });
     let mut kinds = Vec::new();
     kinds.extend(reads.then_some("read"));
-    kinds.extend(writes.then_some(["write", "write-zeroes", "flush"]).into_iter().flatten());
+    kinds.extend(
+        writes
+            .then_some(["write", "write-zeroes", "flush"])
+            .into_iter()
+            .flatten(),
+    );
     let rules: Vec<Value> = kinds.into_iter().map(rule).collect();
-    let faulty = json!({ "driver": "blkdebug", "node-name": FAULTY, "image": IMAGE, "inject-error": rules });
+    let faulty =
+        json!({ "driver": "blkdebug", "node-name": FAULTY, "image": IMAGE, "inject-error": rules });
     qmp.execute("blockdev-add", faulty).await?;
     set_node(qmp, FAULTY).await
 }
@@ -85,9 +106,17 @@ async fn remove_faulty(qmp: &mut Qmp) -> Result<(), QmpError> {
     if node(qmp).await? == FAULTY {
         set_node(qmp, IMAGE).await?;
     }
-    let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true })).await?;
-    if nodes.as_array().into_iter().flatten().any(|node| node["node-name"] == FAULTY) {
-        qmp.execute("blockdev-del", json!({ "node-name": FAULTY })).await?;
+    let nodes = qmp
+        .execute("query-named-block-nodes", json!({ "flat": true }))
+        .await?;
+    if nodes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|node| node["node-name"] == FAULTY)
+    {
+        qmp.execute("blockdev-del", json!({ "node-name": FAULTY }))
+            .await?;
     }
     Ok(())
 }
@@ -103,8 +132,15 @@ struct Statistics {
 
 async fn statistics(qmp: &mut Qmp) -> Result<Statistics, QmpError> {
     let all = qmp.execute("query-blockstats", json!({})).await?;
-    let ours = all.as_array().into_iter().flatten().find(|block| block["device"] == BACKEND);
-    let count = |name: &str| ours.and_then(|block| block["stats"][name].as_u64()).unwrap_or(0);
+    let ours = all
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|block| block["device"] == BACKEND);
+    let count = |name: &str| {
+        ours.and_then(|block| block["stats"][name].as_u64())
+            .unwrap_or(0)
+    };
     Ok(Statistics {
         operations: count("rd_operations") + count("wr_operations"),
         bytes: count("rd_bytes") + count("wr_bytes"),
@@ -118,7 +154,8 @@ async fn read(qmp: &mut Qmp, count: u64, bytes: u64) -> Result<(Statistics, Dura
     let before = statistics(qmp).await?;
     let begun = Instant::now();
     for _ in 0..count {
-        qmp.human(&format!("qemu-io {BACKEND} \"aio_read -q 0 {bytes}\"")).await?;
+        qmp.human(&format!("qemu-io {BACKEND} \"aio_read -q 0 {bytes}\""))
+            .await?;
     }
     loop {
         let now = statistics(qmp).await?;
@@ -136,7 +173,11 @@ async fn read(qmp: &mut Qmp, count: u64, bytes: u64) -> Result<(Statistics, Dura
     }
 }
 
-async fn measure_throttle(qmp: &mut Qmp, bytes: Option<u64>, operations: Option<u64>) -> Result<DiskEffect, QmpError> {
+async fn measure_throttle(
+    qmp: &mut Qmp,
+    bytes: Option<u64>,
+    operations: Option<u64>,
+) -> Result<DiskEffect, QmpError> {
     // About a second's worth.
     let count = operations.map_or(READS, |operations| operations.clamp(4, 64));
     let size = bytes.map_or(512, |bytes| (bytes / count / 512 * 512).clamp(512, 1 << 20));
@@ -144,9 +185,15 @@ async fn measure_throttle(qmp: &mut Qmp, bytes: Option<u64>, operations: Option<
     #[expect(clippy::cast_precision_loss, reason = "counts of a second")]
     let per_second = |count: u64| count as f64 / elapsed.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "counts of a second")]
-    let within = |limit: Option<u64>, count| limit.is_none_or(|limit| per_second(count) <= limit as f64 * TOLERANCE);
+    let within = |limit: Option<u64>, count| {
+        limit.is_none_or(|limit| per_second(count) <= limit as f64 * TOLERANCE)
+    };
     let verified = did.reads > 0 && within(bytes, did.bytes) && within(operations, did.operations);
-    let measured = format!("{:.0} KiB/s, {:.0} operations/s", per_second(did.bytes) / 1024.0, per_second(did.operations));
+    let measured = format!(
+        "{:.0} KiB/s, {:.0} operations/s",
+        per_second(did.bytes) / 1024.0,
+        per_second(did.operations)
+    );
     Ok(DiskEffect { verified, measured })
 }
 
@@ -158,11 +205,20 @@ async fn measure_errors(qmp: &mut Qmp, reads: bool) -> Result<DiskEffect, QmpErr
         // A write of our own would change the disk if the fault did not act.
         (false, _) => "writes are led to a node that fails them".to_owned(),
     };
-    Ok(DiskEffect { verified: inserted && (!reads || did.failed_reads > 0), measured })
+    Ok(DiskEffect {
+        verified: inserted && (!reads || did.failed_reads > 0),
+        measured,
+    })
 }
 
 async fn measure_health(qmp: &mut Qmp) -> Result<DiskEffect, QmpError> {
     let (did, elapsed) = read(qmp, 1, 4096).await?;
-    let measured = format!("a read of 4 KiB took {:.1} ms", elapsed.as_secs_f64() * 1000.0);
-    Ok(DiskEffect { verified: did.failed_reads == 0 && did.reads > 0, measured })
+    let measured = format!(
+        "a read of 4 KiB took {:.1} ms",
+        elapsed.as_secs_f64() * 1000.0
+    );
+    Ok(DiskEffect {
+        verified: did.failed_reads == 0 && did.reads > 0,
+        measured,
+    })
 }

@@ -36,8 +36,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::provider::{
-    Acceleration, BoxBoot, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError,
-    Snapshots,
+    Acceleration, BoxBoot, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction,
+    Problem, Provider, ProviderError, Snapshots,
 };
 use crate::model::cluster::MachineSpec;
 use crate::model::names::{ClusterName, NodeName};
@@ -118,11 +118,21 @@ impl QemuProvider {
     pub fn new(config: QemuConfig) -> Result<Self, ProviderError> {
         let spawner = Spawner::start(config.wrapper.clone(), tokio::runtime::Handle::current())
             .map_err(|error| failed("start the thread that starts machines", error))?;
-        Ok(Self { config, spawner, nodes: std::sync::Mutex::default() })
+        Ok(Self {
+            config,
+            spawner,
+            nodes: std::sync::Mutex::default(),
+        })
     }
 
     fn slot(&self, node: &NodeName) -> Arc<Mutex<Option<Vm>>> {
-        Arc::clone(self.nodes.lock().unwrap_or_else(PoisonError::into_inner).entry(node.clone()).or_default())
+        Arc::clone(
+            self.nodes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(node.clone())
+                .or_default(),
+        )
     }
 
     fn directory(&self, node: &NodeName) -> MachineDirectory {
@@ -162,10 +172,16 @@ impl QemuProvider {
     async fn start(&self, mut record: Record, memory: Option<&Path>) -> Result<Vm, ProviderError> {
         let node = record.request.spec.name.clone();
         let directory = self.directory(&node);
-        if let Some(pid) = directory.pid().filter(|pid| process::runs_in(*pid, directory.path())) {
-            process::kill(pid)
-                .await
-                .map_err(|error| failed(format!("kill the QEMU that was left over of node `{node}`"), error))?;
+        if let Some(pid) = directory
+            .pid()
+            .filter(|pid| process::runs_in(*pid, directory.path()))
+        {
+            process::kill(pid).await.map_err(|error| {
+                failed(
+                    format!("kill the QEMU that was left over of node `{node}`"),
+                    error,
+                )
+            })?;
         }
         let vm = match record.ssh_port {
             None => self.start_on(&record, 0, memory).await?,
@@ -179,12 +195,19 @@ impl QemuProvider {
         };
         if record.ssh_port != Some(vm.ssh.port()) {
             record.ssh_port = Some(vm.ssh.port());
-            directory.save(&record).map_err(|error| failed(format!("record the SSH port of node `{node}`"), error))?;
+            directory
+                .save(&record)
+                .map_err(|error| failed(format!("record the SSH port of node `{node}`"), error))?;
         }
         Ok(vm)
     }
 
-    async fn start_on(&self, record: &Record, ssh_port: u16, memory: Option<&Path>) -> Result<Vm, ProviderError> {
+    async fn start_on(
+        &self,
+        record: &Record,
+        ssh_port: u16,
+        memory: Option<&Path>,
+    ) -> Result<Vm, ProviderError> {
         let node = &record.request.spec.name;
         let (directory, socket) = (self.directory(node), self.qmp_socket(node));
         // One left by a killed QEMU would be connected to instead of the new one's.
@@ -195,8 +218,8 @@ impl QemuProvider {
         }
         let console_from = directory.console_length();
         let clock_socket = self.clock_socket(node);
-        let clock =
-            ClockPort::bind(&clock_socket).map_err(|error| failed(format!("listen on {}", clock_socket.display()), error))?;
+        let clock = ClockPort::bind(&clock_socket)
+            .map_err(|error| failed(format!("listen on {}", clock_socket.display()), error))?;
         let mut arguments = command_line::arguments(&Start {
             request: &record.request,
             directory: &directory,
@@ -206,21 +229,39 @@ impl QemuProvider {
             acceleration: self.config.acceleration,
         });
         let input = memory.map(std::fs::File::open).transpose();
-        let input = input.map_err(|error| failed(format!("open the saved memory of node `{node}`"), error))?;
+        let input = input
+            .map_err(|error| failed(format!("open the saved memory of node `{node}`"), error))?;
         if input.is_some() {
             arguments.extend(command_line::RESTORE_FROM_INPUT.map(str::to_owned));
         }
         tracing::debug!(%node, command = %arguments.iter().map(|word| shell::quote(word)).collect::<Vec<_>>().join(" "), "start QEMU");
         let (pid, exit) = self
             .spawner
-            .spawn(Launch { program: QEMU.into(), arguments, log: directory.qemu_log(), input })
+            .spawn(Launch {
+                program: QEMU.into(),
+                arguments,
+                log: directory.qemu_log(),
+                input,
+            })
             .await
             .map_err(|error| failed(format!("start QEMU for node `{node}`"), error))?;
         let ssh = SocketAddr::from((Ipv4Addr::LOCALHOST, ssh_port));
-        let vm = Vm { pid, exit, console_from, ssh, clock: Arc::new(Mutex::new(clock)), disk_fault: None };
-        directory.save_pid(pid).map_err(|error| failed(format!("record the process of node `{node}`"), error))?;
+        let vm = Vm {
+            pid,
+            exit,
+            console_from,
+            ssh,
+            clock: Arc::new(Mutex::new(clock)),
+            disk_fault: None,
+        };
+        directory
+            .save_pid(pid)
+            .map_err(|error| failed(format!("record the process of node `{node}`"), error))?;
         match self.ask_ssh_port(node, &vm).await {
-            Ok(port) => Ok(Vm { ssh: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ..vm }),
+            Ok(port) => Ok(Vm {
+                ssh: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                ..vm
+            }),
             Err(error) => {
                 // The error is what matters; what cannot be killed now dies with us.
                 let _ = process::kill(pid).await;
@@ -239,18 +280,31 @@ impl QemuProvider {
             }
             match Qmp::connect(&socket).await {
                 Ok(qmp) => break qmp,
-                Err(error) if Instant::now() > deadline => return Err(failed(format!("start node `{node}`"), error)),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(failed(format!("start node `{node}`"), error));
+                }
                 Err(_) => tokio::time::sleep(LOOK_PAUSE / 4).await,
             }
         };
-        let usernet =
-            qmp.human("info usernet").await.map_err(|error| failed(format!("ask for the SSH port of node `{node}`"), error))?;
-        qmp::forwarded_port(&usernet, GUEST_SSH_PORT)
-            .ok_or_else(|| failed(format!("ask for the SSH port of node `{node}`"), std::io::Error::other(usernet)))
+        let usernet = qmp
+            .human("info usernet")
+            .await
+            .map_err(|error| failed(format!("ask for the SSH port of node `{node}`"), error))?;
+        qmp::forwarded_port(&usernet, GUEST_SSH_PORT).ok_or_else(|| {
+            failed(
+                format!("ask for the SSH port of node `{node}`"),
+                std::io::Error::other(usernet),
+            )
+        })
     }
 
     async fn boot(&self, node: &NodeName) -> Result<SocketAddr, ProviderError> {
-        let vm = self.slot(node).lock().await.clone().ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
+        let vm = self
+            .slot(node)
+            .lock()
+            .await
+            .clone()
+            .ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
         let patience = console::patience(self.config.acceleration);
         let limit = boot_limit(self.config.acceleration);
         let mut console = Console::new(self.console(node), vm.console_from);
@@ -264,9 +318,16 @@ impl QemuProvider {
             if vm.has_ended() {
                 return Err(self.ended(node, &vm, "its QEMU ended"));
             }
-            let late = || (Instant::now() > deadline).then(|| format!("its SSH server did not answer within {limit:?}"));
+            let late = || {
+                (Instant::now() > deadline)
+                    .then(|| format!("its SSH server did not answer within {limit:?}"))
+            };
             if let Some(what) = trouble.or_else(late) {
-                return Err(ProviderError::Boot { node: node.clone(), what, console: console.end() });
+                return Err(ProviderError::Boot {
+                    node: node.clone(),
+                    what,
+                    console: console.end(),
+                });
             }
         }
     }
@@ -275,66 +336,102 @@ impl QemuProvider {
     fn ended(&self, node: &NodeName, vm: &Vm, what: &str) -> ProviderError {
         let said = self.said(node, vm);
         if said.contains(LOAD_FAILED) {
-            return ProviderError::MemoryRefused { node: node.clone(), what: said };
+            return ProviderError::MemoryRefused {
+                node: node.clone(),
+                what: said,
+            };
         }
         let mut console = Console::new(self.console(node), vm.console_from);
         console.look(Duration::MAX);
-        ProviderError::Boot { node: node.clone(), what: format!("{what} {said}"), console: console.end() }
+        ProviderError::Boot {
+            node: node.clone(),
+            what: format!("{what} {said}"),
+            console: console.end(),
+        }
     }
 
     /// How a QEMU has ended, and the end of its log.
     fn said(&self, node: &NodeName, vm: &Vm) -> String {
         let said = std::fs::read(self.directory(node).qemu_log()).unwrap_or_default();
-        let status = vm.exit.borrow().map_or_else(|| "still running".to_owned(), |status| status.to_string());
+        let status = vm
+            .exit
+            .borrow()
+            .map_or_else(|| "still running".to_owned(), |status| status.to_string());
         format!("({status}): {}", shell::tail(&said))
     }
 
     fn find(&self, node: &NodeName) -> Option<Machine> {
         let directory = self.directory(node);
         let record = directory.record().ok()?;
-        let pid = directory.pid().filter(|pid| process::runs_in(*pid, directory.path()));
+        let pid = directory
+            .pid()
+            .filter(|pid| process::runs_in(*pid, directory.path()));
         let power = match pid {
             None => Power::Off,
             Some(pid) if process::is_stopped(pid) => Power::Frozen,
             Some(_) => Power::On,
         };
-        let ssh = record.ssh_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        Some(Machine { name: node.clone(), power, ssh, pid })
+        let ssh = record
+            .ssh_port
+            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Some(Machine {
+            name: node.clone(),
+            power,
+            ssh,
+            pid,
+        })
     }
 
-    async fn change_power(&self, node: &NodeName, action: PowerAction) -> Result<(), ProviderError> {
+    async fn change_power(
+        &self,
+        node: &NodeName,
+        action: PowerAction,
+    ) -> Result<(), ProviderError> {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
-        let machine = self.find(node).ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
+        let machine = self
+            .find(node)
+            .ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
         let what = |doing: &str| format!("{doing} node `{node}`");
         match (action, machine.pid) {
             (PowerAction::PowerOff, None) => Ok(()),
             (PowerAction::PowerOff, Some(pid)) => {
-                process::kill(pid).await.map_err(|error| failed(what("power off"), error))?;
+                process::kill(pid)
+                    .await
+                    .map_err(|error| failed(what("power off"), error))?;
                 *slot = None;
                 Ok(())
             }
             (PowerAction::PowerOn, Some(_)) => Ok(()),
             (PowerAction::PowerOn, None) => {
-                let record = self.directory(node).record().map_err(|error| failed(what("power on"), error))?;
+                let record = self
+                    .directory(node)
+                    .record()
+                    .map_err(|error| failed(what("power on"), error))?;
                 let vm = self.start(record, None).await?;
                 process::boot_behind_others(vm.pid, vm.exit.clone());
                 *slot = Some(vm);
                 Ok(())
             }
-            (PowerAction::Freeze | PowerAction::Thaw | PowerAction::Reset, None) => {
-                Err(failed(what("freeze, thaw or reset"), std::io::Error::other("it is powered off; power it on first")))
-            }
-            (PowerAction::Freeze, Some(pid)) => {
-                process::set_stopped(pid, true).await.map_err(|error| failed(what("freeze"), error))
-            }
-            (PowerAction::Thaw, Some(pid)) => process::set_stopped(pid, false).await.map_err(|error| failed(what("thaw"), error)),
-            (PowerAction::Reset, Some(_)) if machine.power == Power::Frozen => {
-                Err(failed(what("reset"), std::io::Error::other("it is frozen; thaw it first")))
-            }
+            (PowerAction::Freeze | PowerAction::Thaw | PowerAction::Reset, None) => Err(failed(
+                what("freeze, thaw or reset"),
+                std::io::Error::other("it is powered off; power it on first"),
+            )),
+            (PowerAction::Freeze, Some(pid)) => process::set_stopped(pid, true)
+                .await
+                .map_err(|error| failed(what("freeze"), error)),
+            (PowerAction::Thaw, Some(pid)) => process::set_stopped(pid, false)
+                .await
+                .map_err(|error| failed(what("thaw"), error)),
+            (PowerAction::Reset, Some(_)) if machine.power == Power::Frozen => Err(failed(
+                what("reset"),
+                std::io::Error::other("it is frozen; thaw it first"),
+            )),
             (PowerAction::Reset, Some(_)) => {
                 let from = self.directory(node).console_length();
-                self.reset(node).await.map_err(|error| failed(what("reset"), error))?;
+                self.reset(node)
+                    .await
+                    .map_err(|error| failed(what("reset"), error))?;
                 if let Some(vm) = slot.as_mut() {
                     process::boot_behind_others(vm.pid, vm.exit.clone());
                     vm.console_from = from;
@@ -350,20 +447,33 @@ impl QemuProvider {
         qmp.event("RESET").await
     }
 
-    async fn change_disk(&self, node: &NodeName, fault: Option<DiskFault>) -> Result<DiskEffect, ProviderError> {
+    async fn change_disk(
+        &self,
+        node: &NodeName,
+        fault: Option<DiskFault>,
+    ) -> Result<DiskEffect, ProviderError> {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
-        let machine = self.find(node).ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
+        let machine = self
+            .find(node)
+            .ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
         match (machine.power, fault) {
             // A machine that is started again has a disk that works.
-            (Power::Off, None) => Ok(DiskEffect { verified: true, measured: "the machine is off".into() }),
+            (Power::Off, None) => Ok(DiskEffect {
+                verified: true,
+                measured: "the machine is off".into(),
+            }),
             (Power::On, _) => {
                 // What is begun may act even if it is not seen to; what is to end acts until it is seen to have ended.
                 if let (Some(vm), Some(_)) = (slot.as_mut(), fault) {
                     vm.disk_fault = fault;
                 }
-                let apply = async { disk::apply(&mut Qmp::connect(&self.qmp_socket(node)).await?, fault).await };
-                let effect = apply.await.map_err(|error| failed(format!("change the disk of node `{node}`"), error))?;
+                let apply = async {
+                    disk::apply(&mut Qmp::connect(&self.qmp_socket(node)).await?, fault).await
+                };
+                let effect = apply
+                    .await
+                    .map_err(|error| failed(format!("change the disk of node `{node}`"), error))?;
                 if let (Some(vm), None) = (slot.as_mut(), fault) {
                     vm.disk_fault = None;
                 }
@@ -380,14 +490,26 @@ impl QemuProvider {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
         let directory = self.directory(node);
-        let recorded = directory.pid().filter(|pid| process::runs_in(*pid, directory.path()));
-        for pid in slot.as_ref().filter(|vm| !vm.has_ended()).map(|vm| vm.pid).into_iter().chain(recorded) {
-            process::kill(pid).await.map_err(|error| failed(format!("kill the QEMU of node `{node}`"), error))?;
+        let recorded = directory
+            .pid()
+            .filter(|pid| process::runs_in(*pid, directory.path()));
+        for pid in slot
+            .as_ref()
+            .filter(|vm| !vm.has_ended())
+            .map(|vm| vm.pid)
+            .into_iter()
+            .chain(recorded)
+        {
+            process::kill(pid)
+                .await
+                .map_err(|error| failed(format!("kill the QEMU of node `{node}`"), error))?;
         }
         *slot = None;
         // QEMU does not remove its socket when it is killed; an absent one is fine.
         let _ = std::fs::remove_file(self.qmp_socket(node));
-        directory.remove().map_err(|error| failed(format!("remove the directory of node `{node}`"), error))
+        directory
+            .remove()
+            .map_err(|error| failed(format!("remove the directory of node `{node}`"), error))
     }
 }
 
@@ -398,7 +520,9 @@ impl Provider for QemuProvider {
 
     fn preflight(&self, machines: &[MachineSpec]) -> BoxFuture<'_, Vec<Problem>> {
         let machines = machines.to_vec();
-        Box::pin(async move { preflight::problems(&machines, &self.config.state_dir, self.config.acceleration).await })
+        Box::pin(async move {
+            preflight::problems(&machines, &self.config.state_dir, self.config.acceleration).await
+        })
     }
 
     fn create(&self, request: MachineRequest) -> BoxFuture<'_, Result<Machine, ProviderError>> {
@@ -412,17 +536,26 @@ impl Provider for QemuProvider {
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Machine>, ProviderError>> {
         Box::pin(async move {
-            let names = directory::nodes(&self.config.state_dir).map_err(|error| failed("list machines", error))?;
+            let names = directory::nodes(&self.config.state_dir)
+                .map_err(|error| failed("list machines", error))?;
             Ok(names.iter().filter_map(|node| self.find(node)).collect())
         })
     }
 
-    fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>> {
+    fn power(
+        &self,
+        node: &NodeName,
+        action: PowerAction,
+    ) -> BoxFuture<'_, Result<(), ProviderError>> {
         let node = node.clone();
         Box::pin(async move { self.change_power(&node, action).await })
     }
 
-    fn disk(&self, node: &NodeName, fault: Option<DiskFault>) -> BoxFuture<'_, Result<DiskEffect, ProviderError>> {
+    fn disk(
+        &self,
+        node: &NodeName,
+        fault: Option<DiskFault>,
+    ) -> BoxFuture<'_, Result<DiskEffect, ProviderError>> {
         let node = node.clone();
         Box::pin(async move { self.change_disk(&node, fault).await })
     }
@@ -451,7 +584,9 @@ pub fn machine_definition(mut request: MachineRequest, acceleration: Acceleratio
     let nowhere = || PathBuf::from("/");
     match &mut request.box_files.boot {
         BoxBoot::Existing => {}
-        BoxBoot::Kernel(boot) => (boot.kernel, boot.initramfs, boot.root) = (nowhere(), nowhere(), nowhere()),
+        BoxBoot::Kernel(boot) => {
+            (boot.kernel, boot.initramfs, boot.root) = (nowhere(), nowhere(), nowhere())
+        }
         BoxBoot::Disk(image) => image.path = nowhere(),
     }
     request.fabric_socket = nowhere();
@@ -482,8 +617,13 @@ pub struct Swept {
 /// # Errors
 /// When `/proc` cannot be read or a process survives SIGKILL.
 pub async fn sweep(state_dir: &Path) -> Result<Vec<Swept>, ProviderError> {
-    let killed = process::sweep(state_dir).await.map_err(|error| failed("clear left-over machines", error))?;
-    Ok(killed.into_iter().map(|(pid, node)| Swept { pid, node }).collect())
+    let killed = process::sweep(state_dir)
+        .await
+        .map_err(|error| failed("clear left-over machines", error))?;
+    Ok(killed
+        .into_iter()
+        .map(|(pid, node)| Swept { pid, node })
+        .collect())
 }
 
 /// The QEMU processes of machines under `state_dir`, whoever started them.
@@ -492,7 +632,10 @@ pub async fn sweep(state_dir: &Path) -> Result<Vec<Swept>, ProviderError> {
 /// When `/proc` cannot be read.
 pub fn processes(state_dir: &Path) -> Result<Vec<Swept>, ProviderError> {
     let found = process::find(state_dir).map_err(|error| failed("look for machines", error))?;
-    Ok(found.into_iter().map(|(pid, node)| Swept { pid, node }).collect())
+    Ok(found
+        .into_iter()
+        .map(|(pid, node)| Swept { pid, node })
+        .collect())
 }
 
 /// How long a machine may take to boot at all, while others boot beside it.
@@ -508,7 +651,10 @@ async fn await_banner(address: SocketAddr) {
     loop {
         let banner = async {
             let mut start = [0; 4];
-            TcpStream::connect(address).await?.read_exact(&mut start).await?;
+            TcpStream::connect(address)
+                .await?
+                .read_exact(&mut start)
+                .await?;
             Ok::<_, std::io::Error>(&start == b"SSH-")
         };
         if matches!(timeout(BANNER_LIMIT, banner).await, Ok(Ok(true))) {
@@ -519,7 +665,12 @@ async fn await_banner(address: SocketAddr) {
 }
 
 fn machine(name: NodeName, vm: &Vm) -> Machine {
-    Machine { name, power: Power::On, ssh: Some(vm.ssh), pid: Some(vm.pid) }
+    Machine {
+        name,
+        power: Power::On,
+        ssh: Some(vm.ssh),
+        pid: Some(vm.pid),
+    }
 }
 
 fn check_socket_path(path: &Path) -> Result<(), ProviderError> {
@@ -527,11 +678,18 @@ fn check_socket_path(path: &Path) -> Result<(), ProviderError> {
     if length < MAX_SOCKET_PATH {
         return Ok(());
     }
-    let cause =
-        std::io::Error::other(format!("its {length} bytes are too many for a socket; set XDG_RUNTIME_DIR to a shorter path"));
+    let cause = std::io::Error::other(format!(
+        "its {length} bytes are too many for a socket; set XDG_RUNTIME_DIR to a shorter path"
+    ));
     Err(failed(format!("use {}", path.display()), cause))
 }
 
-fn failed(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProviderError {
-    ProviderError::Failed { what: what.into(), source: source.into() }
+fn failed(
+    what: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ProviderError {
+    ProviderError::Failed {
+        what: what.into(),
+        source: source.into(),
+    }
 }

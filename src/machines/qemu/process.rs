@@ -18,8 +18,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, getpriority_process, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
-    setpriority_pgrp, umask,
+    Pid, PidfdFlags, Signal, getppid, getpriority_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setpriority_pgrp, umask,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -37,9 +37,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Becomes the program in `arguments`, which are `PARENT PROGRAM ARGUMENT…` (what follows [`VM_VERB`]). Call it first thing in `main`,
 /// before any thread exists. Returns only when it could not.
 pub fn exec_vm(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
-    let parent = arguments.next().and_then(|word| word.to_str()?.parse::<i32>().ok());
+    let parent = arguments
+        .next()
+        .and_then(|word| word.to_str()?.parse::<i32>().ok());
     let Some(program) = arguments.next() else {
-        return io::Error::other(format!("`{VM_VERB}` needs a parent's process id and a program"));
+        return io::Error::other(format!(
+            "`{VM_VERB}` needs a parent's process id and a program"
+        ));
     };
     let orphaned = || parent.is_none() || getppid().map(Pid::as_raw_pid) != parent;
     let gone = || io::Error::other("the process that wanted the machine is gone");
@@ -64,7 +68,12 @@ pub fn exec_vm(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
 /// Moves a saved memory from standard input to a descriptor of its own. QEMU closes it once it is loaded, and the next descriptor that
 /// it opens would be its standard input: if that is the pipe of the next save, the save's writer loses it.
 fn keep_memory_apart(arguments: &mut [OsString]) -> io::Result<()> {
-    let Some(memory) = arguments.iter_mut().find(|argument| argument.as_os_str() == INPUT) else { return Ok(()) };
+    let Some(memory) = arguments
+        .iter_mut()
+        .find(|argument| argument.as_os_str() == INPUT)
+    else {
+        return Ok(());
+    };
     let apart = rustix::io::dup(rustix::stdio::stdin())?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     *memory = format!("fd:{}", apart.into_raw_fd()).into();
@@ -99,13 +108,15 @@ impl Spawner {
     /// Starts the thread. `wrapper` is our own binary.
     pub(super) fn start(wrapper: PathBuf, runtime: Handle) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
-        std::thread::Builder::new().name("machines".into()).spawn(move || {
-            for Order { launch, reply } in queue {
-                let result = spawn(&wrapper, launch, &runtime);
-                // Whoever gave up waiting drops the exit's receiver; the child is still reaped.
-                let _ = reply.send(result);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("machines".into())
+            .spawn(move || {
+                for Order { launch, reply } in queue {
+                    let result = spawn(&wrapper, launch, &runtime);
+                    // Whoever gave up waiting drops the exit's receiver; the child is still reaped.
+                    let _ = reply.send(result);
+                }
+            })?;
         Ok(Self { orders })
     }
 
@@ -113,7 +124,9 @@ impl Spawner {
     pub(super) async fn spawn(&self, launch: Launch) -> io::Result<(u32, Exit)> {
         let (reply, answer) = oneshot::channel();
         let gone = |()| io::Error::other("the thread that starts machines has ended");
-        self.orders.send(Order { launch, reply }).map_err(|_| gone(()))?;
+        self.orders
+            .send(Order { launch, reply })
+            .map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?
     }
 }
@@ -122,7 +135,11 @@ fn spawn(wrapper: &Path, launch: Launch, runtime: &Handle) -> io::Result<(u32, E
     let log = directory::create(&launch.log)?;
     let _guard = runtime.enter();
     let mut command = tokio::process::Command::new(wrapper);
-    command.arg(VM_VERB).arg(std::process::id().to_string()).arg(&launch.program).args(&launch.arguments);
+    command
+        .arg(VM_VERB)
+        .arg(std::process::id().to_string())
+        .arg(&launch.program)
+        .args(&launch.arguments);
     // Its own process group: Ctrl-C in a terminal is for us to handle.
     command
         .stdin(launch.input.map_or_else(Stdio::null, Stdio::from))
@@ -131,7 +148,9 @@ fn spawn(wrapper: &Path, launch: Launch, runtime: &Handle) -> io::Result<(u32, E
         .process_group(0)
         .kill_on_drop(true);
     let mut child = command.spawn()?;
-    let pid = child.id().ok_or_else(|| io::Error::other("the process ended before it was looked at"))?;
+    let pid = child
+        .id()
+        .ok_or_else(|| io::Error::other("the process ended before it was looked at"))?;
     let (told, exit) = watch::channel(None);
     runtime.spawn(async move {
         if let Ok(status) = child.wait().await {
@@ -143,20 +162,30 @@ fn spawn(wrapper: &Path, launch: Launch, runtime: &Handle) -> io::Result<(u32, E
 
 /// Whether the process exists, is not a zombie, and was started for the machine in `directory`.
 pub(super) fn runs_in(pid: u32, directory: &Path) -> bool {
-    let Ok(command_line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    names_directory(&command_line, directory) && !matches!(state(&format!("/proc/{pid}/stat")), None | Some('Z' | 'X'))
+    let Ok(command_line) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
+        return false;
+    };
+    names_directory(&command_line, directory)
+        && !matches!(state(&format!("/proc/{pid}/stat")), None | Some('Z' | 'X'))
 }
 
 /// Whether arguments, each ended by a zero byte, name a file in `directory`.
 fn names_directory(command_line: &[u8], directory: &Path) -> bool {
     let prefix = format!("{}/", directory.display()).replace(',', ",,");
-    command_line.split(|byte| *byte == 0).any(|word| String::from_utf8_lossy(word).contains(&prefix))
+    command_line
+        .split(|byte| *byte == 0)
+        .any(|word| String::from_utf8_lossy(word).contains(&prefix))
 }
 
 /// Whether every thread of the process is stopped by a signal.
 pub(super) fn is_stopped(pid: u32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let mut states = threads.flatten().map(|thread| state(&format!("{}/stat", thread.path().display()))).peekable();
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut states = threads
+        .flatten()
+        .map(|thread| state(&format!("{}/stat", thread.path().display())))
+        .peekable();
     states.peek().is_some() && states.all(|state| matches!(state, Some('T' | 't')))
 }
 
@@ -175,7 +204,11 @@ pub(super) async fn set_stopped(pid: u32, stopped: bool) -> io::Result<()> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let late = |_| io::Error::other(format!("process {pid} does not show {signal:?} within {STOP_LIMIT:?}"));
+    let late = |_| {
+        io::Error::other(format!(
+            "process {pid} does not show {signal:?} within {STOP_LIMIT:?}"
+        ))
+    };
     tokio::time::timeout(STOP_LIMIT, wait).await.map_err(late)
 }
 
@@ -186,9 +219,13 @@ const BOOT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Lets the machines beside it, and us, come first while a process boots. Only for who may take that back, which needs a privilege.
 pub(super) fn boot_behind_others(pid: u32, mut exit: Exit) {
-    let privileged =
-        rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_NICE));
-    let (Ok(group), Ok(usual)) = (as_pid(pid), getpriority_process(None)) else { return };
+    let privileged = rustix::thread::capabilities(None).is_ok_and(|sets| {
+        sets.effective
+            .contains(rustix::thread::CapabilitySet::SYS_NICE)
+    });
+    let (Ok(group), Ok(usual)) = (as_pid(pid), getpriority_process(None)) else {
+        return;
+    };
     // Of all its threads: it leads a process group of its own.
     if !privileged || setpriority_pgrp(Some(group), usual + BOOT_NICENESS).is_err() {
         return;
@@ -217,11 +254,15 @@ pub(super) async fn kill(pid: u32) -> io::Result<()> {
         // A pidfd is readable once its process has ended.
         let timeout = Timespec::try_from(DEATH_LIMIT).expect("10 s fit");
         match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout))? {
-            0 => Err(io::Error::other(format!("process {pid} still runs {DEATH_LIMIT:?} after SIGKILL"))),
+            0 => Err(io::Error::other(format!(
+                "process {pid} still runs {DEATH_LIMIT:?} after SIGKILL"
+            ))),
             _ => Ok(()),
         }
     };
-    tokio::task::spawn_blocking(kill).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(kill)
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// Kills exactly the processes of machines under `state_dir` and returns their ids and machine directories' names.
@@ -238,9 +279,19 @@ pub(super) fn find(state_dir: &Path) -> io::Result<Vec<(u32, String)>> {
     let machines = directory::machines_directory(state_dir);
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let Some(node) = machine_of(&command_line, &machines) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let Some(node) = machine_of(&command_line, &machines) else {
+            continue;
+        };
         if runs_in(pid, &machines.join(&node)) {
             found.push((pid, node));
         }
@@ -250,24 +301,36 @@ pub(super) fn find(state_dir: &Path) -> io::Result<Vec<(u32, String)>> {
 
 /// The machine under `machines` whose disk a QEMU's arguments, or those of a process about to become one, name.
 fn machine_of(command_line: &[u8], machines: &Path) -> Option<String> {
-    let words: Vec<String> =
-        command_line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    let is_qemu =
-        |word: &String| Path::new(word).file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu-system-"));
-    let becomes_qemu = words.get(1).is_some_and(|verb| verb == VM_VERB) && words.get(3).is_some_and(is_qemu);
+    let words: Vec<String> = command_line
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let is_qemu = |word: &String| {
+        Path::new(word)
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("qemu-system-"))
+    };
+    let becomes_qemu =
+        words.get(1).is_some_and(|verb| verb == VM_VERB) && words.get(3).is_some_and(is_qemu);
     if !becomes_qemu && !is_qemu(words.first()?) {
         return None;
     }
     let prefix = format!("file={}/", machines.display()).replace(',', ",,");
     words.iter().find_map(|word| {
         let (node, file) = word.strip_prefix(&prefix)?.split_once('/')?;
-        let is_disk = file.split(',').next().is_some_and(|name| directory::DISKS.contains(&name));
+        let is_disk = file
+            .split(',')
+            .next()
+            .is_some_and(|name| directory::DISKS.contains(&name));
         is_disk.then(|| node.to_owned())
     })
 }
 
 fn as_pid(pid: u32) -> io::Result<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other(format!("{pid} is no process id")))
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other(format!("{pid} is no process id")))
 }
 
 #[cfg(test)]
@@ -278,22 +341,57 @@ mod tests {
     fn only_our_qemu_processes_are_recognised() {
         let machines = Path::new("/state/a/machines");
         let check = |words: &[&str], expected: Option<&str>| {
-            assert_eq!(machine_of(words.join("\0").as_bytes(), machines).as_deref(), expected, "{words:?}");
+            assert_eq!(
+                machine_of(words.join("\0").as_bytes(), machines).as_deref(),
+                expected,
+                "{words:?}"
+            );
         };
         let drive = "file=/state/a/machines/w1/disk.raw,format=raw";
-        check(&["/usr/bin/qemu-system-x86_64", "-drive", drive], Some("w1"));
-        check(&["/proc/self/exe", VM_VERB, "77", "qemu-system-x86_64", "-drive", drive], Some("w1"));
+        check(
+            &["/usr/bin/qemu-system-x86_64", "-drive", drive],
+            Some("w1"),
+        );
+        check(
+            &[
+                "/proc/self/exe",
+                VM_VERB,
+                "77",
+                "qemu-system-x86_64",
+                "-drive",
+                drive,
+            ],
+            Some("w1"),
+        );
         let layer = "file=/state/a/machines/w2/disk.qcow2,format=qcow2";
         check(&["qemu-system-x86_64", "-drive", layer], Some("w2"));
-        check(&["qemu-system-x86_64", "-drive", "file=/state/a/machines/w1/other.raw,format=raw"], None);
-        check(&["qemu-system-x86_64", "-drive", "file=/state/ab/machines/w1/disk.raw"], None);
+        check(
+            &[
+                "qemu-system-x86_64",
+                "-drive",
+                "file=/state/a/machines/w1/other.raw,format=raw",
+            ],
+            None,
+        );
+        check(
+            &[
+                "qemu-system-x86_64",
+                "-drive",
+                "file=/state/ab/machines/w1/disk.raw",
+            ],
+            None,
+        );
         check(&["vim", "/state/a/machines/w1/disk.raw", drive], None);
         check(&[], None);
     }
 
     #[tokio::test]
     async fn a_process_is_stopped_continued_and_killed() {
-        let mut child = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().expect("sleep starts");
+        let mut child = tokio::process::Command::new("sleep")
+            .arg("1000")
+            .kill_on_drop(true)
+            .spawn()
+            .expect("sleep starts");
         let pid = child.id().expect("it runs");
         set_stopped(pid, true).await.expect("it stops");
         assert!(is_stopped(pid));
@@ -308,6 +406,9 @@ mod tests {
     #[test]
     fn a_machine_without_its_parent_is_not_started() {
         let error = exec_vm(["1", "/bin/true"].iter().map(OsString::from));
-        assert_eq!(error.to_string(), "the process that wanted the machine is gone");
+        assert_eq!(
+            error.to_string(),
+            "the process that wanted the machine is gone"
+        );
     }
 }

@@ -22,18 +22,36 @@ const HEADER_BYTES: u32 = 104;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 
 /// Writes an overlay of `disk_bytes`, or of the image's size if that is larger.
-pub(super) fn write_overlay(file: &mut (impl Write + Seek), image: &DiskImage, disk_bytes: u64) -> io::Result<()> {
+pub(super) fn write_overlay(
+    file: &mut (impl Write + Seek),
+    image: &DiskImage,
+    disk_bytes: u64,
+) -> io::Result<()> {
     let size = disk_bytes.max(image.virtual_size).div_ceil(512) * 512;
     if size > LARGEST_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a disk of more than 4 TiB"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a disk of more than 4 TiB",
+        ));
     }
-    let backing = image.path.to_str().filter(|path| path.len() <= 1023 && image.path.is_absolute());
-    let backing =
-        backing.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the image's path is not usable in qcow2"))?;
+    let backing = image
+        .path
+        .to_str()
+        .filter(|path| path.len() <= 1023 && image.path.is_absolute());
+    let backing = backing.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the image's path is not usable in qcow2",
+        )
+    })?;
     let format = image.format.name().as_bytes();
     let mut extensions = Vec::new();
     extensions.extend(BACKING_FORMAT.to_be_bytes());
-    extensions.extend(u32::try_from(format.len()).expect("a short word").to_be_bytes());
+    extensions.extend(
+        u32::try_from(format.len())
+            .expect("a short word")
+            .to_be_bytes(),
+    );
     extensions.extend(format);
     extensions.resize(8 + format.len().next_multiple_of(8), 0);
     // The end of the extensions.
@@ -44,11 +62,19 @@ pub(super) fn write_overlay(file: &mut (impl Write + Seek), image: &DiskImage, d
     header.extend(b"QFI\xfb");
     header.extend(3_u32.to_be_bytes());
     header.extend(name_offset.to_be_bytes());
-    header.extend(u32::try_from(backing.len()).expect("at most 1023").to_be_bytes());
+    header.extend(
+        u32::try_from(backing.len())
+            .expect("at most 1023")
+            .to_be_bytes(),
+    );
     header.extend(CLUSTER_BITS.to_be_bytes());
     header.extend(size.to_be_bytes());
     header.extend(0_u32.to_be_bytes()); // not encrypted
-    header.extend(u32::try_from(size.div_ceil(MAPPED_BYTES)).expect("at most 8192").to_be_bytes());
+    header.extend(
+        u32::try_from(size.div_ceil(MAPPED_BYTES))
+            .expect("at most 8192")
+            .to_be_bytes(),
+    );
     header.extend((3 * CLUSTER_BYTES).to_be_bytes()); // first level
     header.extend(CLUSTER_BYTES.to_be_bytes()); // refcount table
     header.extend(1_u32.to_be_bytes()); // of one cluster
@@ -86,28 +112,59 @@ mod tests {
     fn the_overlay_is_what_qemu_reads() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("base.raw");
-        std::fs::File::create(&path).unwrap().set_len(10 << 20).unwrap();
-        let image = DiskImage { path, format: DiskFormat::Raw, virtual_size: 10 << 20 };
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(10 << 20)
+            .unwrap();
+        let image = DiskImage {
+            path,
+            format: DiskFormat::Raw,
+            virtual_size: 10 << 20,
+        };
         let overlay = directory.path().join("overlay.qcow2");
-        write_overlay(&mut std::fs::File::create(&overlay).unwrap(), &image, 4 << 30).unwrap();
+        write_overlay(
+            &mut std::fs::File::create(&overlay).unwrap(),
+            &image,
+            4 << 30,
+        )
+        .unwrap();
         let bytes = std::fs::read(&overlay).unwrap();
-        assert_eq!((bytes.len() as u64, virtual_size(&bytes)), (CLUSTERS * CLUSTER_BYTES, Some(4 << 30)));
+        assert_eq!(
+            (bytes.len() as u64, virtual_size(&bytes)),
+            (CLUSTERS * CLUSTER_BYTES, Some(4 << 30))
+        );
         // The real one judges, where it is installed (`apt install qemu-utils`).
-        let run = |arguments: &[&str]| std::process::Command::new("qemu-img").args(arguments).arg(&overlay).output();
+        let run = |arguments: &[&str]| {
+            std::process::Command::new("qemu-img")
+                .args(arguments)
+                .arg(&overlay)
+                .output()
+        };
         let Ok(checked) = run(&["check"]) else { return };
-        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        assert!(
+            checked.status.success(),
+            "{}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
         let info = run(&["info", "--output=json"]).unwrap();
         let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
         assert_eq!(info["virtual-size"], 4_u64 << 30);
         assert_eq!(
-            (info["backing-filename"].as_str(), info["backing-filename-format"].as_str()),
+            (
+                info["backing-filename"].as_str(),
+                info["backing-filename-format"].as_str()
+            ),
             (image.path.to_str(), Some("raw"))
         );
     }
 
     #[test]
     fn a_larger_image_makes_a_larger_disk() {
-        let image = DiskImage { path: "/base".into(), format: DiskFormat::Qcow2, virtual_size: 10 << 30 };
+        let image = DiskImage {
+            path: "/base".into(),
+            format: DiskFormat::Qcow2,
+            virtual_size: 10 << 30,
+        };
         let mut bytes = io::Cursor::new(Vec::new());
         write_overlay(&mut bytes, &image, 4 << 30).unwrap();
         assert_eq!(virtual_size(bytes.get_ref()), Some(10 << 30));

@@ -40,23 +40,42 @@ pub(super) struct Qmp {
 impl Qmp {
     /// Connects and leaves negotiation mode.
     pub(super) async fn connect(socket: &Path) -> Result<Self, QmpError> {
-        let stream = UnixStream::connect(socket).await.map_err(QmpError::Connect)?;
-        let mut qmp = Self { lines: Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE_BYTES)) };
-        qmp.await_message("the greeting", |message| message.get("QMP").is_some()).await?;
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(QmpError::Connect)?;
+        let mut qmp = Self {
+            lines: Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE_BYTES)),
+        };
+        qmp.await_message("the greeting", |message| message.get("QMP").is_some())
+            .await?;
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
     }
 
     /// Executes a command and returns what it returned.
-    pub(super) async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+    pub(super) async fn execute(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, QmpError> {
         let request = json!({ "execute": command, "arguments": arguments }).to_string();
-        self.lines.send(request).await.map_err(|_| QmpError::Closed(format!("`{command}`")))?;
-        let answer = |message: &Value| message.get("return").is_some() || message.get("error").is_some();
+        self.lines
+            .send(request)
+            .await
+            .map_err(|_| QmpError::Closed(format!("`{command}`")))?;
+        let answer =
+            |message: &Value| message.get("return").is_some() || message.get("error").is_some();
         let mut message = self.await_message(&format!("`{command}`"), answer).await?;
         match message.get("error") {
             Some(error) => {
-                let reason = error["desc"].as_str().unwrap_or("it gave no reason").to_owned();
-                Err(QmpError::Refused { command: command.to_owned(), reason })
+                let reason = error["desc"]
+                    .as_str()
+                    .unwrap_or("it gave no reason")
+                    .to_owned();
+                Err(QmpError::Refused {
+                    command: command.to_owned(),
+                    reason,
+                })
             }
             None => Ok(message["return"].take()),
         }
@@ -64,32 +83,44 @@ impl Qmp {
 
     /// Executes a command of the human monitor, for what has no command of its own.
     pub(super) async fn human(&mut self, command: &str) -> Result<String, QmpError> {
-        let text = self.execute("human-monitor-command", json!({ "command-line": command })).await?;
+        let text = self
+            .execute("human-monitor-command", json!({ "command-line": command }))
+            .await?;
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits for an event that happens after this call.
     pub(super) async fn event(&mut self, name: &str) -> Result<(), QmpError> {
-        self.await_message(&format!("event {name}"), |message| message["event"] == name).await.map(|_| ())
+        self.await_message(&format!("event {name}"), |message| message["event"] == name)
+            .await
+            .map(|_| ())
     }
 
-    async fn await_message(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, QmpError> {
+    async fn await_message(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, QmpError> {
         let search = async {
             while let Some(line) = self.lines.next().await {
-                let malformed = |error: &dyn std::fmt::Display| QmpError::Malformed(error.to_string());
+                let malformed =
+                    |error: &dyn std::fmt::Display| QmpError::Malformed(error.to_string());
                 let line = line.map_err(|error| match error {
                     // A QEMU that is killed resets the connection.
                     LinesCodecError::Io(_) => QmpError::Closed(what.to_owned()),
                     LinesCodecError::MaxLineLengthExceeded => malformed(&error),
                 })?;
-                let message: Value = serde_json::from_str(&line).map_err(|error| malformed(&error))?;
+                let message: Value =
+                    serde_json::from_str(&line).map_err(|error| malformed(&error))?;
                 if wanted(&message) {
                     return Ok(message);
                 }
             }
             Err(QmpError::Closed(what.to_owned()))
         };
-        timeout(ANSWER_LIMIT, search).await.unwrap_or_else(|_| Err(QmpError::Silent(what.to_owned())))
+        timeout(ANSWER_LIMIT, search)
+            .await
+            .unwrap_or_else(|_| Err(QmpError::Silent(what.to_owned())))
     }
 }
 
@@ -97,8 +128,12 @@ impl Qmp {
 pub(super) fn forwarded_port(usernet: &str, guest_port: u16) -> Option<u16> {
     usernet.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [protocol, _fd, _host, port, _guest, to, ..] = words[..] else { return None };
-        (protocol == "TCP[HOST_FORWARD]" && to.parse() == Ok(guest_port)).then(|| port.parse().ok()).flatten()
+        let [protocol, _fd, _host, port, _guest, to, ..] = words[..] else {
+            return None;
+        };
+        (protocol == "TCP[HOST_FORWARD]" && to.parse() == Ok(guest_port))
+            .then(|| port.parse().ok())
+            .flatten()
     })
 }
 
@@ -132,7 +167,10 @@ mod tests {
         });
         let mut qmp = Qmp::connect(&path).await.expect("the greeting comes");
         assert_eq!(qmp.human("info usernet").await.expect("it answers"), "text");
-        let error = qmp.execute("quit", json!({})).await.expect_err("it refuses");
+        let error = qmp
+            .execute("quit", json!({}))
+            .await
+            .expect_err("it refuses");
         assert_eq!(error.to_string(), "QEMU refused `quit`: no");
         drop(server.await);
         assert!(matches!(qmp.event("RESET").await, Err(QmpError::Closed(_))));

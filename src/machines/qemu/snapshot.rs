@@ -22,7 +22,9 @@ use super::clock::ClockPort;
 use super::directory::{self, SavedMachine};
 use super::qmp::{Qmp, QmpError};
 use super::{QemuProvider, Vm, failed};
-use crate::machines::provider::{ClockFact, DiskFault, MachineRequest, Power, ProviderError, Restored, Snapshots};
+use crate::machines::provider::{
+    ClockFact, DiskFault, MachineRequest, Power, ProviderError, Restored, Snapshots,
+};
 use crate::model::names::NodeName;
 use crate::shell;
 
@@ -45,14 +47,19 @@ impl Snapshots for QemuProvider {
         Box::pin(async move { self.save_all(&into).await })
     }
 
-    fn restore(&self, from: PathBuf, requests: Vec<MachineRequest>) -> BoxFuture<'_, Result<Restored, ProviderError>> {
+    fn restore(
+        &self,
+        from: PathBuf,
+        requests: Vec<MachineRequest>,
+    ) -> BoxFuture<'_, Result<Restored, ProviderError>> {
         Box::pin(async move { self.restore_all(&from, requests).await })
     }
 }
 
 impl QemuProvider {
     async fn save_all(&self, into: &Path) -> Result<Restored, ProviderError> {
-        let nodes = directory::nodes(&self.config.state_dir).map_err(|error| failed("list machines", error))?;
+        let nodes = directory::nodes(&self.config.state_dir)
+            .map_err(|error| failed("list machines", error))?;
         let mut slots = Vec::new();
         for node in &nodes {
             slots.push(self.slot(node).lock_owned().await);
@@ -63,17 +70,27 @@ impl QemuProvider {
                 .prepare(&self.directory(node))
                 .map_err(|error| failed(format!("begin to save node `{node}`"), error))?;
             if let Some(vm) = self.running(node, slot)? {
-                let qmp = Qmp::connect(&self.qmp_socket(node)).await.map_err(saving(node))?;
-                running.push(Running { node: node.clone(), qmp, clock: Arc::clone(&vm.clock) });
+                let qmp = Qmp::connect(&self.qmp_socket(node))
+                    .await
+                    .map_err(saving(node))?;
+                running.push(Running {
+                    node: node.clone(),
+                    qmp,
+                    clock: Arc::clone(&vm.clock),
+                });
             }
         }
         let mut problems = sync_all(&running).await;
         let begun = Instant::now();
         let saved = self.stop_and_save(&nodes, &mut running, into).await;
         // Whatever happened, they run on. One that was not stopped takes no harm.
-        let resumed = join_all(
-            running.iter_mut().map(async |machine| machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))),
-        );
+        let resumed = join_all(running.iter_mut().map(async |machine| {
+            machine
+                .qmp
+                .execute("cont", json!({}))
+                .await
+                .map_err(resuming(&machine.node))
+        }));
         let resumed = first_error(resumed.await);
         saved?;
         resumed?;
@@ -87,28 +104,50 @@ impl QemuProvider {
             }
         }
         drop(slots);
-        Ok(Restored { clocks, running_ms, loaded_ms: 0, problems })
+        Ok(Restored {
+            clocks,
+            running_ms,
+            loaded_ms: 0,
+            problems,
+        })
     }
 
     /// The machine's process, unless it is off.
-    fn running<'a>(&self, node: &NodeName, slot: &'a OwnedMutexGuard<Option<Vm>>) -> Result<Option<&'a Vm>, ProviderError> {
+    fn running<'a>(
+        &self,
+        node: &NodeName,
+        slot: &'a OwnedMutexGuard<Option<Vm>>,
+    ) -> Result<Option<&'a Vm>, ProviderError> {
         let power = self.find(node).map_or(Power::Off, |machine| machine.power);
         if let Some(why) = unfit(power, slot.as_ref().and_then(|vm| vm.disk_fault)) {
-            return Err(failed(format!("save node `{node}`"), std::io::Error::other(why)));
+            return Err(failed(
+                format!("save node `{node}`"),
+                std::io::Error::other(why),
+            ));
         }
         Ok(slot.as_ref().filter(|_| power == Power::On))
     }
 
-    async fn stop_and_save(&self, nodes: &[NodeName], running: &mut [Running], into: &Path) -> Result<(), ProviderError> {
-        let stopped = join_all(
-            running
-                .iter_mut()
-                .map(async |machine| machine.qmp.execute("stop", json!({})).await.map(drop).map_err(saving(&machine.node))),
-        );
+    async fn stop_and_save(
+        &self,
+        nodes: &[NodeName],
+        running: &mut [Running],
+        into: &Path,
+    ) -> Result<(), ProviderError> {
+        let stopped = join_all(running.iter_mut().map(async |machine| {
+            machine
+                .qmp
+                .execute("stop", json!({}))
+                .await
+                .map(drop)
+                .map_err(saving(&machine.node))
+        }));
         first_error(stopped.await)?;
         let memories = join_all(running.iter_mut().map(async |machine| {
             let file = SavedMachine::new(into, &machine.node).memory();
-            save_memory(&mut machine.qmp, &file).await.map_err(saving(&machine.node))
+            save_memory(&mut machine.qmp, &file)
+                .await
+                .map_err(saving(&machine.node))
         }));
         first_error(memories.await)?;
         // Only now have the machines' block devices written what they held.
@@ -122,8 +161,15 @@ impl QemuProvider {
         first_error(disks.await).map(drop)
     }
 
-    async fn restore_all(&self, from: &Path, requests: Vec<MachineRequest>) -> Result<Restored, ProviderError> {
-        let nodes: Vec<NodeName> = requests.iter().map(|request| request.spec.name.clone()).collect();
+    async fn restore_all(
+        &self,
+        from: &Path,
+        requests: Vec<MachineRequest>,
+    ) -> Result<Restored, ProviderError> {
+        let nodes: Vec<NodeName> = requests
+            .iter()
+            .map(|request| request.spec.name.clone())
+            .collect();
         let restored = self.load_and_run(from, requests).await;
         if restored.is_err() {
             for node in &nodes {
@@ -135,26 +181,49 @@ impl QemuProvider {
         restored
     }
 
-    async fn load_and_run(&self, from: &Path, requests: Vec<MachineRequest>) -> Result<Restored, ProviderError> {
+    async fn load_and_run(
+        &self,
+        from: &Path,
+        requests: Vec<MachineRequest>,
+    ) -> Result<Restored, ProviderError> {
         let begun = Instant::now();
-        let loaded = first_error(join_all(requests.into_iter().map(|request| self.load(from, request))).await)?;
-        let (mut machines, loads): (Vec<Running>, Vec<Duration>) = loaded.into_iter().flatten().unzip();
+        let loaded = first_error(
+            join_all(requests.into_iter().map(|request| self.load(from, request))).await,
+        )?;
+        let (mut machines, loads): (Vec<Running>, Vec<Duration>) =
+            loaded.into_iter().flatten().unzip();
         let loaded_ms = milliseconds(loads.into_iter().max().unwrap_or_default());
-        let resumed = join_all(
-            machines
-                .iter_mut()
-                .map(async |machine| machine.qmp.execute("cont", json!({})).await.map_err(resuming(&machine.node))),
-        );
+        let resumed = join_all(machines.iter_mut().map(async |machine| {
+            machine
+                .qmp
+                .execute("cont", json!({}))
+                .await
+                .map_err(resuming(&machine.node))
+        }));
         first_error(resumed.await)?;
         let running_ms = milliseconds(begun.elapsed());
         let problems = seed_all(&machines).await;
         let clocks = first_error(correct_all(&machines).await)?;
-        tracing::info!(loaded_ms, running_ms, total_ms = milliseconds(begun.elapsed()), "the machines are restored");
-        Ok(Restored { clocks, running_ms, loaded_ms, problems })
+        tracing::info!(
+            loaded_ms,
+            running_ms,
+            total_ms = milliseconds(begun.elapsed()),
+            "the machines are restored"
+        );
+        Ok(Restored {
+            clocks,
+            running_ms,
+            loaded_ms,
+            problems,
+        })
     }
 
     /// Loads one machine and leaves it stopped; with how long QEMU took to start and to load. `None`: it was saved as off.
-    async fn load(&self, from: &Path, request: MachineRequest) -> Result<Option<(Running, Duration)>, ProviderError> {
+    async fn load(
+        &self,
+        from: &Path,
+        request: MachineRequest,
+    ) -> Result<Option<(Running, Duration)>, ProviderError> {
         let node = request.spec.name.clone();
         let slot = self.slot(&node);
         let mut slot = slot.lock().await;
@@ -173,7 +242,9 @@ impl QemuProvider {
         }
         let begun = Instant::now();
         let vm = self.start(record, Some(&memory)).await?;
-        let mut qmp = Qmp::connect(&self.qmp_socket(&node)).await.map_err(restoring(&node))?;
+        let mut qmp = Qmp::connect(&self.qmp_socket(&node))
+            .await
+            .map_err(restoring(&node))?;
         let clock = Arc::clone(&vm.clock);
         let loaded = self.await_memory(&node, &vm, &mut qmp).await;
         *slot = Some(vm);
@@ -181,20 +252,31 @@ impl QemuProvider {
         Ok(Some((Running { node, qmp, clock }, begun.elapsed())))
     }
 
-    async fn await_memory(&self, node: &NodeName, vm: &Vm, qmp: &mut Qmp) -> Result<(), ProviderError> {
+    async fn await_memory(
+        &self,
+        node: &NodeName,
+        vm: &Vm,
+        qmp: &mut Qmp,
+    ) -> Result<(), ProviderError> {
         let deadline = Instant::now() + MEMORY_LIMIT;
         loop {
             match qmp.execute("query-status", json!({})).await {
                 Ok(status) if status["status"] != "inmigrate" => return Ok(()),
                 Ok(_) if Instant::now() > deadline => {
-                    let late = std::io::Error::other(format!("its memory was not loaded within {MEMORY_LIMIT:?}"));
+                    let late = std::io::Error::other(format!(
+                        "its memory was not loaded within {MEMORY_LIMIT:?}"
+                    ));
                     return Err(failed(format!("restore node `{node}`"), late));
                 }
                 Ok(_) => sleep(LOOK_PAUSE).await,
                 // It says why in its log, then it ends.
                 Err(QmpError::Closed(_)) => {
                     let mut exit = vm.exit.clone();
-                    let _ = tokio::time::timeout(Duration::from_secs(2), exit.wait_for(Option::is_some)).await;
+                    let _ = tokio::time::timeout(
+                        Duration::from_secs(2),
+                        exit.wait_for(Option::is_some),
+                    )
+                    .await;
                     return Err(self.ended(node, vm, "it ended while its saved memory was loaded"));
                 }
                 Err(error) => return Err(restoring(node)(error)),
@@ -207,7 +289,9 @@ impl QemuProvider {
 fn unfit(power: Power, disk_fault: Option<DiskFault>) -> Option<String> {
     match (power, disk_fault) {
         (Power::Frozen, _) => Some("it is frozen; thaw it first".to_owned()),
-        (Power::On, Some(fault)) => Some(format!("a fault acts on its disk ({fault}); `flightcage undo` heals it")),
+        (Power::On, Some(fault)) => Some(format!(
+            "a fault acts on its disk ({fault}); `flightcage undo` heals it"
+        )),
         (Power::On, None) | (Power::Off, _) => None,
     }
 }
@@ -219,12 +303,23 @@ fn first_error<T>(ended: Vec<Result<T, ProviderError>>) -> Result<Vec<T>, Provid
 
 /// Writes processor, devices and memory of a stopped machine.
 async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
-    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": UNTHROTTLED })).await?;
-    qmp.execute("migrate", json!({ "uri": format!("exec:{}", writer(file)) })).await?;
+    qmp.execute(
+        "migrate-set-parameters",
+        json!({ "max-bandwidth": UNTHROTTLED }),
+    )
+    .await?;
+    qmp.execute(
+        "migrate",
+        json!({ "uri": format!("exec:{}", writer(file)) }),
+    )
+    .await?;
     let deadline = Instant::now() + MEMORY_LIMIT;
     loop {
         let progress = qmp.execute("query-migrate", json!({})).await?;
-        let refused = |reason: &str| QmpError::Refused { command: "migrate".to_owned(), reason: reason.to_owned() };
+        let refused = |reason: &str| QmpError::Refused {
+            command: "migrate".to_owned(),
+            reason: reason.to_owned(),
+        };
         let status = progress["status"].as_str();
         // QEMU calls it done when the pipe has taken everything: the writer has the last word.
         if status == Some("completed")
@@ -234,9 +329,15 @@ async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
         }
         match status {
             Some("failed" | "cancelled") => {
-                return Err(refused(progress["error-desc"].as_str().unwrap_or("it gave no reason; is the disk full?")));
+                return Err(refused(
+                    progress["error-desc"]
+                        .as_str()
+                        .unwrap_or("it gave no reason; is the disk full?"),
+                ));
             }
-            _ if Instant::now() > deadline => return Err(refused(&format!("it was not done within {MEMORY_LIMIT:?}"))),
+            _ if Instant::now() > deadline => {
+                return Err(refused(&format!("it was not done within {MEMORY_LIMIT:?}")));
+            }
             _ => sleep(LOOK_PAUSE).await,
         }
     }
@@ -245,7 +346,11 @@ async fn save_memory(qmp: &mut Qmp, file: &Path) -> Result<(), QmpError> {
 /// The shell command that writes its input to `file`: under another name until it is whole. What failed makes room and leaves a mark.
 fn writer(file: &Path) -> String {
     let quoted = |path: &Path| shell::quote(&path.display().to_string());
-    let (part, whole, mark) = (quoted(&file.with_extension("part")), quoted(file), quoted(&failure_mark(file)));
+    let (part, whole, mark) = (
+        quoted(&file.with_extension("part")),
+        quoted(file),
+        quoted(&failure_mark(file)),
+    );
     format!("umask 077; cat > {part} && mv {part} {whole} || {{ rm -f {part}; : > {mark}; }}")
 }
 
@@ -279,7 +384,11 @@ async fn sync_all(machines: &[Running]) -> Vec<String> {
 async fn seed_all(machines: &[Running]) -> Vec<String> {
     let seeded = join_all(machines.iter().map(async |Running { node, clock, .. }| {
         let seeded = clock.lock().await.seed().await;
-        seeded.map_err(|error| format!("the random numbers of node `{node}` may be those of an earlier restore: {error}"))
+        seeded.map_err(|error| {
+            format!(
+                "the random numbers of node `{node}` may be those of an earlier restore: {error}"
+            )
+        })
     }));
     seeded.await.into_iter().filter_map(Result::err).collect()
 }
@@ -287,16 +396,22 @@ async fn seed_all(machines: &[Running]) -> Vec<String> {
 async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderError>> {
     join_all(machines.iter().map(async |Running { node, clock, .. }| {
         let correction = clock.lock().await.correct().await;
-        let correction = correction.map_err(|error| failed(format!("set the clock of node `{node}`"), error))?;
+        let correction =
+            correction.map_err(|error| failed(format!("set the clock of node `{node}`"), error))?;
         tracing::info!(%node, ?correction, "its clock is right");
         let bound_us = u64::try_from(correction.bound.as_micros()).unwrap_or(u64::MAX);
-        Ok(ClockFact { node: node.clone(), behind_ms: -correction.before_ns / 1_000_000, bound_us })
+        Ok(ClockFact {
+            node: node.clone(),
+            behind_ms: -correction.before_ns / 1_000_000,
+            bound_us,
+        })
     }))
     .await
 }
 
 fn with_cause(error: &ProviderError) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+    std::error::Error::source(error)
+        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -327,17 +442,27 @@ mod tests {
     /// Feeds the writer as QEMU does and returns what is then known.
     fn write(file: &Path) -> Option<Result<(), &'static str>> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &writer(file)]).stdin(Stdio::piped()).stderr(Stdio::null());
+        shell
+            .args(["-c", &writer(file)])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
         let mut shell = shell.spawn().expect("a shell starts");
         // One that does not read any more is what is tested.
-        let _ = shell.stdin.take().expect("it is piped").write_all(b"memory");
+        let _ = shell
+            .stdin
+            .take()
+            .expect("it is piped")
+            .write_all(b"memory");
         shell.wait().expect("it ends");
         written(file)
     }
 
     #[test]
     fn a_machine_is_saved_only_without_a_fault() {
-        let slow = DiskFault::Throttle { bytes_per_second: Some(1 << 20), operations_per_second: None };
+        let slow = DiskFault::Throttle {
+            bytes_per_second: Some(1 << 20),
+            operations_per_second: None,
+        };
         let check = |power, fault, expected: Option<&str>| {
             let said = unfit(power, fault);
             let agrees = match (&said, expected) {
@@ -351,21 +476,43 @@ mod tests {
         // It starts again with a disk that works.
         check(Power::Off, Some(slow), None);
         check(Power::Frozen, None, Some("thaw it first"));
-        check(Power::On, Some(slow), Some("a fault acts on its disk (1.0 MiB/s)"));
-        check(Power::On, Some(DiskFault::Error { reads: true, writes: false }), Some("(reads fail); `flightcage undo`"));
+        check(
+            Power::On,
+            Some(slow),
+            Some("a fault acts on its disk (1.0 MiB/s)"),
+        );
+        check(
+            Power::On,
+            Some(DiskFault::Error {
+                reads: true,
+                writes: false,
+            }),
+            Some("(reads fail); `flightcage undo`"),
+        );
     }
 
     #[test]
     fn a_memory_that_cannot_be_written_is_told_at_once() {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let file = directory.path().join("it's/memory");
-        assert!(written(&file).expect("nothing will come of it").is_err(), "there is no folder");
+        assert!(
+            written(&file).expect("nothing will come of it").is_err(),
+            "there is no folder"
+        );
         std::fs::create_dir(directory.path().join("it's")).expect("it is ours");
         assert_eq!(written(&file), None, "nobody has written yet");
         let part = file.with_extension("part");
         std::os::unix::fs::symlink("/dev/full", &part).expect("it is ours");
-        assert!(write(&file).expect("it has ended").expect_err("the disk is full").contains("is the disk full?"));
-        assert!(part.symlink_metadata().is_err(), "what was half written makes room");
+        assert!(
+            write(&file)
+                .expect("it has ended")
+                .expect_err("the disk is full")
+                .contains("is the disk full?")
+        );
+        assert!(
+            part.symlink_metadata().is_err(),
+            "what was half written makes room"
+        );
         std::fs::remove_file(failure_mark(&file)).expect("it is there");
         assert_eq!(write(&file), Some(Ok(())));
         assert_eq!(std::fs::read(&file).expect("it is there"), b"memory");

@@ -14,7 +14,11 @@ const PIECE_BYTES: usize = 64 << 20;
 /// Copies `from` to a new file `to` that only we can read. Holes stay holes.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
-    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let target = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
         return Ok(());
     }
@@ -44,9 +48,14 @@ fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>
 fn copy_range(source: &File, target: &File, mut begin: u64, end: u64) -> io::Result<()> {
     let mut to = begin;
     while begin < end {
-        let piece = usize::try_from(end - begin).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let piece = usize::try_from(end - begin)
+            .unwrap_or(PIECE_BYTES)
+            .min(PIECE_BYTES);
         if copy_file_range(source, Some(&mut begin), target, Some(&mut to), piece)? == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file shrank while it was copied"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file shrank while it was copied",
+            ));
         }
     }
     Ok(())
@@ -68,7 +77,9 @@ mod tests {
         copy(&from, &to).expect("it can be copied");
         let copied = File::open(&to).expect("it is there");
         let mut word = [0; 6];
-        copied.read_exact_at(&mut word, 700 << 20).expect("it is long enough");
+        copied
+            .read_exact_at(&mut word, 700 << 20)
+            .expect("it is long enough");
         assert_eq!(&word, b"middle");
         let facts = copied.metadata().expect("it is there");
         assert_eq!((facts.len(), facts.mode() & 0o777), (1 << 30, 0o600));

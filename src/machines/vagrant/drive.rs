@@ -39,7 +39,10 @@ impl Vagrant {
     /// In the folder of a Vagrantfile.
     #[must_use]
     pub(super) fn new(folder: &Path, hypervisor: Hypervisor) -> Self {
-        Self { folder: folder.to_owned(), hypervisor }
+        Self {
+            folder: folder.to_owned(),
+            hypervisor,
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -79,17 +82,42 @@ impl Vagrant {
     /// When Vagrant refuses it.
     pub(super) async fn add_box(&self, name: &str, file: &Path) -> Result<(), CommandError> {
         let file = file.to_string_lossy();
-        self.work(&["box", "add", "--force", "--provider", self.hypervisor.as_str(), "--name", name, &file]).await.map(drop)
+        self.work(&[
+            "box",
+            "add",
+            "--force",
+            "--provider",
+            self.hypervisor.as_str(),
+            "--name",
+            name,
+            &file,
+        ])
+        .await
+        .map(drop)
     }
 
     /// Makes, or starts again, these machines; all of the folder if there are none. `line` gets what Vagrant says.
     ///
     /// # Errors
     /// When one of them does not come up.
-    pub(super) async fn up(&self, nodes: &[NodeName], line: impl FnMut(&str) + Send) -> Result<(), CommandError> {
-        let mut arguments = vec!["up", "--provider", self.hypervisor.as_str(), "--no-color", "--no-tty"];
+    pub(super) async fn up(
+        &self,
+        nodes: &[NodeName],
+        line: impl FnMut(&str) + Send,
+    ) -> Result<(), CommandError> {
+        let mut arguments = vec![
+            "up",
+            "--provider",
+            self.hypervisor.as_str(),
+            "--no-color",
+            "--no-tty",
+        ];
         arguments.extend(nodes.iter().map(NodeName::as_str));
-        self.command(&arguments).limit(WORK_LIMIT).run_with_lines(line).await.map(drop)
+        self.command(&arguments)
+            .limit(WORK_LIMIT)
+            .run_with_lines(line)
+            .await
+            .map(drop)
     }
 
     /// Takes a machine's power away.
@@ -97,7 +125,9 @@ impl Vagrant {
     /// # Errors
     /// When Vagrant fails.
     pub(super) async fn halt(&self, node: &NodeName) -> Result<(), CommandError> {
-        self.work(&["halt", "--force", node.as_str()]).await.map(drop)
+        self.work(&["halt", "--force", node.as_str()])
+            .await
+            .map(drop)
     }
 
     /// Stops a machine where it is.
@@ -130,7 +160,10 @@ impl Vagrant {
     ///
     /// # Errors
     /// When Vagrant fails or says what is not understood.
-    pub(super) async fn ssh_config(&self, nodes: &[NodeName]) -> Result<BTreeMap<NodeName, Login>, CommandError> {
+    pub(super) async fn ssh_config(
+        &self,
+        nodes: &[NodeName],
+    ) -> Result<BTreeMap<NodeName, Login>, CommandError> {
         let mut arguments = vec!["ssh-config"];
         arguments.extend(nodes.iter().map(NodeName::as_str));
         Ok(read_ssh_config(&self.ask(&arguments).await?.text()))
@@ -141,7 +174,8 @@ impl Vagrant {
     /// # Errors
     /// When it fails.
     pub(super) async fn ssh(&self, node: &NodeName, command: &str) -> Result<Output, CommandError> {
-        self.ask(&["ssh", node.as_str(), "--no-tty", "--command", command]).await
+        self.ask(&["ssh", node.as_str(), "--no-tty", "--command", command])
+            .await
     }
 
     /// The machines' states in Vagrant's words, `running`, `shutoff`, `not_created` and so on.
@@ -149,13 +183,20 @@ impl Vagrant {
     /// # Errors
     /// When Vagrant fails.
     pub(super) async fn status(&self) -> Result<BTreeMap<String, String>, CommandError> {
-        Ok(read_status(&self.ask(&["status", "--machine-readable"]).await?.text()))
+        Ok(read_status(
+            &self.ask(&["status", "--machine-readable"]).await?.text(),
+        ))
     }
 
     /// The hypervisor's own identifier of a machine, once it exists.
     #[must_use]
     pub(super) fn machine_id(&self, node: &NodeName) -> Option<String> {
-        let file = self.folder.join(".vagrant/machines").join(node.as_str()).join(self.hypervisor.as_str()).join("id");
+        let file = self
+            .folder
+            .join(".vagrant/machines")
+            .join(node.as_str())
+            .join(self.hypervisor.as_str())
+            .join("id");
         let id = std::fs::read_to_string(file).ok()?;
         (!id.trim().is_empty()).then(|| id.trim().to_owned())
     }
@@ -168,7 +209,11 @@ fn lists_box(text: &str, name: &str, hypervisor: Hypervisor) -> bool {
         let mut fields = line.splitn(4, ',').skip(2);
         match (fields.next(), fields.next()) {
             (Some("box-name"), Some(found)) => current = found,
-            (Some("box-provider"), Some(provider)) if current == name && provider == hypervisor.as_str() => return true,
+            (Some("box-provider"), Some(provider))
+                if current == name && provider == hypervisor.as_str() =>
+            {
+                return true;
+            }
             _ => {}
         }
     }
@@ -192,7 +237,9 @@ fn read_ssh_config(text: &str) -> BTreeMap<NodeName, Login> {
     let mut logins = BTreeMap::new();
     let mut fields: BTreeMap<&str, String> = BTreeMap::new();
     for line in text.lines().map(str::trim).chain(["Host end-of-text"]) {
-        let Some((key, value)) = line.split_once(char::is_whitespace) else { continue };
+        let Some((key, value)) = line.split_once(char::is_whitespace) else {
+            continue;
+        };
         // Values with spaces are quoted.
         let value = value.trim().trim_matches('"').to_owned();
         if key == "Host" {
@@ -230,13 +277,30 @@ mod tests {
     #[test]
     fn logins_are_read() {
         let logins = read_ssh_config(SSH_CONFIG);
-        let login = |name: &str| logins.get(&name.parse().expect("a name")).cloned().expect("it is there");
+        let login = |name: &str| {
+            logins
+                .get(&name.parse().expect("a name"))
+                .cloned()
+                .expect("it is there")
+        };
         assert_eq!(
             login("c1"),
-            Login { address: "192.168.121.65:22".parse().expect("an address"), user: "core".into(), key: "/state/ssh/id".into() }
+            Login {
+                address: "192.168.121.65:22".parse().expect("an address"),
+                user: "core".into(),
+                key: "/state/ssh/id".into()
+            }
         );
-        assert_eq!((login("w1").address.port(), login("w1").key.to_str()), (2222, Some("/a b/key")));
-        assert_eq!(read_ssh_config("Host w2\n  HostName w2.example\n  User u\n  Port 22\n  IdentityFile k\n"), BTreeMap::new());
+        assert_eq!(
+            (login("w1").address.port(), login("w1").key.to_str()),
+            (2222, Some("/a b/key"))
+        );
+        assert_eq!(
+            read_ssh_config(
+                "Host w2\n  HostName w2.example\n  User u\n  Port 22\n  IdentityFile k\n"
+            ),
+            BTreeMap::new()
+        );
     }
 
     #[test]
@@ -244,7 +308,10 @@ mod tests {
         let text = "1,c1,metadata,provider,libvirt\n1,c1,provider-name,libvirt\n1,c1,state,running\n1,w1,state,not_created\n\
             1,,ui,info,Current machine states\n";
         let states = read_status(text);
-        assert_eq!((states["c1"].as_str(), states["w1"].as_str(), states.len()), ("running", "not_created", 2));
+        assert_eq!(
+            (states["c1"].as_str(), states["w1"].as_str(), states.len()),
+            ("running", "not_created", 2)
+        );
     }
 
     #[test]

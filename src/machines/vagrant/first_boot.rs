@@ -30,11 +30,19 @@ pub(super) fn for_vagrant(ignition: &str) -> serde_json::Result<String> {
     let script = "#!/bin/sh\ncase \"$1\" in\n\
         deconfig) ip address flush dev \"$interface\"; ip link set \"$interface\" up ;;\n\
         bound | renew) ip address replace \"$ip/$mask\" dev \"$interface\" ;;\nesac\n";
-    push(&mut config, "files", file(&format!("/etc/systemd/system/{UNIT}"), 0o644, &unit));
+    push(
+        &mut config,
+        "files",
+        file(&format!("/etc/systemd/system/{UNIT}"), 0o644, &unit),
+    );
     push(&mut config, "files", file(SCRIPT, 0o755, script));
     push(&mut config, "files", file(SSHD_DROP_IN, 0o644, SSHD));
     let wanted = format!("/etc/systemd/system/multi-user.target.wants/{UNIT}");
-    push(&mut config, "links", json!({ "path": wanted, "target": format!("/etc/systemd/system/{UNIT}"), "overwrite": true }));
+    push(
+        &mut config,
+        "links",
+        json!({ "path": wanted, "target": format!("/etc/systemd/system/{UNIT}"), "overwrite": true }),
+    );
     serde_json::to_string_pretty(&config)
 }
 
@@ -57,9 +65,14 @@ mod tests {
     #[test]
     fn what_was_there_stays() {
         let given = r#"{"ignition":{"version":"3.3.0"},"storage":{"files":[{"path":"/etc/hostname","mode":420}]}}"#;
-        let config: Value = serde_json::from_str(&for_vagrant(given).expect("it is JSON")).expect("so is this");
-        let paths: Vec<&str> =
-            config["storage"]["files"].as_array().expect("a list").iter().filter_map(|file| file["path"].as_str()).collect();
+        let config: Value =
+            serde_json::from_str(&for_vagrant(given).expect("it is JSON")).expect("so is this");
+        let paths: Vec<&str> = config["storage"]["files"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|file| file["path"].as_str())
+            .collect();
         assert_eq!(
             paths,
             [
@@ -69,7 +82,10 @@ mod tests {
                 "/etc/systemd/system/flightcage-sshd.service.d/vagrant.conf"
             ]
         );
-        assert_eq!(config["storage"]["links"][0]["path"], "/etc/systemd/system/multi-user.target.wants/flightcage-dhcp.service");
+        assert_eq!(
+            config["storage"]["links"][0]["path"],
+            "/etc/systemd/system/multi-user.target.wants/flightcage-dhcp.service"
+        );
         assert_eq!(config["ignition"]["version"], "3.3.0");
     }
 }

@@ -38,7 +38,10 @@ pub(super) enum SwitchError {
 impl Libvirt {
     /// The libvirtd that the settings of a Vagrantfile lead to.
     pub(super) fn of(vagrant: &VagrantSpec) -> Self {
-        let uri = match (vagrant.settings.get("uri"), vagrant.settings.get("qemu_use_session")) {
+        let uri = match (
+            vagrant.settings.get("uri"),
+            vagrant.settings.get("qemu_use_session"),
+        ) {
             (Some(Setting::Text(uri)), _) => uri.clone(),
             (_, Some(Setting::Flag(true))) => SESSION.to_owned(),
             _ => SYSTEM.to_owned(),
@@ -47,18 +50,25 @@ impl Libvirt {
     }
 
     fn command(&self, verb: &str, id: &str) -> Command {
-        Command::new(VIRSH).env("LC_ALL", "C").args(["--connect", &self.uri, "--quiet", verb, id]).limit(LIMIT)
+        Command::new(VIRSH)
+            .env("LC_ALL", "C")
+            .args(["--connect", &self.uri, "--quiet", verb, id])
+            .limit(LIMIT)
     }
 
     /// What keeps libvirtd from answering.
     pub(super) async fn problem(&self) -> Option<Problem> {
-        let asked = Command::new(VIRSH).env("LC_ALL", "C").args(["--connect", &self.uri, "--quiet", "uri"]).limit(LIMIT);
+        let asked = Command::new(VIRSH)
+            .env("LC_ALL", "C")
+            .args(["--connect", &self.uri, "--quiet", "uri"])
+            .limit(LIMIT);
         let install = "sudo apt-get install --no-install-recommends libvirt-daemon-system libvirt-clients dnsmasq-base";
         match asked.run().await {
             Ok(_) => None,
-            Err(CommandError::Start { .. }) => {
-                Some(Problem { what: "`virsh` is not installed".to_owned(), mend: install.to_owned() })
-            }
+            Err(CommandError::Start { .. }) => Some(Problem {
+                what: "`virsh` is not installed".to_owned(),
+                mend: install.to_owned(),
+            }),
             Err(error) => Some(Problem {
                 what: format!("libvirtd does not answer at {}: {error}", self.uri),
                 mend: format!("{install}; sudo adduser \"$USER\" libvirt, and log in again"),
@@ -69,7 +79,9 @@ impl Libvirt {
     /// A machine's power; `None`: there is no such machine.
     pub(super) async fn power(&self, id: &str) -> Result<Option<Power>, CommandError> {
         let output = self.command("domstate", id).output().await?;
-        if !output.success() && String::from_utf8_lossy(&output.stderr).contains("failed to get domain") {
+        if !output.success()
+            && String::from_utf8_lossy(&output.stderr).contains("failed to get domain")
+        {
             return Ok(None);
         }
         let output = output.check(&self.command("domstate", id).pasteable())?;
@@ -79,10 +91,16 @@ impl Libvirt {
     /// Switches a machine's power and looks whether it is so. A state it is already in is fine.
     pub(super) async fn switch(&self, id: &str, action: PowerAction) -> Result<(), SwitchError> {
         let now = self.power(id).await?;
-        let Some((verb, wanted)) = step(now, action) else { return Ok(()) };
+        let Some((verb, wanted)) = step(now, action) else {
+            return Ok(());
+        };
         self.command(verb, id).run().await?;
         let found = self.power(id).await?;
-        if found == Some(wanted) { Ok(()) } else { Err(SwitchError::Unchanged { found, wanted }) }
+        if found == Some(wanted) {
+            Ok(())
+        } else {
+            Err(SwitchError::Unchanged { found, wanted })
+        }
     }
 }
 
@@ -101,8 +119,12 @@ fn step(now: Option<Power>, action: PowerAction) -> Option<(&'static str, Power)
         (PowerAction::PowerOff, Some(Power::Off)) => None,
         (PowerAction::PowerOff, _) => Some(("destroy", Power::Off)),
         (PowerAction::PowerOn, Some(Power::On)) => None,
-        (PowerAction::PowerOn | PowerAction::Thaw, Some(Power::Frozen)) => Some(("resume", Power::On)),
-        (PowerAction::PowerOn, _) | (PowerAction::Reset, Some(Power::Off)) => Some(("start", Power::On)),
+        (PowerAction::PowerOn | PowerAction::Thaw, Some(Power::Frozen)) => {
+            Some(("resume", Power::On))
+        }
+        (PowerAction::PowerOn, _) | (PowerAction::Reset, Some(Power::Off)) => {
+            Some(("start", Power::On))
+        }
         (PowerAction::Reset, Some(Power::Frozen)) => Some(("reset", Power::Frozen)),
         (PowerAction::Reset, _) => Some(("reset", Power::On)),
         (PowerAction::Freeze, Some(Power::Frozen)) => None,
@@ -127,7 +149,10 @@ mod tests {
         ] {
             assert_eq!(step(now, action), None, "{now:?} {action:?}");
         }
-        assert_eq!(step(frozen, PowerAction::PowerOff), Some(("destroy", Power::Off)));
+        assert_eq!(
+            step(frozen, PowerAction::PowerOff),
+            Some(("destroy", Power::Off))
+        );
         assert_eq!(step(frozen, PowerAction::Thaw), Some(("resume", Power::On)));
         assert_eq!(step(off, PowerAction::Reset), Some(("start", Power::On)));
     }
@@ -135,11 +160,21 @@ mod tests {
     #[test]
     fn the_uri_follows_from_the_settings() {
         let of = |settings: &[(&str, Setting)]| {
-            let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-            Libvirt::of(&VagrantSpec { settings, ..VagrantSpec::default() }).uri
+            let settings = settings
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect();
+            Libvirt::of(&VagrantSpec {
+                settings,
+                ..VagrantSpec::default()
+            })
+            .uri
         };
         assert_eq!(of(&[]), SYSTEM);
         assert_eq!(of(&[("qemu_use_session", Setting::Flag(true))]), SESSION);
-        assert_eq!(of(&[("uri", Setting::Text("qemu+ssh://x/system".into()))]), "qemu+ssh://x/system");
+        assert_eq!(
+            of(&[("uri", Setting::Text("qemu+ssh://x/system".into()))]),
+            "qemu+ssh://x/system"
+        );
     }
 }

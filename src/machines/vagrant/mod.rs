@@ -30,7 +30,10 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
-use super::provider::{BoxBoot, BoxFiles, Machine, MachineRequest, Power, PowerAction, Problem, Provider, ProviderError};
+use super::provider::{
+    BoxBoot, BoxFiles, Machine, MachineRequest, Power, PowerAction, Problem, Provider,
+    ProviderError,
+};
 use crate::model::cluster::{ClusterSpec, MachineSpec};
 use crate::model::names::NodeName;
 use crate::model::vagrant::{Hypervisor, VagrantSpec};
@@ -94,7 +97,8 @@ impl VagrantProvider {
     #[must_use]
     pub fn new(config: VagrantConfig) -> Self {
         let vagrant = Vagrant::new(&config.state_dir.join(FOLDER), config.vagrant.hypervisor);
-        let libvirt = (config.vagrant.hypervisor == Hypervisor::Libvirt).then(|| Libvirt::of(&config.vagrant));
+        let libvirt = (config.vagrant.hypervisor == Hypervisor::Libvirt)
+            .then(|| Libvirt::of(&config.vagrant));
         Self {
             config,
             vagrant,
@@ -121,7 +125,10 @@ impl VagrantProvider {
         let directory = self.directory(&request.spec.name);
         private_directory(&directory)?;
         if self.has_own_box() {
-            write_private(&directory.join(IGNITION), &first_boot::for_vagrant(&request.ignition)?)?;
+            write_private(
+                &directory.join(IGNITION),
+                &first_boot::for_vagrant(&request.ignition)?,
+            )?;
         }
         Ok(())
     }
@@ -131,10 +138,18 @@ impl VagrantProvider {
         let all = self.config.spec.machines.len();
         let mut requested = self.requested.subscribe();
         // When some stay away, those that are there boot without them.
-        let _ = timeout(GATHERING, requested.wait_for(|requested| requested.len() == all)).await;
+        let _ = timeout(
+            GATHERING,
+            requested.wait_for(|requested| requested.len() == all),
+        )
+        .await;
         let mut boot = self.boot.lock().await;
         let requested = requested.borrow().clone();
-        let missing: Vec<NodeName> = requested.keys().filter(|node| !boot.up.contains(*node)).cloned().collect();
+        let missing: Vec<NodeName> = requested
+            .keys()
+            .filter(|node| !boot.up.contains(*node))
+            .cloned()
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -151,9 +166,14 @@ impl VagrantProvider {
         result
     }
 
-    async fn bring_up(&self, nodes: &[NodeName], box_files: &BoxFiles) -> Result<(), ProviderError> {
+    async fn bring_up(
+        &self,
+        nodes: &[NodeName],
+        box_files: &BoxFiles,
+    ) -> Result<(), ProviderError> {
         let own_box = own_box_name(&box_files.hash);
-        self.write_vagrantfile(&own_box, box_files).map_err(|error| failed("write the Vagrantfile", error))?;
+        self.write_vagrantfile(&own_box, box_files)
+            .map_err(|error| failed("write the Vagrantfile", error))?;
         if self.has_own_box() {
             self.ensure_box(&own_box, box_files).await?;
         }
@@ -192,17 +212,27 @@ impl VagrantProvider {
             },
             kvm: self.config.kvm,
         };
-        write_private(&self.folder().join("Vagrantfile"), &file.render().map_err(io::Error::other)?)
+        write_private(
+            &self.folder().join("Vagrantfile"),
+            &file.render().map_err(io::Error::other)?,
+        )
     }
 
     /// Packages our own box for Vagrant, unless Vagrant has it: its name holds its content's hash.
     async fn ensure_box(&self, name: &str, files: &BoxFiles) -> Result<(), ProviderError> {
         let what = || format!("add box `{name}` to Vagrant's");
-        if self.vagrant.has_box(name).await.map_err(|error| failed(what(), error))? {
+        if self
+            .vagrant
+            .has_box(name)
+            .await
+            .map_err(|error| failed(what(), error))?
+        {
             return Ok(());
         }
         let file = self.folder().join("package.box");
-        package::package(files, &file).await.map_err(|error| failed(what(), error))?;
+        package::package(files, &file)
+            .await
+            .map_err(|error| failed(what(), error))?;
         let added = self.vagrant.add_box(name, &file).await;
         let removed = std::fs::remove_file(&file);
         added.map_err(|error| failed(what(), error))?;
@@ -212,14 +242,26 @@ impl VagrantProvider {
     /// Asks Vagrant how machines are logged in to, and a machine of a foreign box for its host key, once: its first boot made it.
     async fn learn_logins(&self, nodes: &[NodeName]) -> Result<(), ProviderError> {
         let what = "ask Vagrant how machines are logged in to";
-        let found = self.vagrant.ssh_config(nodes).await.map_err(|error| failed(what, error))?;
+        let found = self
+            .vagrant
+            .ssh_config(nodes)
+            .await
+            .map_err(|error| failed(what, error))?;
         for node in nodes {
             let login = found.get(node).ok_or_else(|| {
-                failed(what, io::Error::other(format!("`vagrant ssh-config` says no address, user and key of node `{node}`")))
+                failed(
+                    what,
+                    io::Error::other(format!(
+                        "`vagrant ssh-config` says no address, user and key of node `{node}`"
+                    )),
+                )
             })?;
             let host_key = self.host_key(node).await?;
             let target = ssh_target(login, host_key);
-            self.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), target);
+            self.logins
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(node.clone(), target);
         }
         Ok(())
     }
@@ -234,23 +276,37 @@ impl VagrantProvider {
             return Ok(known);
         }
         let what = || format!("learn the host key of node `{node}`");
-        let said = self.vagrant.ssh(node, "cat /etc/ssh/ssh_host_ed25519_key.pub").await;
+        let said = self
+            .vagrant
+            .ssh(node, "cat /etc/ssh/ssh_host_ed25519_key.pub")
+            .await;
         let said = said.map_err(|error| failed(what(), error))?.text();
         let key = said.lines().find(|line| keys::public_blob(line).is_some());
-        let key = key.ok_or_else(|| failed(what(), io::Error::other("it has no ed25519 host key")))?;
+        let key =
+            key.ok_or_else(|| failed(what(), io::Error::other("it has no ed25519 host key")))?;
         write_private(&file, key).map_err(|error| failed(what(), error))?;
         Ok(key.to_owned())
     }
 
     fn login_of(&self, node: &NodeName) -> Option<SshTarget> {
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+        self.logins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(node)
+            .cloned()
     }
 
     async fn switch(&self, node: &NodeName, action: PowerAction) -> Result<(), ProviderError> {
-        let id = self.vagrant.machine_id(node).ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
+        let id = self
+            .vagrant
+            .machine_id(node)
+            .ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
         let what = format!("switch the power of node `{node}`");
         if let Some(libvirt) = &self.libvirt {
-            return libvirt.switch(&id, action).await.map_err(|error| failed(what, error));
+            return libvirt
+                .switch(&id, action)
+                .await
+                .map_err(|error| failed(what, error));
         }
         let switched = match action {
             PowerAction::PowerOff => self.vagrant.halt(node).await,
@@ -266,7 +322,12 @@ impl VagrantProvider {
     }
 
     async fn states(&self) -> Result<BTreeMap<NodeName, Power>, CommandError> {
-        let nodes = self.config.spec.machines.iter().map(|machine| &machine.name);
+        let nodes = self
+            .config
+            .spec
+            .machines
+            .iter()
+            .map(|machine| &machine.name);
         let mut states = BTreeMap::new();
         if let Some(libvirt) = &self.libvirt {
             for node in nodes {
@@ -290,11 +351,16 @@ impl VagrantProvider {
     async fn remove(&self, nodes: &[NodeName]) -> Result<(), ProviderError> {
         let what = "destroy the machines that Vagrant made";
         if self.folder().join("Vagrantfile").exists() {
-            self.vagrant.destroy(nodes).await.map_err(|error| failed(what, error))?;
+            self.vagrant
+                .destroy(nodes)
+                .await
+                .map_err(|error| failed(what, error))?;
         }
         for node in nodes {
             match std::fs::remove_dir_all(self.directory(node)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(what, error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(what, error));
+                }
                 _ => {}
             }
         }
@@ -303,7 +369,11 @@ impl VagrantProvider {
 
     fn boot_error(&self, node: &NodeName, what: String) -> ProviderError {
         let console = std::fs::read(self.console(node)).unwrap_or_default();
-        ProviderError::Boot { node: node.clone(), what, console: crate::shell::tail(&console) }
+        ProviderError::Boot {
+            node: node.clone(),
+            what,
+            console: crate::shell::tail(&console),
+        }
     }
 }
 
@@ -328,11 +398,19 @@ pub async fn sweep(state_dir: &Path) -> Result<(), CommandError> {
         return Ok(());
     }
     // Machines that exist remember their provider.
-    Vagrant::new(&state_dir.join(FOLDER), Hypervisor::default()).destroy(&[]).await
+    Vagrant::new(&state_dir.join(FOLDER), Hypervisor::default())
+        .destroy(&[])
+        .await
 }
 
 fn ssh_target(login: &Login, host_key: String) -> SshTarget {
-    SshTarget { address: login.address, user: login.user.clone(), private_key: login.key.clone(), host_key, jump: None }
+    SshTarget {
+        address: login.address,
+        user: login.user.clone(),
+        private_key: login.key.clone(),
+        host_key,
+        jump: None,
+    }
 }
 
 /// A state in Vagrant's words; `None`: there is no machine.
@@ -345,19 +423,33 @@ fn power_of(state: &str) -> Option<Power> {
     }
 }
 
-fn failed(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProviderError {
-    ProviderError::Failed { what: what.into(), source: source.into() }
+fn failed(
+    what: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ProviderError {
+    ProviderError::Failed {
+        what: what.into(),
+        source: source.into(),
+    }
 }
 
 fn private_directory(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut file = std::fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(text.as_bytes())
 }
 
@@ -366,7 +458,10 @@ async fn answers(program: &str, argument: &str) -> bool {
 }
 
 fn problem(what: impl Into<String>, mend: impl Into<String>) -> Problem {
-    Problem { what: what.into(), mend: mend.into() }
+    Problem {
+        what: what.into(),
+        mend: mend.into(),
+    }
 }
 
 impl Provider for VagrantProvider {
@@ -376,14 +471,22 @@ impl Provider for VagrantProvider {
 
     fn preflight(&self, _: &[MachineSpec]) -> BoxFuture<'_, Vec<Problem>> {
         Box::pin(async move {
-            let install = |packages: &str| format!("sudo apt-get install --no-install-recommends {packages}");
+            let install =
+                |packages: &str| format!("sudo apt-get install --no-install-recommends {packages}");
             let mut problems = Vec::new();
             if !answers(VAGRANT, "--version").await {
-                let packages = if self.libvirt.is_some() { "vagrant vagrant-libvirt" } else { "vagrant" };
+                let packages = if self.libvirt.is_some() {
+                    "vagrant vagrant-libvirt"
+                } else {
+                    "vagrant"
+                };
                 problems.push(problem("`vagrant` is not installed", install(packages)));
             }
             if self.has_own_box() && !answers("qemu-img", "--version").await {
-                problems.push(problem("`qemu-img` is not installed; the box is packaged with it", install("qemu-utils")));
+                problems.push(problem(
+                    "`qemu-img` is not installed; the box is packaged with it",
+                    install("qemu-utils"),
+                ));
             }
             if let Some(libvirt) = &self.libvirt {
                 problems.extend(libvirt.problem().await);
@@ -395,11 +498,17 @@ impl Provider for VagrantProvider {
     fn create(&self, request: MachineRequest) -> BoxFuture<'_, Result<Machine, ProviderError>> {
         Box::pin(async move {
             let node = request.spec.name.clone();
-            self.prepare(&request).map_err(|error| failed(format!("make the directory of node `{node}`"), error))?;
+            self.prepare(&request)
+                .map_err(|error| failed(format!("make the directory of node `{node}`"), error))?;
             self.requested.send_modify(|requested| {
                 requested.insert(node.clone(), request.box_files);
             });
-            Ok(Machine { name: node, power: Power::Off, ssh: None, pid: None })
+            Ok(Machine {
+                name: node,
+                power: Power::Off,
+                ssh: None,
+                pid: None,
+            })
         })
     }
 
@@ -407,22 +516,36 @@ impl Provider for VagrantProvider {
         let node = node.clone();
         Box::pin(async move {
             self.boot().await?;
-            self.login_of(&node).map(|target| target.address).ok_or(ProviderError::UnknownNode(node))
+            self.login_of(&node)
+                .map(|target| target.address)
+                .ok_or(ProviderError::UnknownNode(node))
         })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Machine>, ProviderError>> {
         Box::pin(async move {
-            let states = self.states().await.map_err(|error| failed("ask for the machines' states", error))?;
+            let states = self
+                .states()
+                .await
+                .map_err(|error| failed("ask for the machines' states", error))?;
             let machine = |(name, power): (NodeName, Power)| {
                 let ssh = self.login_of(&name).map(|target| target.address);
-                Machine { name, power, ssh, pid: None }
+                Machine {
+                    name,
+                    power,
+                    ssh,
+                    pid: None,
+                }
             };
             Ok(states.into_iter().map(machine).collect())
         })
     }
 
-    fn power(&self, node: &NodeName, action: PowerAction) -> BoxFuture<'_, Result<(), ProviderError>> {
+    fn power(
+        &self,
+        node: &NodeName,
+        action: PowerAction,
+    ) -> BoxFuture<'_, Result<(), ProviderError>> {
         let node = node.clone();
         Box::pin(async move { self.switch(&node, action).await })
     }
@@ -434,7 +557,13 @@ impl Provider for VagrantProvider {
 
     fn destroy_all(&self) -> BoxFuture<'_, Option<Result<(), ProviderError>>> {
         Box::pin(async move {
-            let nodes: Vec<NodeName> = self.config.spec.machines.iter().map(|machine| machine.name.clone()).collect();
+            let nodes: Vec<NodeName> = self
+                .config
+                .spec
+                .machines
+                .iter()
+                .map(|machine| machine.name.clone())
+                .collect();
             Some(self.remove(&nodes).await)
         })
     }
@@ -444,7 +573,10 @@ impl Provider for VagrantProvider {
         Box::pin(async move {
             match self.login_of(&node) {
                 Some(target) => Ok(Some(target)),
-                None => Err(failed(format!("log in to node `{node}`"), io::Error::other("Vagrant has not booted it yet"))),
+                None => Err(failed(
+                    format!("log in to node `{node}`"),
+                    io::Error::other("Vagrant has not booted it yet"),
+                )),
             }
         })
     }
@@ -464,14 +596,26 @@ mod tests {
 
     #[test]
     fn vagrants_states_are_powers() {
-        let powers = ["not_created", "running", "saved", "paused", "poweroff", "shutoff", "aborted"].map(power_of);
+        let powers = [
+            "not_created",
+            "running",
+            "saved",
+            "paused",
+            "poweroff",
+            "shutoff",
+            "aborted",
+        ]
+        .map(power_of);
         let (on, off, frozen) = (Some(Power::On), Some(Power::Off), Some(Power::Frozen));
         assert_eq!(powers, [None, on, frozen, frozen, off, off, off]);
     }
 
     #[test]
     fn a_box_is_named_by_its_content() {
-        assert_eq!(own_box_name("cbff58b24e8fe8aa83528b7a90398e4d"), "flightcage-os-cbff58b24e8f");
+        assert_eq!(
+            own_box_name("cbff58b24e8fe8aa83528b7a90398e4d"),
+            "flightcage-os-cbff58b24e8f"
+        );
         assert_eq!(own_box_name("x"), "flightcage-os-x");
     }
 }

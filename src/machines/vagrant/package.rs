@@ -26,7 +26,9 @@ pub enum PackageError {
     #[error("turn the box's root into a disk image")]
     Image(#[from] CommandError),
     /// The box boots from a disk of its own.
-    #[error("only boxes that Flightcage builds can be packaged; name a box of Vagrant's own for others")]
+    #[error(
+        "only boxes that Flightcage builds can be packaged; name a box of Vagrant's own for others"
+    )]
     NotBuilt,
     /// The package cannot be written.
     #[error("write {}", path.display())]
@@ -44,14 +46,31 @@ pub enum PackageError {
 /// # Errors
 /// When `qemu-img` fails or the file cannot be written.
 pub async fn package(files: &BoxFiles, output: &Path) -> Result<(), PackageError> {
-    let BoxBoot::Kernel(boot) = &files.boot else { return Err(PackageError::NotBuilt) };
-    let failed = |source| PackageError::Write { path: output.to_owned(), source };
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let scratch = tempfile::Builder::new().prefix(".packaging-").tempdir_in(folder).map_err(failed)?;
+    let BoxBoot::Kernel(boot) = &files.boot else {
+        return Err(PackageError::NotBuilt);
+    };
+    let failed = |source| PackageError::Write {
+        path: output.to_owned(),
+        source,
+    };
+    let folder = output
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let scratch = tempfile::Builder::new()
+        .prefix(".packaging-")
+        .tempdir_in(folder)
+        .map_err(failed)?;
     let image = scratch.path().join("box.img");
-    let convert = Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&boot.root).arg(&image);
+    let convert = Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .arg(&boot.root)
+        .arg(&image);
     convert.run().await?;
-    let resize = Command::new("qemu-img").args(["resize", "-q"]).arg(&image).arg(format!("{VIRTUAL_SIZE_GIB}G"));
+    let resize = Command::new("qemu-img")
+        .args(["resize", "-q"])
+        .arg(&image)
+        .arg(format!("{VIRTUAL_SIZE_GIB}G"));
     resize.run().await?;
 
     let archive = scratch.path().join("package.box");
@@ -66,17 +85,25 @@ pub async fn package(files: &BoxFiles, output: &Path) -> Result<(), PackageError
 /// The Vagrantfile inside the box.
 fn vagrantfile(boot: &KernelBoot) -> io::Result<String> {
     let mut context = Context::new();
-    context.insert("command_line", &ruby(&command_line(&boot.arguments, &[]).into()));
+    context.insert(
+        "command_line",
+        &ruby(&command_line(&boot.arguments, &[]).into()),
+    );
     Tera::one_off(VAGRANTFILE, &context, false).map_err(io::Error::other)
 }
 
 fn pack(boot: &KernelBoot, image: &Path, to: &Path) -> io::Result<()> {
-    let metadata = json!({ "provider": "libvirt", "format": "qcow2", "virtual_size": VIRTUAL_SIZE_GIB });
+    let metadata =
+        json!({ "provider": "libvirt", "format": "qcow2", "virtual_size": VIRTUAL_SIZE_GIB });
     // The root is compressed already: more effort finds nothing more.
     let mut archive = tar::Builder::new(GzEncoder::new(File::create(to)?, Compression::fast()));
     append_text(&mut archive, "metadata.json", &metadata.to_string())?;
     append_text(&mut archive, "Vagrantfile", &vagrantfile(boot)?)?;
-    for (name, path) in [("box.img", image), ("kernel", &boot.kernel), ("initramfs", &boot.initramfs)] {
+    for (name, path) in [
+        ("box.img", image),
+        ("kernel", &boot.kernel),
+        ("initramfs", &boot.initramfs),
+    ] {
         archive.append_file(name, &mut File::open(path)?)?;
     }
     archive.into_inner()?.finish()?.sync_all()
@@ -119,9 +146,28 @@ mod tests {
             entry.read_to_string(&mut text).unwrap();
             found.insert(entry.path().unwrap().display().to_string(), text);
         }
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["Vagrantfile", "box.img", "initramfs", "kernel", "metadata.json"]);
-        assert_eq!((found["box.img"].as_str(), found["kernel"].as_str()), ("image", "vmlinuz"));
-        assert!(found["Vagrantfile"].contains("provider.cmd_line = 'console=ttyS0 quiet panic=-1'"), "{}", found["Vagrantfile"]);
-        assert_eq!(found["metadata.json"], r#"{"provider":"libvirt","format":"qcow2","virtual_size":1}"#);
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            [
+                "Vagrantfile",
+                "box.img",
+                "initramfs",
+                "kernel",
+                "metadata.json"
+            ]
+        );
+        assert_eq!(
+            (found["box.img"].as_str(), found["kernel"].as_str()),
+            ("image", "vmlinuz")
+        );
+        assert!(
+            found["Vagrantfile"].contains("provider.cmd_line = 'console=ttyS0 quiet panic=-1'"),
+            "{}",
+            found["Vagrantfile"]
+        );
+        assert_eq!(
+            found["metadata.json"],
+            r#"{"provider":"libvirt","format":"qcow2","virtual_size":1}"#
+        );
     }
 }

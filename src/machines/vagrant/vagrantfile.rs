@@ -74,9 +74,25 @@ impl Vagrantfile<'_> {
 
     fn context(&self) -> Context {
         let (spec, vagrant) = (self.spec, self.vagrant);
-        let machines: Vec<_> = spec.machines.iter().enumerate().map(|(index, _)| self.machine(index)).collect();
-        let own = VagrantBox { name: self.own_box.to_owned(), version: None, url: None };
-        let settings: Vec<_> = vagrant.settings.iter().map(|(key, value)| SettingContext { key, value: json(value) }).collect();
+        let machines: Vec<_> = spec
+            .machines
+            .iter()
+            .enumerate()
+            .map(|(index, _)| self.machine(index))
+            .collect();
+        let own = VagrantBox {
+            name: self.own_box.to_owned(),
+            version: None,
+            url: None,
+        };
+        let settings: Vec<_> = vagrant
+            .settings
+            .iter()
+            .map(|(key, value)| SettingContext {
+                key,
+                value: json(value),
+            })
+            .collect();
         let mut context = Context::new();
         context.insert("cluster", spec.name.as_str());
         context.insert("box", vagrant.vagrant_box.as_ref().unwrap_or(&own));
@@ -121,12 +137,19 @@ impl Vagrantfile<'_> {
 
 /// The kernel's command line, with what the cluster file adds for one machine.
 pub(super) fn command_line(of_box: &str, added: &[String]) -> String {
-    ["console=ttyS0", of_box].into_iter().chain(added.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+    ["console=ttyS0", of_box]
+        .into_iter()
+        .chain(added.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The argument of QEMU's `-fw_cfg` that hands Ignition its configuration. A comma in a value is written twice.
 fn fw_cfg(ignition: &Path) -> String {
-    format!("name=opt/com.coreos/config,file={}", ignition.display().to_string().replace(',', ",,"))
+    format!(
+        "name=opt/com.coreos/config,file={}",
+        ignition.display().to_string().replace(',', ",,")
+    )
 }
 
 /// The first address of a machine's /24: the host's own end of the machines' network.
@@ -144,7 +167,9 @@ fn json(setting: &Setting) -> Value {
 }
 
 fn ruby_filter(value: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<String> {
-    serde_json::to_value(value).map(|value| ruby(&value)).map_err(|error| tera::Error::message(error.to_string()))
+    serde_json::to_value(value)
+        .map(|value| ruby(&value))
+        .map_err(|error| tera::Error::message(error.to_string()))
 }
 
 /// A value as a Ruby literal. Single quotes: Ruby interpolates nothing in them.
@@ -160,7 +185,15 @@ pub(super) fn ruby(value: &Value) -> String {
 #[must_use]
 pub fn reserved_settings(hypervisor: Hypervisor) -> &'static [&'static str] {
     match hypervisor {
-        Hypervisor::Libvirt => &["serial", "storage", "qemuargs", "default_prefix", "management_network_mac", "kernel", "initrd"],
+        Hypervisor::Libvirt => &[
+            "serial",
+            "storage",
+            "qemuargs",
+            "default_prefix",
+            "management_network_mac",
+            "kernel",
+            "initrd",
+        ],
         Hypervisor::VirtualBox => &["name", "customize"],
     }
 }
@@ -192,12 +225,22 @@ mod tests {
     #[test]
     fn virtualbox_with_any_box_and_settings_that_are_hostile() {
         let settings = [
-            ("default_nic_type".to_owned(), Setting::Text("virtio' + `id` + '\\".into())),
+            (
+                "default_nic_type".to_owned(),
+                Setting::Text("virtio' + `id` + '\\".into()),
+            ),
             ("check_guest_additions".to_owned(), Setting::Flag(false)),
         ];
-        let vagrant_box = VagrantBox { name: "debian/bookworm64".into(), version: Some("12.1".into()), url: None };
-        let vagrant =
-            VagrantSpec { hypervisor: Hypervisor::VirtualBox, vagrant_box: Some(vagrant_box), settings: settings.into() };
+        let vagrant_box = VagrantBox {
+            name: "debian/bookworm64".into(),
+            version: Some("12.1".into()),
+            url: None,
+        };
+        let vagrant = VagrantSpec {
+            hypervisor: Hypervisor::VirtualBox,
+            vagrant_box: Some(vagrant_box),
+            settings: settings.into(),
+        };
         insta::assert_snapshot!(render(&vagrant, true));
     }
 }

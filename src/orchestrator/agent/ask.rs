@@ -30,23 +30,41 @@ pub(crate) struct PodProber<R> {
 }
 
 impl<R: Runtime> Prober for PodProber<R> {
-    async fn ask(&self, action: &Action, address: Ipv4Addr, container: &str, timeout: Duration) -> Result<(), String> {
+    async fn ask(
+        &self,
+        action: &Action,
+        address: Ipv4Addr,
+        container: &str,
+        timeout: Duration,
+    ) -> Result<(), String> {
         match action {
             Action::Impossible { why } => Err(why.clone()),
             Action::Tcp { host, port } => connect(host.unwrap_or(address), *port).await.map(drop),
-            Action::Http { tls, host, port, path, headers } => {
+            Action::Http {
+                tls,
+                host,
+                port,
+                path,
+                headers,
+            } => {
                 let address = host.unwrap_or(address);
                 let stream = connect(address, *port).await?;
                 let code = if *tls {
                     let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(address)));
                     let connector = tokio_rustls::TlsConnector::from(unverified());
-                    let stream =
-                        connector.connect(name, stream).await.map_err(|error| format!("TLS handshake failed: {error}"))?;
+                    let stream = connector
+                        .connect(name, stream)
+                        .await
+                        .map_err(|error| format!("TLS handshake failed: {error}"))?;
                     get(stream, address, *port, path, headers).await?
                 } else {
                     get(stream, address, *port, path, headers).await?
                 };
-                if (200..400).contains(&code) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {code}")) }
+                if (200..400).contains(&code) {
+                    Ok(())
+                } else {
+                    Err(format!("HTTP probe failed with statuscode: {code}"))
+                }
             }
             Action::Exec { command } => {
                 let output = self
@@ -60,7 +78,11 @@ impl<R: Runtime> Prober for PodProber<R> {
                 let mut shown = output.stdout;
                 shown.extend(output.stderr);
                 shown.truncate(OUTPUT_SHOWN);
-                Err(format!("command ended with exit code {}: {}", output.exit_code, String::from_utf8_lossy(&shown).trim()))
+                Err(format!(
+                    "command ended with exit code {}: {}",
+                    output.exit_code,
+                    String::from_utf8_lossy(&shown).trim()
+                ))
             }
         }
     }
@@ -68,7 +90,9 @@ impl<R: Runtime> Prober for PodProber<R> {
 
 async fn connect(address: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
     let to = SocketAddr::from((address, port));
-    TcpStream::connect(to).await.map_err(|error| format!("connect to {to}: {error}"))
+    TcpStream::connect(to)
+        .await
+        .map_err(|error| format!("connect to {to}: {error}"))
 }
 
 async fn get<S: AsyncRead + AsyncWrite + Unpin>(
@@ -78,7 +102,11 @@ async fn get<S: AsyncRead + AsyncWrite + Unpin>(
     path: &str,
     headers: &[(String, String)],
 ) -> Result<u16, String> {
-    let has = |name: &str| headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+    let has = |name: &str| {
+        headers
+            .iter()
+            .any(|(known, _)| known.eq_ignore_ascii_case(name))
+    };
     let mut request = format!("GET {} HTTP/1.1\r\n", path.replace(['\r', '\n', ' '], ""));
     if !has("host") {
         let _ = write!(request, "Host: {address}:{port}\r\n");
@@ -90,7 +118,12 @@ async fn get<S: AsyncRead + AsyncWrite + Unpin>(
         request.push_str("Accept: */*\r\n");
     }
     for (name, value) in headers {
-        let _ = write!(request, "{}: {}\r\n", name.replace(['\r', '\n'], ""), value.replace(['\r', '\n'], ""));
+        let _ = write!(
+            request,
+            "{}: {}\r\n",
+            name.replace(['\r', '\n'], ""),
+            value.replace(['\r', '\n'], "")
+        );
     }
     request.push_str("Connection: close\r\n\r\n");
     let failed = |error: std::io::Error| format!("GET http://{address}:{port}{path}: {error}");
@@ -101,7 +134,9 @@ async fn get<S: AsyncRead + AsyncWrite + Unpin>(
         let mut chunk = [0; 256];
         let read = stream.read(&mut chunk).await.map_err(failed)?;
         if read == 0 || head.len() > STATUS_LINE_LIMIT {
-            return Err(format!("GET http://{address}:{port}{path}: the answer is not HTTP"));
+            return Err(format!(
+                "GET http://{address}:{port}{path}: the answer is not HTTP"
+            ));
         }
         head.extend_from_slice(&chunk[..read]);
     }
@@ -109,8 +144,11 @@ async fn get<S: AsyncRead + AsyncWrite + Unpin>(
     drop(stream.shutdown().await);
     let line = String::from_utf8_lossy(&head);
     let mut words = line.split_ascii_whitespace();
-    let code =
-        words.next().filter(|word| word.starts_with("HTTP/1.")).and_then(|_| words.next()).and_then(|code| code.parse().ok());
+    let code = words
+        .next()
+        .filter(|word| word.starts_with("HTTP/1."))
+        .and_then(|_| words.next())
+        .and_then(|code| code.parse().ok());
     code.ok_or_else(|| format!("GET http://{address}:{port}{path}: the answer is not HTTP"))
 }
 
@@ -136,7 +174,12 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -145,7 +188,12 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -191,29 +239,42 @@ mod tests {
         let (code, request) = check("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n").await;
         assert_eq!(code, Ok(302));
         assert!(
-            request.starts_with("GET /x HTTP/1.1\r\n") && request.contains("Host: web\r\n") && !request.contains("127.0.0.1")
+            request.starts_with("GET /x HTTP/1.1\r\n")
+                && request.contains("Host: web\r\n")
+                && !request.contains("127.0.0.1")
         );
         assert_eq!(check("HTTP/1.0 500\n").await.0, Ok(500));
-        assert!(check("SSH-2.0-x\n").await.0.unwrap_err().contains("not HTTP"));
+        assert!(
+            check("SSH-2.0-x\n")
+                .await
+                .0
+                .unwrap_err()
+                .contains("not HTTP")
+        );
         assert!(check("").await.0.unwrap_err().contains("not HTTP"));
     }
 
     /// A TLS server with a certificate that nobody vouches for; it answers every request with `answer`.
     async fn https(answer: &'static str) -> u16 {
         let made = rcgen::generate_simple_self_signed(vec!["somebody-else".to_owned()]).unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
@@ -230,13 +291,20 @@ mod tests {
             if !tls {
                 return get(stream, Ipv4Addr::LOCALHOST, port, "/", &[]).await;
             }
-            let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
-            let stream = tokio_rustls::TlsConnector::from(unverified()).connect(name, stream).await.map_err(|e| e.to_string())?;
+            let name =
+                ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
+            let stream = tokio_rustls::TlsConnector::from(unverified())
+                .connect(name, stream)
+                .await
+                .map_err(|e| e.to_string())?;
             get(stream, Ipv4Addr::LOCALHOST, port, "/", &[]).await
         };
         let port = https("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
         assert_eq!(ask(port, true).await, Ok(204));
         assert!(ask(port, false).await.unwrap_err().contains("not HTTP"));
-        assert_eq!(ask(https("HTTP/1.1 503 No\r\n\r\n").await, true).await, Ok(503));
+        assert_eq!(
+            ask(https("HTTP/1.1 503 No\r\n\r\n").await, true).await,
+            Ok(503)
+        );
     }
 }

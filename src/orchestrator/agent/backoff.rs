@@ -25,7 +25,11 @@ impl Backoff {
 
     /// Counts a failure and returns the delay that follows it.
     pub(crate) fn next(&mut self) -> Duration {
-        self.delay = if self.delay.is_zero() { INITIAL } else { (self.delay * 2).min(LONGEST) };
+        self.delay = if self.delay.is_zero() {
+            INITIAL
+        } else {
+            (self.delay * 2).min(LONGEST)
+        };
         self.delay
     }
 

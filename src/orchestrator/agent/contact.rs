@@ -104,7 +104,11 @@ impl State {
 impl Contact {
     /// The lease of an agent that starts now. `before` is what the agent before it kept; without one, nothing ran before.
     pub(crate) fn new(now: Instant, before: Option<Kept>) -> Self {
-        let kept = before.unwrap_or(Kept { heard: now, late: Duration::ZERO, sure: lapses(now, Duration::ZERO) });
+        let kept = before.unwrap_or(Kept {
+            heard: now,
+            late: Duration::ZERO,
+            sure: lapses(now, Duration::ZERO),
+        });
         let state = State {
             next: 0,
             waiting: VecDeque::new(),
@@ -119,7 +123,9 @@ impl Contact {
             looked: now,
             cut_off_since: None,
         };
-        Self { state: Mutex::new(state) }
+        Self {
+            state: Mutex::new(state),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,7 +145,11 @@ impl Contact {
         state.next += 1;
         let number = state.next;
         let told = state.lateness.worst(now);
-        state.waiting.push_back(Waiting { number, sent: now, told });
+        state.waiting.push_back(Waiting {
+            number,
+            sent: now,
+            told,
+        });
         if state.waiting.len() > PINGS {
             state.waiting.pop_front();
         }
@@ -151,8 +161,16 @@ impl Contact {
         let number = ping.try_into().map(u64::from_be_bytes).ok()?;
         let mut state = self.state();
         let mut news = false;
-        while state.waiting.front().is_some_and(|waiting| waiting.number <= number) {
-            let Some(Waiting { sent, told, .. }) = state.waiting.pop_front().filter(|waiting| waiting.sent >= state.heard) else {
+        while state
+            .waiting
+            .front()
+            .is_some_and(|waiting| waiting.number <= number)
+        {
+            let Some(Waiting { sent, told, .. }) = state
+                .waiting
+                .pop_front()
+                .filter(|waiting| waiting.sent >= state.heard)
+            else {
                 continue;
             };
             if sent > state.lapse() {
@@ -166,7 +184,11 @@ impl Contact {
             }
             news = true;
         }
-        news.then(|| Kept { heard: state.heard, late: state.told, sure: state.sure })
+        news.then(|| Kept {
+            heard: state.heard,
+            late: state.told,
+            sure: state.sure,
+        })
     }
 
     /// When the server is known to have heard this node last; the start of an agent that it never heard.
@@ -178,7 +200,11 @@ impl Contact {
     pub(crate) fn heard_ms_ago(&self, now: Instant) -> u64 {
         let state = self.state();
         let ago = now.saturating_duration_since(state.heard).as_millis();
-        if state.ever_heard { u64::try_from(ago).unwrap_or(NEVER_MS) } else { NEVER_MS }
+        if state.ever_heard {
+            u64::try_from(ago).unwrap_or(NEVER_MS)
+        } else {
+            NEVER_MS
+        }
     }
 
     /// When the lease lapses.
@@ -197,9 +223,20 @@ impl Contact {
             Some(by) if slept => Some(by.max(now + DECIDED_WITHIN)),
             doubt => doubt,
         };
-        let mut lease = judge(now, &Own { heard: state.heard, lapse: state.lapse(), sure: state.sure }, workers);
+        let mut lease = judge(
+            now,
+            &Own {
+                heard: state.heard,
+                lapse: state.lapse(),
+                sure: state.sure,
+            },
+            workers,
+        );
         match lease {
-            Lease::CutOff(_) if now.saturating_duration_since(*state.cut_off_since.get_or_insert(now)) >= CUT_OFF_AFTER => {
+            Lease::CutOff(_)
+                if now.saturating_duration_since(*state.cut_off_since.get_or_insert(now))
+                    >= CUT_OFF_AFTER =>
+            {
                 lease = Lease::Fence;
             }
             Lease::Held | Lease::ServeOn(_) | Lease::LeftAlone(_) => state.cut_off_since = None,
@@ -211,9 +248,15 @@ impl Contact {
                 state.safe_until = state.safe_until.max(until);
             }
             (Lease::Fence, _) => state.doubt = Some(now),
-            (Lease::ServeOn(_) | Lease::CutOff(_) | Lease::Undecided, Some(by)) if now >= by => return Lease::Fence,
-            (Lease::ServeOn(until) | Lease::CutOff(until), None) => state.safe_until = state.safe_until.max(until),
-            (Lease::Held | Lease::Undecided, None) => state.safe_until = state.safe_until.max(now + AWAKE_FOR),
+            (Lease::ServeOn(_) | Lease::CutOff(_) | Lease::Undecided, Some(by)) if now >= by => {
+                return Lease::Fence;
+            }
+            (Lease::ServeOn(until) | Lease::CutOff(until), None) => {
+                state.safe_until = state.safe_until.max(until)
+            }
+            (Lease::Held | Lease::Undecided, None) => {
+                state.safe_until = state.safe_until.max(now + AWAKE_FOR)
+            }
             (Lease::Held | Lease::ServeOn(_) | Lease::CutOff(_) | Lease::Undecided, Some(_)) => {}
         }
         lease
@@ -259,22 +302,40 @@ mod tests {
     }
 
     fn said(asked: Instant, age_ms: u64) -> [Option<PeerSaid>; 1] {
-        [Some(PeerSaid { asked, answered: asked, word: Word::Contact(MS(age_ms)), denounced: None })]
+        [Some(PeerSaid {
+            asked,
+            answered: asked,
+            word: Word::Contact(MS(age_ms)),
+            denounced: None,
+        })]
     }
 
     #[test]
     fn the_lease_counts_from_the_sending_of_an_answered_ping() {
         let start = Instant::now();
         let contact = sure(start);
-        let pings: Vec<Bytes> = (1..=3).map(|number| contact.ping(start + MS(number * 300))).collect();
+        let pings: Vec<Bytes> = (1..=3)
+            .map(|number| contact.ping(start + MS(number * 300)))
+            .collect();
         assert!(contact.answered(&pings[1]).is_some());
         assert_eq!(contact.heard(), start + MS(600));
         assert_eq!(contact.answered(&pings[0]), None);
         assert_eq!(contact.answered(b"nonsens"), None);
-        assert_eq!(contact.heard(), start + MS(600), "an old answer takes nothing back");
+        assert_eq!(
+            contact.heard(),
+            start + MS(600),
+            "an old answer takes nothing back"
+        );
         let kept = contact.answered(&pings[2]);
         let sure = start + MS(900) + LEASE;
-        assert_eq!(kept, Some(Kept { heard: start + MS(900), late: Duration::ZERO, sure }));
+        assert_eq!(
+            kept,
+            Some(Kept {
+                heard: start + MS(900),
+                late: Duration::ZERO,
+                sure
+            })
+        );
         for _ in 0..1000 {
             contact.ping(start);
         }
@@ -285,23 +346,42 @@ mod tests {
     fn who_was_never_heard_says_so() {
         let start = Instant::now();
         let contact = Contact::new(start, None);
-        assert_eq!(contact.heard_ms_ago(start + MS(100)), NEVER_MS, "its start is not a word of the server");
+        assert_eq!(
+            contact.heard_ms_ago(start + MS(100)),
+            NEVER_MS,
+            "its start is not a word of the server"
+        );
         contact.answered(&contact.ping(start + MS(200)));
         assert_eq!(contact.heard_ms_ago(start + MS(500)), 300);
-        let kept = Kept { heard: start, late: Duration::ZERO, sure: start + LEASE };
-        assert_eq!(Contact::new(start + MS(400), Some(kept)).heard_ms_ago(start + MS(500)), 500);
+        let kept = Kept {
+            heard: start,
+            late: Duration::ZERO,
+            sure: start + LEASE,
+        };
+        assert_eq!(
+            Contact::new(start + MS(400), Some(kept)).heard_ms_ago(start + MS(500)),
+            500
+        );
     }
 
     #[test]
     fn patience_is_what_the_server_knows_of() {
         let start = Instant::now();
         let contact = sure(start);
-        let patience = || (contact.lapse() - contact.heard()).checked_sub(LEASE).expect("it lasts a lease at least");
+        let patience = || {
+            (contact.lapse() - contact.heard())
+                .checked_sub(LEASE)
+                .expect("it lasts a lease at least")
+        };
         let ping = contact.ping(start);
         assert_eq!(contact.late(start + MS(2000), MS(1800)), MS(1800));
         contact.answered(&ping);
         assert_eq!(patience(), Duration::ZERO, "that ping was before");
-        assert_eq!(contact.late(start + MS(2150), MS(0)), MS(1800), "told again, since a beat may be lost");
+        assert_eq!(
+            contact.late(start + MS(2150), MS(0)),
+            MS(1800),
+            "told again, since a beat may be lost"
+        );
         contact.answered(&contact.ping(start + MS(2150)));
         assert_eq!(patience(), MS(1650), "the least is part of the lease");
         contact.answered(&contact.ping(start + MS(8000)));
@@ -310,12 +390,18 @@ mod tests {
 
     #[test]
     fn who_slept_is_in_doubt_whatever_others_say() {
-        for (age_ms, why) in [(100, "the server is there"), (2000, "it is gone, and was not when the lease lapsed")] {
+        for (age_ms, why) in [
+            (100, "the server is there"),
+            (2000, "it is gone, and was not when the lease lapsed"),
+        ] {
             let start = Instant::now();
             let contact = sure(start);
             let woke = start + MS(10_000);
             let look = |ms| contact.look(woke + MS(ms), &said(woke + MS(ms), age_ms + ms));
-            assert!(matches!(look(0), Lease::ServeOn(_) | Lease::CutOff(_)), "{why}");
+            assert!(
+                matches!(look(0), Lease::ServeOn(_) | Lease::CutOff(_)),
+                "{why}"
+            );
             assert!(contact.is_in_doubt());
             for ms in (300..1200).step_by(300) {
                 assert_ne!(look(ms), Lease::Fence, "its server may answer yet");
@@ -350,7 +436,10 @@ mod tests {
         let woke = start + MS(10_000);
         assert_eq!(contact.look(woke, &[None]), Lease::Undecided);
         assert!(contact.is_in_doubt());
-        assert!(matches!(contact.look(woke + MS(100), &said(woke, 9900)), Lease::LeftAlone(_)));
+        assert!(matches!(
+            contact.look(woke + MS(100), &said(woke, 9900)),
+            Lease::LeftAlone(_)
+        ));
         assert!(!contact.is_in_doubt());
     }
 
@@ -360,12 +449,21 @@ mod tests {
         let contact = sure(start);
         let woke = start + MS(10_000);
         let kept = contact.answered(&contact.ping(woke)).expect("it is news");
-        assert_eq!(kept.sure, start + LEASE, "it has slept, though it did not look yet");
+        assert_eq!(
+            kept.sure,
+            start + LEASE,
+            "it has slept, though it did not look yet"
+        );
         assert_eq!(contact.look(woke + MS(10), &[None]), Lease::Held);
         assert!(contact.is_in_doubt());
-        assert!(!contact.all_are_known(woke - MS(9000)), "pods may have been replaced after that");
+        assert!(
+            !contact.all_are_known(woke - MS(9000)),
+            "pods may have been replaced after that"
+        );
         assert!(contact.all_are_known(woke + MS(10)) && !contact.is_in_doubt());
-        let kept = contact.answered(&contact.ping(woke + MS(300))).expect("it is news");
+        let kept = contact
+            .answered(&contact.ping(woke + MS(300)))
+            .expect("it is news");
         assert_eq!(kept.sure, woke + MS(300) + LEASE);
     }
 
@@ -373,16 +471,29 @@ mod tests {
     fn a_fence_is_doubt_that_contact_alone_does_not_end() {
         let start = Instant::now();
         let contact = sure(start);
-        let silence = |at| [Some(PeerSaid { asked: at, answered: at, word: Word::Silence, denounced: None })];
+        let silence = |at| {
+            [Some(PeerSaid {
+                asked: at,
+                answered: at,
+                word: Word::Silence,
+                denounced: None,
+            })]
+        };
         for ms in (300..=1200).step_by(300) {
             contact.look(start + MS(ms), &silence(start + MS(ms)));
         }
-        assert_eq!(contact.look(start + MS(1300), &silence(start + MS(1300))), Lease::Fence);
+        assert_eq!(
+            contact.look(start + MS(1300), &silence(start + MS(1300))),
+            Lease::Fence
+        );
         // Heard for a moment; then the server is gone, as others say, before it could be asked anything.
         contact.answered(&contact.ping(start + MS(5000)));
         assert_eq!(contact.look(start + MS(5100), &[None]), Lease::Held);
         let later = start + MS(7000);
-        assert!(matches!(contact.look(later, &said(later, 2000)), Lease::ServeOn(_)), "the fence is left as it is");
+        assert!(
+            matches!(contact.look(later, &said(later, 2000)), Lease::ServeOn(_)),
+            "the fence is left as it is"
+        );
         assert!(contact.is_in_doubt());
     }
 
@@ -390,20 +501,45 @@ mod tests {
     fn an_agent_that_starts_knows_what_the_one_before_it_kept() {
         let before = Instant::now();
         let start = before + MS(10_000);
-        let kept = Kept { heard: before, late: Duration::ZERO, sure: before + LEASE };
+        let kept = Kept {
+            heard: before,
+            late: Duration::ZERO,
+            sure: before + LEASE,
+        };
         // Left alone all the time: the server was gone first.
         let contact = Contact::new(start, Some(kept));
-        assert!(matches!(contact.look(start, &said(start, 9900)), Lease::LeftAlone(_)));
+        assert!(matches!(
+            contact.look(start, &said(start, 9900)),
+            Lease::LeftAlone(_)
+        ));
         // The server lives, and has had the time to replace: the tunnel has to be open by then.
         let contact = Contact::new(start, Some(kept));
         for ms in (0..3000).step_by(300) {
-            assert!(matches!(contact.look(start + MS(ms), &said(start + MS(ms), 100)), Lease::CutOff(_)), "{ms}");
+            assert!(
+                matches!(
+                    contact.look(start + MS(ms), &said(start + MS(ms), 100)),
+                    Lease::CutOff(_)
+                ),
+                "{ms}"
+            );
         }
-        assert_eq!(contact.look(start + MS(3000), &said(start + MS(3000), 100)), Lease::Fence);
+        assert_eq!(
+            contact.look(start + MS(3000), &said(start + MS(3000), 100)),
+            Lease::Fence
+        );
         // What was in doubt before stays so.
-        let contact = Contact::new(start, Some(Kept { heard: start - MS(100), ..kept }));
+        let contact = Contact::new(
+            start,
+            Some(Kept {
+                heard: start - MS(100),
+                ..kept
+            }),
+        );
         assert_eq!(contact.look(start, &[None]), Lease::Held);
-        assert!(matches!(contact.look(start + MS(1300), &said(start + MS(1300), 1400)), Lease::ServeOn(_)));
+        assert!(matches!(
+            contact.look(start + MS(1300), &said(start + MS(1300), 1400)),
+            Lease::ServeOn(_)
+        ));
         assert!(contact.is_in_doubt());
     }
 }

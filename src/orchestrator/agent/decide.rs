@@ -131,20 +131,31 @@ impl Default for ContainerView {
 impl ContainerView {
     /// Whether its process runs.
     pub(crate) fn running(&self) -> bool {
-        matches!(self.status, Some(ContainerStatus { state: ContainerState::Running { .. }, .. }))
+        matches!(
+            self.status,
+            Some(ContainerStatus {
+                state: ContainerState::Running { .. },
+                ..
+            })
+        )
     }
 
     /// Its exit code, if it has exited.
     pub(crate) fn exit_code(&self) -> Option<i32> {
         match self.status {
-            Some(ContainerStatus { state: ContainerState::Exited { exit_code, .. }, .. }) => Some(exit_code),
+            Some(ContainerStatus {
+                state: ContainerState::Exited { exit_code, .. },
+                ..
+            }) => Some(exit_code),
             _ => None,
         }
     }
 
     /// Restart count of the instance to start next.
     pub(crate) fn next_instance(&self) -> u32 {
-        self.status.as_ref().map_or(self.first_instance, |status| status.restart_count + 1)
+        self.status
+            .as_ref()
+            .map_or(self.first_instance, |status| status.restart_count + 1)
     }
 
     /// When an exited container may start again.
@@ -157,13 +168,23 @@ impl ContainerView {
         let was_running = self.running();
         match &self.status {
             Some(known) if known.restart_count > status.restart_count => return false,
-            Some(known) if known.restart_count == status.restart_count && !exits(was_running, &status.state) => return false,
+            Some(known)
+                if known.restart_count == status.restart_count
+                    && !exits(was_running, &status.state) =>
+            {
+                return false;
+            }
             Some(known) if known.restart_count == status.restart_count => {}
             Some(_) => self.last = self.status.take(),
             None => {}
         }
         self.status = Some(status.clone());
-        let ContainerState::Exited { started_at_ms, finished_at_ms, .. } = status.state else {
+        let ContainerState::Exited {
+            started_at_ms,
+            finished_at_ms,
+            ..
+        } = status.state
+        else {
             self.exited_at = None;
             return false;
         };
@@ -171,7 +192,9 @@ impl ContainerView {
         self.pull = Pull::Idle;
         self.start = Progress::Idle;
         self.kill = None;
-        let ran = Duration::from_millis(u64::try_from(finished_at_ms.saturating_sub(started_at_ms)).unwrap_or(0));
+        let ran = Duration::from_millis(
+            u64::try_from(finished_at_ms.saturating_sub(started_at_ms)).unwrap_or(0),
+        );
         if ran >= RESET_AFTER {
             self.crash_backoff.reset();
         }
@@ -233,7 +256,9 @@ impl Observed {
 
     /// Whether nothing is left to do, ever.
     pub(crate) fn finished(&self) -> bool {
-        self.deletion.is_some() && self.removal == Progress::Done && (self.gone || self.farewell == Progress::Done)
+        self.deletion.is_some()
+            && self.removal == Progress::Done
+            && (self.gone || self.farewell == Progress::Done)
     }
 }
 
@@ -278,7 +303,9 @@ pub(crate) enum Effect {
 /// The grace period of a pod that is to go: what the deletion says, else its own.
 pub(crate) fn grace(deletion_seconds: Option<i64>, spec: &PodSpec) -> Duration {
     let seconds = deletion_seconds.or(spec.termination_grace_period_seconds);
-    seconds.map_or(DEFAULT_GRACE, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    seconds.map_or(DEFAULT_GRACE, |seconds| {
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    })
 }
 
 /// Whether a container of this exit code is started again.
@@ -302,12 +329,22 @@ pub(crate) fn is_sidecar(container: &Container) -> bool {
 pub(crate) fn initialized(spec: &PodSpec, observed: &Observed) -> bool {
     let view = |container: &Container| observed.containers.get(&container.name);
     // A pod one of whose containers has ever started was initialized then.
-    spec.containers.iter().any(|container| view(container).is_some_and(|view| view.status.is_some()))
-        || spec.init_containers.iter().flatten().all(|container| view(container).is_some_and(|view| init_done(container, view)))
+    spec.containers
+        .iter()
+        .any(|container| view(container).is_some_and(|view| view.status.is_some()))
+        || spec
+            .init_containers
+            .iter()
+            .flatten()
+            .all(|container| view(container).is_some_and(|view| init_done(container, view)))
 }
 
 fn init_done(container: &Container, view: &ContainerView) -> bool {
-    if is_sidecar(container) { view.running() && view.started } else { view.exit_code() == Some(0) }
+    if is_sidecar(container) {
+        view.running() && view.started
+    } else {
+        view.exit_code() == Some(0)
+    }
 }
 
 /// What to begin now.
@@ -326,14 +363,30 @@ fn decide_life(spec: &PodSpec, observed: &Observed, now: Instant) -> Vec<Effect>
     let initialized = initialized(spec, observed);
     for container in spec.init_containers.iter().flatten() {
         if !initialized || is_sidecar(container) {
-            step(spec, container, true, view(container), observed, now, &mut effects);
+            step(
+                spec,
+                container,
+                true,
+                view(container),
+                observed,
+                now,
+                &mut effects,
+            );
         }
         if !initialized && !init_done(container, view(container)) {
             return effects;
         }
     }
     for container in &spec.containers {
-        step(spec, container, false, view(container), observed, now, &mut effects);
+        step(
+            spec,
+            container,
+            false,
+            view(container),
+            observed,
+            now,
+            &mut effects,
+        );
     }
     effects
 }
@@ -363,7 +416,11 @@ fn step(
     if view.running() {
         if let Some(kill) = &view.kill {
             let deadline = now + kill.grace.unwrap_or_else(|| grace(None, spec));
-            effects.push(Effect::Stop { container: name, deadline, message: kill.message.clone() });
+            effects.push(Effect::Stop {
+                container: name,
+                deadline,
+                message: kill.message.clone(),
+            });
         }
         return;
     }
@@ -382,14 +439,24 @@ fn step(
     match &view.pull {
         Pull::InFlight => {}
         Pull::Idle => effects.push(Effect::Pull { container: name }),
-        Pull::Failed { until, .. } if *until <= now => effects.push(Effect::Pull { container: name }),
+        Pull::Failed { until, .. } if *until <= now => {
+            effects.push(Effect::Pull { container: name })
+        }
         Pull::Failed { at, until, .. } => {
             // The reason shown changes from the error to the back-off in between.
             let shown = *at + super::status::ERROR_SHOWN;
-            effects.push(Effect::Wake(if shown > now { shown.min(*until) } else { *until }));
+            effects.push(Effect::Wake(if shown > now {
+                shown.min(*until)
+            } else {
+                *until
+            }));
         }
         Pull::Done(image) => {
-            let start = Effect::Start { container: name, image: image.clone(), instance: view.next_instance() };
+            let start = Effect::Start {
+                container: name,
+                image: image.clone(),
+                instance: view.next_instance(),
+            };
             attempt(&view.start, now, start, effects);
         }
     }
@@ -397,13 +464,24 @@ fn step(
 
 fn decide_deletion(observed: &Observed, deletion: &Deletion, now: Instant) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let busy = observed.containers.values().any(|view| view.stopping || view.start == Progress::InFlight);
-    let running: Vec<_> = observed.containers.iter().filter(|(_, view)| view.running() && !view.stopping).collect();
+    let busy = observed
+        .containers
+        .values()
+        .any(|view| view.stopping || view.start == Progress::InFlight);
+    let running: Vec<_> = observed
+        .containers
+        .iter()
+        .filter(|(_, view)| view.running() && !view.stopping)
+        .collect();
     if !running.is_empty() {
         match observed.drain {
-            Progress::Idle if now < deletion.drained_by() => return vec![Effect::Drain(deletion.drained_by())],
+            Progress::Idle if now < deletion.drained_by() => {
+                return vec![Effect::Drain(deletion.drained_by())];
+            }
             // A second deletion may have shortened the time.
-            Progress::InFlight if now < deletion.drained_by() => return vec![Effect::Wake(deletion.drained_by())],
+            Progress::InFlight if now < deletion.drained_by() => {
+                return vec![Effect::Wake(deletion.drained_by())];
+            }
             _ => {}
         }
         return running
@@ -437,31 +515,50 @@ mod tests {
     }
 
     fn image() -> Image {
-        Image { digest: "sha256:0".into(), reference: "a:latest".into() }
+        Image {
+            digest: "sha256:0".into(),
+            reference: "a:latest".into(),
+        }
     }
 
     fn status(name: &str, restart_count: u32, exit: Option<(i32, i64)>) -> ContainerStatus {
         let state = match exit {
             None => ContainerState::Running { started_at_ms: 0 },
-            Some((exit_code, ran_ms)) => {
-                ContainerState::Exited { exit_code, oom_killed: false, started_at_ms: 0, finished_at_ms: ran_ms }
-            }
+            Some((exit_code, ran_ms)) => ContainerState::Exited {
+                exit_code,
+                oom_killed: false,
+                started_at_ms: 0,
+                finished_at_ms: ran_ms,
+            },
         };
-        ContainerStatus { name: name.into(), id: format!("{name}-{restart_count}"), restart_count, image: image(), state }
+        ContainerStatus {
+            name: name.into(),
+            id: format!("{name}-{restart_count}"),
+            restart_count,
+            image: image(),
+            state,
+        }
     }
 
     fn pull(name: &str) -> Effect {
-        Effect::Pull { container: name.into() }
+        Effect::Pull {
+            container: name.into(),
+        }
     }
 
     fn start(name: &str, instance: u32) -> Effect {
-        Effect::Start { container: name.into(), image: image(), instance }
+        Effect::Start {
+            container: name.into(),
+            image: image(),
+            instance,
+        }
     }
 
     #[test]
     fn a_new_pod_goes_from_set_up_to_running() {
         let now = Instant::now();
-        let spec = spec(json!({"containers":[{"name":"a"},{"name":"b"}],"initContainers":[{"name":"i"}]}));
+        let spec =
+            spec(json!({"containers":[{"name":"a"},{"name":"b"}],"initContainers":[{"name":"i"}]}));
         let mut observed = Observed::default();
         assert_eq!(decide(&spec, &observed, now), [Effect::SetUp]);
         observed.setup = Progress::InFlight;
@@ -472,24 +569,45 @@ mod tests {
         assert_eq!(decide(&spec, &observed, now), [start("i", 0)]);
         observed.container("i").observe(&status("i", 0, None), now);
         assert_eq!(decide(&spec, &observed, now), []);
-        observed.container("i").observe(&status("i", 0, Some((0, 1))), now);
+        observed
+            .container("i")
+            .observe(&status("i", 0, Some((0, 1))), now);
         assert_eq!(decide(&spec, &observed, now), [pull("a"), pull("b")]);
-        observed.container("a").pull =
-            Pull::Failed { at: now, until: now + Duration::from_secs(10), reason: "x".into(), message: "y".into() };
+        observed.container("a").pull = Pull::Failed {
+            at: now,
+            until: now + Duration::from_secs(10),
+            reason: "x".into(),
+            message: "y".into(),
+        };
         observed.container("b").observe(&status("b", 0, None), now);
-        assert_eq!(decide(&spec, &observed, now), [Effect::Wake(now + super::super::status::ERROR_SHOWN)]);
-        assert_eq!(decide(&spec, &observed, now + Duration::from_secs(10)), [pull("a")]);
+        assert_eq!(
+            decide(&spec, &observed, now),
+            [Effect::Wake(now + super::super::status::ERROR_SHOWN)]
+        );
+        assert_eq!(
+            decide(&spec, &observed, now + Duration::from_secs(10)),
+            [pull("a")]
+        );
     }
 
     #[test]
     fn crashes_back_off() {
         let mut now = Instant::now();
         let spec = spec(json!({"containers":[{"name":"a"}]}));
-        let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            ..Observed::default()
+        };
         let mut waits = Vec::new();
         for instance in 0..4 {
-            observed.container("a").observe(&status("a", instance, None), now);
-            assert!(observed.container("a").observe(&status("a", instance, Some((1, 5))), now));
+            observed
+                .container("a")
+                .observe(&status("a", instance, None), now);
+            assert!(
+                observed
+                    .container("a")
+                    .observe(&status("a", instance, Some((1, 5))), now)
+            );
             let wait = observed.container("a").crash_backoff.delay();
             if !wait.is_zero() {
                 assert_eq!(decide(&spec, &observed, now), [Effect::Wake(now + wait)]);
@@ -503,7 +621,9 @@ mod tests {
         }
         assert_eq!(waits, [0, 10, 20, 40]);
         observed.container("a").observe(&status("a", 4, None), now);
-        observed.container("a").observe(&status("a", 4, Some((1, 600_000))), now);
+        observed
+            .container("a")
+            .observe(&status("a", 4, Some((1, 600_000))), now);
         assert_eq!(decide(&spec, &observed, now), [pull("a")]);
     }
 
@@ -519,9 +639,18 @@ mod tests {
         ] {
             let now = Instant::now();
             let spec = spec(json!({"restartPolicy":policy,"containers":[{"name":"a"}]}));
-            let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
-            observed.container("a").observe(&status("a", 0, Some((exit_code, 1))), now);
-            assert_eq!(decide(&spec, &observed, now) == [pull("a")], again, "{policy} {exit_code}");
+            let mut observed = Observed {
+                setup: Progress::Done,
+                ..Observed::default()
+            };
+            observed
+                .container("a")
+                .observe(&status("a", 0, Some((exit_code, 1))), now);
+            assert_eq!(
+                decide(&spec, &observed, now) == [pull("a")],
+                again,
+                "{policy} {exit_code}"
+            );
         }
     }
 
@@ -529,10 +658,20 @@ mod tests {
     fn a_failed_probe_kills_once() {
         let now = Instant::now();
         let spec = spec(json!({"terminationGracePeriodSeconds":7,"containers":[{"name":"a"}]}));
-        let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            ..Observed::default()
+        };
         observed.container("a").observe(&status("a", 0, None), now);
-        observed.container("a").kill = Some(Kill { message: "m".into(), grace: None });
-        let stop = Effect::Stop { container: "a".into(), deadline: now + Duration::from_secs(7), message: "m".into() };
+        observed.container("a").kill = Some(Kill {
+            message: "m".into(),
+            grace: None,
+        });
+        let stop = Effect::Stop {
+            container: "a".into(),
+            deadline: now + Duration::from_secs(7),
+            message: "m".into(),
+        };
         assert_eq!(decide(&spec, &observed, now), [stop]);
         observed.container("a").stopping = true;
         assert_eq!(decide(&spec, &observed, now), []);
@@ -542,31 +681,55 @@ mod tests {
     fn deletion_drains_stops_removes_and_says_farewell() {
         let now = Instant::now();
         let spec = spec(json!({"containers":[{"name":"a"}]}));
-        let deletion = Deletion { since: now, grace: Duration::from_secs(30) };
-        let mut observed = Observed { setup: Progress::Done, deletion: Some(deletion), ..Observed::default() };
+        let deletion = Deletion {
+            since: now,
+            grace: Duration::from_secs(30),
+        };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            deletion: Some(deletion),
+            ..Observed::default()
+        };
         observed.container("a").observe(&status("a", 0, None), now);
         let by = now + Duration::from_secs(20);
         assert_eq!(decide(&spec, &observed, now), [Effect::Drain(by)]);
         observed.drain = Progress::InFlight;
         assert_eq!(decide(&spec, &observed, now), [Effect::Wake(by)]);
-        assert!(matches!(&decide(&spec, &observed, by)[..], [Effect::Stop { .. }]));
+        assert!(matches!(
+            &decide(&spec, &observed, by)[..],
+            [Effect::Stop { .. }]
+        ));
         observed.drain = Progress::Done;
         let stops = decide(&spec, &observed, now);
-        assert!(matches!(&stops[..], [Effect::Stop { deadline, .. }] if *deadline == now + Duration::from_secs(30)));
+        assert!(
+            matches!(&stops[..], [Effect::Stop { deadline, .. }] if *deadline == now + Duration::from_secs(30))
+        );
         observed.container("a").stopping = true;
         assert_eq!(decide(&spec, &observed, now), []);
         observed.container("a").stopping = false;
-        observed.container("a").observe(&status("a", 0, Some((143, 5))), now);
+        observed
+            .container("a")
+            .observe(&status("a", 0, Some((143, 5))), now);
         assert_eq!(decide(&spec, &observed, now), [Effect::Remove]);
         observed.removal = Progress::Done;
         assert_eq!(decide(&spec, &observed, now), [Effect::Delete]);
         observed.gone = true;
         assert_eq!(decide(&spec, &observed, now), []);
         assert!(observed.finished());
-        let forced = Deletion { since: now, grace: Duration::ZERO };
-        let mut observed = Observed { setup: Progress::Done, deletion: Some(forced), ..Observed::default() };
+        let forced = Deletion {
+            since: now,
+            grace: Duration::ZERO,
+        };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            deletion: Some(forced),
+            ..Observed::default()
+        };
         observed.container("a").observe(&status("a", 0, None), now);
-        assert!(matches!(&decide(&spec, &observed, now)[..], [Effect::Stop { .. }]), "there is no time to drain");
+        assert!(
+            matches!(&decide(&spec, &observed, now)[..], [Effect::Stop { .. }]),
+            "there is no time to drain"
+        );
     }
 
     #[test]
@@ -586,8 +749,15 @@ mod tests {
         let now = Instant::now();
         let spec = spec(json!({"containers":[{"name":"a"},{"name":"b"}]}));
         let until = now + Duration::from_secs(5);
-        let setup = Progress::Failed { until, reason: "FailedMount".into(), message: "no API".into() };
-        let mut observed = Observed { setup, ..Observed::default() };
+        let setup = Progress::Failed {
+            until,
+            reason: "FailedMount".into(),
+            message: "no API".into(),
+        };
+        let mut observed = Observed {
+            setup,
+            ..Observed::default()
+        };
         observed.container("a").observe(&status("a", 3, None), now);
         assert_eq!(decide(&spec, &observed, now), [Effect::Wake(until)]);
     }

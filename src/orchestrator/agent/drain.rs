@@ -53,15 +53,24 @@ pub(crate) struct Draining {
 impl Drains {
     /// None yet.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Shared { drains: Mutex::default(), changes: watch::Sender::new(0) }))
+        Self(Arc::new(Shared {
+            drains: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }))
     }
 
     /// Asks that a pod be drained. `address` is `None` when it is the node's own.
     pub(crate) fn begin(&self, pod_uid: &str, address: Option<Ipv4Addr>) -> Draining {
-        let (state, receiver) = watch::channel(("the control plane has not been heard of".to_owned(), None));
-        self.drains().insert(pod_uid.to_owned(), Drain { address, state });
+        let (state, receiver) =
+            watch::channel(("the control plane has not been heard of".to_owned(), None));
+        self.drains()
+            .insert(pod_uid.to_owned(), Drain { address, state });
         self.0.changes.send_modify(|count| *count += 1);
-        Draining { drains: self.clone(), pod_uid: pod_uid.to_owned(), state: receiver }
+        Draining {
+            drains: self.clone(),
+            pod_uid: pod_uid.to_owned(),
+            state: receiver,
+        }
     }
 
     /// The server says what a drain waits for.
@@ -85,10 +94,24 @@ impl Drains {
 
     /// What has to be said to a server that was told `said`, which is brought up to date.
     pub(crate) fn news(&self, said: &mut BTreeMap<String, Option<Ipv4Addr>>) -> Vec<FromNode> {
-        let now: BTreeMap<_, _> = self.drains().iter().map(|(uid, drain)| (uid.clone(), drain.address)).collect();
-        let over = said.keys().filter(|uid| !now.contains_key(*uid)).map(|uid| FromNode::DrainOver { pod_uid: uid.clone() });
-        let begun = now.iter().filter(|(uid, address)| said.get(*uid) != Some(*address));
-        let begun = begun.map(|(uid, address)| FromNode::Drain { pod_uid: uid.clone(), address: *address });
+        let now: BTreeMap<_, _> = self
+            .drains()
+            .iter()
+            .map(|(uid, drain)| (uid.clone(), drain.address))
+            .collect();
+        let over = said
+            .keys()
+            .filter(|uid| !now.contains_key(*uid))
+            .map(|uid| FromNode::DrainOver {
+                pod_uid: uid.clone(),
+            });
+        let begun = now
+            .iter()
+            .filter(|(uid, address)| said.get(*uid) != Some(*address));
+        let begun = begun.map(|(uid, address)| FromNode::Drain {
+            pod_uid: uid.clone(),
+            address: *address,
+        });
         let news = over.chain(begun).collect();
         *said = now;
         news
@@ -130,16 +153,41 @@ mod tests {
         let mut first = drains.begin("p", address);
         let mut second = drains.begin("q", None);
         let (mut said, mut later) = (BTreeMap::new(), BTreeMap::new());
-        let drain = |uid: &str, address| FromNode::Drain { pod_uid: uid.to_owned(), address };
-        assert_eq!(drains.news(&mut said), [drain("p", address), drain("q", None)]);
+        let drain = |uid: &str, address| FromNode::Drain {
+            pod_uid: uid.to_owned(),
+            address,
+        };
+        assert_eq!(
+            drains.news(&mut said),
+            [drain("p", address), drain("q", None)]
+        );
         assert!(drains.news(&mut said).is_empty());
-        assert_eq!(drains.news(&mut later).len(), 2, "another tunnel is told anew");
+        assert_eq!(
+            drains.news(&mut later).len(),
+            2,
+            "another tunnel is told anew"
+        );
         drains.drained("p", vec!["w2".to_owned()]);
         drains.drained("unknown", vec![]);
-        assert_eq!(first.wait(Duration::from_secs(1)).await, Drained::Complete { excluded: vec!["w2".to_owned()] });
+        assert_eq!(
+            first.wait(Duration::from_secs(1)).await,
+            Drained::Complete {
+                excluded: vec!["w2".to_owned()]
+            }
+        );
         drains.waits("q", "w1 is connected".to_owned());
-        assert_eq!(second.wait(Duration::ZERO).await, Drained::TimedOut { waiting: "w1 is connected".to_owned() });
+        assert_eq!(
+            second.wait(Duration::ZERO).await,
+            Drained::TimedOut {
+                waiting: "w1 is connected".to_owned()
+            }
+        );
         drop(first);
-        assert_eq!(drains.news(&mut said), [FromNode::DrainOver { pod_uid: "p".to_owned() }]);
+        assert_eq!(
+            drains.news(&mut said),
+            [FromNode::DrainOver {
+                pod_uid: "p".to_owned()
+            }]
+        );
     }
 }

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service,
+};
 
 /// Why a container cannot be configured: Kubernetes' `CreateContainerConfigError`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +68,10 @@ pub(crate) struct Sources<'a> {
 }
 
 /// A container's environment in the order in which it is defined; service variables come first and lose to the pod's own.
-pub(crate) fn environment(container: &Container, sources: &Sources<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+pub(crate) fn environment(
+    container: &Container,
+    sources: &Sources<'_>,
+) -> Result<Vec<(String, String)>, ConfigError> {
     let service = service_variables(sources);
     let mut result: Vec<(String, String)> = Vec::new();
     for source in container.env_from.iter().flatten() {
@@ -76,7 +81,12 @@ pub(crate) fn environment(container: &Container, sources: &Sources<'_>) -> Resul
             match sources.config_maps.get(&reference.name) {
                 Some(map) => map.data.clone().unwrap_or_default(),
                 None if optional => BTreeMap::new(),
-                None => return Err(ConfigError::ObjectNotFound { kind: "configmap", name: reference.name.clone() }),
+                None => {
+                    return Err(ConfigError::ObjectNotFound {
+                        kind: "configmap",
+                        name: reference.name.clone(),
+                    });
+                }
             }
         } else if let Some(reference) = &source.secret_ref {
             let optional = reference.optional.unwrap_or(false);
@@ -85,10 +95,18 @@ pub(crate) fn environment(container: &Container, sources: &Sources<'_>) -> Resul
                     .data
                     .iter()
                     .flatten()
-                    .map(|(key, value)| text("Secret", &reference.name, key, &value.0).map(|value| (key.clone(), value)))
+                    .map(|(key, value)| {
+                        text("Secret", &reference.name, key, &value.0)
+                            .map(|value| (key.clone(), value))
+                    })
                     .collect::<Result<_, _>>()?,
                 None if optional => BTreeMap::new(),
-                None => return Err(ConfigError::ObjectNotFound { kind: "secret", name: reference.name.clone() }),
+                None => {
+                    return Err(ConfigError::ObjectNotFound {
+                        kind: "secret",
+                        name: reference.name.clone(),
+                    });
+                }
             }
         } else {
             BTreeMap::new()
@@ -100,8 +118,14 @@ pub(crate) fn environment(container: &Container, sources: &Sources<'_>) -> Resul
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
             None => {
-                let known = Known { own: &result, service: &service };
-                Some(expand(variable.value.as_deref().unwrap_or_default(), &known))
+                let known = Known {
+                    own: &result,
+                    service: &service,
+                };
+                Some(expand(
+                    variable.value.as_deref().unwrap_or_default(),
+                    &known,
+                ))
             }
             Some(from) => value_from(variable, from, sources)?,
         };
@@ -109,17 +133,29 @@ pub(crate) fn environment(container: &Container, sources: &Sources<'_>) -> Resul
             set(&mut result, variable.name.clone(), value);
         }
     }
-    let mut all: Vec<(String, String)> =
-        service.into_iter().filter(|(name, _)| !result.iter().any(|(own, _)| own == name)).collect();
+    let mut all: Vec<(String, String)> = service
+        .into_iter()
+        .filter(|(name, _)| !result.iter().any(|(own, _)| own == name))
+        .collect();
     all.append(&mut result);
     Ok(all)
 }
 
 /// Command or arguments with `$(NAME)` replaced from the container's environment.
-pub(crate) fn expand_all(words: Option<&Vec<String>>, environment: &[(String, String)]) -> Vec<String> {
+pub(crate) fn expand_all(
+    words: Option<&Vec<String>>,
+    environment: &[(String, String)],
+) -> Vec<String> {
     let none = BTreeMap::new();
-    let known = Known { own: environment, service: &none };
-    words.into_iter().flatten().map(|word| expand(word, &known)).collect()
+    let known = Known {
+        own: environment,
+        service: &none,
+    };
+    words
+        .into_iter()
+        .flatten()
+        .map(|word| expand(word, &known))
+        .collect()
 }
 
 fn set(variables: &mut Vec<(String, String)>, name: String, value: String) {
@@ -130,15 +166,25 @@ fn set(variables: &mut Vec<(String, String)>, name: String, value: String) {
 }
 
 fn text(kind: &'static str, name: &str, key: &str, value: &[u8]) -> Result<String, ConfigError> {
-    String::from_utf8(value.to_vec()).map_err(|_| ConfigError::NotText { kind, name: name.to_owned(), key: key.to_owned() })
+    String::from_utf8(value.to_vec()).map_err(|_| ConfigError::NotText {
+        kind,
+        name: name.to_owned(),
+        key: key.to_owned(),
+    })
 }
 
-fn value_from(variable: &EnvVar, from: &EnvVarSource, sources: &Sources<'_>) -> Result<Option<String>, ConfigError> {
+fn value_from(
+    variable: &EnvVar,
+    from: &EnvVarSource,
+    sources: &Sources<'_>,
+) -> Result<Option<String>, ConfigError> {
     if let Some(field) = &from.field_ref {
-        return field_value(sources, &field.field_path).map(Some).ok_or_else(|| ConfigError::UnsupportedField {
-            variable: variable.name.clone(),
-            field: format!("fieldRef {}", field.field_path),
-        });
+        return field_value(sources, &field.field_path)
+            .map(Some)
+            .ok_or_else(|| ConfigError::UnsupportedField {
+                variable: variable.name.clone(),
+                field: format!("fieldRef {}", field.field_path),
+            });
     }
     if let Some(reference) = &from.secret_key_ref {
         let optional = reference.optional.unwrap_or(false);
@@ -146,13 +192,24 @@ fn value_from(variable: &EnvVar, from: &EnvVarSource, sources: &Sources<'_>) -> 
             return if optional {
                 Ok(None)
             } else {
-                Err(ConfigError::ObjectNotFound { kind: "secret", name: reference.name.clone() })
+                Err(ConfigError::ObjectNotFound {
+                    kind: "secret",
+                    name: reference.name.clone(),
+                })
             };
         };
-        return match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
+        return match secret
+            .data
+            .as_ref()
+            .and_then(|data| data.get(&reference.key))
+        {
             Some(value) => text("Secret", &reference.name, &reference.key, &value.0).map(Some),
             None if optional => Ok(None),
-            None => Err(ConfigError::KeyNotFound { kind: "Secret", name: reference.name.clone(), key: reference.key.clone() }),
+            None => Err(ConfigError::KeyNotFound {
+                kind: "Secret",
+                name: reference.name.clone(),
+                key: reference.key.clone(),
+            }),
         };
     }
     if let Some(reference) = &from.config_map_key_ref {
@@ -161,35 +218,71 @@ fn value_from(variable: &EnvVar, from: &EnvVarSource, sources: &Sources<'_>) -> 
             return if optional {
                 Ok(None)
             } else {
-                Err(ConfigError::ObjectNotFound { kind: "configmap", name: reference.name.clone() })
+                Err(ConfigError::ObjectNotFound {
+                    kind: "configmap",
+                    name: reference.name.clone(),
+                })
             };
         };
         return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(value.clone())),
             None if optional => Ok(None),
-            None => Err(ConfigError::KeyNotFound { kind: "ConfigMap", name: reference.name.clone(), key: reference.key.clone() }),
+            None => Err(ConfigError::KeyNotFound {
+                kind: "ConfigMap",
+                name: reference.name.clone(),
+                key: reference.key.clone(),
+            }),
         };
     }
-    let field = if from.resource_field_ref.is_some() { "resourceFieldRef" } else { "this valueFrom" };
-    Err(ConfigError::UnsupportedField { variable: variable.name.clone(), field: field.to_owned() })
+    let field = if from.resource_field_ref.is_some() {
+        "resourceFieldRef"
+    } else {
+        "this valueFrom"
+    };
+    Err(ConfigError::UnsupportedField {
+        variable: variable.name.clone(),
+        field: field.to_owned(),
+    })
 }
 
 fn field_value(sources: &Sources<'_>, path: &str) -> Option<String> {
     let metadata = &sources.pod.metadata;
     let spec = sources.pod.spec.as_ref();
-    let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']").map(str::to_owned);
+    let keyed = |prefix: &str| {
+        path.strip_prefix(prefix)?
+            .strip_prefix("['")?
+            .strip_suffix("']")
+            .map(str::to_owned)
+    };
     if let Some(key) = keyed("metadata.labels") {
-        return Some(metadata.labels.as_ref().and_then(|labels| labels.get(&key)).cloned().unwrap_or_default());
+        return Some(
+            metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(&key))
+                .cloned()
+                .unwrap_or_default(),
+        );
     }
     if let Some(key) = keyed("metadata.annotations") {
-        return Some(metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key)).cloned().unwrap_or_default());
+        return Some(
+            metadata
+                .annotations
+                .as_ref()
+                .and_then(|annotations| annotations.get(&key))
+                .cloned()
+                .unwrap_or_default(),
+        );
     }
     match path {
         "metadata.name" => metadata.name.clone(),
         "metadata.namespace" => metadata.namespace.clone(),
         "metadata.uid" => metadata.uid.clone(),
         "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()),
-        "spec.serviceAccountName" => Some(spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()),
+        "spec.serviceAccountName" => Some(
+            spec.and_then(|spec| spec.service_account_name.clone())
+                .unwrap_or_default(),
+        ),
         "status.podIP" | "status.podIPs" => Some(sources.pod_address.to_string()),
         "status.hostIP" | "status.hostIPs" => Some(sources.host_address.to_string()),
         _ => None,
@@ -198,24 +291,50 @@ fn field_value(sources: &Sources<'_>, path: &str) -> Option<String> {
 
 /// The variables of `default/kubernetes`, and with `enableServiceLinks` those of every Service of the pod's namespace.
 fn service_variables(sources: &Sources<'_>) -> BTreeMap<String, String> {
-    let links = sources.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
-    let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or("default");
+    let links = sources
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.enable_service_links)
+        .unwrap_or(true);
+    let namespace = sources
+        .pod
+        .metadata
+        .namespace
+        .as_deref()
+        .unwrap_or("default");
     let mut variables = BTreeMap::new();
     let mut add = |service: &Service| {
-        let (Some(name), Some(spec)) = (service.metadata.name.as_deref(), service.spec.as_ref()) else { return };
-        let Some(address) = spec.cluster_ip.as_deref().filter(|address| !address.is_empty() && *address != "None") else {
+        let (Some(name), Some(spec)) = (service.metadata.name.as_deref(), service.spec.as_ref())
+        else {
             return;
         };
-        let Some(ports) = spec.ports.as_deref().filter(|ports| !ports.is_empty()) else { return };
+        let Some(address) = spec
+            .cluster_ip
+            .as_deref()
+            .filter(|address| !address.is_empty() && *address != "None")
+        else {
+            return;
+        };
+        let Some(ports) = spec.ports.as_deref().filter(|ports| !ports.is_empty()) else {
+            return;
+        };
         let prefix = variable_name(name);
         variables.insert(format!("{prefix}_SERVICE_HOST"), address.to_owned());
         variables.insert(format!("{prefix}_SERVICE_PORT"), ports[0].port.to_string());
         for (index, port) in ports.iter().enumerate() {
             if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-                variables.insert(format!("{prefix}_SERVICE_PORT_{}", variable_name(name)), port.port.to_string());
+                variables.insert(
+                    format!("{prefix}_SERVICE_PORT_{}", variable_name(name)),
+                    port.port.to_string(),
+                );
             }
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let url = format!("{}://{address}:{}", protocol.to_ascii_lowercase(), port.port);
+            let url = format!(
+                "{}://{address}:{}",
+                protocol.to_ascii_lowercase(),
+                port.port
+            );
             let link = format!("{prefix}_PORT_{}_{protocol}", port.port);
             if index == 0 {
                 variables.insert(format!("{prefix}_PORT"), url.clone());
@@ -227,14 +346,21 @@ fn service_variables(sources: &Sources<'_>) -> BTreeMap<String, String> {
         }
     };
     let is_kubernetes = |service: &Service| {
-        service.metadata.name.as_deref() == Some("kubernetes") && service.metadata.namespace.as_deref() == Some("default")
+        service.metadata.name.as_deref() == Some("kubernetes")
+            && service.metadata.namespace.as_deref() == Some("default")
     };
-    sources.services.iter().filter(|service| is_kubernetes(service)).for_each(&mut add);
+    sources
+        .services
+        .iter()
+        .filter(|service| is_kubernetes(service))
+        .for_each(&mut add);
     if links {
         sources
             .services
             .iter()
-            .filter(|service| service.metadata.namespace.as_deref() == Some(namespace) && !is_kubernetes(service))
+            .filter(|service| {
+                service.metadata.namespace.as_deref() == Some(namespace) && !is_kubernetes(service)
+            })
             .for_each(&mut add);
     }
     variables
@@ -251,7 +377,11 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn get(&self, name: &str) -> Option<&str> {
-        let own = self.own.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        let own = self
+            .own
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value);
         own.or_else(|| self.service.get(name)).map(String::as_str)
     }
 }
@@ -266,7 +396,10 @@ fn expand(input: &str, known: &Known<'_>) -> String {
         if let Some(after) = after.strip_prefix('$') {
             result.push('$');
             rest = after;
-        } else if let Some((name, after)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, after)) = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
             if let Some(value) = known.get(name) {
                 result.push_str(value);
             } else {
@@ -290,12 +423,19 @@ mod tests {
 
     use super::*;
 
-    fn check(pod: serde_json::Value, services: serde_json::Value) -> Result<BTreeMap<String, String>, ConfigError> {
+    fn check(
+        pod: serde_json::Value,
+        services: serde_json::Value,
+    ) -> Result<BTreeMap<String, String>, ConfigError> {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let services: Vec<Service> = serde_json::from_value(services).unwrap();
-        let secret: Secret =
-            serde_json::from_value(json!({"metadata":{"name":"s"},"data":{"user":"YWRtaW4=","raw":"/w=="}})).unwrap();
-        let map: ConfigMap = serde_json::from_value(json!({"metadata":{"name":"m"},"data":{"a":"1","b":"2"}})).unwrap();
+        let secret: Secret = serde_json::from_value(
+            json!({"metadata":{"name":"s"},"data":{"user":"YWRtaW4=","raw":"/w=="}}),
+        )
+        .unwrap();
+        let map: ConfigMap =
+            serde_json::from_value(json!({"metadata":{"name":"m"},"data":{"a":"1","b":"2"}}))
+                .unwrap();
         let sources = Sources {
             pod: &pod,
             pod_address: Ipv4Addr::new(10, 78, 1, 5),
@@ -304,7 +444,8 @@ mod tests {
             config_maps: &BTreeMap::from([("m".to_owned(), map)]),
             services: &services,
         };
-        environment(&pod.spec.as_ref().unwrap().containers[0], &sources).map(|variables| variables.into_iter().collect())
+        environment(&pod.spec.as_ref().unwrap().containers[0], &sources)
+            .map(|variables| variables.into_iter().collect())
     }
 
     fn pod(container: serde_json::Value) -> serde_json::Value {
@@ -325,9 +466,15 @@ mod tests {
             json!([]),
         )
         .unwrap();
-        for (name, value) in
-            [("A", "x"), ("B", "x-1-$(NO)-$(A)-$"), ("M_a", "1"), ("M_b", "own"), ("IP", "10.78.1.5"), ("L", "x"), ("S", "admin")]
-        {
+        for (name, value) in [
+            ("A", "x"),
+            ("B", "x-1-$(NO)-$(A)-$"),
+            ("M_a", "1"),
+            ("M_b", "own"),
+            ("IP", "10.78.1.5"),
+            ("L", "x"),
+            ("S", "admin"),
+        ] {
             assert_eq!(got.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!got.contains_key("O"));
@@ -336,12 +483,30 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let env = |from: serde_json::Value| {
-            check(pod(json!({"name":"c","env":[{"name":"V","valueFrom":from}]})), json!([])).unwrap_err()
+            check(
+                pod(json!({"name":"c","env":[{"name":"V","valueFrom":from}]})),
+                json!([]),
+            )
+            .unwrap_err()
         };
-        assert_eq!(env(json!({"secretKeyRef":{"name":"gone","key":"k"}})).to_string(), "secret \"gone\" not found");
-        assert_eq!(env(json!({"configMapKeyRef":{"name":"m","key":"k"}})).to_string(), "couldn't find key k in ConfigMap m");
-        assert!(env(json!({"secretKeyRef":{"name":"s","key":"raw"}})).to_string().contains("UTF-8"));
-        assert!(env(json!({"fieldRef":{"fieldPath":"spec.nope"}})).to_string().contains("spec.nope"));
+        assert_eq!(
+            env(json!({"secretKeyRef":{"name":"gone","key":"k"}})).to_string(),
+            "secret \"gone\" not found"
+        );
+        assert_eq!(
+            env(json!({"configMapKeyRef":{"name":"m","key":"k"}})).to_string(),
+            "couldn't find key k in ConfigMap m"
+        );
+        assert!(
+            env(json!({"secretKeyRef":{"name":"s","key":"raw"}}))
+                .to_string()
+                .contains("UTF-8")
+        );
+        assert!(
+            env(json!({"fieldRef":{"fieldPath":"spec.nope"}}))
+                .to_string()
+                .contains("spec.nope")
+        );
     }
 
     #[test]
@@ -351,8 +516,11 @@ mod tests {
             {"metadata":{"name":"flappy-silex","namespace":"default"},"spec":{"clusterIP":"10.79.1.2","ports":[{"name":"http","port":80,"protocol":"TCP"}]}},
             {"metadata":{"name":"headless","namespace":"default"},"spec":{"clusterIP":"None","ports":[{"port":80}]}},
             {"metadata":{"name":"other","namespace":"elsewhere"},"spec":{"clusterIP":"10.79.1.3","ports":[{"port":80}]}}]);
-        let got = check(pod(json!({"name":"c","env":[{"name":"U","value":"$(FLAPPY_SILEX_SERVICE_HOST)"}]})), services.clone())
-            .unwrap();
+        let got = check(
+            pod(json!({"name":"c","env":[{"name":"U","value":"$(FLAPPY_SILEX_SERVICE_HOST)"}]})),
+            services.clone(),
+        )
+        .unwrap();
         for (name, value) in [
             ("KUBERNETES_SERVICE_HOST", "10.79.0.1"),
             ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
@@ -364,10 +532,16 @@ mod tests {
         ] {
             assert_eq!(got.get(name).map(String::as_str), Some(value), "{name}");
         }
-        assert!(!got.keys().any(|name| name.starts_with("HEADLESS") || name.starts_with("OTHER")));
+        assert!(
+            !got.keys()
+                .any(|name| name.starts_with("HEADLESS") || name.starts_with("OTHER"))
+        );
         let mut without = pod(json!({"name":"c"}));
         without["spec"]["enableServiceLinks"] = json!(false);
         let got = check(without, services).unwrap();
-        assert!(got.contains_key("KUBERNETES_SERVICE_HOST") && !got.contains_key("FLAPPY_SILEX_SERVICE_HOST"));
+        assert!(
+            got.contains_key("KUBERNETES_SERVICE_HOST")
+                && !got.contains_key("FLAPPY_SILEX_SERVICE_HOST")
+        );
     }
 }

@@ -48,7 +48,14 @@ impl Recorder {
     }
 
     /// Records an event of a pod, or of one of its containers.
-    pub(crate) fn record(&self, pod: &Pod, container: Option<&str>, severity: Severity, reason: &'static str, message: String) {
+    pub(crate) fn record(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
         let metadata = &pod.metadata;
         let happening = Happening {
             namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -71,7 +78,11 @@ pub(crate) async fn send_all(client: Client, node: String, mut queue: mpsc::Rece
     let mut known: HashMap<Happening, (String, i32)> = HashMap::new();
     while let Some(happening) = queue.recv().await {
         if let Err(error) = send(&client, &node, &happening, &mut known).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, reason = happening.reason, "an event could not be sent");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                reason = happening.reason,
+                "an event could not be sent"
+            );
         }
     }
 }
@@ -86,14 +97,19 @@ async fn send(
     if let Some((name, count)) = known.get_mut(happening) {
         *count = count.saturating_add(1);
         let patch = Patch::Merge(json!({"count": *count, "lastTimestamp": now}));
-        match client.patch::<Event>(&happening.namespace, name, &patch, None).await {
+        match client
+            .patch::<Event>(&happening.namespace, name, &patch, None)
+            .await
+        {
             // It has expired: created again below.
             Err(error) if error.is_not_found() => {}
             other => return other.map(drop),
         }
     }
     let name = format!("{}.{}", happening.pod, uuid::Uuid::new_v4().simple());
-    client.create(&happening.namespace, &event(happening, node, &name, &now)).await?;
+    client
+        .create(&happening.namespace, &event(happening, node, &name, &now))
+        .await?;
     if known.len() >= KNOWN_LIMIT {
         known.clear();
     }
@@ -101,7 +117,12 @@ async fn send(
     Ok(())
 }
 
-fn event(happening: &Happening, node: &str, name: &str, now: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time) -> Event {
+fn event(
+    happening: &Happening,
+    node: &str,
+    name: &str,
+    now: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
+) -> Event {
     Event {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -114,7 +135,10 @@ fn event(happening: &Happening, node: &str, name: &str, now: &k8s_openapi::apima
             name: Some(happening.pod.clone()),
             namespace: Some(happening.namespace.clone()),
             uid: Some(happening.uid.clone()),
-            field_path: happening.container.as_ref().map(|container| format!("spec.containers{{{container}}}")),
+            field_path: happening
+                .container
+                .as_ref()
+                .map(|container| format!("spec.containers{{{container}}}")),
             ..ObjectReference::default()
         },
         type_: Some(match happening.severity {
@@ -126,7 +150,10 @@ fn event(happening: &Happening, node: &str, name: &str, now: &k8s_openapi::apima
         count: Some(1),
         first_timestamp: Some(now.clone()),
         last_timestamp: Some(now.clone()),
-        source: Some(EventSource { component: Some("kubelet".into()), host: Some(node.to_owned()) }),
+        source: Some(EventSource {
+            component: Some("kubelet".into()),
+            host: Some(node.to_owned()),
+        }),
         reporting_component: Some("kubelet".into()),
         reporting_instance: Some(node.to_owned()),
         ..Event::default()

@@ -34,8 +34,23 @@ const LIST_EVERY: Duration = Duration::from_millis(250);
 const REMOVAL_LIMIT: Duration = Duration::from_mins(1);
 
 /// Watches the lease, for ever.
-pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<R>, peers: Arc<Peers>, contact: Arc<Contact>) {
-    let mut fence = Fence { client, node, runtime, peers, contact, up: None, held_since: None, listing: None };
+pub(crate) async fn keep<R: Runtime>(
+    client: Client,
+    node: String,
+    runtime: Arc<R>,
+    peers: Arc<Peers>,
+    contact: Arc<Contact>,
+) {
+    let mut fence = Fence {
+        client,
+        node,
+        runtime,
+        peers,
+        contact,
+        up: None,
+        held_since: None,
+        listing: None,
+    };
     let (answers_in, mut answers) = mpsc::channel(ASKED_AT_MOST * 4);
     let (lists_in, mut lists) = mpsc::channel(1);
     let asked_workers = fence.peers.workers().len().min(ASKED_AT_MOST);
@@ -53,7 +68,10 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
         }
         let heard = fence.contact.heard();
         if now.saturating_duration_since(heard) > ASK_AFTER {
-            if asked.as_ref().is_none_or(|(asked, _)| now.saturating_duration_since(*asked) >= ASK_EVERY) {
+            if asked
+                .as_ref()
+                .is_none_or(|(asked, _)| now.saturating_duration_since(*asked) >= ASK_EVERY)
+            {
                 let (peers, out) = (fence.peers.clone(), answers_in.clone());
                 let asking = tokio::spawn(async move { ask_all(&peers, now, out).await });
                 // The questions before are at their limit, or nearly so; see `peers::ANSWER_WITHIN`.
@@ -65,7 +83,11 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
         fence.obey(fence.contact.look(now, &said), &lists_in).await;
         // While all is well, the next moment that matters is the one at which contact would be missed.
         let calm = heard + ASK_AFTER + Duration::from_millis(1);
-        due = if fence.up == Some(false) && !fence.contact.is_in_doubt() { calm.max(now + ROUND) } else { now + ROUND };
+        due = if fence.up == Some(false) && !fence.contact.is_in_doubt() {
+            calm.max(now + ROUND)
+        } else {
+            now + ROUND
+        };
         // The moment of the lapse is not missed by a part of a round.
         let lapse = fence.contact.lapse();
         if lapse > now {
@@ -75,16 +97,22 @@ pub(crate) async fn keep<R: Runtime>(client: Client, node: String, runtime: Arc<
 }
 
 async fn ask_all(peers: &Peers, asked: Instant, out: mpsc::Sender<(usize, PeerSaid)>) {
-    let questions = peers.workers().iter().take(ASKED_AT_MOST).enumerate().map(|(worker, address)| {
-        let out = out.clone();
-        async move {
-            let found = peers.ask(*address).await;
-            let said = PeerSaid::new(asked, Instant::now(), &found);
-            if let Some(said) = said {
-                let _ = out.send((worker, said)).await;
-            }
-        }
-    });
+    let questions =
+        peers
+            .workers()
+            .iter()
+            .take(ASKED_AT_MOST)
+            .enumerate()
+            .map(|(worker, address)| {
+                let out = out.clone();
+                async move {
+                    let found = peers.ask(*address).await;
+                    let said = PeerSaid::new(asked, Instant::now(), &found);
+                    if let Some(said) = said {
+                        let _ = out.send((worker, said)).await;
+                    }
+                }
+            });
     join_all(questions).await;
 }
 
@@ -113,22 +141,38 @@ impl<R: Runtime> Fence<R> {
         }
         match lease {
             Lease::Fence if self.up != Some(true) => {
-                self.set(true, "the lease has lapsed, and the pods may be replaced elsewhere").await;
+                self.set(
+                    true,
+                    "the lease has lapsed, and the pods may be replaced elsewhere",
+                )
+                .await;
             }
             Lease::LeftAlone(_) if self.up != Some(false) => {
-                self.set(false, "the server is gone, and was before anything could be replaced").await;
+                self.set(
+                    false,
+                    "the server is gone, and was before anything could be replaced",
+                )
+                .await;
             }
             Lease::Held if self.up != Some(false) || self.contact.is_in_doubt() => {
                 let since = *self.held_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > REMOVAL_LIMIT {
                     self.contact.give_up_doubt();
                     self.trust().await;
-                } else if self.listing.as_ref().is_none_or(|(asked, task)| task.is_finished() && asked.elapsed() > LIST_EVERY) {
+                } else if self
+                    .listing
+                    .as_ref()
+                    .is_none_or(|(asked, task)| task.is_finished() && asked.elapsed() > LIST_EVERY)
+                {
                     self.list(lists.clone());
                 }
             }
             Lease::Held => self.listing = None,
-            Lease::Fence | Lease::ServeOn(_) | Lease::CutOff(_) | Lease::LeftAlone(_) | Lease::Undecided => {}
+            Lease::Fence
+            | Lease::ServeOn(_)
+            | Lease::CutOff(_)
+            | Lease::LeftAlone(_)
+            | Lease::Undecided => {}
         }
     }
 
@@ -160,8 +204,17 @@ impl<R: Runtime> Fence<R> {
         let own = ListParams::fields(format!("spec.nodeName={}", self.node));
         let (client, asked) = (self.client.clone(), Instant::now());
         let listing = tokio::spawn(async move {
-            let listed = timeout(LIST_LIMIT, client.list::<Pod>("", &own)).await.ok().and_then(Result::ok);
-            let known = listed.map(|listed| listed.items.into_iter().filter_map(|pod| pod.metadata.uid).collect());
+            let listed = timeout(LIST_LIMIT, client.list::<Pod>("", &own))
+                .await
+                .ok()
+                .and_then(Result::ok);
+            let known = listed.map(|listed| {
+                listed
+                    .items
+                    .into_iter()
+                    .filter_map(|pod| pod.metadata.uid)
+                    .collect()
+            });
             let _ = lists.send((asked, known)).await;
         });
         self.listing = Some((asked, AbortOnDropHandle::new(listing)));
@@ -169,9 +222,18 @@ impl<R: Runtime> Fence<R> {
 
     /// The API has answered, or will not: whether every pod that runs here is one that it has.
     async fn listed(&mut self, (asked, known): Listed) {
-        let is_last = self.listing.as_ref().is_some_and(|(last, _)| *last == asked);
-        let (true, Some(known), Ok(running)) = (is_last, known, self.runtime.list().await) else { return };
-        if running.iter().all(|sandbox| known.contains(&sandbox.pod_uid)) && self.contact.all_are_known(asked) {
+        let is_last = self
+            .listing
+            .as_ref()
+            .is_some_and(|(last, _)| *last == asked);
+        let (true, Some(known), Ok(running)) = (is_last, known, self.runtime.list().await) else {
+            return;
+        };
+        if running
+            .iter()
+            .all(|sandbox| known.contains(&sandbox.pod_uid))
+            && self.contact.all_are_known(asked)
+        {
             self.trust().await;
         }
     }

@@ -30,10 +30,25 @@ impl Keeper {
     /// Opens the file, and reads what the agent before kept, if there was one since the machine started.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<Kept>)> {
         make_private_parents(path)?;
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         let mut bytes = [0; BYTES];
-        let kept = file.read_exact_at(&mut bytes, 0).ok().and_then(|()| decode(&bytes, Clock::now()));
-        Ok((Self { file, failed: AtomicBool::new(false) }, kept))
+        let kept = file
+            .read_exact_at(&mut bytes, 0)
+            .ok()
+            .and_then(|()| decode(&bytes, Clock::now()));
+        Ok((
+            Self {
+                file,
+                failed: AtomicBool::new(false),
+            },
+            kept,
+        ))
     }
 
     /// Keeps this in place of what was kept before.
@@ -59,7 +74,10 @@ impl Clock {
         let now = clock_gettime(ClockId::Monotonic);
         let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
         let since_boot = Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0));
-        Self { instant: Instant::now(), since_boot }
+        Self {
+            instant: Instant::now(),
+            since_boot,
+        }
     }
 }
 
@@ -69,23 +87,42 @@ fn encode(kept: &Kept, clock: Clock) -> [u8; BYTES] {
         (clock.since_boot + ahead).saturating_sub(clock.instant.saturating_duration_since(at))
     };
     let mut bytes = [0; BYTES];
-    for (piece, time) in bytes.chunks_exact_mut(8).zip([since_boot(kept.heard), kept.late, since_boot(kept.sure)]) {
-        piece.copy_from_slice(&u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+    for (piece, time) in
+        bytes
+            .chunks_exact_mut(8)
+            .zip([since_boot(kept.heard), kept.late, since_boot(kept.sure)])
+    {
+        piece.copy_from_slice(
+            &u64::try_from(time.as_nanos())
+                .unwrap_or(u64::MAX)
+                .to_le_bytes(),
+        );
     }
     bytes
 }
 
 /// `None` when it is none of ours: nobody was heard in the future.
 fn decode(bytes: &[u8; BYTES], clock: Clock) -> Option<Kept> {
-    let mut times =
-        bytes.chunks_exact(8).map(|piece| piece.try_into().map(|piece| Duration::from_nanos(u64::from_le_bytes(piece))));
+    let mut times = bytes.chunks_exact(8).map(|piece| {
+        piece
+            .try_into()
+            .map(|piece| Duration::from_nanos(u64::from_le_bytes(piece)))
+    });
     let mut next = || times.next()?.ok();
     let (heard, late, sure) = (next()?, next()?, next()?);
     let ago = clock.since_boot.checked_sub(heard)?;
     let heard_at = clock.instant.checked_sub(ago)?;
     let apart = sure.abs_diff(heard);
-    let sure_at = if sure > heard { heard_at.checked_add(apart)? } else { heard_at.checked_sub(apart)? };
-    Some(Kept { heard: heard_at, late, sure: sure_at })
+    let sure_at = if sure > heard {
+        heard_at.checked_add(apart)?
+    } else {
+        heard_at.checked_sub(apart)?
+    };
+    Some(Kept {
+        heard: heard_at,
+        late,
+        sure: sure_at,
+    })
 }
 
 #[cfg(test)]
@@ -101,27 +138,53 @@ mod tests {
         let (keeper, nothing) = Keeper::open(&path).expect("it is ours");
         assert_eq!(nothing, None);
         let now = Instant::now();
-        let [first, last] = [now - MS(9), now].map(|heard| Kept { heard, late: MS(7), sure: heard + MS(1250) });
+        let [first, last] = [now - MS(9), now].map(|heard| Kept {
+            heard,
+            late: MS(7),
+            sure: heard + MS(1250),
+        });
         keeper.keep(&first);
         keeper.keep(&last);
         let (_, read) = Keeper::open(&path).expect("it is ours");
         let read = read.expect("something was kept");
         // The two clocks are not read at the same moment.
         let near = |one: Instant, other: Instant| one.max(other) - one.min(other) < MS(1000);
-        assert!(near(read.heard, last.heard) && near(read.sure, last.sure) && read.late == MS(7), "{read:?}");
+        assert!(
+            near(read.heard, last.heard) && near(read.sure, last.sure) && read.late == MS(7),
+            "{read:?}"
+        );
         assert_eq!(read.sure - read.heard, MS(1250));
     }
 
     #[test]
     fn what_is_kept_is_of_this_machine() {
-        let clock = Clock { instant: Instant::now(), since_boot: MS(5000) };
+        let clock = Clock {
+            instant: Instant::now(),
+            since_boot: MS(5000),
+        };
         for (heard, sure) in [(MS(100), MS(1250)), (MS(4000), MS(1250))] {
-            let kept = Kept { heard: clock.instant - heard, late: MS(3), sure: clock.instant - heard + sure };
+            let kept = Kept {
+                heard: clock.instant - heard,
+                late: MS(3),
+                sure: clock.instant - heard + sure,
+            };
             assert_eq!(decode(&encode(&kept, clock), clock), Some(kept));
-            let replaced = Kept { sure: kept.heard - MS(500), ..kept };
+            let replaced = Kept {
+                sure: kept.heard - MS(500),
+                ..kept
+            };
             assert_eq!(decode(&encode(&replaced, clock), clock), Some(replaced));
             // Another start of the machine: it has not lived for so long.
-            assert_eq!(decode(&encode(&kept, clock), Clock { since_boot: MS(900), ..clock }), None);
+            assert_eq!(
+                decode(
+                    &encode(&kept, clock),
+                    Clock {
+                        since_boot: MS(900),
+                        ..clock
+                    }
+                ),
+                None
+            );
         }
     }
 }

@@ -64,8 +64,12 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
         },
     )?;
     let mut mounts = volumes::mounts(container, launch.volumes)?;
-    let own: Vec<Mount> =
-        launch.files.iter().filter(|file| !mounts.iter().any(|mount| mount.target == file.target)).cloned().collect();
+    let own: Vec<Mount> = launch
+        .files
+        .iter()
+        .filter(|file| !mounts.iter().any(|mount| mount.target == file.target))
+        .cloned()
+        .collect();
     mounts.extend(own);
     let limit = |name: &str| resource(container, name, false);
     let request = |name: &str| resource(container, name, true);
@@ -77,17 +81,33 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
         image: launch.image.clone(),
         command: environment::expand_all(container.command.as_ref(), &env),
         args: environment::expand_all(container.args.as_ref(), &env),
-        working_dir: container.working_dir.clone().filter(|directory| !directory.is_empty()),
+        working_dir: container
+            .working_dir
+            .clone()
+            .filter(|directory| !directory.is_empty()),
         mounts,
-        cpu_limit_millis: limit("cpu").and_then(quantity::cpu_millis).filter(|&millis| millis > 0),
-        cpu_request_millis: request("cpu").and_then(quantity::cpu_millis).filter(|&millis| millis > 0),
-        memory_limit_bytes: limit("memory").and_then(quantity::bytes).filter(|&bytes| bytes > 0),
+        cpu_limit_millis: limit("cpu")
+            .and_then(quantity::cpu_millis)
+            .filter(|&millis| millis > 0),
+        cpu_request_millis: request("cpu")
+            .and_then(quantity::cpu_millis)
+            .filter(|&millis| millis > 0),
+        memory_limit_bytes: limit("memory")
+            .and_then(quantity::bytes)
+            .filter(|&bytes| bytes > 0),
         oom_score_adjust: launch.pod.spec.as_ref().map_or(0, |spec| {
-            Quality::of(spec).oom_score_adjust(request("memory").and_then(quantity::bytes).unwrap_or(0), launch.node_memory_bytes)
+            Quality::of(spec).oom_score_adjust(
+                request("memory").and_then(quantity::bytes).unwrap_or(0),
+                launch.node_memory_bytes,
+            )
         }),
         run_as: run_as(launch.pod.spec.as_ref(), container),
-        read_only_root: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
-        privileged: security.and_then(|security| security.privileged).unwrap_or(false),
+        read_only_root: security
+            .and_then(|security| security.read_only_root_filesystem)
+            .unwrap_or(false),
+        privileged: security
+            .and_then(|security| security.privileged)
+            .unwrap_or(false),
         env,
     })
 }
@@ -95,19 +115,30 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
 /// A container's limit or request; limits imply requests.
 fn resource<'a>(container: &'a Container, name: &str, request: bool) -> Option<&'a Quantity> {
     let resources = container.resources.as_ref()?;
-    let limit = resources.limits.as_ref().and_then(|limits| limits.get(name));
+    let limit = resources
+        .limits
+        .as_ref()
+        .and_then(|limits| limits.get(name));
     if !request {
         return limit;
     }
-    resources.requests.as_ref().and_then(|requests| requests.get(name)).or(limit)
+    resources
+        .requests
+        .as_ref()
+        .and_then(|requests| requests.get(name))
+        .or(limit)
 }
 
 /// The container's own user over the pod's. A group without a user is user 0, a user without a group is group 0.
 fn run_as(spec: Option<&PodSpec>, container: &Container) -> Option<(u32, u32)> {
     let own = container.security_context.as_ref();
     let pod = spec.and_then(|spec| spec.security_context.as_ref());
-    let user = own.and_then(|own| own.run_as_user).or_else(|| pod.and_then(|pod| pod.run_as_user));
-    let group = own.and_then(|own| own.run_as_group).or_else(|| pod.and_then(|pod| pod.run_as_group));
+    let user = own
+        .and_then(|own| own.run_as_user)
+        .or_else(|| pod.and_then(|pod| pod.run_as_user));
+    let group = own
+        .and_then(|own| own.run_as_group)
+        .or_else(|| pod.and_then(|pod| pod.run_as_group));
     if user.is_none() && group.is_none() {
         return None;
     }
@@ -150,12 +181,19 @@ mod tests {
                 "securityContext":{"runAsUser":33,"readOnlyRootFilesystem":true},
                 "volumeMounts":[{"name":"v","mountPath":"/etc/hostname"}]}]}}))
         .unwrap();
-        let file = |target: &str| Mount { source: PathBuf::from("/x"), target: PathBuf::from(target), read_only: false };
+        let file = |target: &str| Mount {
+            source: PathBuf::from("/x"),
+            target: PathBuf::from(target),
+            read_only: false,
+        };
         let spec = container_spec(&Launch {
             pod: &pod,
             container: &pod.spec.as_ref().unwrap().containers[0],
             instance: 3,
-            image: Image { digest: "sha256:0".into(), reference: "i:latest".into() },
+            image: Image {
+                digest: "sha256:0".into(),
+                reference: "i:latest".into(),
+            },
             address: Ipv4Addr::LOCALHOST,
             host_address: Ipv4Addr::LOCALHOST,
             node_memory_bytes: 512 << 20,
@@ -167,14 +205,29 @@ mod tests {
         .unwrap();
         assert_eq!(spec.command, ["run", "b"]);
         assert_eq!(
-            (spec.cpu_limit_millis, spec.cpu_request_millis, spec.memory_limit_bytes),
+            (
+                spec.cpu_limit_millis,
+                spec.cpu_request_millis,
+                spec.memory_limit_bytes
+            ),
             (Some(500), Some(500), Some(64 << 20))
         );
         assert_eq!(spec.oom_score_adjust, -997, "its limits are its requests");
-        assert_eq!((spec.run_as, spec.read_only_root, spec.privileged), (Some((33, 7)), true, false));
+        assert_eq!(
+            (spec.run_as, spec.read_only_root, spec.privileged),
+            (Some((33, 7)), true, false)
+        );
         // The manifest's own mount wins over the pod's file.
-        let targets: Vec<_> =
-            spec.mounts.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.to_str().unwrap())).collect();
+        let targets: Vec<_> = spec
+            .mounts
+            .iter()
+            .map(|mount| {
+                (
+                    mount.source.to_str().unwrap(),
+                    mount.target.to_str().unwrap(),
+                )
+            })
+            .collect();
         assert_eq!(targets, [("/v", "/etc/hostname"), ("/x", "/etc/hosts")]);
     }
 
@@ -187,8 +240,11 @@ mod tests {
             ("a:v1", Some("Always"), PullPolicy::Always),
             ("a", Some("Never"), PullPolicy::Never),
         ] {
-            let container =
-                Container { image: Some(image.into()), image_pull_policy: policy.map(str::to_owned), ..Container::default() };
+            let container = Container {
+                image: Some(image.into()),
+                image_pull_policy: policy.map(str::to_owned),
+                ..Container::default()
+            };
             assert_eq!(pull_policy(&container), expected, "{image}");
         }
     }

@@ -66,14 +66,25 @@ impl PeerSaid {
         let mut denounced = None;
         let word = match found {
             Found::Agent(hello) => {
-                denounced = hello.denounced_ms.and_then(|ago_ms| answered.checked_sub(Duration::from_millis(ago_ms)));
-                if hello.contact_ms == NEVER_MS { Word::Unheard } else { Word::Contact(Duration::from_millis(hello.contact_ms)) }
+                denounced = hello
+                    .denounced_ms
+                    .and_then(|ago_ms| answered.checked_sub(Duration::from_millis(ago_ms)));
+                if hello.contact_ms == NEVER_MS {
+                    Word::Unheard
+                } else {
+                    Word::Contact(Duration::from_millis(hello.contact_ms))
+                }
             }
             Found::Machine => Word::Reached,
             Found::Silence => Word::Silence,
             Found::Late => return None,
         };
-        Some(Self { asked, answered, word, denounced })
+        Some(Self {
+            asked,
+            answered,
+            word,
+            denounced,
+        })
     }
 }
 
@@ -133,9 +144,15 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     }
     let fresh = |said: &&PeerSaid| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
     let said: Vec<PeerSaid> = workers.iter().flatten().filter(fresh).copied().collect();
-    let in_contact = said.iter().filter(|said| matches!(said.word, Word::Contact(contact) if contact < ASK_AFTER));
-    let is_denouncer = |said: &&PeerSaid| said.denounced.is_some_and(|at| at > own.heard && at + DENOUNCED_FOR > said.answered);
-    let (denouncers, vouchers): (Vec<&PeerSaid>, Vec<&PeerSaid>) = in_contact.partition(is_denouncer);
+    let in_contact = said
+        .iter()
+        .filter(|said| matches!(said.word, Word::Contact(contact) if contact < ASK_AFTER));
+    let is_denouncer = |said: &&PeerSaid| {
+        said.denounced
+            .is_some_and(|at| at > own.heard && at + DENOUNCED_FOR > said.answered)
+    };
+    let (denouncers, vouchers): (Vec<&PeerSaid>, Vec<&PeerSaid>) =
+        in_contact.partition(is_denouncer);
     if let Some(asked) = vouchers.iter().map(|said| said.asked).max() {
         return Lease::CutOff(asked + ANSWER_COUNTS);
     }
@@ -144,16 +161,27 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     }
     let is_majority = |others: usize| (others + 1) * 2 > workers.len() + 1;
     // The older the first of their answers, the sooner they are a majority no more.
-    let counts_until = |asked: &[Instant]| asked.iter().min().map_or(now, |first| *first + ANSWER_COUNTS);
+    let counts_until = |asked: &[Instant]| {
+        asked
+            .iter()
+            .min()
+            .map_or(now, |first| *first + ANSWER_COUNTS)
+    };
     // When nothing could be replaced any more, as far as it can tell: by a server that was gone, or had its brake on.
     let gone_by = |said: &PeerSaid| match said.word {
-        Word::Contact(contact) => said.answered.checked_sub(contact).map(|heard| heard + UNTIL_THE_SERVER_KNOWS),
+        Word::Contact(contact) => said
+            .answered
+            .checked_sub(contact)
+            .map(|heard| heard + UNTIL_THE_SERVER_KNOWS),
         Word::Unheard | Word::Reached | Word::Silence => None,
     };
     let in_time = |said: &&PeerSaid| gone_by(said).is_some_and(|gone| gone <= own.sure);
     let lost_in_time: Vec<Instant> = said.iter().filter(in_time).map(|said| said.asked).collect();
     // The server may have gone on hearing who did not hear it.
-    let denounced = said.iter().filter_map(|said| said.denounced).any(|at| at + LEASE > own.sure);
+    let denounced = said
+        .iter()
+        .filter_map(|said| said.denounced)
+        .any(|at| at + LEASE > own.sure);
     if is_majority(lost_in_time.len()) && !denounced {
         return Lease::LeftAlone(counts_until(&lost_in_time));
     }
@@ -162,8 +190,15 @@ pub(super) fn judge(now: Instant, own: &Own, workers: &[Option<PeerSaid>]) -> Le
     if is_majority(lost.len()) {
         return Lease::ServeOn(counts_until(&lost));
     }
-    let silent = said.iter().filter(|said| said.word == Word::Silence).count();
-    if is_majority(workers.len() - silent) { Lease::Undecided } else { Lease::Fence }
+    let silent = said
+        .iter()
+        .filter(|said| said.word == Word::Silence)
+        .count();
+    if is_majority(workers.len() - silent) {
+        Lease::Undecided
+    } else {
+        Lease::Fence
+    }
 }
 
 #[cfg(test)]
@@ -175,12 +210,24 @@ mod tests {
 
     fn own(heard: Instant, late: Duration) -> Own {
         let lapse = lapses(heard, late);
-        Own { heard, lapse, sure: lapse }
+        Own {
+            heard,
+            lapse,
+            sure: lapse,
+        }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "what a peer may have said is an Option")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "what a peer may have said is an Option"
+    )]
     fn said(asked: Instant, word: Word) -> Option<PeerSaid> {
-        Some(PeerSaid { asked, answered: asked, word, denounced: None })
+        Some(PeerSaid {
+            asked,
+            answered: asked,
+            word,
+            denounced: None,
+        })
     }
 
     /// A verdict without its time.
@@ -213,13 +260,24 @@ mod tests {
             (vec![silence, silence, None], "fence"),
             (vec![contact(1200), silence], "left alone"),
             (vec![contact(1200), silence, silence], "fence"),
-            (vec![contact(1200), contact(1300), silence, None], "left alone"),
+            (
+                vec![contact(1200), contact(1300), silence, None],
+                "left alone",
+            ),
             (vec![contact(100), silence, silence], "cut off"),
             (vec![said(Word::Unheard)], "serve on"),
             (vec![said(Word::Unheard), silence, silence], "fence"),
         ] {
-            assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &workers)), wanted, "{workers:?}");
-            assert_eq!(judge(now, &own(heard, MS(250)), &workers), Lease::Held, "it was late itself");
+            assert_eq!(
+                kind(judge(now, &own(heard, Duration::ZERO), &workers)),
+                wanted,
+                "{workers:?}"
+            );
+            assert_eq!(
+                judge(now, &own(heard, MS(250)), &workers),
+                Lease::Held,
+                "it was late itself"
+            );
         }
     }
 
@@ -238,21 +296,51 @@ mod tests {
         ] {
             let own = own(heard, Duration::ZERO);
             assert_eq!(kind(judge(now, &own, &workers)), wanted, "{workers:?}");
-            let replaced = Own { sure: heard - MS(5000), ..own };
-            assert_ne!(kind(judge(now, &replaced, &workers)), "left alone", "it may have been replaced before it was heard last");
+            let replaced = Own {
+                sure: heard - MS(5000),
+                ..own
+            };
+            assert_ne!(
+                kind(judge(now, &replaced, &workers)),
+                "left alone",
+                "it may have been replaced before it was heard last"
+            );
         }
-        let denouncer = lost(9500).map(|said| PeerSaid { denounced: Some(heard + MS(900)), ..said });
-        assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &[denouncer])), "serve on", "it was said to be silent");
-        let before = lost(9500).map(|said| PeerSaid { denounced: Some(heard - MS(100)), ..said });
-        assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &[before])), "left alone", "it was heard since");
+        let denouncer = lost(9500).map(|said| PeerSaid {
+            denounced: Some(heard + MS(900)),
+            ..said
+        });
+        assert_eq!(
+            kind(judge(now, &own(heard, Duration::ZERO), &[denouncer])),
+            "serve on",
+            "it was said to be silent"
+        );
+        let before = lost(9500).map(|said| PeerSaid {
+            denounced: Some(heard - MS(100)),
+            ..said
+        });
+        assert_eq!(
+            kind(judge(now, &own(heard, Duration::ZERO), &[before])),
+            "left alone",
+            "it was heard since"
+        );
     }
 
     #[test]
     fn who_was_never_heard_is_no_contact() {
         let now = Instant::now();
-        let hello = |contact_ms| Found::Agent(Hello { contact_ms, fenced: false, denounced_ms: None });
+        let hello = |contact_ms| {
+            Found::Agent(Hello {
+                contact_ms,
+                fenced: false,
+                denounced_ms: None,
+            })
+        };
         let word = |contact_ms| PeerSaid::new(now, now, &hello(contact_ms)).map(|said| said.word);
-        assert_eq!((word(100), word(NEVER_MS)), (Some(Word::Contact(MS(100))), Some(Word::Unheard)));
+        assert_eq!(
+            (word(100), word(NEVER_MS)),
+            (Some(Word::Contact(MS(100))), Some(Word::Unheard))
+        );
     }
 
     #[test]
@@ -261,7 +349,12 @@ mod tests {
         let now = heard + MS(3000);
         let said = |denounced: Option<u64>| {
             let denounced = denounced.map(|ago_ms| now - MS(ago_ms));
-            Some(PeerSaid { asked: now - MS(200), answered: now, word: Word::Contact(MS(100)), denounced })
+            Some(PeerSaid {
+                asked: now - MS(200),
+                answered: now,
+                word: Word::Contact(MS(100)),
+                denounced,
+            })
         };
         for (workers, wanted) in [
             (vec![said(Some(1900))], "fence"),
@@ -269,10 +362,18 @@ mod tests {
             (vec![said(Some(1900)), said(None)], "cut off"),
             (vec![said(Some(1900)), said(Some(300))], "fence"),
         ] {
-            assert_eq!(kind(judge(now, &own(heard, Duration::ZERO), &workers)), wanted, "{workers:?}");
+            assert_eq!(
+                kind(judge(now, &own(heard, Duration::ZERO), &workers)),
+                wanted,
+                "{workers:?}"
+            );
         }
         let since = own(now - MS(1300), Duration::ZERO);
-        assert_eq!(kind(judge(now, &since, &[said(Some(1900))])), "cut off", "it was heard since");
+        assert_eq!(
+            kind(judge(now, &since, &[said(Some(1900))])),
+            "cut off",
+            "it was heard since"
+        );
     }
 
     #[test]
@@ -281,8 +382,19 @@ mod tests {
         let now = heard + MS(3000);
         let lost = |ago, age| said(now - MS(ago), Word::Contact(MS(age)));
         let lease = |workers: &[Option<PeerSaid>]| judge(now, &own(heard, Duration::ZERO), workers);
-        assert_eq!(lease(&[lost(900, 10), lost(100, 20)]), Lease::CutOff(now + MS(1400)), "by the word of one");
-        assert_eq!(lease(&[lost(900, 2100), lost(100, 2900)]), Lease::LeftAlone(now + MS(600)), "by those of two");
-        assert_eq!(lease(&[lost(900, 700), lost(100, 1500)]), Lease::ServeOn(now + MS(600)));
+        assert_eq!(
+            lease(&[lost(900, 10), lost(100, 20)]),
+            Lease::CutOff(now + MS(1400)),
+            "by the word of one"
+        );
+        assert_eq!(
+            lease(&[lost(900, 2100), lost(100, 2900)]),
+            Lease::LeftAlone(now + MS(600)),
+            "by those of two"
+        );
+        assert_eq!(
+            lease(&[lost(900, 700), lost(100, 1500)]),
+            Lease::ServeOn(now + MS(600))
+        );
     }
 }

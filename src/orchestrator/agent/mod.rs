@@ -92,7 +92,9 @@ pub enum AgentError {
         source: std::io::Error,
     },
     /// A taint of the configuration is not one.
-    #[error("taint `{0}` is not `key=value:Effect` with the effect NoSchedule, PreferNoSchedule or NoExecute")]
+    #[error(
+        "taint `{0}` is not `key=value:Effect` with the effect NoSchedule, PreferNoSchedule or NoExecute"
+    )]
     Taint(String),
     /// A part of the agent ended, which none ever should; systemd starts the agent again.
     #[error("a part of the agent broke")]
@@ -105,7 +107,10 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let runtime = RealRuntime::open(RuntimeConfig::from(&config)).await?;
     let run = run_with(config, Arc::new(runtime), Path::new(RUN_DIRECTORY));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|source| AgentError::Directory { path: RUN_DIRECTORY.into(), source })?;
+        .map_err(|source| AgentError::Directory {
+        path: RUN_DIRECTORY.into(),
+        source,
+    })?;
     tokio::select! {
         ended = run => ended,
         _ = terminate.recv() => Ok(()),
@@ -114,25 +119,48 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
 }
 
 /// The agent over any runtime; `volatile` is a directory on a tmpfs.
-async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &Path) -> Result<(), AgentError> {
-    if let Some(wrong) = config.taints.iter().find(|taint| node::parse_taint(taint).is_none()) {
+async fn run_with<R: Runtime>(
+    config: AgentConfig,
+    runtime: Arc<R>,
+    volatile: &Path,
+) -> Result<(), AgentError> {
+    if let Some(wrong) = config
+        .taints
+        .iter()
+        .find(|taint| node::parse_taint(taint).is_none())
+    {
         return Err(AgentError::Taint(wrong.clone()));
     }
     let identity = &config.identity;
-    let client = Client::from_identity_files(&config.server, &identity.ca, &identity.certificate, &identity.key)?;
+    let client = Client::from_identity_files(
+        &config.server,
+        &identity.ca,
+        &identity.certificate,
+        &identity.key,
+    )?;
     let dialler = tunnel::dialler(&config)?;
     let path = volatile.join("contact");
-    let (keeper, before) = Keeper::open(&path).map_err(|source| AgentError::Directory { path, source })?;
+    let (keeper, before) =
+        Keeper::open(&path).map_err(|source| AgentError::Directory { path, source })?;
     let contact = Arc::new(Contact::new(tokio::time::Instant::now(), before));
     let peers = Arc::new(Peers::new(&config, contact.clone())?);
     let machine = Machine::inspect();
-    let roots = Roots { durable: config.data_dir.join("volumes"), volatile: volatile.join("volumes") };
+    let roots = Roots {
+        durable: config.data_dir.join("volumes"),
+        volatile: volatile.join("volumes"),
+    };
     let directory = config.data_dir.join("manifests");
     let checkpoint =
-        Checkpoint::open(&directory, &machine.boot_id).map_err(|source| AgentError::Directory { path: directory, source })?;
+        Checkpoint::open(&directory, &machine.boot_id).map_err(|source| AgentError::Directory {
+            path: directory,
+            source,
+        })?;
 
     let services = client.reflect::<Service>("", ListParams::all());
-    let own_pods = client.reflect::<Pod>("", ListParams::fields(format!("spec.nodeName={}", config.node)));
+    let own_pods = client.reflect::<Pod>(
+        "",
+        ListParams::fields(format!("spec.nodeName={}", config.node)),
+    );
     let (services_out, services_in) = watch::channel(None);
     let (wanted_out, wanted_in) = watch::channel::<Wanted>(None);
     let (events, queue) = Recorder::new();
@@ -152,14 +180,42 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
     let look = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(peers.clone().answer_all());
-    tasks.spawn(fence::keep(client.clone(), config.node.clone(), runtime.clone(), peers.clone(), contact.clone()));
-    tasks.spawn(tunnel::keep(dialler, tunnel::Served { runtime, peers, contact, keeper, drains, opened: look.clone() }));
+    tasks.spawn(fence::keep(
+        client.clone(),
+        config.node.clone(),
+        runtime.clone(),
+        peers.clone(),
+        contact.clone(),
+    ));
+    tasks.spawn(tunnel::keep(
+        dialler,
+        tunnel::Served {
+            runtime,
+            peers,
+            contact,
+            keeper,
+            drains,
+            opened: look.clone(),
+        },
+    ));
     tasks.spawn(node::keep_lease(client.clone(), config.node.clone()));
-    tasks.spawn(node::keep_node(client.clone(), config.clone(), machine, look));
+    tasks.spawn(node::keep_node(
+        client.clone(),
+        config.clone(),
+        machine,
+        look,
+    ));
     tasks.spawn(events::send_all(client, config.node.clone(), queue));
-    tasks.spawn(forward(services, services_out, |services| services.values().map(|service| Service::clone(service)).collect()));
+    tasks.spawn(forward(services, services_out, |services| {
+        services
+            .values()
+            .map(|service| Service::clone(service))
+            .collect()
+    }));
     tasks.spawn(forward(own_pods, wanted_out, |pods| {
-        pods.values().filter_map(|pod| Some((pod.metadata.uid.clone()?, pod.clone()))).collect()
+        pods.values()
+            .filter_map(|pod| Some((pod.metadata.uid.clone()?, pod.clone())))
+            .collect()
     }));
     tasks.spawn(pods::run(Arc::new(context), checkpoint, wanted_in));
     let broken = tasks.join_next().await.and_then(Result::err);
@@ -168,7 +224,11 @@ async fn run_with<R: Runtime>(config: AgentConfig, runtime: Arc<R>, volatile: &P
 }
 
 /// Passes on every state of a collection, from the first complete one.
-async fn forward<K: Object, T>(reflector: Reflector<K>, out: watch::Sender<Option<Arc<T>>>, convert: fn(&ObjectMap<K>) -> T) {
+async fn forward<K: Object, T>(
+    reflector: Reflector<K>,
+    out: watch::Sender<Option<Arc<T>>>,
+    convert: fn(&ObjectMap<K>) -> T,
+) {
     let mut objects = reflector.subscribe();
     reflector.wait_synced().await;
     loop {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    AttachedVolume, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    AttachedVolume, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
@@ -55,17 +56,30 @@ pub(crate) struct Machine {
 impl Machine {
     /// Looks at `/proc` and `/etc`.
     pub(crate) fn inspect() -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let read = |path: &str| {
+            std::fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
         let boot_id = read("/proc/sys/kernel/random/boot_id");
         Self {
             memory_bytes: memory_total(&read("/proc/meminfo")).unwrap_or(0),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             info: NodeSystemInfo {
-                architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.to_owned(),
+                architecture: if cfg!(target_arch = "aarch64") {
+                    "arm64"
+                } else {
+                    "amd64"
+                }
+                .to_owned(),
                 boot_id: boot_id.clone(),
                 container_runtime_version: format!("flightcage://{}", env!("CARGO_PKG_VERSION")),
                 kernel_version: read("/proc/sys/kernel/osrelease"),
-                kubelet_version: format!("{KUBERNETES_VERSION}-flightcage.{}", env!("CARGO_PKG_VERSION")),
+                kubelet_version: format!(
+                    "{KUBERNETES_VERSION}-flightcage.{}",
+                    env!("CARGO_PKG_VERSION")
+                ),
                 machine_id: read("/etc/machine-id"),
                 operating_system: "linux".to_owned(),
                 os_image: os_name(&read("/etc/os-release")).unwrap_or_else(|| "Linux".to_owned()),
@@ -78,12 +92,21 @@ impl Machine {
 }
 
 fn memory_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 fn os_name(os_release: &str) -> Option<String> {
-    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    let value = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     Some(value.trim_matches('"').to_owned())
 }
 
@@ -93,15 +116,25 @@ pub(crate) fn parse_taint(text: &str) -> Option<Taint> {
     if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
         return None;
     }
-    let (key, value) = key.split_once('=').map_or((key, None), |(key, value)| (key, Some(value)));
+    let (key, value) = key
+        .split_once('=')
+        .map_or((key, None), |(key, value)| (key, Some(value)));
     let value = value.filter(|value| !value.is_empty()).map(str::to_owned);
-    (!key.is_empty()).then(|| Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+    (!key.is_empty()).then(|| Taint {
+        key: key.to_owned(),
+        value,
+        effect: effect.to_owned(),
+        time_added: None,
+    })
 }
 
 fn labels(config: &AgentConfig, machine: &Machine) -> BTreeMap<String, String> {
     let mut labels = config.labels.clone();
     for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
-        labels.insert(format!("{prefix}/os"), machine.info.operating_system.clone());
+        labels.insert(
+            format!("{prefix}/os"),
+            machine.info.operating_system.clone(),
+        );
         labels.insert(format!("{prefix}/arch"), machine.info.architecture.clone());
     }
     labels.insert("kubernetes.io/hostname".to_owned(), config.node.clone());
@@ -109,9 +142,17 @@ fn labels(config: &AgentConfig, machine: &Machine) -> BTreeMap<String, String> {
 }
 
 fn node(config: &AgentConfig, machine: &Machine) -> Node {
-    let taints: Vec<Taint> = config.taints.iter().filter_map(|taint| parse_taint(taint)).collect();
+    let taints: Vec<Taint> = config
+        .taints
+        .iter()
+        .filter_map(|taint| parse_taint(taint))
+        .collect();
     Node {
-        metadata: ObjectMeta { name: Some(config.node.clone()), labels: Some(labels(config, machine)), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(config.node.clone()),
+            labels: Some(labels(config, machine)),
+            ..ObjectMeta::default()
+        },
         spec: Some(NodeSpec {
             pod_cidr: Some(config.pod_network.clone()),
             pod_cidrs: Some(vec![config.pod_network.clone()]),
@@ -133,34 +174,71 @@ pub(crate) fn node_status(
     let quantities = |memory: u64| {
         BTreeMap::from([
             ("cpu".to_owned(), Quantity(machine.cpus.to_string())),
-            ("memory".to_owned(), Quantity(format!("{}Ki", memory / 1024))),
+            (
+                "memory".to_owned(),
+                Quantity(format!("{}Ki", memory / 1024)),
+            ),
             ("pods".to_owned(), Quantity(MAX_PODS.to_string())),
         ])
     };
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-        let before = known.conditions.iter().flatten().find(|before| before.type_ == kind && before.status == status);
+        let before = known
+            .conditions
+            .iter()
+            .flatten()
+            .find(|before| before.type_ == kind && before.status == status);
         NodeCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             last_heartbeat_time: Some(time(now)),
-            last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or_else(|| Some(time(now))),
+            last_transition_time: before
+                .and_then(|before| before.last_transition_time.clone())
+                .or_else(|| Some(time(now))),
         }
     };
     NodeStatus {
         addresses: Some(vec![
-            NodeAddress { type_: "InternalIP".to_owned(), address: address.to_string() },
-            NodeAddress { type_: "Hostname".to_owned(), address: name.to_owned() },
+            NodeAddress {
+                type_: "InternalIP".to_owned(),
+                address: address.to_string(),
+            },
+            NodeAddress {
+                type_: "Hostname".to_owned(),
+                address: name.to_owned(),
+            },
         ]),
         capacity: Some(quantities(machine.memory_bytes)),
-        allocatable: Some(quantities(machine.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES))),
+        allocatable: Some(quantities(
+            machine.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES),
+        )),
         node_info: Some(machine.info.clone()),
         conditions: Some(vec![
-            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+            condition(
+                "MemoryPressure",
+                "False",
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
+            condition(
+                "DiskPressure",
+                "False",
+                "KubeletHasNoDiskPressure",
+                "kubelet has no disk pressure",
+            ),
+            condition(
+                "PIDPressure",
+                "False",
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
+            condition(
+                "Ready",
+                "True",
+                "KubeletReady",
+                "kubelet is posting ready status",
+            ),
         ]),
         daemon_endpoints: None::<NodeDaemonEndpoints>,
         volumes_attached: None::<Vec<AttachedVolume>>,
@@ -174,24 +252,36 @@ pub(crate) fn says_the_same(there: &NodeStatus, ours: &NodeStatus) -> bool {
         && there.capacity == ours.capacity
         && there.allocatable == ours.allocatable
         && there.node_info == ours.node_info
-        && ours
-            .conditions
-            .iter()
-            .flatten()
-            .all(|ours| there.conditions.iter().flatten().any(|known| known.type_ == ours.type_ && known.status == ours.status))
+        && ours.conditions.iter().flatten().all(|ours| {
+            there
+                .conditions
+                .iter()
+                .flatten()
+                .any(|known| known.type_ == ours.type_ && known.status == ours.status)
+        })
 }
 
 /// Registers the node and keeps its object true, for ever. `look` asks for a look at once.
-pub(crate) async fn keep_node(client: Client, config: AgentConfig, machine: Machine, look: Arc<Notify>) {
+pub(crate) async fn keep_node(
+    client: Client,
+    config: AgentConfig,
+    machine: Machine,
+    look: Arc<Notify>,
+) {
     loop {
         match register(&client, &config, &machine).await {
             Ok(()) => break,
-            Err(error) => tracing::warn!(error = %chain(&error), "the node cannot be registered, trying again"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the node cannot be registered, trying again")
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
     tracing::info!(node = config.node, "the node is registered");
-    let own = client.reflect::<Node>("", ListParams::fields(format!("metadata.name={}", config.node)));
+    let own = client.reflect::<Node>(
+        "",
+        ListParams::fields(format!("metadata.name={}", config.node)),
+    );
     own.wait_synced().await;
     let mut changes = own.subscribe();
     loop {
@@ -208,7 +298,11 @@ pub(crate) async fn keep_node(client: Client, config: AgentConfig, machine: Mach
     }
 }
 
-async fn register(client: &Client, config: &AgentConfig, machine: &Machine) -> Result<(), ClientError> {
+async fn register(
+    client: &Client,
+    config: &AgentConfig,
+    machine: &Machine,
+) -> Result<(), ClientError> {
     let known = match client.create("", &node(config, machine)).await {
         Ok(node) => node,
         Err(error) if error.is_already_exists() => {
@@ -221,10 +315,23 @@ async fn register(client: &Client, config: &AgentConfig, machine: &Machine) -> R
 }
 
 /// Writes what is not true. A Node that somebody deleted is registered anew.
-async fn refresh(client: &Client, config: &AgentConfig, machine: &Machine, known: Option<&Node>) -> Result<(), ClientError> {
-    let Some(known) = known else { return register(client, config, machine).await };
+async fn refresh(
+    client: &Client,
+    config: &AgentConfig,
+    machine: &Machine,
+    known: Option<&Node>,
+) -> Result<(), ClientError> {
+    let Some(known) = known else {
+        return register(client, config, machine).await;
+    };
     let there = known.status.clone().unwrap_or_default();
-    let ours = node_status(&config.node, config.address, machine, &there, jiff::Timestamp::now());
+    let ours = node_status(
+        &config.node,
+        config.address,
+        machine,
+        &there,
+        jiff::Timestamp::now(),
+    );
     if says_the_same(&there, &ours) {
         return Ok(());
     }
@@ -238,9 +345,18 @@ async fn write_status(
     known: Option<&NodeStatus>,
 ) -> Result<(), ClientError> {
     let known = known.cloned().unwrap_or_default();
-    let status = node_status(&config.node, config.address, machine, &known, jiff::Timestamp::now());
+    let status = node_status(
+        &config.node,
+        config.address,
+        machine,
+        &known,
+        jiff::Timestamp::now(),
+    );
     let patch = Patch::Merge(json!({ "status": status }));
-    client.patch::<Node>("", &config.node, &patch, Some("status")).await.map(drop)
+    client
+        .patch::<Node>("", &config.node, &patch, Some("status"))
+        .await
+        .map(drop)
 }
 
 /// Renews the node's Lease, for ever.
@@ -263,17 +379,25 @@ async fn renew(client: &Client, node: &str) -> Result<(), ClientError> {
     let patch = Patch::Merge(json!({"spec": {
         "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now.clone(),
     }}));
-    match client.patch::<Lease>(LEASE_NAMESPACE, node, &patch, None).await {
+    match client
+        .patch::<Lease>(LEASE_NAMESPACE, node, &patch, None)
+        .await
+    {
         Err(error) if error.is_not_found() => {}
         other => return other.map(drop),
     }
-    let owner = client.get::<Node>("", node).await?.metadata.uid.map(|uid| OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name: node.to_owned(),
-        uid,
-        ..OwnerReference::default()
-    });
+    let owner = client
+        .get::<Node>("", node)
+        .await?
+        .metadata
+        .uid
+        .map(|uid| OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: node.to_owned(),
+            uid,
+            ..OwnerReference::default()
+        });
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(node.to_owned()),
@@ -302,7 +426,10 @@ mod tests {
             (taint.key.as_str(), taint.value, taint.effect.as_str()),
             ("node-role.kubernetes.io/control-plane", None, "NoSchedule")
         );
-        assert_eq!(parse_taint("a=b:NoExecute").unwrap().value.as_deref(), Some("b"));
+        assert_eq!(
+            parse_taint("a=b:NoExecute").unwrap().value.as_deref(),
+            Some("b")
+        );
         for bad in ["", "a", "a:Never", ":NoSchedule"] {
             assert!(parse_taint(bad).is_none(), "{bad}");
         }
@@ -310,24 +437,43 @@ mod tests {
 
     #[test]
     fn the_machine_is_read() {
-        assert_eq!(memory_total("MemFree: 1 kB\nMemTotal:         500 kB\n"), Some(512_000));
-        assert_eq!(os_name("ID=x\nPRETTY_NAME=\"Flightcage OS\"\n").as_deref(), Some("Flightcage OS"));
+        assert_eq!(
+            memory_total("MemFree: 1 kB\nMemTotal:         500 kB\n"),
+            Some(512_000)
+        );
+        assert_eq!(
+            os_name("ID=x\nPRETTY_NAME=\"Flightcage OS\"\n").as_deref(),
+            Some("Flightcage OS")
+        );
     }
 
     #[test]
     fn a_node_that_was_given_up_says_it_is_back() {
-        let machine = Machine { memory_bytes: 512 << 20, cpus: 1, ..Machine::default() };
+        let machine = Machine {
+            memory_bytes: 512 << 20,
+            cpus: 1,
+            ..Machine::default()
+        };
         let at = |seconds| jiff::Timestamp::from_second(seconds).unwrap();
         let address = Ipv4Addr::new(10, 77, 0, 12);
         let first = node_status("w1", address, &machine, &NodeStatus::default(), at(1));
         let second = node_status("w1", address, &machine, &first, at(2));
         assert!(says_the_same(&first, &second));
-        assert_eq!(second.conditions.as_ref().unwrap()[3].last_transition_time, Some(time(at(1))));
+        assert_eq!(
+            second.conditions.as_ref().unwrap()[3].last_transition_time,
+            Some(time(at(1)))
+        );
         let mut given_up = second.clone();
         given_up.conditions.as_mut().unwrap()[3].status = "Unknown".into();
         let back = node_status("w1", address, &machine, &given_up, at(3));
         assert!(!says_the_same(&given_up, &back));
-        assert_eq!(back.conditions.as_ref().unwrap()[3].last_transition_time, Some(time(at(3))));
-        assert_eq!(back.allocatable.unwrap()["memory"], Quantity(format!("{}Ki", 416 << 10)));
+        assert_eq!(
+            back.conditions.as_ref().unwrap()[3].last_transition_time,
+            Some(time(at(3)))
+        );
+        assert_eq!(
+            back.allocatable.unwrap()["memory"],
+            Quantity(format!("{}Ki", 416 << 10))
+        );
     }
 }

@@ -30,14 +30,26 @@ pub(crate) enum Patched {
 /// every call is tried again.
 pub(crate) trait PodApi: Send + Sync + 'static {
     /// Reads a Secret; `None` if there is none.
-    fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Secret>, String>> + Send;
+    fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<Secret>, String>> + Send;
     /// Reads a ConfigMap; `None` if there is none.
-    fn config_map(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<ConfigMap>, String>> + Send;
+    fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<ConfigMap>, String>> + Send;
     /// From now on, `changed` is told whenever a Secret or ConfigMap that the pod names may have changed, until the handles are
     /// dropped.
     fn watch_objects(&self, pod: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>>;
     /// Writes a pod's status, of this UID only.
-    fn patch_status(&self, pod: &Pod, status: &PodStatus) -> impl Future<Output = Result<Patched, String>> + Send;
+    fn patch_status(
+        &self,
+        pod: &Pod,
+        status: &PodStatus,
+    ) -> impl Future<Output = Result<Patched, String>> + Send;
     /// Deletes a pod at once, of this UID only. Absent is fine.
     fn delete(&self, pod: &Pod) -> impl Future<Output = Result<(), String>> + Send;
 }
@@ -64,27 +76,68 @@ pub(crate) struct PodObjects {
 /// Names of the Secrets and the ConfigMaps that a pod uses.
 pub(crate) fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut secrets, mut config_maps) = (BTreeSet::new(), BTreeSet::new());
-    let Some(spec) = &pod.spec else { return (secrets, config_maps) };
+    let Some(spec) = &pod.spec else {
+        return (secrets, config_maps);
+    };
     for volume in spec.volumes.iter().flatten() {
-        secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
+        secrets.extend(
+            volume
+                .secret
+                .iter()
+                .filter_map(|source| source.secret_name.clone()),
+        );
         config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
     }
-    let containers: Vec<&Container> = spec.init_containers.iter().flatten().chain(&spec.containers).collect();
+    let containers: Vec<&Container> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .collect();
     for container in containers {
         for source in container.env_from.iter().flatten() {
-            secrets.extend(source.secret_ref.iter().map(|reference| reference.name.clone()));
-            config_maps.extend(source.config_map_ref.iter().map(|reference| reference.name.clone()));
+            secrets.extend(
+                source
+                    .secret_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
+            config_maps.extend(
+                source
+                    .config_map_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
         }
-        for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
-            secrets.extend(source.secret_key_ref.iter().map(|reference| reference.name.clone()));
-            config_maps.extend(source.config_map_key_ref.iter().map(|reference| reference.name.clone()));
+        for source in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|variable| variable.value_from.as_ref())
+        {
+            secrets.extend(
+                source
+                    .secret_key_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
+            config_maps.extend(
+                source
+                    .config_map_key_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
         }
     }
     (secrets, config_maps)
 }
 
 /// Reads what a pod names; from what was kept, when the API is away.
-pub(crate) async fn fetch<A: PodApi>(api: &A, pod: &Pod, roots: &Roots) -> Result<PodObjects, String> {
+pub(crate) async fn fetch<A: PodApi>(
+    api: &A,
+    pod: &Pod,
+    roots: &Roots,
+) -> Result<PodObjects, String> {
     let (secrets, config_maps) = names(pod);
     if secrets.is_empty() && config_maps.is_empty() {
         return Ok(PodObjects::default());
@@ -116,7 +169,10 @@ pub(crate) async fn fetch<A: PodApi>(api: &A, pod: &Pod, roots: &Roots) -> Resul
 }
 
 fn load(path: &Path) -> PodObjects {
-    std::fs::read(path).ok().and_then(|bytes| json::from_slice(&bytes).ok()).unwrap_or_default()
+    std::fs::read(path)
+        .ok()
+        .and_then(|bytes| json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 fn keep(path: &Path, objects: &PodObjects) -> io::Result<()> {

@@ -65,11 +65,22 @@ pub(crate) struct Peers {
 impl Peers {
     /// Reads the identity.
     pub(crate) fn new(config: &AgentConfig, contact: Arc<Contact>) -> Result<Self, TunnelError> {
-        let server = config.server.strip_prefix("https://").and_then(|rest| rest.parse::<SocketAddr>().ok());
-        let is_worker = |address: &&Ipv4Addr| server.is_none_or(|server| server.ip() != IpAddr::V4(**address));
-        let workers = config.routes.values().filter(is_worker).map(|address| (*address, PEER_PORT).into()).collect();
-        let acceptor = tls::acceptor(&config.identity)
-            .map_err(|error| TunnelError::Identity { path: config.identity.certificate.clone(), what: error.to_string() })?;
+        let server = config
+            .server
+            .strip_prefix("https://")
+            .and_then(|rest| rest.parse::<SocketAddr>().ok());
+        let is_worker =
+            |address: &&Ipv4Addr| server.is_none_or(|server| server.ip() != IpAddr::V4(**address));
+        let workers = config
+            .routes
+            .values()
+            .filter(is_worker)
+            .map(|address| (*address, PEER_PORT).into())
+            .collect();
+        let acceptor = tls::acceptor(&config.identity).map_err(|error| TunnelError::Identity {
+            path: config.identity.certificate.clone(),
+            what: error.to_string(),
+        })?;
         Ok(Self {
             connector: Arc::new(client_config(&config.identity)?).into(),
             acceptor,
@@ -103,7 +114,10 @@ impl Peers {
                     continue;
                 }
             };
-            while let (Ok(place), Ok((stream, _))) = (places.clone().acquire_owned().await, listener.accept().await) {
+            while let (Ok(place), Ok((stream, _))) = (
+                places.clone().acquire_owned().await,
+                listener.accept().await,
+            ) {
                 let peers = self.clone();
                 tokio::spawn(async move {
                     // Who asks and goes away is nobody's problem.
@@ -118,7 +132,12 @@ impl Peers {
         let asker = stream.peer_addr()?.ip();
         let mut stream = self.acceptor.accept(stream).await?;
         let now = Instant::now();
-        let hello = self.words().hello(now, asker, self.contact.heard_ms_ago(now), self.fenced.load(Ordering::Relaxed));
+        let hello = self.words().hello(
+            now,
+            asker,
+            self.contact.heard_ms_ago(now),
+            self.fenced.load(Ordering::Relaxed),
+        );
         let mut line = serde_json::to_vec(&hello)?;
         line.push(b'\n');
         stream.write_all(&line).await?;
@@ -139,7 +158,10 @@ impl Peers {
         };
         let asked = async {
             stream.set_nodelay(true)?;
-            let stream = self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
+            let stream = self
+                .connector
+                .connect(ServerName::IpAddress(address.ip().into()), stream)
+                .await?;
             let mut line = Vec::new();
             stream.take(LINE_BYTES).read_to_end(&mut line).await?;
             serde_json::from_slice(&line).map_err(std::io::Error::other)

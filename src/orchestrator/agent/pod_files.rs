@@ -14,8 +14,14 @@ const HOSTNAME_LIMIT: usize = 63;
 
 /// The pod's host name: `spec.hostname`, else its name, cut as the kubelet cuts it.
 pub(crate) fn hostname(pod: &Pod) -> String {
-    let own = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
-    let mut name = own.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    let own = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.hostname.clone())
+        .filter(|name| !name.is_empty());
+    let mut name = own
+        .or_else(|| pod.metadata.name.clone())
+        .unwrap_or_default();
     if name.len() > HOSTNAME_LIMIT {
         name.truncate(HOSTNAME_LIMIT);
         name.truncate(name.trim_end_matches(['-', '.']).len());
@@ -28,7 +34,9 @@ pub(crate) fn resolv_conf(pod: &Pod, host: &str) -> String {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let spec = pod.spec.as_ref();
     let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
-    let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let policy = spec
+        .and_then(|spec| spec.dns_policy.as_deref())
+        .unwrap_or("ClusterFirst");
     let mut nameservers = Vec::new();
     let mut searches = Vec::new();
     let mut options = Vec::new();
@@ -38,8 +46,11 @@ pub(crate) fn resolv_conf(pod: &Pod, host: &str) -> String {
         "ClusterFirst" if host_network => return with_config(pod, host),
         _ => {
             nameservers.push(DNS_SERVICE.to_string());
-            searches =
-                vec![format!("{namespace}.svc.{CLUSTER_DOMAIN}"), format!("svc.{CLUSTER_DOMAIN}"), CLUSTER_DOMAIN.to_owned()];
+            searches = vec![
+                format!("{namespace}.svc.{CLUSTER_DOMAIN}"),
+                format!("svc.{CLUSTER_DOMAIN}"),
+                CLUSTER_DOMAIN.to_owned(),
+            ];
             options.push("ndots:5".to_owned());
         }
     }
@@ -49,7 +60,12 @@ pub(crate) fn resolv_conf(pod: &Pod, host: &str) -> String {
         for option in config.options.iter().flatten() {
             let Some(name) = &option.name else { continue };
             options.retain(|known: &String| known.split(':').next() != Some(name));
-            options.push(option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}")));
+            options.push(
+                option
+                    .value
+                    .as_ref()
+                    .map_or_else(|| name.clone(), |value| format!("{name}:{value}")),
+            );
         }
     }
     let mut text = String::new();
@@ -67,8 +83,11 @@ pub(crate) fn resolv_conf(pod: &Pod, host: &str) -> String {
 
 fn with_config(pod: &Pod, host: &str) -> String {
     let mut text = host.to_owned();
-    for nameserver in
-        pod.spec.iter().filter_map(|spec| spec.dns_config.as_ref()).flat_map(|config| config.nameservers.iter().flatten())
+    for nameserver in pod
+        .spec
+        .iter()
+        .filter_map(|spec| spec.dns_config.as_ref())
+        .flat_map(|config| config.nameservers.iter().flatten())
     {
         let _ = writeln!(text, "nameserver {nameserver}");
     }
@@ -84,19 +103,34 @@ pub(crate) fn hosts(pod: &Pod, address: Ipv4Addr) -> String {
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
-    match spec.and_then(|spec| spec.subdomain.as_deref()).filter(|subdomain| !subdomain.is_empty()) {
+    match spec
+        .and_then(|spec| spec.subdomain.as_deref())
+        .filter(|subdomain| !subdomain.is_empty())
+    {
         Some(subdomain) => {
-            let _ = writeln!(text, "{address}\t{name}.{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}\t{name}");
+            let _ = writeln!(
+                text,
+                "{address}\t{name}.{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}\t{name}"
+            );
         }
         None => {
             let _ = writeln!(text, "{address}\t{name}");
         }
     }
-    let aliases: Vec<_> = spec.and_then(|spec| spec.host_aliases.as_ref()).into_iter().flatten().collect();
+    let aliases: Vec<_> = spec
+        .and_then(|spec| spec.host_aliases.as_ref())
+        .into_iter()
+        .flatten()
+        .collect();
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
-            let _ = writeln!(text, "{}\t{}", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t"));
+            let _ = writeln!(
+                text,
+                "{}\t{}",
+                alias.ip,
+                alias.hostnames.as_deref().unwrap_or_default().join("\t")
+            );
         }
     }
     text
@@ -109,7 +143,8 @@ mod tests {
     use super::*;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata":{"name":"web-1","namespace":"shop"},"spec":spec})).unwrap()
+        serde_json::from_value(json!({"metadata":{"name":"web-1","namespace":"shop"},"spec":spec}))
+            .unwrap()
     }
 
     #[test]
@@ -120,12 +155,20 @@ mod tests {
             "nameserver 10.79.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
         );
         let text = resolv_conf(
-            &pod(json!({"containers":[],"dnsConfig":{"options":[{"name":"ndots","value":"1"}],"searches":["a.b"]}})),
+            &pod(
+                json!({"containers":[],"dnsConfig":{"options":[{"name":"ndots","value":"1"}],"searches":["a.b"]}}),
+            ),
             "",
         );
-        assert!(text.ends_with("cluster.local a.b\noptions ndots:1\n"), "{text}");
+        assert!(
+            text.ends_with("cluster.local a.b\noptions ndots:1\n"),
+            "{text}"
+        );
         assert_eq!(
-            resolv_conf(&pod(json!({"containers":[],"dnsPolicy":"Default"})), "nameserver 1.2.3.4\n"),
+            resolv_conf(
+                &pod(json!({"containers":[],"dnsPolicy":"Default"})),
+                "nameserver 1.2.3.4\n"
+            ),
             "nameserver 1.2.3.4\n"
         );
     }
@@ -133,10 +176,15 @@ mod tests {
     #[test]
     fn hosts_name_the_pod_and_its_aliases() {
         let text = hosts(
-            &pod(json!({"containers":[],"subdomain":"sub","hostAliases":[{"ip":"1.2.3.4","hostnames":["a","b"]}]})),
+            &pod(
+                json!({"containers":[],"subdomain":"sub","hostAliases":[{"ip":"1.2.3.4","hostnames":["a","b"]}]}),
+            ),
             Ipv4Addr::new(10, 78, 1, 5),
         );
-        assert!(text.contains("10.78.1.5\tweb-1.sub.shop.svc.cluster.local\tweb-1\n"), "{text}");
+        assert!(
+            text.contains("10.78.1.5\tweb-1.sub.shop.svc.cluster.local\tweb-1\n"),
+            "{text}"
+        );
         assert!(text.ends_with("1.2.3.4\ta\tb\n"), "{text}");
         let long = pod(json!({"containers":[],"hostname":format!("{}-tail", "a".repeat(62))}));
         assert_eq!(hostname(&long), "a".repeat(62));

@@ -103,7 +103,10 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
     async fn relist(&mut self) -> bool {
         match self.context.runtime.list().await {
             Ok(sandboxes) => {
-                self.sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.pod_uid.clone(), sandbox)).collect();
+                self.sandboxes = sandboxes
+                    .into_iter()
+                    .map(|sandbox| (sandbox.pod_uid.clone(), sandbox))
+                    .collect();
                 for (uid, handle) in &self.workers {
                     let next = self.sandboxes.get(uid);
                     handle.sandbox.send_if_modified(|known| {
@@ -133,7 +136,13 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
     /// A worker for a pod from the checkpoint.
     fn adopt(&mut self, pod: Pod) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        self.spawn(&uid, Input { pod: Arc::new(pod), gone: false });
+        self.spawn(
+            &uid,
+            Input {
+                pod: Arc::new(pod),
+                gone: false,
+            },
+        );
     }
 
     /// One worker for each pod that the API has or that a worker still winds up.
@@ -141,7 +150,9 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
         let Some(wanted) = wanted else { return };
         for (uid, handle) in &self.workers {
             if !wanted.contains_key(uid) {
-                handle.input.send_if_modified(|input| !std::mem::replace(&mut input.gone, true));
+                handle
+                    .input
+                    .send_if_modified(|input| !std::mem::replace(&mut input.gone, true));
             }
         }
         self.finished.retain(|uid| wanted.contains_key(uid));
@@ -151,8 +162,12 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
             }
             if let Some(handle) = self.workers.get(uid) {
                 let changed = handle.input.send_if_modified(|input| {
-                    let changed = input.gone || input.pod.metadata.resource_version != pod.metadata.resource_version;
-                    *input = Input { pod: pod.clone(), gone: false };
+                    let changed = input.gone
+                        || input.pod.metadata.resource_version != pod.metadata.resource_version;
+                    *input = Input {
+                        pod: pod.clone(),
+                        gone: false,
+                    };
                     changed
                 });
                 if changed {
@@ -160,7 +175,13 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
                 }
             } else {
                 self.checkpoint.store(uid, pod);
-                self.spawn(uid, Input { pod: pod.clone(), gone: false });
+                self.spawn(
+                    uid,
+                    Input {
+                        pod: pod.clone(),
+                        gone: false,
+                    },
+                );
             }
         }
         let orphans: Vec<SandboxStatus> = self
@@ -168,7 +189,9 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
             .values()
             .filter(|sandbox| {
                 let uid = &sandbox.pod_uid;
-                !wanted.contains_key(uid) && !self.workers.contains_key(uid) && !self.orphans.contains_key(uid)
+                !wanted.contains_key(uid)
+                    && !self.workers.contains_key(uid)
+                    && !self.orphans.contains_key(uid)
             })
             .cloned()
             .collect();
@@ -180,16 +203,26 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
     fn spawn(&mut self, uid: &str, input: Input) {
         let (input, input_watch) = watch::channel(input);
         let (sandbox, sandbox_watch) = watch::channel(self.sandboxes.get(uid).cloned());
-        let task = self.tasks.spawn(worker::run(self.context.clone(), input_watch, sandbox_watch));
+        let task = self.tasks.spawn(worker::run(
+            self.context.clone(),
+            input_watch,
+            sandbox_watch,
+        ));
         self.owners.insert(task.id(), uid.to_owned());
-        self.workers.insert(uid.to_owned(), Handle { input, sandbox });
+        self.workers
+            .insert(uid.to_owned(), Handle { input, sandbox });
     }
 
     /// Stops and removes a sandbox whose pod the API does not know.
     fn remove_orphan(&mut self, sandbox: SandboxStatus) {
         let context = self.context.clone();
         let uid = sandbox.pod_uid.clone();
-        tracing::info!(pod = uid, namespace = sandbox.namespace, name = sandbox.name, "the API has no such pod, it is removed");
+        tracing::info!(
+            pod = uid,
+            namespace = sandbox.namespace,
+            name = sandbox.name,
+            "the API has no such pod, it is removed"
+        );
         let task = self.tasks.spawn(async move {
             let running = sandbox.containers.values().filter(|one| matches!(one.state, ContainerState::Running { .. }));
             let stops = running.map(|container| context.runtime.stop(&sandbox.pod_uid, &container.name, ORPHAN_GRACE));
@@ -214,8 +247,14 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
     }
 
     fn ended(&mut self, id: Id, finished: bool) {
-        let Some(uid) = self.owners.remove(&id) else { return };
-        if self.orphans.get(&uid).is_some_and(|orphan| orphan.id() == id) {
+        let Some(uid) = self.owners.remove(&id) else {
+            return;
+        };
+        if self
+            .orphans
+            .get(&uid)
+            .is_some_and(|orphan| orphan.id() == id)
+        {
             self.orphans.remove(&uid);
         } else {
             self.workers.remove(&uid);
@@ -245,7 +284,9 @@ impl Checkpoint {
             }
             write_private(&stamp, boot_id.as_bytes())?;
         }
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
     }
 
     fn path(&self, uid: &str) -> Option<PathBuf> {
@@ -255,7 +296,9 @@ impl Checkpoint {
 
     fn store(&self, uid: &str, pod: &Pod) {
         let Some(path) = self.path(uid) else { return };
-        let written = json::to_vec(pod).map_err(std::io::Error::from).and_then(|bytes| write_private(&path, &bytes));
+        let written = json::to_vec(pod)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| write_private(&path, &bytes));
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "the pod's manifest cannot be kept for a time without API");
         }
@@ -267,10 +310,17 @@ impl Checkpoint {
     }
 
     fn load(&self) -> Vec<Pod> {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(&self.directory) else {
+            return Vec::new();
+        };
         entries
             .filter_map(Result::ok)
-            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
+            .filter(|entry| {
+                entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "json")
+            })
             .filter_map(|entry| json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
             .collect()
     }

@@ -96,15 +96,25 @@ pub(crate) fn plans(container: &Container) -> Vec<Plan> {
         (Kind::Liveness, &container.liveness_probe),
         (Kind::Readiness, &container.readiness_probe),
     ];
-    probes.into_iter().filter_map(|(kind, probe)| probe.as_ref().map(|probe| plan(kind, probe, container))).collect()
+    probes
+        .into_iter()
+        .filter_map(|(kind, probe)| probe.as_ref().map(|probe| plan(kind, probe, container)))
+        .collect()
 }
 
 fn plan(kind: Kind, probe: &Probe, container: &Container) -> Plan {
     let seconds = |value: Option<i32>, default: u64, least: u64| {
-        Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).map_or(default, |value| value.max(least)))
+        Duration::from_secs(
+            value
+                .and_then(|value| u64::try_from(value).ok())
+                .map_or(default, |value| value.max(least)),
+        )
     };
     let count = |value: Option<i32>, default: u32| {
-        value.and_then(|value| u32::try_from(value).ok()).filter(|&value| value > 0).unwrap_or(default)
+        value
+            .and_then(|value| u32::try_from(value).ok())
+            .filter(|&value| value > 0)
+            .unwrap_or(default)
     };
     Plan {
         kind,
@@ -114,7 +124,10 @@ fn plan(kind: Kind, probe: &Probe, container: &Container) -> Plan {
         timeout: seconds(probe.timeout_seconds.filter(|&value| value != 0), 1, 1),
         success_threshold: count(probe.success_threshold, 1),
         failure_threshold: count(probe.failure_threshold, 3),
-        grace: probe.termination_grace_period_seconds.and_then(|value| u64::try_from(value).ok()).map(Duration::from_secs),
+        grace: probe
+            .termination_grace_period_seconds
+            .and_then(|value| u64::try_from(value).ok())
+            .map(Duration::from_secs),
     }
 }
 
@@ -147,23 +160,43 @@ fn host_address(host: Option<&String>) -> Result<Option<Ipv4Addr>, String> {
     match host.map(String::as_str) {
         None | Some("") => Ok(None),
         Some("localhost") => Ok(Some(Ipv4Addr::LOCALHOST)),
-        Some(text) => text.parse().map(Some).map_err(|_| format!("host `{text}` is not an IPv4 address")),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| format!("host `{text}` is not an IPv4 address")),
     }
 }
 
 /// What an `httpGet` asks for, probe or hook.
-pub(crate) fn http_action(get: &k8s_openapi::api::core::v1::HTTPGetAction, container: &Container) -> Action {
-    let made = resolve_port(&get.port, container).and_then(|port| host_address(get.host.as_ref()).map(|host| (port, host)));
+pub(crate) fn http_action(
+    get: &k8s_openapi::api::core::v1::HTTPGetAction,
+    container: &Container,
+) -> Action {
+    let made = resolve_port(&get.port, container)
+        .and_then(|port| host_address(get.host.as_ref()).map(|host| (port, host)));
     match made {
         Err(why) => Action::Impossible { why },
         Ok((port, host)) => {
-            let path = get.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into());
+            let path = get
+                .path
+                .clone()
+                .filter(|path| !path.is_empty())
+                .unwrap_or_else(|| "/".into());
             Action::Http {
                 tls: get.scheme.as_deref() == Some("HTTPS"),
                 host,
                 port,
-                path: if path.starts_with('/') { path } else { format!("/{path}") },
-                headers: get.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect(),
+                path: if path.starts_with('/') {
+                    path
+                } else {
+                    format!("/{path}")
+                },
+                headers: get
+                    .http_headers
+                    .iter()
+                    .flatten()
+                    .map(|header| (header.name.clone(), header.value.clone()))
+                    .collect(),
             }
         }
     }
@@ -173,14 +206,20 @@ fn action(probe: &Probe, container: &Container) -> Action {
     if let Some(get) = &probe.http_get {
         http_action(get, container)
     } else if let Some(socket) = &probe.tcp_socket {
-        match resolve_port(&socket.port, container).and_then(|port| host_address(socket.host.as_ref()).map(|host| (port, host))) {
+        match resolve_port(&socket.port, container)
+            .and_then(|port| host_address(socket.host.as_ref()).map(|host| (port, host)))
+        {
             Ok((port, host)) => Action::Tcp { host, port },
             Err(why) => Action::Impossible { why },
         }
     } else if let Some(exec) = &probe.exec {
-        Action::Exec { command: exec.command.clone().unwrap_or_default() }
+        Action::Exec {
+            command: exec.command.clone().unwrap_or_default(),
+        }
     } else {
-        Action::Impossible { why: "only httpGet, tcpSocket and exec probes are supported".into() }
+        Action::Impossible {
+            why: "only httpGet, tcpSocket and exec probes are supported".into(),
+        }
     }
 }
 
@@ -208,9 +247,17 @@ impl Tracker {
 
     /// Counts an answer; `Some` when it changes the verdict.
     pub(crate) fn record(&mut self, good: bool) -> Option<bool> {
-        self.streak = if self.last == Some(good) { self.streak.saturating_add(1) } else { 1 };
+        self.streak = if self.last == Some(good) {
+            self.streak.saturating_add(1)
+        } else {
+            1
+        };
         self.last = Some(good);
-        let needed = if good { self.success_threshold } else { self.failure_threshold };
+        let needed = if good {
+            self.success_threshold
+        } else {
+            self.failure_threshold
+        };
         if self.streak < needed || self.verdict == Some(good) {
             return None;
         }
@@ -287,7 +334,12 @@ pub(crate) async fn watch_container<P: Prober>(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let ask = prober.ask(&plan.action, target.address, &target.container, plan.timeout);
+        let ask = prober.ask(
+            &plan.action,
+            target.address,
+            &target.container,
+            plan.timeout,
+        );
         let answer = tokio::time::timeout(plan.timeout, ask)
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", plan.timeout.as_secs())));
@@ -305,7 +357,8 @@ pub(crate) async fn watch_container<P: Prober>(
             failure: answer.err(),
             grace: plan.grace,
         };
-        if reports.send(report).await.is_err() || (plan.kind == Kind::Startup && verdict.is_some()) {
+        if reports.send(report).await.is_err() || (plan.kind == Kind::Startup && verdict.is_some())
+        {
             return;
         }
     }
@@ -320,9 +373,16 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The TCP ports that a container declares.
 pub(crate) fn listening_ports(container: &Container) -> Vec<u16> {
-    let tcp = |protocol: &Option<String>| protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
-    let declared = container.ports.iter().flatten().filter(|port| tcp(&port.protocol));
-    declared.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
+    let tcp =
+        |protocol: &Option<String>| protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let declared = container
+        .ports
+        .iter()
+        .flatten()
+        .filter(|port| tcp(&port.protocol));
+    declared
+        .filter_map(|port| u16::try_from(port.container_port).ok())
+        .collect()
 }
 
 /// Whether a container is ready from its first moment: it has no readiness probe, and no port that could tell.
@@ -335,7 +395,9 @@ const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a container without a readiness probe is asked once before it is ready: what its liveness probe asks by HTTP.
 pub(crate) fn first_question(container: &Container) -> Option<Action> {
-    let liveness = plans(container).into_iter().find(|plan| plan.kind == Kind::Liveness)?;
+    let liveness = plans(container)
+        .into_iter()
+        .find(|plan| plan.kind == Kind::Liveness)?;
     matches!(liveness.action, Action::Http { .. }).then_some(liveness.action)
 }
 
@@ -362,7 +424,12 @@ pub(crate) async fn wait_listening<P: Prober>(
             }
         }
         if let Some(question) = question {
-            let ask = prober.ask(&question, target.address, &target.container, FIRST_ANSWER_PATIENCE);
+            let ask = prober.ask(
+                &question,
+                target.address,
+                &target.container,
+                FIRST_ANSWER_PATIENCE,
+            );
             // Answered or not, it has had its time.
             let _ = tokio::time::timeout(FIRST_ANSWER_PATIENCE, ask).await;
         }
@@ -372,7 +439,14 @@ pub(crate) async fn wait_listening<P: Prober>(
         () = patience => tracing::info!(container = target.container, "a declared port does not accept; it counts as ready"),
     }
     let (container, instance) = (target.container, target.instance);
-    let report = Report { container, instance, kind: Kind::Readiness, verdict: Some(true), failure: None, grace: None };
+    let report = Report {
+        container,
+        instance,
+        kind: Kind::Readiness,
+        verdict: Some(true),
+        failure: None,
+        grace: None,
+    };
     // Nobody to hear it: the pod is gone.
     let _ = reports.send(report).await;
 }
@@ -391,23 +465,53 @@ mod tests {
 
     #[test]
     fn defaults_and_named_ports() {
-        let plans = plans(&container(json!({"name":"c","ports":[{"name":"http","containerPort":8080}],
+        let plans = plans(&container(
+            json!({"name":"c","ports":[{"name":"http","containerPort":8080}],
             "livenessProbe":{"httpGet":{"path":"live","port":"http"}},
-            "readinessProbe":{"tcpSocket":{"port":"nope"},"periodSeconds":2,"failureThreshold":1}})));
-        assert_eq!(plans[0].action, Action::Http { tls: false, host: None, port: 8080, path: "/live".into(), headers: vec![] });
-        assert_eq!((plans[0].timeout.as_secs(), plans[0].period.as_secs(), plans[0].failure_threshold), (1, 10, 3));
-        assert_eq!(plans[1].action, Action::Impossible { why: "couldn't find port nope".into() });
-        assert_eq!((plans[1].period.as_secs(), plans[1].failure_threshold), (2, 1));
+            "readinessProbe":{"tcpSocket":{"port":"nope"},"periodSeconds":2,"failureThreshold":1}}),
+        ));
+        assert_eq!(
+            plans[0].action,
+            Action::Http {
+                tls: false,
+                host: None,
+                port: 8080,
+                path: "/live".into(),
+                headers: vec![]
+            }
+        );
+        assert_eq!(
+            (
+                plans[0].timeout.as_secs(),
+                plans[0].period.as_secs(),
+                plans[0].failure_threshold
+            ),
+            (1, 10, 3)
+        );
+        assert_eq!(
+            plans[1].action,
+            Action::Impossible {
+                why: "couldn't find port nope".into()
+            }
+        );
+        assert_eq!(
+            (plans[1].period.as_secs(), plans[1].failure_threshold),
+            (2, 1)
+        );
     }
 
     #[test]
     fn verdicts_need_their_streak() {
-        let plan = &plans(&container(json!({"name":"c","readinessProbe":{"exec":{},"successThreshold":2}})))[0];
+        let plan = &plans(&container(
+            json!({"name":"c","readinessProbe":{"exec":{},"successThreshold":2}}),
+        ))[0];
         let mut tracker = Tracker::new(plan, Some(false));
-        let verdicts: Vec<_> = [true, false, true, true, true, false, false, true, false, false, false, false]
-            .into_iter()
-            .map(|good| tracker.record(good))
-            .collect();
+        let verdicts: Vec<_> = [
+            true, false, true, true, true, false, false, true, false, false, false, false,
+        ]
+        .into_iter()
+        .map(|good| tracker.record(good))
+        .collect();
         assert_eq!(verdicts[3], Some(true));
         assert_eq!(verdicts[10], Some(false));
         assert_eq!(verdicts.iter().flatten().count(), 2);
@@ -427,15 +531,28 @@ mod tests {
     }
 
     /// Runs a probe with times of a millisecond until it has made `count` reports.
-    async fn reports(kind: Kind, mut answers: Vec<Option<Result<(), String>>>, count: usize) -> Vec<(Option<bool>, bool)> {
-        let mut plan = plans(&container(json!({"name":"c","livenessProbe":{"tcpSocket":{"port":80}}}))).remove(0);
-        (plan.kind, plan.period, plan.timeout) = (kind, Duration::from_millis(1), Duration::from_millis(1));
+    async fn reports(
+        kind: Kind,
+        mut answers: Vec<Option<Result<(), String>>>,
+        count: usize,
+    ) -> Vec<(Option<bool>, bool)> {
+        let mut plan = plans(&container(
+            json!({"name":"c","livenessProbe":{"tcpSocket":{"port":80}}}),
+        ))
+        .remove(0);
+        (plan.kind, plan.period, plan.timeout) =
+            (kind, Duration::from_millis(1), Duration::from_millis(1));
         answers.reverse();
         let prober = Script(Mutex::new(answers));
         let (_keep, started) = watch::channel(true);
         let (send, mut receive) = mpsc::channel(8);
-        let target =
-            Target { container: "c".into(), instance: 0, address: Ipv4Addr::LOCALHOST, age: Duration::ZERO, ready: false };
+        let target = Target {
+            container: "c".into(),
+            instance: 0,
+            address: Ipv4Addr::LOCALHOST,
+            age: Duration::ZERO,
+            ready: false,
+        };
         let watching = watch_container(&prober, plan, target, started, send);
         let collect = async {
             let mut all = Vec::new();
@@ -459,27 +576,69 @@ mod tests {
         assert_eq!(listening_ports(&declares), [80, 443]);
         assert!(!ready_at_once(&declares) && ready_at_once(&container(json!({"name":"c"}))));
         let refused = || Some(Err("refused".to_owned()));
-        let prober = Script(Mutex::new(vec![refused(), Some(Ok(())), refused(), Some(Ok(())), refused()]));
+        let prober = Script(Mutex::new(vec![
+            refused(),
+            Some(Ok(())),
+            refused(),
+            Some(Ok(())),
+            refused(),
+        ]));
         let (send, mut receive) = mpsc::channel(8);
-        let target =
-            Target { container: "c".into(), instance: 3, address: Ipv4Addr::LOCALHOST, age: Duration::ZERO, ready: false };
-        let question = first_question(&container(json!({"name":"c","livenessProbe":{"httpGet":{"port":80}}})));
+        let target = Target {
+            container: "c".into(),
+            instance: 3,
+            address: Ipv4Addr::LOCALHOST,
+            age: Duration::ZERO,
+            ready: false,
+        };
+        let question = first_question(&container(
+            json!({"name":"c","livenessProbe":{"httpGet":{"port":80}}}),
+        ));
         assert!(question.is_some());
-        assert_eq!(first_question(&container(json!({"name":"c","livenessProbe":{"tcpSocket":{"port":80}}}))), None);
+        assert_eq!(
+            first_question(&container(
+                json!({"name":"c","livenessProbe":{"tcpSocket":{"port":80}}})
+            )),
+            None
+        );
         wait_listening(&prober, &[80, 443], question, target, send).await;
-        assert!(prober.0.lock().unwrap().is_empty(), "it was asked until both accepted, and then once more, whatever it said");
+        assert!(
+            prober.0.lock().unwrap().is_empty(),
+            "it was asked until both accepted, and then once more, whatever it said"
+        );
         let report = receive.recv().await.unwrap();
-        assert_eq!((report.kind, report.verdict, report.instance), (Kind::Readiness, Some(true), 3));
+        assert_eq!(
+            (report.kind, report.verdict, report.instance),
+            (Kind::Readiness, Some(true), 3)
+        );
     }
 
     #[tokio::test]
     async fn silences_are_failures_and_three_a_verdict() {
         let got = reports(Kind::Liveness, vec![None, Some(Err("x".into())), None], 3).await;
         assert_eq!(got, [(None, true), (None, true), (Some(false), true)]);
-        let got = reports(Kind::Liveness, vec![Some(Ok(())), None, Some(Ok(())), Some(Ok(())), None], 3).await;
-        assert_eq!(got, [(None, true), (None, false), (None, true)], "recovery is told once");
-        let got =
-            reports(Kind::Readiness, vec![Some(Err("x".into())), Some(Ok(())), Some(Ok(())), Some(Err("y".into()))], 3).await;
+        let got = reports(
+            Kind::Liveness,
+            vec![Some(Ok(())), None, Some(Ok(())), Some(Ok(())), None],
+            3,
+        )
+        .await;
+        assert_eq!(
+            got,
+            [(None, true), (None, false), (None, true)],
+            "recovery is told once"
+        );
+        let got = reports(
+            Kind::Readiness,
+            vec![
+                Some(Err("x".into())),
+                Some(Ok(())),
+                Some(Ok(())),
+                Some(Err("y".into())),
+            ],
+            3,
+        )
+        .await;
         assert_eq!(got, [(None, true), (Some(true), false), (None, true)]);
     }
 }

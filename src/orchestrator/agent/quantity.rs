@@ -31,7 +31,9 @@ fn scale(suffix: &str) -> Option<f64> {
 
 fn value(text: &str) -> Option<f64> {
     let text = text.trim();
-    let number_end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let number_end = text
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(number_end);
     let value = match scale(suffix) {
         Some(scale) => number.parse::<f64>().ok()? * scale,
@@ -41,11 +43,19 @@ fn value(text: &str) -> Option<f64> {
     (0.0..LARGEST).contains(&value).then_some(value)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`value` is within 0..LARGEST")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`value` is within 0..LARGEST"
+)]
 fn round_up(value: f64) -> u64 {
     // A decimal such as 0.1 is not exact in binary: what is within a millionth of an integer is that integer.
     let nearest = value.round();
-    if (value - nearest).abs() < 1e-6 { nearest as u64 } else { value.ceil() as u64 }
+    if (value - nearest).abs() < 1e-6 {
+        nearest as u64
+    } else {
+        value.ceil() as u64
+    }
 }
 
 /// A CPU quantity in thousandths of a CPU; `None` when it is not a quantity.
@@ -64,16 +74,28 @@ mod tests {
 
     #[test]
     fn cpus_are_thousandths() {
-        for (text, millis) in [("100m", 100), ("0.5", 500), ("1", 1000), ("0.1", 100), ("2500u", 3), ("1e1", 10_000), ("0", 0)] {
+        for (text, millis) in [
+            ("100m", 100),
+            ("0.5", 500),
+            ("1", 1000),
+            ("0.1", 100),
+            ("2500u", 3),
+            ("1e1", 10_000),
+            ("0", 0),
+        ] {
             assert_eq!(cpu_millis(&Quantity(text.into())), Some(millis), "{text}");
         }
     }
 
     #[test]
     fn memory_is_bytes() {
-        for (text, expected) in
-            [("64Mi", 64 << 20), ("1.5Gi", 1536 << 20), ("128974848", 128_974_848), ("129e6", 129_000_000), ("1M", 1_000_000)]
-        {
+        for (text, expected) in [
+            ("64Mi", 64 << 20),
+            ("1.5Gi", 1536 << 20),
+            ("128974848", 128_974_848),
+            ("129e6", 129_000_000),
+            ("1M", 1_000_000),
+        ] {
             assert_eq!(bytes(&Quantity(text.into())), Some(expected), "{text}");
         }
         for bad in ["", "Mi", "-1", "64MB", "1e40", "abc"] {

@@ -140,7 +140,9 @@ pub enum PullError {
     #[error("`{0}` is not an image reference")]
     InvalidName(String),
     /// No registry has it: `ErrImagePull`.
-    #[error("image `{0}` was not found in the mirror, and no upstream registry is listed that has it")]
+    #[error(
+        "image `{0}` was not found in the mirror, and no upstream registry is listed that has it"
+    )]
     NotFound(String),
     /// `imagePullPolicy: Never` and it is not here: `ErrImageNeverPull`.
     #[error("image `{0}` is not on this node, and its pull policy is Never")]
@@ -201,15 +203,30 @@ pub struct ExecOutput {
 /// Containers on this node. Implemented by the real runtime and by a fake in the pod logic's tests.
 pub trait Runtime: Send + Sync + 'static {
     /// Makes sure that an image is here, and says which.
-    fn pull(&self, reference: &str, policy: PullPolicy) -> impl Future<Output = Result<Image, PullError>> + Send;
+    fn pull(
+        &self,
+        reference: &str,
+        policy: PullPolicy,
+    ) -> impl Future<Output = Result<Image, PullError>> + Send;
     /// Makes a pod's sandbox; idempotent. Returns its address.
-    fn create_sandbox(&self, spec: &SandboxSpec) -> impl Future<Output = Result<Ipv4Addr, RuntimeError>> + Send;
+    fn create_sandbox(
+        &self,
+        spec: &SandboxSpec,
+    ) -> impl Future<Output = Result<Ipv4Addr, RuntimeError>> + Send;
     /// Starts a container and returns once its process runs.
-    fn start(&self, spec: &ContainerSpec) -> impl Future<Output = Result<ContainerStatus, RuntimeError>> + Send;
+    fn start(
+        &self,
+        spec: &ContainerSpec,
+    ) -> impl Future<Output = Result<ContainerStatus, RuntimeError>> + Send;
     /// The pod serves: from now on it has the processor as others have it, and the next start may begin.
     fn settled(&self, _pod_uid: &str) {}
     /// Sends the image's stop signal, waits up to `grace`, then kills; returns when it has exited. An exited one is fine.
-    fn stop(&self, pod_uid: &str, container: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    fn stop(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// Removes a sandbox with everything in it (killing what runs), logs included. An absent one is fine.
     fn remove(&self, pod_uid: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// All sandboxes, rediscovered from disk and processes.

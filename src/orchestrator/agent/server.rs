@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::objects::{self, Patched, PodApi, key};
-use crate::kubernetes::client::{Client, ClientError, DeleteParams, ListParams, Object, Patch, Reflector};
+use crate::kubernetes::client::{
+    Client, ClientError, DeleteParams, ListParams, Object, Patch, Reflector,
+};
 
 /// Namespace and name.
 type Key = (String, String);
@@ -39,7 +41,10 @@ impl<K: Object> Shared<K> {
         if let Some(watch) = watches.get(&key).and_then(Weak::upgrade) {
             return watch;
         }
-        let watch = Arc::new(client.reflect::<K>(namespace, ListParams::fields(format!("metadata.name={name}"))));
+        let watch = Arc::new(client.reflect::<K>(
+            namespace,
+            ListParams::fields(format!("metadata.name={name}")),
+        ));
         watches.insert(key, Arc::downgrade(&watch));
         watch
     }
@@ -48,7 +53,11 @@ impl<K: Object> Shared<K> {
 impl Server {
     /// Over this client.
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, secrets: Shared::new(), config_maps: Shared::new() }
+        Self {
+            client,
+            secrets: Shared::new(),
+            config_maps: Shared::new(),
+        }
     }
 }
 
@@ -64,31 +73,56 @@ fn tell<K: Object>(watch: Arc<Reflector<K>>, changed: Arc<Notify>) -> AbortOnDro
 
 impl PodApi for Server {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
-        self.client.get_optional(namespace, name).await.map_err(|error| text(&error))
+        self.client
+            .get_optional(namespace, name)
+            .await
+            .map_err(|error| text(&error))
     }
 
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, String> {
-        self.client.get_optional(namespace, name).await.map_err(|error| text(&error))
+        self.client
+            .get_optional(namespace, name)
+            .await
+            .map_err(|error| text(&error))
     }
 
     fn watch_objects(&self, pod: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let (secrets, config_maps) = objects::names(pod);
-        let secrets = secrets.iter().map(|name| tell(self.secrets.watch(&self.client, namespace, name), changed.clone()));
+        let secrets = secrets.iter().map(|name| {
+            tell(
+                self.secrets.watch(&self.client, namespace, name),
+                changed.clone(),
+            )
+        });
         let config_maps = config_maps.iter();
-        let config_maps = config_maps.map(|name| tell(self.config_maps.watch(&self.client, namespace, name), changed.clone()));
+        let config_maps = config_maps.map(|name| {
+            tell(
+                self.config_maps.watch(&self.client, namespace, name),
+                changed.clone(),
+            )
+        });
         secrets.chain(config_maps).collect()
     }
 
     async fn patch_status(&self, pod: &Pod, status: &PodStatus) -> Result<Patched, String> {
         let (namespace, name, uid) = key(pod);
         let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
-        match self.client.patch::<Pod>(namespace, name, &patch, Some("status")).await {
+        match self
+            .client
+            .patch::<Pod>(namespace, name, &patch, Some("status"))
+            .await
+        {
             Ok(pod) if pod.metadata.uid.as_deref() == Some(uid) => Ok(Patched::Done(Box::new(pod))),
             Ok(_) => Ok(Patched::Gone),
             Err(error) if error.is_not_found() || error.is_conflict() => {
                 // A conflict of UIDs and one of writers look the same; who is there now tells them apart.
-                match self.client.get_optional::<Pod>(namespace, name).await.map_err(|error| text(&error))? {
+                match self
+                    .client
+                    .get_optional::<Pod>(namespace, name)
+                    .await
+                    .map_err(|error| text(&error))?
+                {
                     Some(there) if there.metadata.uid.as_deref() == Some(uid) => Err(text(&error)),
                     _ => Ok(Patched::Gone),
                 }
@@ -99,7 +133,11 @@ impl PodApi for Server {
 
     async fn delete(&self, pod: &Pod) -> Result<(), String> {
         let (namespace, name, uid) = key(pod);
-        let params = DeleteParams { grace_period_seconds: Some(0), propagation: None, uid: Some(uid.to_owned()) };
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            propagation: None,
+            uid: Some(uid.to_owned()),
+        };
         match self.client.delete::<Pod>(namespace, name, &params).await {
             // Gone, or another pod of this name is there: ours is deleted.
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(text(&error)),

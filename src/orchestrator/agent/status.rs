@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus as ApiContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus as ApiContainerStatus, HostIP, Pod, PodCondition, PodIP,
+    PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::time::Instant;
@@ -19,7 +20,13 @@ use crate::orchestrator::ANSWERS;
 /// For so long after a failed pull its own reason is shown, then that of the back-off.
 pub(crate) const ERROR_SHOWN: Duration = Duration::from_secs(3);
 /// Conditions that this agent decides; all others are kept as they are.
-const OWN_CONDITIONS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", ANSWERS];
+const OWN_CONDITIONS: [&str; 5] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "ContainersReady",
+    "Ready",
+    ANSWERS,
+];
 
 /// The moment for which a status is made.
 #[derive(Debug, Clone)]
@@ -33,14 +40,32 @@ pub(crate) struct Moment {
 }
 
 /// The status of a pod. `previous` is the last one this agent made, or the API's: transition times continue from it.
-pub(crate) fn status(pod: &Pod, observed: &Observed, previous: &PodStatus, moment: &Moment) -> PodStatus {
+pub(crate) fn status(
+    pod: &Pod,
+    observed: &Observed,
+    previous: &PodStatus,
+    moment: &Moment,
+) -> PodStatus {
     let fallback = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&fallback);
     let is_initialized = initialized(spec, observed);
-    let container_status = |container: &Container, init: bool, known: Option<&Vec<ApiContainerStatus>>| {
-        let known = known.into_iter().flatten().find(|known| known.name == container.name);
-        one(pod, spec, container, init, observed, known, is_initialized, moment)
-    };
+    let container_status =
+        |container: &Container, init: bool, known: Option<&Vec<ApiContainerStatus>>| {
+            let known = known
+                .into_iter()
+                .flatten()
+                .find(|known| known.name == container.name);
+            one(
+                pod,
+                spec,
+                container,
+                init,
+                observed,
+                known,
+                is_initialized,
+                moment,
+            )
+        };
     let containers: Vec<_> = spec
         .containers
         .iter()
@@ -50,23 +75,44 @@ pub(crate) fn status(pod: &Pod, observed: &Observed, previous: &PodStatus, momen
         .init_containers
         .iter()
         .flatten()
-        .map(|container| container_status(container, true, previous.init_container_statuses.as_ref()))
+        .map(|container| {
+            container_status(container, true, previous.init_container_statuses.as_ref())
+        })
         .collect();
     let phase = phase(spec, &containers, &init_containers, is_initialized);
-    let address = observed.address.map(|address| address.to_string()).or_else(|| previous.pod_ip.clone());
+    let address = observed
+        .address
+        .map(|address| address.to_string())
+        .or_else(|| previous.pod_ip.clone());
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
         host_ip: Some(moment.host_address.to_string()),
-        host_ips: Some(vec![HostIP { ip: moment.host_address.to_string() }]),
+        host_ips: Some(vec![HostIP {
+            ip: moment.host_address.to_string(),
+        }]),
         pod_ips: address.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: address,
-        start_time: previous.start_time.clone().or_else(|| Some(time(moment.wall))),
+        start_time: previous
+            .start_time
+            .clone()
+            .or_else(|| Some(time(moment.wall))),
         qos_class: previous.qos_class.clone(),
         container_statuses: Some(containers),
-        init_container_statuses: if init_containers.is_empty() { None } else { Some(init_containers) },
+        init_container_statuses: if init_containers.is_empty() {
+            None
+        } else {
+            Some(init_containers)
+        },
         ..PodStatus::default()
     };
-    status.conditions = Some(conditions(pod, observed, previous, &status, is_initialized, moment));
+    status.conditions = Some(conditions(
+        pod,
+        observed,
+        previous,
+        &status,
+        is_initialized,
+        moment,
+    ));
     status
 }
 
@@ -97,7 +143,10 @@ fn conditions(
         match status.phase.as_deref() {
             Some("Succeeded") => Some(("PodCompleted", String::new())),
             Some("Failed") => Some(("PodFailed", String::new())),
-            _ => Some(("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))),
+            _ => Some((
+                "ContainersNotReady",
+                format!("containers with unready status: [{}]", unready.join(" ")),
+            )),
         }
     } else {
         None
@@ -105,14 +154,24 @@ fn conditions(
     let not_initialized = if is_initialized {
         None
     } else {
-        Some(("ContainersNotInitialized", "init containers have not all succeeded".to_owned()))
+        Some((
+            "ContainersNotInitialized",
+            "init containers have not all succeeded".to_owned(),
+        ))
     };
     let sandbox = observed.setup == Progress::Done || (observed.address.is_some() && !finished);
     let mut add = |kind: &str, bad: Option<(&str, String)>| {
         let value = if bad.is_none() { "True" } else { "False" };
-        let known = previous.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == value);
+        let known = previous
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind && condition.status == value);
         let (reason, message) = bad.map_or((None, None), |(reason, message)| {
-            (Some(reason.to_owned()), Some(message).filter(|message| !message.is_empty()))
+            (
+                Some(reason.to_owned()),
+                Some(message).filter(|message| !message.is_empty()),
+            )
         });
         conditions.push(PodCondition {
             type_: kind.to_owned(),
@@ -125,17 +184,41 @@ fn conditions(
             ..PodCondition::default()
         });
     };
-    add("PodReadyToStartContainers", if sandbox { None } else { Some(("", String::new())) });
+    add(
+        "PodReadyToStartContainers",
+        if sandbox {
+            None
+        } else {
+            Some(("", String::new()))
+        },
+    );
     add("Initialized", not_initialized);
     add("ContainersReady", not_ready.clone());
     add("Ready", not_ready);
-    let probed = pod.spec.iter().flat_map(|spec| &spec.containers).filter(|container| container.liveness_probe.is_some());
+    let probed = pod
+        .spec
+        .iter()
+        .flat_map(|spec| &spec.containers)
+        .filter(|container| container.liveness_probe.is_some());
     let probed: Vec<&str> = probed.map(|container| container.name.as_str()).collect();
     if !probed.is_empty() {
-        let silent = |name: &&&str| observed.containers.get(**name).is_some_and(|view| !view.answers);
+        let silent = |name: &&&str| {
+            observed
+                .containers
+                .get(**name)
+                .is_some_and(|view| !view.answers)
+        };
         let silent: Vec<&str> = probed.iter().filter(silent).copied().collect();
-        let message = || format!("containers that failed their last liveness probe: [{}]", silent.join(" "));
-        add(ANSWERS, (!silent.is_empty()).then(|| ("LivenessProbeFailed", message())));
+        let message = || {
+            format!(
+                "containers that failed their last liveness probe: [{}]",
+                silent.join(" ")
+            )
+        };
+        add(
+            ANSWERS,
+            (!silent.is_empty()).then(|| ("LivenessProbeFailed", message())),
+        );
     }
     for condition in &mut conditions {
         condition.reason = condition.reason.take().filter(|reason| !reason.is_empty());
@@ -144,10 +227,19 @@ fn conditions(
 }
 
 /// Kubernetes' phase: see `getPhase`.
-fn phase(spec: &PodSpec, containers: &[ApiContainerStatus], init: &[ApiContainerStatus], is_initialized: bool) -> &'static str {
+fn phase(
+    spec: &PodSpec,
+    containers: &[ApiContainerStatus],
+    init: &[ApiContainerStatus],
+    is_initialized: bool,
+) -> &'static str {
     let init_failed = spec.restart_policy.as_deref() == Some("Never")
         && init.iter().any(|status| {
-            status.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|ended| ended.exit_code != 0)
+            status
+                .state
+                .as_ref()
+                .and_then(|state| state.terminated.as_ref())
+                .is_some_and(|ended| ended.exit_code != 0)
         });
     if init_failed {
         return "Failed";
@@ -158,7 +250,10 @@ fn phase(spec: &PodSpec, containers: &[ApiContainerStatus], init: &[ApiContainer
     let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for status in containers {
         let state = status.state.clone().unwrap_or_default();
-        let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let last = status
+            .last_state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref());
         match (&state.running, &state.terminated, last) {
             (Some(_), _, _) => running += 1,
             (None, Some(ended), _) => {
@@ -182,7 +277,10 @@ fn phase(spec: &PodSpec, containers: &[ApiContainerStatus], init: &[ApiContainer
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "a pure join of everything that is known of one container")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a pure join of everything that is known of one container"
+)]
 fn one(
     pod: &Pod,
     spec: &PodSpec,
@@ -198,15 +296,28 @@ fn one(
     let leaving = observed.deletion.is_some();
     let running = view.running();
     let started = running && view.started;
-    let ready = if init && !is_sidecar(container) { view.exit_code() == Some(0) } else { started && view.ready };
-    let again = view.exit_code().is_none_or(|code| restarts(spec, container, init, code)) && !leaving;
-    let waiting = if running || !again { None } else { waiting(pod, container, view, observed, moment) };
+    let ready = if init && !is_sidecar(container) {
+        view.exit_code() == Some(0)
+    } else {
+        started && view.ready
+    };
+    let again = view
+        .exit_code()
+        .is_none_or(|code| restarts(spec, container, init, code))
+        && !leaving;
+    let waiting = if running || !again {
+        None
+    } else {
+        waiting(pod, container, view, observed, moment)
+    };
     let exited = view.status.as_ref().filter(|_| !running);
     let (state, last) = match (&view.status, waiting) {
         (Some(status), None) => (api_state(status), view.last.as_ref().map(api_state)),
         (_, Some((reason, message))) => (waiting_state(&reason, message), exited.map(api_state)),
         (None, None) => {
-            let reason = if init || is_initialized && spec.init_containers.as_ref().is_none_or(Vec::is_empty) {
+            let reason = if init
+                || is_initialized && spec.init_containers.as_ref().is_none_or(Vec::is_empty)
+            {
                 "ContainerCreating"
             } else {
                 "PodInitializing"
@@ -217,10 +328,16 @@ fn one(
     let newest = view.status.as_ref();
     ApiContainerStatus {
         name: container.name.clone(),
-        image: newest.map_or_else(|| container.image.clone().unwrap_or_default(), |status| status.image.reference.clone()),
+        image: newest.map_or_else(
+            || container.image.clone().unwrap_or_default(),
+            |status| status.image.reference.clone(),
+        ),
         image_id: newest.map(image_id).unwrap_or_default(),
         container_id: newest.map(|status| format!("flightcage://{}", status.id)),
-        restart_count: i32::try_from(newest.map_or(view.first_instance, |status| status.restart_count)).unwrap_or(i32::MAX),
+        restart_count: i32::try_from(
+            newest.map_or(view.first_instance, |status| status.restart_count),
+        )
+        .unwrap_or(i32::MAX),
         ready,
         started: Some(started),
         state: Some(state),
@@ -240,18 +357,35 @@ fn waiting(
     observed: &Observed,
     moment: &Moment,
 ) -> Option<(String, Option<String>)> {
-    if let Pull::Failed { at, reason, message, .. } = &view.pull {
+    if let Pull::Failed {
+        at,
+        reason,
+        message,
+        ..
+    } = &view.pull
+    {
         if moment.now < *at + ERROR_SHOWN || reason != "ErrImagePull" {
             return Some((reason.clone(), Some(message.clone())));
         }
         let image = container.image.as_deref().unwrap_or_default();
-        return Some(("ImagePullBackOff".into(), Some(format!("Back-off pulling image \"{image}\": {reason}: {message}"))));
+        return Some((
+            "ImagePullBackOff".into(),
+            Some(format!(
+                "Back-off pulling image \"{image}\": {reason}: {message}"
+            )),
+        ));
     }
-    if let Progress::Failed { reason, message, .. } = &view.start {
+    if let Progress::Failed {
+        reason, message, ..
+    } = &view.start
+    {
         return Some((reason.clone(), Some(message.clone())));
     }
     let delay = view.crash_backoff.delay();
-    if view.exit_code().is_some() && !delay.is_zero() && view.restart_at().is_some_and(|at| at > moment.now) {
+    if view.exit_code().is_some()
+        && !delay.is_zero()
+        && view.restart_at().is_some_and(|at| at > moment.now)
+    {
         let metadata = &pod.metadata;
         let message = format!(
             "back-off {} restarting failed container={} pod={}_{}({})",
@@ -264,26 +398,46 @@ fn waiting(
         return Some(("CrashLoopBackOff".into(), Some(message)));
     }
     match &observed.setup {
-        Progress::Failed { message, .. } if view.status.is_none() => Some(("ContainerCreating".into(), Some(message.clone()))),
+        Progress::Failed { message, .. } if view.status.is_none() => {
+            Some(("ContainerCreating".into(), Some(message.clone())))
+        }
         _ => None,
     }
 }
 
 fn human(delay: Duration) -> String {
     let seconds = delay.as_secs();
-    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+    if seconds < 60 {
+        format!("{seconds}s")
+    } else {
+        format!("{}m{}s", seconds / 60, seconds % 60)
+    }
 }
 
 fn waiting_state(reason: &str, message: Option<String>) -> ApiState {
-    ApiState { waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }), ..ApiState::default() }
+    ApiState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message,
+        }),
+        ..ApiState::default()
+    }
 }
 
 fn api_state(status: &ContainerStatus) -> ApiState {
     match &status.state {
-        ContainerState::Running { started_at_ms } => {
-            ApiState { running: Some(ContainerStateRunning { started_at: at(*started_at_ms) }), ..ApiState::default() }
-        }
-        ContainerState::Exited { exit_code, oom_killed, started_at_ms, finished_at_ms } => ApiState {
+        ContainerState::Running { started_at_ms } => ApiState {
+            running: Some(ContainerStateRunning {
+                started_at: at(*started_at_ms),
+            }),
+            ..ApiState::default()
+        },
+        ContainerState::Exited {
+            exit_code,
+            oom_killed,
+            started_at_ms,
+            finished_at_ms,
+        } => ApiState {
             terminated: Some(ContainerStateTerminated {
                 exit_code: *exit_code,
                 reason: Some(
@@ -318,7 +472,9 @@ fn image_id(status: &ContainerStatus) -> String {
 }
 
 fn at(milliseconds: i64) -> Option<Time> {
-    jiff::Timestamp::from_millisecond(milliseconds).ok().map(time)
+    jiff::Timestamp::from_millisecond(milliseconds)
+        .ok()
+        .map(time)
 }
 
 /// A time of the API, which has whole seconds.
@@ -335,7 +491,11 @@ mod tests {
     use super::*;
 
     fn moment(now: Instant) -> Moment {
-        Moment { now, wall: jiff::Timestamp::from_second(1000).unwrap(), host_address: Ipv4Addr::new(10, 77, 0, 12) }
+        Moment {
+            now,
+            wall: jiff::Timestamp::from_second(1000).unwrap(),
+            host_address: Ipv4Addr::new(10, 77, 0, 12),
+        }
     }
 
     fn pod(spec: serde_json::Value) -> Pod {
@@ -346,25 +506,54 @@ mod tests {
 
     fn instance(restart_count: u32, exit: Option<i32>) -> ContainerStatus {
         let state = match exit {
-            None => ContainerState::Running { started_at_ms: 5000 },
-            Some(exit_code) => ContainerState::Exited { exit_code, oom_killed: false, started_at_ms: 5000, finished_at_ms: 6000 },
+            None => ContainerState::Running {
+                started_at_ms: 5000,
+            },
+            Some(exit_code) => ContainerState::Exited {
+                exit_code,
+                oom_killed: false,
+                started_at_ms: 5000,
+                finished_at_ms: 6000,
+            },
         };
-        let image = Image { digest: "sha256:ab".into(), reference: "quay.io/a/b:latest".into() };
-        ContainerStatus { name: "a".into(), id: format!("id{restart_count}"), restart_count, image, state }
+        let image = Image {
+            digest: "sha256:ab".into(),
+            reference: "quay.io/a/b:latest".into(),
+        };
+        ContainerStatus {
+            name: "a".into(),
+            id: format!("id{restart_count}"),
+            restart_count,
+            image,
+            state,
+        }
     }
 
     fn condition(status: &PodStatus, kind: &str) -> PodCondition {
-        status.conditions.iter().flatten().find(|condition| condition.type_ == kind).unwrap().clone()
+        status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind)
+            .unwrap()
+            .clone()
     }
 
     #[test]
     fn running_and_ready() {
         let now = Instant::now();
         let pod = pod(json!({"containers":[{"name":"a","image":"b"}]}));
-        let mut observed = Observed { setup: Progress::Done, address: Some(Ipv4Addr::new(10, 78, 1, 2)), ..Observed::default() };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            address: Some(Ipv4Addr::new(10, 78, 1, 2)),
+            ..Observed::default()
+        };
         let before = status(&pod, &observed, &PodStatus::default(), &moment(now));
         assert_eq!(before.phase.as_deref(), Some("Pending"));
-        assert_eq!(condition(&before, "Ready").message.as_deref(), Some("containers with unready status: [a]"));
+        assert_eq!(
+            condition(&before, "Ready").message.as_deref(),
+            Some("containers with unready status: [a]")
+        );
         observed.container("a").observe(&instance(2, None), now);
         observed.container("a").started = true;
         observed.container("a").ready = true;
@@ -375,9 +564,18 @@ mod tests {
         assert_eq!(after.pod_ip.as_deref(), Some("10.78.1.2"));
         let container = &after.container_statuses.as_ref().unwrap()[0];
         assert_eq!(container.image_id, "quay.io/a/b@sha256:ab");
-        assert_eq!((container.restart_count, container.ready, container.started), (2, true, Some(true)));
-        assert_eq!(condition(&after, "Ready").last_transition_time, Some(time(later.wall)));
-        assert_eq!(condition(&after, "Initialized").last_transition_time, Some(time(moment(now).wall)));
+        assert_eq!(
+            (container.restart_count, container.ready, container.started),
+            (2, true, Some(true))
+        );
+        assert_eq!(
+            condition(&after, "Ready").last_transition_time,
+            Some(time(later.wall))
+        );
+        assert_eq!(
+            condition(&after, "Initialized").last_transition_time,
+            Some(time(moment(now).wall))
+        );
         assert_eq!(condition(&after, "PodScheduled").status, "True");
     }
 
@@ -385,26 +583,54 @@ mod tests {
     fn waiting_reasons() {
         let now = Instant::now();
         let pod = pod(json!({"containers":[{"name":"a","image":"nope"}]}));
-        let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            ..Observed::default()
+        };
         let until = now + Duration::from_secs(10);
-        observed.container("a").pull = Pull::Failed { at: now, until, reason: "ErrImagePull".into(), message: "why".into() };
+        observed.container("a").pull = Pull::Failed {
+            at: now,
+            until,
+            reason: "ErrImagePull".into(),
+            message: "why".into(),
+        };
         let reason = |observed: &Observed, now: Instant| {
             let status = status(&pod, observed, &PodStatus::default(), &moment(now));
             let container = status.container_statuses.unwrap().remove(0);
             let waiting = container.state.unwrap().waiting.unwrap();
-            (waiting.reason.unwrap(), waiting.message.unwrap(), container.last_state.is_some(), status.phase.unwrap())
+            (
+                waiting.reason.unwrap(),
+                waiting.message.unwrap(),
+                container.last_state.is_some(),
+                status.phase.unwrap(),
+            )
         };
-        assert_eq!(reason(&observed, now), ("ErrImagePull".into(), "why".into(), false, "Pending".into()));
+        assert_eq!(
+            reason(&observed, now),
+            ("ErrImagePull".into(), "why".into(), false, "Pending".into())
+        );
         let (kind, message, ..) = reason(&observed, now + ERROR_SHOWN);
         assert_eq!(kind, "ImagePullBackOff");
-        assert!(message.contains("\"nope\"") && message.contains("why"), "{message}");
+        assert!(
+            message.contains("\"nope\"") && message.contains("why"),
+            "{message}"
+        );
 
-        let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
+        let mut observed = Observed {
+            setup: Progress::Done,
+            ..Observed::default()
+        };
         observed.container("a").observe(&instance(0, Some(1)), now);
         observed.container("a").crash_backoff.next();
         let (kind, message, last, phase) = reason(&observed, now);
-        assert_eq!((kind.as_str(), last, phase.as_str()), ("CrashLoopBackOff", true, "Running"));
-        assert_eq!(message, "back-off 10s restarting failed container=a pod=p_n(u)");
+        assert_eq!(
+            (kind.as_str(), last, phase.as_str()),
+            ("CrashLoopBackOff", true, "Running")
+        );
+        assert_eq!(
+            message,
+            "back-off 10s restarting failed container=a pod=p_n(u)"
+        );
     }
 
     #[test]
@@ -418,18 +644,42 @@ mod tests {
             ("Always", 0, "Running"),
         ] {
             let pod = pod(json!({"restartPolicy":policy,"containers":[{"name":"a"}]}));
-            let mut observed = Observed { setup: Progress::Done, ..Observed::default() };
-            observed.container("a").observe(&instance(0, Some(exit)), now);
+            let mut observed = Observed {
+                setup: Progress::Done,
+                ..Observed::default()
+            };
+            observed
+                .container("a")
+                .observe(&instance(0, Some(exit)), now);
             let got = status(&pod, &observed, &PodStatus::default(), &moment(now));
             assert_eq!(got.phase.as_deref(), Some(phase), "{policy} {exit}");
         }
         let pod = pod(json!({"containers":[{"name":"a"}]}));
-        let deletion = Some(Deletion { since: now, grace: Duration::from_secs(30) });
-        let mut observed = Observed { setup: Progress::Done, deletion, ..Observed::default() };
-        observed.container("a").observe(&instance(0, Some(143)), now);
+        let deletion = Some(Deletion {
+            since: now,
+            grace: Duration::from_secs(30),
+        });
+        let mut observed = Observed {
+            setup: Progress::Done,
+            deletion,
+            ..Observed::default()
+        };
+        observed
+            .container("a")
+            .observe(&instance(0, Some(143)), now);
         let got = status(&pod, &observed, &PodStatus::default(), &moment(now));
         let container = &got.container_statuses.unwrap()[0];
-        assert_eq!(container.state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 143);
+        assert_eq!(
+            container
+                .state
+                .as_ref()
+                .unwrap()
+                .terminated
+                .as_ref()
+                .unwrap()
+                .exit_code,
+            143
+        );
         assert!(!container.ready);
     }
 }

@@ -15,8 +15,8 @@ use super::events::{Happening, Recorder};
 use super::objects::{Patched, PodApi};
 use super::pods::{self, Checkpoint, Wanted};
 use super::runtime::{
-    ContainerSpec, ContainerState, ContainerStatus, ExecOutput, Image, LogQuery, PullError, PullPolicy, Runtime, RuntimeError,
-    SandboxSpec, SandboxStatus,
+    ContainerSpec, ContainerState, ContainerStatus, ExecOutput, Image, LogQuery, PullError,
+    PullPolicy, Runtime, RuntimeError, SandboxSpec, SandboxStatus,
 };
 use super::volumes::Roots;
 use super::work::Context;
@@ -46,10 +46,19 @@ impl FakeRuntime {
     /// A container's process ends.
     fn exit(&self, uid: &str, container: &str, exit_code: i32) {
         let mut sandboxes = self.sandboxes.lock().unwrap();
-        let status = sandboxes.get_mut(uid).unwrap().containers.get_mut(container).unwrap();
+        let status = sandboxes
+            .get_mut(uid)
+            .unwrap()
+            .containers
+            .get_mut(container)
+            .unwrap();
         if let ContainerState::Running { started_at_ms } = status.state {
-            status.state =
-                ContainerState::Exited { exit_code, oom_killed: false, started_at_ms, finished_at_ms: started_at_ms + 5 };
+            status.state = ContainerState::Exited {
+                exit_code,
+                oom_killed: false,
+                started_at_ms,
+                finished_at_ms: started_at_ms + 5,
+            };
         }
         self.changed.notify_one();
     }
@@ -60,8 +69,13 @@ fn status(name: &str, restart_count: u32) -> ContainerStatus {
         name: name.to_owned(),
         id: format!("{name}-{restart_count}"),
         restart_count,
-        image: Image { digest: "sha256:00".into(), reference: "image:latest".into() },
-        state: ContainerState::Running { started_at_ms: jiff::Timestamp::now().as_millisecond() },
+        image: Image {
+            digest: "sha256:00".into(),
+            reference: "image:latest".into(),
+        },
+        state: ContainerState::Running {
+            started_at_ms: jiff::Timestamp::now().as_millisecond(),
+        },
     }
 }
 
@@ -71,7 +85,10 @@ fn sandbox(uid: &str, containers: &[ContainerStatus]) -> SandboxStatus {
         namespace: "default".into(),
         name: "web".into(),
         address: Ipv4Addr::LOCALHOST,
-        containers: containers.iter().map(|status| (status.name.clone(), status.clone())).collect(),
+        containers: containers
+            .iter()
+            .map(|status| (status.name.clone(), status.clone()))
+            .collect(),
     }
 }
 
@@ -81,22 +98,41 @@ impl Runtime for FakeRuntime {
         if reference == "nowhere" {
             return Err(PullError::NotFound(reference.to_owned()));
         }
-        Ok(Image { digest: "sha256:00".into(), reference: format!("{reference}:latest") })
+        Ok(Image {
+            digest: "sha256:00".into(),
+            reference: format!("{reference}:latest"),
+        })
     }
 
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Ipv4Addr, RuntimeError> {
         self.say(format!("sandbox {}", spec.pod_uid));
         let mut sandboxes = self.sandboxes.lock().unwrap();
-        Ok(sandboxes.entry(spec.pod_uid.clone()).or_insert_with(|| sandbox(&spec.pod_uid, &[])).address)
+        Ok(sandboxes
+            .entry(spec.pod_uid.clone())
+            .or_insert_with(|| sandbox(&spec.pod_uid, &[]))
+            .address)
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
         self.say(format!("start {} {}", spec.name, spec.restart_count));
         self.started.lock().unwrap().push(spec.clone());
         let mut sandboxes = self.sandboxes.lock().unwrap();
-        let sandbox = sandboxes.get_mut(&spec.pod_uid).expect("a container is started in a sandbox");
-        let before = sandbox.containers.insert(spec.name.clone(), status(&spec.name, spec.restart_count));
-        assert!(!matches!(before, Some(ContainerStatus { state: ContainerState::Running { .. }, .. })), "it runs already");
+        let sandbox = sandboxes
+            .get_mut(&spec.pod_uid)
+            .expect("a container is started in a sandbox");
+        let before = sandbox
+            .containers
+            .insert(spec.name.clone(), status(&spec.name, spec.restart_count));
+        assert!(
+            !matches!(
+                before,
+                Some(ContainerStatus {
+                    state: ContainerState::Running { .. },
+                    ..
+                })
+            ),
+            "it runs already"
+        );
         Ok(sandbox.containers[&spec.name].clone())
     }
 
@@ -125,16 +161,31 @@ impl Runtime for FakeRuntime {
         self.changed.notified().await;
     }
 
-    async fn logs(&self, _: &str, _: &str, _: LogQuery) -> Result<mpsc::Receiver<Vec<u8>>, RuntimeError> {
+    async fn logs(
+        &self,
+        _: &str,
+        _: &str,
+        _: LogQuery,
+    ) -> Result<mpsc::Receiver<Vec<u8>>, RuntimeError> {
         let (send, receive) = mpsc::channel(1);
         send.try_send(b"line\n".to_vec()).unwrap();
         Ok(receive)
     }
 
-    async fn exec(&self, _: &str, _: &str, command: &[String], _: Duration) -> Result<ExecOutput, RuntimeError> {
+    async fn exec(
+        &self,
+        _: &str,
+        _: &str,
+        command: &[String],
+        _: Duration,
+    ) -> Result<ExecOutput, RuntimeError> {
         self.say(format!("exec {}", command.join(" ")));
         let exit_code = i32::from(command[0] == "false");
-        Ok(ExecOutput { exit_code, stdout: Vec::new(), stderr: Vec::new() })
+        Ok(ExecOutput {
+            exit_code,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        })
     }
 }
 
@@ -151,11 +202,22 @@ struct FakeApi {
 
 impl PodApi for FakeApi {
     async fn secret(&self, _: &str, name: &str) -> Result<Option<Secret>, String> {
-        if self.secret_missing.load(std::sync::atomic::Ordering::SeqCst) {
+        if self
+            .secret_missing
+            .load(std::sync::atomic::Ordering::SeqCst)
+        {
             return Ok(None);
         }
-        let value = self.secret_value.lock().unwrap().clone().unwrap_or_else(|| "a2V5".to_owned());
-        Ok(Some(serde_json::from_value(json!({"metadata":{"name":name},"data":{"tls.key":value}})).unwrap()))
+        let value = self
+            .secret_value
+            .lock()
+            .unwrap()
+            .clone()
+            .unwrap_or_else(|| "a2V5".to_owned());
+        Ok(Some(
+            serde_json::from_value(json!({"metadata":{"name":name},"data":{"tls.key":value}}))
+                .unwrap(),
+        ))
     }
 
     async fn config_map(&self, _: &str, _: &str) -> Result<Option<ConfigMap>, String> {
@@ -191,15 +253,26 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self::over(Arc::default(), Arc::default(), Arc::new(tempfile::tempdir().unwrap()))
+        Self::over(
+            Arc::default(),
+            Arc::default(),
+            Arc::new(tempfile::tempdir().unwrap()),
+        )
     }
 
-    fn over(runtime: Arc<FakeRuntime>, api: Arc<FakeApi>, directory: Arc<tempfile::TempDir>) -> Self {
+    fn over(
+        runtime: Arc<FakeRuntime>,
+        api: Arc<FakeApi>,
+        directory: Arc<tempfile::TempDir>,
+    ) -> Self {
         let (wanted, wanted_in) = watch::channel(None);
         let (recorder, events) = Recorder::new();
         let (services, services_in) = watch::channel(Some(Arc::default()));
         let drains = Drains::new();
-        let roots = Roots { durable: directory.path().join("volumes"), volatile: directory.path().join("memory") };
+        let roots = Roots {
+            durable: directory.path().join("volumes"),
+            volatile: directory.path().join("memory"),
+        };
         let context = Context {
             runtime: runtime.clone(),
             api: api.clone(),
@@ -221,19 +294,40 @@ impl Node {
                 () = server => {}
             }
         });
-        Self { runtime, api, wanted, events, directory, _agent: AbortOnDropHandle::new(agent) }
+        Self {
+            runtime,
+            api,
+            wanted,
+            events,
+            directory,
+            _agent: AbortOnDropHandle::new(agent),
+        }
     }
 
     fn want(&self, pods: &[Value]) {
-        let pods = pods.iter().map(|pod| serde_json::from_value::<Pod>(pod.clone()).unwrap());
-        self.wanted.send_replace(Some(Arc::new(pods.map(|pod| (pod.metadata.uid.clone().unwrap(), Arc::new(pod))).collect())));
+        let pods = pods
+            .iter()
+            .map(|pod| serde_json::from_value::<Pod>(pod.clone()).unwrap());
+        self.wanted.send_replace(Some(Arc::new(
+            pods.map(|pod| (pod.metadata.uid.clone().unwrap(), Arc::new(pod)))
+                .collect(),
+        )));
     }
 
     /// Waits for a status.
     async fn status(&self, what: &str, wanted: impl Fn(&PodStatus) -> bool) -> PodStatus {
         let mut statuses = self.api.status.subscribe();
-        let found = tokio::time::timeout(PATIENCE, statuses.wait_for(|status| status.as_ref().is_some_and(&wanted))).await;
-        let Ok(status) = found else { panic!("waited for {what}, last seen {:?}", self.api.status.borrow()) };
+        let found = tokio::time::timeout(
+            PATIENCE,
+            statuses.wait_for(|status| status.as_ref().is_some_and(&wanted)),
+        )
+        .await;
+        let Ok(status) = found else {
+            panic!(
+                "waited for {what}, last seen {:?}",
+                self.api.status.borrow()
+            )
+        };
         status.unwrap().clone().unwrap()
     }
 
@@ -246,7 +340,9 @@ impl Node {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited for event {reason}"))
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("waited for event {reason}"))
     }
 
     async fn gone(&self, uid: &str) {
@@ -255,7 +351,9 @@ impl Node {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited for {uid} to be removed"));
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("waited for {uid} to be removed"));
     }
 }
 
@@ -277,11 +375,24 @@ fn pod(uid: &str, revision: u32, spec: &Value) -> Value {
 }
 
 fn is_ready(status: &PodStatus) -> bool {
-    status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn reason(status: &PodStatus) -> Option<&str> {
-    status.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+    status
+        .container_statuses
+        .as_ref()?
+        .first()?
+        .state
+        .as_ref()?
+        .waiting
+        .as_ref()?
+        .reason
+        .as_deref()
 }
 
 #[tokio::test]
@@ -291,18 +402,29 @@ async fn a_pod_lives_crashes_and_is_deleted() {
         "volumeMounts":[{"name":"v","mountPath":"/certs"}],"lifecycle":{"preStop":{"exec":{"command":["bye"]}}}}],"volumes":[{"name":"v","secret":{"secretName":"s"}}]});
     node.want(&[pod("u1", 1, &spec)]);
     let status = node.status("ready", is_ready).await;
-    assert_eq!((status.phase.as_deref(), status.pod_ip.as_deref()), (Some("Running"), Some("127.0.0.1")));
+    assert_eq!(
+        (status.phase.as_deref(), status.pod_ip.as_deref()),
+        (Some("Running"), Some("127.0.0.1"))
+    );
     {
         let started = node.runtime.started.lock().unwrap();
         assert!(started[0].env.contains(&("KEY".into(), "key".into())));
         let source = &started[0].mounts[0].source;
-        assert_eq!(std::fs::read_to_string(source.join("tls.key")).unwrap(), "key");
-        assert!(source.starts_with(node.directory.path().join("memory")), "Secrets are kept in memory");
+        assert_eq!(
+            std::fs::read_to_string(source.join("tls.key")).unwrap(),
+            "key"
+        );
+        assert!(
+            source.starts_with(node.directory.path().join("memory")),
+            "Secrets are kept in memory"
+        );
     }
     node.event("Started").await;
 
     // A changed Secret reaches the running container's volume.
-    let key = node.runtime.started.lock().unwrap()[0].mounts[0].source.join("tls.key");
+    let key = node.runtime.started.lock().unwrap()[0].mounts[0]
+        .source
+        .join("tls.key");
     *node.api.secret_value.lock().unwrap() = Some("bmV3".into());
     node.api.watching.lock().unwrap()[0].notify_one();
     let rotated = async {
@@ -310,15 +432,27 @@ async fn a_pod_lives_crashes_and_is_deleted() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, rotated).await.expect("the volume follows the Secret");
+    tokio::time::timeout(PATIENCE, rotated)
+        .await
+        .expect("the volume follows the Secret");
 
     node.runtime.exit("u1", "c", 1);
-    let again = |status: &PodStatus| is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1;
+    let again = |status: &PodStatus| {
+        is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1
+    };
     let status = node.status("the restart", again).await;
-    let last = status.container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
+    let last = status.container_statuses.unwrap()[0]
+        .last_state
+        .clone()
+        .unwrap()
+        .terminated
+        .unwrap();
     assert_eq!(last.exit_code, 1);
     node.runtime.exit("u1", "c", 1);
-    node.status("the back-off", |status| reason(status) == Some("CrashLoopBackOff")).await;
+    node.status("the back-off", |status| {
+        reason(status) == Some("CrashLoopBackOff")
+    })
+    .await;
     node.event("BackOff").await;
 
     // Its neighbour of the same name is another pod.
@@ -326,8 +460,16 @@ async fn a_pod_lives_crashes_and_is_deleted() {
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     node.want(&[leaving, pod("u2", 10, &spec)]);
     node.gone("u1").await;
-    node.api.deleted.subscribe().wait_for(|deleted| *deleted).await.unwrap();
-    assert!(!node.directory.path().join("volumes/u1").exists() && !node.directory.path().join("memory/u1").exists());
+    node.api
+        .deleted
+        .subscribe()
+        .wait_for(|deleted| *deleted)
+        .await
+        .unwrap();
+    assert!(
+        !node.directory.path().join("volumes/u1").exists()
+            && !node.directory.path().join("memory/u1").exists()
+    );
     node.want(&[pod("u2", 10, &spec)]);
     node.gone("u1").await;
     // Forced out of the API: stopped and removed the same way, preStop first.
@@ -335,7 +477,11 @@ async fn a_pod_lives_crashes_and_is_deleted() {
     node.want(&[]);
     node.gone("u2").await;
     let said = node.runtime.said();
-    let at = |what: &str| said.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what} in {said:?}"));
+    let at = |what: &str| {
+        said.iter()
+            .position(|line| line == what)
+            .unwrap_or_else(|| panic!("{what} in {said:?}"))
+    };
     assert!(at("drain u2") < at("exec bye"));
     assert!(at("exec bye") < at("stop u2 c") && at("stop u2 c") < at("remove u2"));
 }
@@ -343,17 +489,46 @@ async fn a_pod_lives_crashes_and_is_deleted() {
 #[tokio::test]
 async fn what_cannot_be_had_is_said() {
     let mut node = Node::new();
-    node.want(&[pod("u1", 1, &json!({"containers":[{"name":"c","image":"nowhere"}]}))]);
-    node.status("the error", |status| reason(status) == Some("ErrImagePull")).await;
-    assert!(node.event("Failed").await.contains("was not found in the mirror"));
-    node.status("the back-off", |status| reason(status) == Some("ImagePullBackOff")).await;
+    node.want(&[pod(
+        "u1",
+        1,
+        &json!({"containers":[{"name":"c","image":"nowhere"}]}),
+    )]);
+    node.status("the error", |status| reason(status) == Some("ErrImagePull"))
+        .await;
+    assert!(
+        node.event("Failed")
+            .await
+            .contains("was not found in the mirror")
+    );
+    node.status("the back-off", |status| {
+        reason(status) == Some("ImagePullBackOff")
+    })
+    .await;
 
     let node = Node::new();
-    node.api.secret_missing.store(true, std::sync::atomic::Ordering::SeqCst);
+    node.api
+        .secret_missing
+        .store(true, std::sync::atomic::Ordering::SeqCst);
     let env = json!([{"name":"A","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}]);
-    node.want(&[pod("u1", 1, &json!({"containers":[{"name":"c","image":"image","env":env}]}))]);
-    let status = node.status("the error", |status| reason(status) == Some("CreateContainerConfigError")).await;
-    let message = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap().message.unwrap();
+    node.want(&[pod(
+        "u1",
+        1,
+        &json!({"containers":[{"name":"c","image":"image","env":env}]}),
+    )]);
+    let status = node
+        .status("the error", |status| {
+            reason(status) == Some("CreateContainerConfigError")
+        })
+        .await;
+    let message = status.container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap()
+        .waiting
+        .unwrap()
+        .message
+        .unwrap();
     assert_eq!(message, "secret \"s\" not found");
 }
 
@@ -365,38 +540,66 @@ async fn init_containers_run_one_after_another() {
     for name in ["a", "b"] {
         let runs = |status: &PodStatus| {
             let all = status.init_container_statuses.as_ref().unwrap();
-            all.iter().any(|one| one.name == name && one.state.as_ref().is_some_and(|state| state.running.is_some()))
+            all.iter().any(|one| {
+                one.name == name
+                    && one
+                        .state
+                        .as_ref()
+                        .is_some_and(|state| state.running.is_some())
+            })
         };
         let status = node.status(name, runs).await;
-        assert_eq!((status.phase.as_deref(), reason(&status)), (Some("Pending"), Some("PodInitializing")));
+        assert_eq!(
+            (status.phase.as_deref(), reason(&status)),
+            (Some("Pending"), Some("PodInitializing"))
+        );
         node.runtime.exit("u1", name, 0);
     }
     node.status("ready", is_ready).await;
-    let starts: Vec<String> = node.runtime.said().into_iter().filter(|line| line.starts_with("start")).collect();
+    let starts: Vec<String> = node
+        .runtime
+        .said()
+        .into_iter()
+        .filter(|line| line.starts_with("start"))
+        .collect();
     assert_eq!(starts, ["start a 0", "start b 0", "start c 0"]);
 }
 
 #[tokio::test]
 async fn a_failed_liveness_probe_restarts_and_readiness_gates() {
     let mut node = Node::new();
-    let spec =
-        json!({"containers":[{"name":"c","image":"image","livenessProbe":{"exec":{"command":["false"]},"failureThreshold":1}}]});
+    let spec = json!({"containers":[{"name":"c","image":"image","livenessProbe":{"exec":{"command":["false"]},"failureThreshold":1}}]});
     node.want(&[pod("u1", 1, &spec)]);
     node.event("Unhealthy").await;
-    assert!(node.event("Killing").await.contains("failed liveness probe, will be restarted"));
-    node.status("the restart", |status| status.container_statuses.as_ref().unwrap()[0].restart_count == 1).await;
+    assert!(
+        node.event("Killing")
+            .await
+            .contains("failed liveness probe, will be restarted")
+    );
+    node.status("the restart", |status| {
+        status.container_statuses.as_ref().unwrap()[0].restart_count == 1
+    })
+    .await;
 
     let node = Node::new();
     let probe = json!({"exec":{"command":["true"]},"initialDelaySeconds":1});
-    node.want(&[pod("u1", 1, &json!({"containers":[{"name":"c","image":"image","readinessProbe":probe}]}))]);
+    node.want(&[pod(
+        "u1",
+        1,
+        &json!({"containers":[{"name":"c","image":"image","readinessProbe":probe}]}),
+    )]);
     let runs = |status: &PodStatus| status.phase.as_deref() == Some("Running");
-    assert!(!is_ready(&node.status("running", runs).await), "not before its probe has succeeded");
+    assert!(
+        !is_ready(&node.status("running", runs).await),
+        "not before its probe has succeeded"
+    );
     node.status("readiness", is_ready).await;
 }
 
 #[tokio::test]
 async fn a_restarted_agent_adopts_what_runs() {
-    let spec = json!({"terminationGracePeriodSeconds":30,"containers":[{"name":"c","image":"image"}]});
+    let spec =
+        json!({"terminationGracePeriodSeconds":30,"containers":[{"name":"c","image":"image"}]});
     let runtime = Arc::new(FakeRuntime::default());
     let directory = Arc::new(tempfile::tempdir().unwrap());
     let first = Node::over(runtime.clone(), Arc::default(), directory.clone());
@@ -404,21 +607,38 @@ async fn a_restarted_agent_adopts_what_runs() {
     first.status("ready", is_ready).await;
     runtime.exit("u1", "c", 1);
     first
-        .status("the restart", |status| is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1)
+        .status("the restart", |status| {
+            is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1
+        })
         .await;
     drop(first);
-    runtime.sandboxes.lock().unwrap().insert("orphan".into(), sandbox("orphan", &[status("x", 0)]));
+    runtime
+        .sandboxes
+        .lock()
+        .unwrap()
+        .insert("orphan".into(), sandbox("orphan", &[status("x", 0)]));
     runtime.log.lock().unwrap().clear();
 
     // No API: what runs goes on, what dies is restarted, nothing is removed.
     let second = Node::over(runtime.clone(), Arc::default(), directory.clone());
-    let adopted = |status: &PodStatus| is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1;
+    let adopted = |status: &PodStatus| {
+        is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 1
+    };
     second.status("adoption", adopted).await;
     runtime.exit("u1", "c", 1);
     second
-        .status("the restart", |status| is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 2)
+        .status("the restart", |status| {
+            is_ready(status) && status.container_statuses.as_ref().unwrap()[0].restart_count == 2
+        })
         .await;
-    assert_eq!(runtime.said().iter().filter(|line| line.starts_with("stop") || line.starts_with("remove")).count(), 0);
+    assert_eq!(
+        runtime
+            .said()
+            .iter()
+            .filter(|line| line.starts_with("stop") || line.starts_with("remove"))
+            .count(),
+        0
+    );
 
     // The API is back: it has the pod, not the orphan.
     second.want(&[pod("u1", 1, &spec)]);
@@ -428,5 +648,10 @@ async fn a_restarted_agent_adopts_what_runs() {
 
     // Another boot: the manifests are forgotten until the API says so.
     Checkpoint::open(&directory.path().join("manifests"), "another boot").unwrap();
-    assert_eq!(std::fs::read_dir(directory.path().join("manifests")).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(directory.path().join("manifests"))
+            .unwrap()
+            .count(),
+        1
+    );
 }

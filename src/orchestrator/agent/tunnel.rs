@@ -70,7 +70,10 @@ pub(crate) fn dialler(config: &AgentConfig) -> Result<Dialler, TunnelError> {
 
 pub(crate) fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientConfig, TunnelError> {
     fn pem<T: PemObject>(path: &Path) -> Result<Vec<T>, TunnelError> {
-        let refuse = |what: String| TunnelError::Identity { path: path.to_owned(), what };
+        let refuse = |what: String| TunnelError::Identity {
+            path: path.to_owned(),
+            what,
+        };
         let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
         let all: Result<Vec<T>, _> = T::pem_slice_iter(&bytes).collect();
         all.map_err(|error| refuse(error.to_string()))
@@ -79,12 +82,17 @@ pub(crate) fn client_config(identity: &IdentityFiles) -> Result<rustls::ClientCo
     for certificate in pem::<CertificateDer<'static>>(&identity.ca)? {
         roots.add(certificate)?;
     }
-    let key = PrivateKeyDer::from_pem_file(&identity.key)
-        .map_err(|error| TunnelError::Identity { path: identity.key.clone(), what: error.to_string() })?;
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(pem(&identity.certificate)?, key)?;
+    let key =
+        PrivateKeyDer::from_pem_file(&identity.key).map_err(|error| TunnelError::Identity {
+            path: identity.key.clone(),
+            what: error.to_string(),
+        })?;
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()?
+    .with_root_certificates(roots)
+    .with_client_auth_cert(pem(&identity.certificate)?, key)?;
     Ok(config)
 }
 
@@ -156,11 +164,13 @@ async fn write(
         let ping = matches!(messages[..], [FromNode::Heartbeat { .. }]);
         let sent = async {
             for message in messages {
-                let text = serde_json::to_string(&message).expect("a message of numbers and strings is JSON");
+                let text = serde_json::to_string(&message)
+                    .expect("a message of numbers and strings is JSON");
                 sink.feed(Message::text(text)).await?;
             }
             if ping {
-                sink.feed(Message::Ping(contact.ping(Instant::now()))).await?;
+                sink.feed(Message::Ping(contact.ping(Instant::now())))
+                    .await?;
             }
             // In one piece: each piece wakes the server.
             sink.flush().await
@@ -173,7 +183,11 @@ async fn write(
     }
 }
 
-async fn read<R: Runtime>(mut stream: SplitStream<Socket>, served: &Served<R>, output: mpsc::Sender<FromNode>) -> String {
+async fn read<R: Runtime>(
+    mut stream: SplitStream<Socket>,
+    served: &Served<R>,
+    output: mpsc::Sender<FromNode>,
+) -> String {
     let mut requests: HashMap<u64, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         let message = match timeout(SILENCE_LIMIT, stream.next()).await {
@@ -187,23 +201,40 @@ async fn read<R: Runtime>(mut stream: SplitStream<Socket>, served: &Served<R>, o
         {
             served.keeper.keep(&kept);
         }
-        let Message::Text(text) = message else { continue };
+        let Message::Text(text) = message else {
+            continue;
+        };
         requests.retain(|_, task| !task.is_finished());
         match serde_json::from_str::<ToNode>(&text) {
             Ok(ToNode::DrainWaits { pod_uid, reason }) => served.drains.waits(&pod_uid, reason),
             Ok(ToNode::Drained { pod_uid, excluded }) => served.drains.drained(&pod_uid, excluded),
             Ok(ToNode::Cancel { request }) => drop(requests.remove(&request)),
             Ok(asked) => {
-                let Some(request) = number(&asked) else { continue };
+                let Some(request) = number(&asked) else {
+                    continue;
+                };
                 if requests.len() >= REQUEST_LIMIT {
-                    let error = Some(format!("the node serves {REQUEST_LIMIT} requests already, try again later"));
-                    drop(output.try_send(FromNode::Done { request, error, exit_code: None }));
+                    let error = Some(format!(
+                        "the node serves {REQUEST_LIMIT} requests already, try again later"
+                    ));
+                    drop(output.try_send(FromNode::Done {
+                        request,
+                        error,
+                        exit_code: None,
+                    }));
                     continue;
                 }
-                let task = tokio::spawn(answer(asked, served.runtime.clone(), served.peers.clone(), output.clone()));
+                let task = tokio::spawn(answer(
+                    asked,
+                    served.runtime.clone(),
+                    served.peers.clone(),
+                    output.clone(),
+                ));
                 requests.insert(request, AbortOnDropHandle::new(task));
             }
-            Err(error) => tracing::warn!(%error, "the server said what this agent does not understand"),
+            Err(error) => {
+                tracing::warn!(%error, "the server said what this agent does not understand")
+            }
         }
     }
 }
@@ -220,16 +251,43 @@ fn number(asked: &ToNode) -> Option<u64> {
 }
 
 /// Answers one request; whatever happens, [`FromNode::Done`] comes last (of a probe, [`FromNode::Probed`]).
-async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, peers: Arc<Peers>, output: mpsc::Sender<FromNode>) {
-    let Some(request) = number(&asked) else { return };
+async fn answer<R: Runtime>(
+    asked: ToNode,
+    runtime: Arc<R>,
+    peers: Arc<Peers>,
+    output: mpsc::Sender<FromNode>,
+) {
+    let Some(request) = number(&asked) else {
+        return;
+    };
     let answered = match asked {
-        ToNode::Logs { pod_uid, container, follow, tail_lines, previous, timestamps, .. } => {
-            let query = LogQuery { follow, tail_lines, previous, timestamps };
-            logs(&*runtime, request, &pod_uid, &container, query, &output).await.map(|()| None)
+        ToNode::Logs {
+            pod_uid,
+            container,
+            follow,
+            tail_lines,
+            previous,
+            timestamps,
+            ..
+        } => {
+            let query = LogQuery {
+                follow,
+                tail_lines,
+                previous,
+                timestamps,
+            };
+            logs(&*runtime, request, &pod_uid, &container, query, &output)
+                .await
+                .map(|()| None)
         }
-        ToNode::Exec { pod_uid, container, command, .. } => {
-            exec(&*runtime, request, &pod_uid, &container, &command, &output).await.map(Some)
-        }
+        ToNode::Exec {
+            pod_uid,
+            container,
+            command,
+            ..
+        } => exec(&*runtime, request, &pod_uid, &container, &command, &output)
+            .await
+            .map(Some),
         ToNode::Probe { address, .. } => {
             let answer = peers.look(address).await;
             drop(output.send(FromNode::Probed { request, answer }).await);
@@ -242,7 +300,15 @@ async fn answer<R: Runtime>(asked: ToNode, runtime: Arc<R>, peers: Arc<Peers>, o
         Ok(exit_code) => (None, exit_code),
         Err(error) => (Some(error), None),
     };
-    drop(output.send(FromNode::Done { request, error, exit_code }).await);
+    drop(
+        output
+            .send(FromNode::Done {
+                request,
+                error,
+                exit_code,
+            })
+            .await,
+    );
 }
 
 async fn logs<R: Runtime>(
@@ -253,7 +319,10 @@ async fn logs<R: Runtime>(
     query: LogQuery,
     output: &mpsc::Sender<FromNode>,
 ) -> Result<(), String> {
-    let mut chunks = runtime.logs(pod_uid, container, query).await.map_err(|error| chain(&error))?;
+    let mut chunks = runtime
+        .logs(pod_uid, container, query)
+        .await
+        .map_err(|error| chain(&error))?;
     while let Some(chunk) = chunks.recv().await {
         send(request, 1, &chunk, output).await?;
     }
@@ -268,16 +337,31 @@ async fn exec<R: Runtime>(
     command: &[String],
     output: &mpsc::Sender<FromNode>,
 ) -> Result<i32, String> {
-    let done = runtime.exec(pod_uid, container, command, EXEC_LIMIT).await.map_err(|error| chain(&error))?;
+    let done = runtime
+        .exec(pod_uid, container, command, EXEC_LIMIT)
+        .await
+        .map_err(|error| chain(&error))?;
     send(request, 1, &done.stdout, output).await?;
     send(request, 2, &done.stderr, output).await?;
     Ok(done.exit_code)
 }
 
-async fn send(request: u64, stream: u8, bytes: &[u8], output: &mpsc::Sender<FromNode>) -> Result<(), String> {
+async fn send(
+    request: u64,
+    stream: u8,
+    bytes: &[u8],
+    output: &mpsc::Sender<FromNode>,
+) -> Result<(), String> {
     for chunk in bytes.chunks(CHUNK_BYTES) {
-        let message = FromNode::Output { request, stream, data: STANDARD.encode(chunk) };
-        output.send(message).await.map_err(|_| "the tunnel is closed".to_owned())?;
+        let message = FromNode::Output {
+            request,
+            stream,
+            data: STANDARD.encode(chunk),
+        };
+        output
+            .send(message)
+            .await
+            .map_err(|_| "the tunnel is closed".to_owned())?;
     }
     Ok(())
 }

@@ -104,27 +104,53 @@ pub(crate) fn prepare(
 ) -> Result<Sources, VolumeError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let mut sources = Sources::new();
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let failed = |path: &Path, source| VolumeError::Io { volume: volume.name.clone(), path: path.to_owned(), source };
-        let refused = |what: String| VolumeError::Refused { volume: volume.name.clone(), what };
+    for volume in pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten())
+    {
+        let failed = |path: &Path, source| VolumeError::Io {
+            volume: volume.name.clone(),
+            path: path.to_owned(),
+            source,
+        };
+        let refused = |what: String| VolumeError::Refused {
+            volume: volume.name.clone(),
+            what,
+        };
         if !safe_name(&volume.name) {
             return Err(refused("its name is not one path component".into()));
         }
         let durable = |kind: &str| roots.pod(uid).join("volumes").join(kind).join(&volume.name);
-        let volatile = |kind: &str| roots.pod_volatile(uid).join("volumes").join(kind).join(&volume.name);
+        let volatile = |kind: &str| {
+            roots
+                .pod_volatile(uid)
+                .join("volumes")
+                .join(kind)
+                .join(&volume.name)
+        };
         if volume.secret.is_some() || volume.config_map.is_some() {
-            let path = if volume.secret.is_some() { volatile("secret") } else { durable("configmap") };
+            let path = if volume.secret.is_some() {
+                volatile("secret")
+            } else {
+                durable("configmap")
+            };
             let files = projection(volume, secrets, config_maps)?;
             make_private_parents(&path).map_err(|error| failed(&path, error))?;
             write_projection(&path, &files).map_err(|error| failed(&path, error))?;
             sources.insert(volume.name.clone(), path);
         } else if let Some(empty) = &volume.empty_dir {
-            let path = if empty.medium.as_deref() == Some("Memory") { volatile("empty-dir") } else { durable("empty-dir") };
+            let path = if empty.medium.as_deref() == Some("Memory") {
+                volatile("empty-dir")
+            } else {
+                durable("empty-dir")
+            };
             make_private_parents(&path).map_err(|error| failed(&path, error))?;
             if !path.exists() {
                 fs::create_dir(&path).map_err(|error| failed(&path, error))?;
                 // Any user of the pod may write, as in the kubelet.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(|error| failed(&path, error))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o777))
+                    .map_err(|error| failed(&path, error))?;
             }
             sources.insert(volume.name.clone(), path);
         } else if let Some(host) = &volume.host_path {
@@ -134,7 +160,9 @@ pub(crate) fn prepare(
                 .map_err(refused)?;
             sources.insert(volume.name.clone(), path);
         } else {
-            return Err(refused("only secret, configMap, emptyDir and hostPath volumes are supported".into()));
+            return Err(refused(
+                "only secret, configMap, emptyDir and hostPath volumes are supported".into(),
+            ));
         }
     }
     Ok(sources)
@@ -144,8 +172,13 @@ pub(crate) fn prepare(
 pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mount>, VolumeError> {
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let refused = |what: String| VolumeError::Refused { volume: mount.name.clone(), what };
-        let volume = sources.get(&mount.name).ok_or_else(|| refused("the pod has no such volume".into()))?;
+        let refused = |what: String| VolumeError::Refused {
+            volume: mount.name.clone(),
+            what,
+        };
+        let volume = sources
+            .get(&mount.name)
+            .ok_or_else(|| refused("the pod has no such volume".into()))?;
         let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
             None => volume.clone(),
             Some(sub_path) => {
@@ -175,7 +208,11 @@ pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mou
                 resolved
             }
         };
-        mounts.push(Mount { source, target: PathBuf::from(&mount.mount_path), read_only: mount.read_only.unwrap_or(false) });
+        mounts.push(Mount {
+            source,
+            target: PathBuf::from(&mount.mount_path),
+            read_only: mount.read_only.unwrap_or(false),
+        });
     }
     Ok(mounts)
 }
@@ -186,33 +223,77 @@ pub(crate) fn projection(
     secrets: &BTreeMap<String, Secret>,
     config_maps: &BTreeMap<String, ConfigMap>,
 ) -> Result<Projection, VolumeError> {
-    let config = |source| VolumeError::Config { volume: volume.name.clone(), source };
+    let config = |source| VolumeError::Config {
+        volume: volume.name.clone(),
+        source,
+    };
     let (kind, name, optional, items, default_mode, data) = if let Some(source) = &volume.secret {
         let name = source.secret_name.clone().unwrap_or_default();
         let data = secrets.get(&name).map(|secret| {
-            secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect::<BTreeMap<_, _>>()
+            secret
+                .data
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.clone(), value.0.clone()))
+                .collect::<BTreeMap<_, _>>()
         });
-        (("secret", "Secret"), name, source.optional, &source.items, source.default_mode, data)
+        (
+            ("secret", "Secret"),
+            name,
+            source.optional,
+            &source.items,
+            source.default_mode,
+            data,
+        )
     } else if let Some(source) = &volume.config_map {
         let data = config_maps.get(&source.name).map(|map| {
-            let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
-            let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
+            let text = map
+                .data
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+            let binary = map
+                .binary_data
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.clone(), value.0.clone()));
             text.chain(binary).collect::<BTreeMap<_, _>>()
         });
-        (("configmap", "ConfigMap"), source.name.clone(), source.optional, &source.items, source.default_mode, data)
+        (
+            ("configmap", "ConfigMap"),
+            source.name.clone(),
+            source.optional,
+            &source.items,
+            source.default_mode,
+            data,
+        )
     } else {
         return Ok(Projection::new());
     };
     let optional = optional.unwrap_or(false);
     let Some(data) = data else {
-        return if optional { Ok(Projection::new()) } else { Err(config(ConfigError::ObjectNotFound { kind: kind.0, name })) };
+        return if optional {
+            Ok(Projection::new())
+        } else {
+            Err(config(ConfigError::ObjectNotFound { kind: kind.0, name }))
+        };
     };
-    let mode = |mode: Option<i32>| u32::try_from(mode.or(default_mode).unwrap_or(DEFAULT_FILE_MODE)).unwrap_or(0o644) & 0o777;
+    let mode = |mode: Option<i32>| {
+        u32::try_from(mode.or(default_mode).unwrap_or(DEFAULT_FILE_MODE)).unwrap_or(0o644) & 0o777
+    };
     let all: Vec<KeyToPath>;
-    let items: &[KeyToPath] = if let Some(items) = items.as_ref().filter(|items| !items.is_empty()) {
+    let items: &[KeyToPath] = if let Some(items) = items.as_ref().filter(|items| !items.is_empty())
+    {
         items
     } else {
-        all = data.keys().map(|key| KeyToPath { key: key.clone(), path: key.clone(), ..KeyToPath::default() }).collect();
+        all = data
+            .keys()
+            .map(|key| KeyToPath {
+                key: key.clone(),
+                path: key.clone(),
+                ..KeyToPath::default()
+            })
+            .collect();
         &all
     };
     let mut files = Projection::new();
@@ -220,7 +301,10 @@ pub(crate) fn projection(
         if !safe_path(&item.path) {
             return Err(VolumeError::Refused {
                 volume: volume.name.clone(),
-                what: format!("path `{}` is absolute, starts with `..` or leaves the volume", item.path),
+                what: format!(
+                    "path `{}` is absolute, starts with `..` or leaves the volume",
+                    item.path
+                ),
             });
         }
         match data.get(&item.key) {
@@ -228,7 +312,13 @@ pub(crate) fn projection(
                 files.insert(item.path.clone(), (contents.clone(), mode(item.mode)));
             }
             None if optional => {}
-            None => return Err(config(ConfigError::KeyNotFound { kind: kind.1, name, key: item.key.clone() })),
+            None => {
+                return Err(config(ConfigError::KeyNotFound {
+                    kind: kind.1,
+                    name,
+                    key: item.key.clone(),
+                }));
+            }
         }
     }
     Ok(files)
@@ -242,11 +332,16 @@ pub(crate) fn write_projection(target: &Path, files: &Projection) -> io::Result<
     }
     let data = target.join("..data");
     let old = fs::read_link(&data).ok();
-    if old.as_ref().is_some_and(|old| same_files(&target.join(old), files)) {
+    if old
+        .as_ref()
+        .is_some_and(|old| same_files(&target.join(old), files))
+    {
         link_names(target, files)?;
         return Ok(false);
     }
-    let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
+    let stamp = jiff::Timestamp::now()
+        .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
+        .to_string();
     let fresh = target.join(&stamp);
     fs::create_dir(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
@@ -255,7 +350,11 @@ pub(crate) fn write_projection(target: &Path, files: &Projection) -> io::Result<
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         io::Write::write_all(&mut file, contents)?;
         // Set apart from the open, so that the umask does not narrow it.
         fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
@@ -276,7 +375,10 @@ pub(crate) fn write_projection(target: &Path, files: &Projection) -> io::Result<
 
 /// The visible names: one link per first path component, into `..data`; links to what is gone are removed.
 fn link_names(target: &Path, files: &Projection) -> io::Result<()> {
-    let wanted: BTreeSet<&str> = files.keys().filter_map(|path| path.split('/').next()).collect();
+    let wanted: BTreeSet<&str> = files
+        .keys()
+        .filter_map(|path| path.split('/').next())
+        .collect();
     for name in &wanted {
         let link = target.join(name);
         if fs::symlink_metadata(&link).is_err() {
@@ -326,13 +428,24 @@ fn safe_name(name: &str) -> bool {
 
 /// A relative path that stays below where it starts and does not collide with the writer's own names.
 fn safe_path(path: &str) -> bool {
-    !path.is_empty() && !path.starts_with("..") && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+    !path.is_empty()
+        && !path.starts_with("..")
+        && Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn check_host_path(path: &Path, kind: &str) -> io::Result<Result<(), String>> {
     let metadata = fs::metadata(path).ok();
     let is = |wanted: bool, what: &str| {
-        if wanted { Ok(()) } else { Err(format!("hostPath `{}` is not {what} on this node", path.display())) }
+        if wanted {
+            Ok(())
+        } else {
+            Err(format!(
+                "hostPath `{}` is not {what} on this node",
+                path.display()
+            ))
+        }
     };
     Ok(match kind {
         "" => {
@@ -349,7 +462,11 @@ fn check_host_path(path: &Path, kind: &str) -> io::Result<Result<(), String>> {
         }
         "FileOrCreate" => {
             if metadata.is_none() {
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+                fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o644)
+                    .open(path)?;
             }
             is(path.is_file(), "a file")
         }
@@ -367,20 +484,42 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str, u32)]) -> Projection {
-        list.iter().map(|(path, contents, mode)| ((*path).to_owned(), (contents.as_bytes().to_vec(), *mode))).collect()
+        list.iter()
+            .map(|(path, contents, mode)| {
+                ((*path).to_owned(), (contents.as_bytes().to_vec(), *mode))
+            })
+            .collect()
     }
 
     #[test]
     fn updates_replace_everything_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("v");
-        assert!(write_projection(&target, &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)])).unwrap());
-        assert_eq!(fs::read_link(target.join("tls.crt")).unwrap(), Path::new("..data/tls.crt"));
+        assert!(
+            write_projection(
+                &target,
+                &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)])
+            )
+            .unwrap()
+        );
+        assert_eq!(
+            fs::read_link(target.join("tls.crt")).unwrap(),
+            Path::new("..data/tls.crt")
+        );
         assert_eq!(fs::read_to_string(target.join("sub/key")).unwrap(), "k");
-        assert_eq!(fs::metadata(target.join("sub/key")).unwrap().mode() & 0o777, 0o400);
+        assert_eq!(
+            fs::metadata(target.join("sub/key")).unwrap().mode() & 0o777,
+            0o400
+        );
         let first = fs::read_link(target.join("..data")).unwrap();
 
-        assert!(!write_projection(&target, &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)])).unwrap());
+        assert!(
+            !write_projection(
+                &target,
+                &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)])
+            )
+            .unwrap()
+        );
         assert_eq!(fs::read_link(target.join("..data")).unwrap(), first);
 
         assert!(write_projection(&target, &files(&[("tls.crt", "two", 0o600)])).unwrap());
@@ -402,8 +541,10 @@ mod tests {
 
     #[test]
     fn items_modes_and_what_is_missing() {
-        let secret: Secret =
-            serde_json::from_value(json!({"metadata":{"name":"s"},"data":{"a.crt":"MQ==","b-key":"Mg=="}})).unwrap();
+        let secret: Secret = serde_json::from_value(
+            json!({"metadata":{"name":"s"},"data":{"a.crt":"MQ==","b-key":"Mg=="}}),
+        )
+        .unwrap();
         let secrets = BTreeMap::from([("s".to_owned(), secret)]);
         let check = |volume: serde_json::Value| {
             let volume: Volume = serde_json::from_value(volume).unwrap();
@@ -417,14 +558,31 @@ mod tests {
             check(json!({"name":"v","secret":{"secretName":"s","defaultMode":256,"items":[{"key":"a.crt","path":"x/y"},{"key":"b-key","path":"k","mode":288}]}})).unwrap(),
             files(&[("x/y", "1", 0o400), ("k", "2", 0o440)])
         );
-        assert_eq!(check(json!({"name":"v","secret":{"secretName":"gone","optional":true}})).unwrap(), files(&[]));
+        assert_eq!(
+            check(json!({"name":"v","secret":{"secretName":"gone","optional":true}})).unwrap(),
+            files(&[])
+        );
         for (bad, part) in [
-            (json!({"name":"v","secret":{"secretName":"gone"}}), "not found"),
-            (json!({"name":"v","secret":{"secretName":"s","items":[{"key":"zz","path":"x"}]}}), "zz"),
-            (json!({"name":"v","secret":{"secretName":"s","items":[{"key":"a.crt","path":"../x"}]}}), "../x"),
+            (
+                json!({"name":"v","secret":{"secretName":"gone"}}),
+                "not found",
+            ),
+            (
+                json!({"name":"v","secret":{"secretName":"s","items":[{"key":"zz","path":"x"}]}}),
+                "zz",
+            ),
+            (
+                json!({"name":"v","secret":{"secretName":"s","items":[{"key":"a.crt","path":"../x"}]}}),
+                "../x",
+            ),
         ] {
             let error = check(bad).unwrap_err();
-            let text = format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            let text = format!(
+                "{error}: {}",
+                std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+            );
             assert!(text.contains(part), "{text}");
         }
     }
@@ -432,7 +590,10 @@ mod tests {
     #[test]
     fn pods_get_their_directories_and_lose_them() {
         let directory = tempfile::tempdir().unwrap();
-        let roots = Roots { durable: directory.path().join("pods"), volatile: directory.path().join("memory") };
+        let roots = Roots {
+            durable: directory.path().join("pods"),
+            volatile: directory.path().join("memory"),
+        };
         let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","uid":"u1"},"spec":{"containers":[
             {"name":"c","volumeMounts":[{"name":"e","mountPath":"/e","subPath":"in"},{"name":"m","mountPath":"/m","readOnly":true}]}],
             "volumes":[{"name":"e","emptyDir":{}},{"name":"m","emptyDir":{"medium":"Memory"}}]}})).unwrap();

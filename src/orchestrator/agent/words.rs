@@ -28,22 +28,34 @@ pub(crate) struct Words<N> {
 
 impl<N> Default for Words<N> {
     fn default() -> Self {
-        Self { answered: BTreeMap::new(), denounced: BTreeMap::new() }
+        Self {
+            answered: BTreeMap::new(),
+            denounced: BTreeMap::new(),
+        }
     }
 }
 
 impl<N: Ord> Words<N> {
     /// What to say to another that asks.
     pub(crate) fn hello(&mut self, now: Instant, asker: N, contact_ms: u64, fenced: bool) -> Hello {
-        let ago = |at: &Instant| u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX);
+        let ago = |at: &Instant| {
+            u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX)
+        };
         let denounced_ms = self.denounced.get(&asker).map(ago);
         self.answered.insert(asker, now);
-        Hello { contact_ms, fenced, denounced_ms }
+        Hello {
+            contact_ms,
+            fenced,
+            denounced_ms,
+        }
     }
 
     /// What to tell the server of another of which this was found.
     pub(crate) fn testify(&mut self, now: Instant, about: N, found: PeerAnswer) -> PeerAnswer {
-        let serves_on = self.answered.get(&about).is_some_and(|at| now.saturating_duration_since(*at) < SERVES_ON_FOR);
+        let serves_on = self
+            .answered
+            .get(&about)
+            .is_some_and(|at| now.saturating_duration_since(*at) < SERVES_ON_FOR);
         match found {
             PeerAnswer::Silent if serves_on => PeerAnswer::Serving,
             PeerAnswer::Silent | PeerAnswer::Fenced => {
@@ -65,7 +77,14 @@ mod tests {
     fn who_was_answered_is_not_called_silent_while_that_counts() {
         let start = Instant::now();
         let mut words = Words::default();
-        assert_eq!(words.hello(start, "w1", 100, false), Hello { contact_ms: 100, fenced: false, denounced_ms: None });
+        assert_eq!(
+            words.hello(start, "w1", 100, false),
+            Hello {
+                contact_ms: 100,
+                fenced: false,
+                denounced_ms: None
+            }
+        );
         for (ms, found, said) in [
             (100, PeerAnswer::Late, PeerAnswer::Late),
             (200, PeerAnswer::Silent, PeerAnswer::Serving),
@@ -75,7 +94,11 @@ mod tests {
         ] {
             assert_eq!(words.testify(start + MS(ms), "w1", found), said, "{ms}");
         }
-        assert_eq!(words.testify(start, "w2", PeerAnswer::Silent), PeerAnswer::Silent, "nothing was said to that one");
+        assert_eq!(
+            words.testify(start, "w2", PeerAnswer::Silent),
+            PeerAnswer::Silent,
+            "nothing was said to that one"
+        );
     }
 
     #[test]
@@ -83,7 +106,13 @@ mod tests {
         let start = Instant::now();
         let mut words = Words::default();
         words.testify(start, "w1", PeerAnswer::Silent);
-        assert_eq!(words.hello(start + MS(300), "w1", 100, false).denounced_ms, Some(300));
-        assert_eq!(words.hello(start + MS(300), "w2", 100, false).denounced_ms, None);
+        assert_eq!(
+            words.hello(start + MS(300), "w1", 100, false).denounced_ms,
+            Some(300)
+        );
+        assert_eq!(
+            words.hello(start + MS(300), "w2", 100, false).denounced_ms,
+            None
+        );
     }
 }

@@ -86,18 +86,31 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Makes or refreshes the volumes.
-pub(crate) async fn make_volumes<R, A: PodApi>(context: &Context<R, A>, pod: Arc<Pod>) -> Result<Sources, Failure> {
-    let mount = |message| Failure { reason: "FailedMount", message };
-    let objects = objects::fetch(&*context.api, &pod, &context.roots).await.map_err(mount)?;
-    let roots = context.roots.clone();
-    tokio::task::spawn_blocking(move || volumes::prepare(&pod, &roots, &objects.secrets, &objects.config_maps))
+pub(crate) async fn make_volumes<R, A: PodApi>(
+    context: &Context<R, A>,
+    pod: Arc<Pod>,
+) -> Result<Sources, Failure> {
+    let mount = |message| Failure {
+        reason: "FailedMount",
+        message,
+    };
+    let objects = objects::fetch(&*context.api, &pod, &context.roots)
         .await
-        .map_err(|error| mount(error.to_string()))?
-        .map_err(|error| mount(format!("MountVolume.SetUp failed: {}", chain(&error))))
+        .map_err(mount)?;
+    let roots = context.roots.clone();
+    tokio::task::spawn_blocking(move || {
+        volumes::prepare(&pod, &roots, &objects.secrets, &objects.config_maps)
+    })
+    .await
+    .map_err(|error| mount(error.to_string()))?
+    .map_err(|error| mount(format!("MountVolume.SetUp failed: {}", chain(&error))))
 }
 
 /// Makes volumes, sandbox, and the pod's own files.
-pub(crate) async fn set_up<R: Runtime, A: PodApi>(context: &Context<R, A>, pod: Arc<Pod>) -> Result<SetUp, Failure> {
+pub(crate) async fn set_up<R: Runtime, A: PodApi>(
+    context: &Context<R, A>,
+    pod: Arc<Pod>,
+) -> Result<SetUp, Failure> {
     let volumes = make_volumes(context, pod.clone()).await?;
     let metadata = &pod.metadata;
     let spec = SandboxSpec {
@@ -106,9 +119,16 @@ pub(crate) async fn set_up<R: Runtime, A: PodApi>(context: &Context<R, A>, pod: 
         name: metadata.name.clone().unwrap_or_default(),
         hostname: pod_files::hostname(&pod),
         resolv_conf: pod_files::resolv_conf(&pod, &context.host_resolv_conf),
-        host_network: pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false),
+        host_network: pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.host_network)
+            .unwrap_or(false),
     };
-    let sandbox = |message| Failure { reason: "FailedCreatePodSandBox", message };
+    let sandbox = |message| Failure {
+        reason: "FailedCreatePodSandBox",
+        message,
+    };
     let address = context
         .runtime
         .create_sandbox(&spec)
@@ -121,7 +141,10 @@ pub(crate) async fn set_up<R: Runtime, A: PodApi>(context: &Context<R, A>, pod: 
 
 fn write_pod_files(pod: &Pod, roots: &Roots, address: Ipv4Addr) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let files = [("etc-hosts", pod_files::hosts(pod, address)), ("hostname", format!("{}\n", pod_files::hostname(pod)))];
+    let files = [
+        ("etc-hosts", pod_files::hosts(pod, address)),
+        ("hostname", format!("{}\n", pod_files::hostname(pod))),
+    ];
     for (name, contents) in files {
         let path = roots.pod(&uid(pod)).join(name);
         if std::fs::read_to_string(&path).is_ok_and(|known| known == contents) {
@@ -135,9 +158,15 @@ fn write_pod_files(pod: &Pod, roots: &Roots, address: Ipv4Addr) -> std::io::Resu
 }
 
 fn pod_file_mounts(pod: &Pod, roots: &Roots) -> [Mount; 2] {
-    let mount =
-        |name: &str, target: &str| Mount { source: roots.pod(&uid(pod)).join(name), target: target.into(), read_only: false };
-    [mount("etc-hosts", "/etc/hosts"), mount("hostname", "/etc/hostname")]
+    let mount = |name: &str, target: &str| Mount {
+        source: roots.pod(&uid(pod)).join(name),
+        target: target.into(),
+        read_only: false,
+    };
+    [
+        mount("etc-hosts", "/etc/hosts"),
+        mount("hostname", "/etc/hostname"),
+    ]
 }
 
 /// Starts one instance of a container.
@@ -149,8 +178,13 @@ pub(crate) async fn start<R: Runtime, A: PodApi>(
     instance: u32,
     setup: &SetUp,
 ) -> Result<ContainerStatus, Failure> {
-    let config = |message| Failure { reason: "CreateContainerConfigError", message };
-    let objects = objects::fetch(&*context.api, pod, &context.roots).await.map_err(config)?;
+    let config = |message| Failure {
+        reason: "CreateContainerConfigError",
+        message,
+    };
+    let objects = objects::fetch(&*context.api, pod, &context.roots)
+        .await
+        .map_err(config)?;
     let services = services(context, pod).await;
     let spec = launch::container_spec(&Launch {
         pod,
@@ -166,7 +200,10 @@ pub(crate) async fn start<R: Runtime, A: PodApi>(
         files: &pod_file_mounts(pod, &context.roots),
     })
     .map_err(|error| config(chain(&error)))?;
-    context.runtime.start(&spec).await.map_err(|error| Failure { reason: "RunContainerError", message: chain(&error) })
+    context.runtime.start(&spec).await.map_err(|error| Failure {
+        reason: "RunContainerError",
+        message: chain(&error),
+    })
 }
 
 /// The Services whose variables a pod may get.
@@ -174,15 +211,24 @@ async fn services<R, A>(context: &Context<R, A>, pod: &Pod) -> Vec<Service> {
     let mut services = context.services.clone();
     let known = tokio::time::timeout(SERVICES_WAIT, services.wait_for(Option::is_some)).await;
     let Ok(Ok(known)) = known else {
-        tracing::warn!(pod = uid(pod), "the Services have not been read yet; the container starts without their variables");
+        tracing::warn!(
+            pod = uid(pod),
+            "the Services have not been read yet; the container starts without their variables"
+        );
         return Vec::new();
     };
     let namespace = pod.metadata.namespace.as_deref();
     let wanted = |service: &&Service| {
         let own = service.metadata.namespace.as_deref();
-        own == namespace || own == Some("default") && service.metadata.name.as_deref() == Some("kubernetes")
+        own == namespace
+            || own == Some("default") && service.metadata.name.as_deref() == Some("kubernetes")
     };
-    known.iter().flat_map(|services| services.iter()).filter(wanted).cloned().collect()
+    known
+        .iter()
+        .flat_map(|services| services.iter())
+        .filter(wanted)
+        .cloned()
+        .collect()
 }
 
 /// Runs the preStop hook, stops a container, and returns what became of it.
@@ -194,28 +240,56 @@ pub(crate) async fn stop<R: Runtime, A>(
     deadline: Instant,
 ) -> Option<ContainerStatus> {
     let uid = uid(pod);
-    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    let hook = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
     // Sidecars are stopped with the others: ordering them is not part of this agent.
     if let Some(hook) = hook.filter(|_| !is_sidecar(container) || container.lifecycle.is_some()) {
-        let prober = PodProber { runtime: context.runtime.clone(), pod_uid: uid.clone() };
+        let prober = PodProber {
+            runtime: context.runtime.clone(),
+            pod_uid: uid.clone(),
+        };
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let ask = run_hook(&prober, hook, container, address.unwrap_or(Ipv4Addr::LOCALHOST), remaining);
-        let answer = tokio::time::timeout(remaining, ask).await.unwrap_or_else(|_| Err("it outlasted the grace period".into()));
+        let ask = run_hook(
+            &prober,
+            hook,
+            container,
+            address.unwrap_or(Ipv4Addr::LOCALHOST),
+            remaining,
+        );
+        let answer = tokio::time::timeout(remaining, ask)
+            .await
+            .unwrap_or_else(|_| Err("it outlasted the grace period".into()));
         if let Err(why) = answer {
             let message = format!("PreStopHook failed: {why}");
-            context.events.record(pod, Some(&container.name), super::events::Severity::Warning, "FailedPreStopHook", message);
+            context.events.record(
+                pod,
+                Some(&container.name),
+                super::events::Severity::Warning,
+                "FailedPreStopHook",
+                message,
+            );
         }
     }
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let grace = if hook.is_some() { remaining.max(LEAST_STOP_GRACE) } else { remaining };
+        let grace = if hook.is_some() {
+            remaining.max(LEAST_STOP_GRACE)
+        } else {
+            remaining
+        };
         match context.runtime.stop(&uid, &container.name, grace).await {
             Ok(()) => match context.runtime.list().await {
                 Ok(sandboxes) => {
                     let found = sandboxes.into_iter().find(|sandbox| sandbox.pod_uid == uid);
-                    let status = found.and_then(|mut sandbox| sandbox.containers.remove(&container.name));
+                    let status =
+                        found.and_then(|mut sandbox| sandbox.containers.remove(&container.name));
                     match status {
-                        Some(ContainerStatus { state: ContainerState::Running { .. }, .. }) => {
+                        Some(ContainerStatus {
+                            state: ContainerState::Running { .. },
+                            ..
+                        }) => {
                             tracing::warn!(
                                 pod = uid,
                                 container = container.name,
@@ -225,7 +299,9 @@ pub(crate) async fn stop<R: Runtime, A>(
                         other => return other,
                     }
                 }
-                Err(error) => tracing::warn!(error = %chain(&error), "containers cannot be listed, trying again"),
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "containers cannot be listed, trying again")
+                }
             },
             Err(error) => {
                 tracing::warn!(pod = uid, container = container.name, error = %chain(&error), "cannot be stopped, trying again");
@@ -243,23 +319,39 @@ async fn run_hook<P: Prober>(
     timeout: Duration,
 ) -> Result<(), String> {
     let action = if let Some(exec) = &hook.exec {
-        Action::Exec { command: exec.command.clone().unwrap_or_default() }
+        Action::Exec {
+            command: exec.command.clone().unwrap_or_default(),
+        }
     } else if let Some(get) = &hook.http_get {
         http_action(get, container)
     } else if let Some(sleep) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+        tokio::time::sleep(Duration::from_secs(
+            u64::try_from(sleep.seconds).unwrap_or(0),
+        ))
+        .await;
         return Ok(());
     } else {
-        Action::Impossible { why: "only exec, httpGet and sleep hooks are supported".into() }
+        Action::Impossible {
+            why: "only exec, httpGet and sleep hooks are supported".into(),
+        }
     };
     prober.ask(&action, address, &container.name, timeout).await
 }
 
 /// Removes a pod's sandbox and volumes.
-pub(crate) async fn remove<R: Runtime, A>(context: &Context<R, A>, pod: &Pod) -> Result<(), String> {
+pub(crate) async fn remove<R: Runtime, A>(
+    context: &Context<R, A>,
+    pod: &Pod,
+) -> Result<(), String> {
     let uid = uid(pod);
-    context.runtime.remove(&uid).await.map_err(|error| chain(&error))?;
+    context
+        .runtime
+        .remove(&uid)
+        .await
+        .map_err(|error| chain(&error))?;
     let roots = context.roots.clone();
-    let removed = tokio::task::spawn_blocking(move || roots.remove(&uid)).await.map_err(|error| error.to_string())?;
+    let removed = tokio::task::spawn_blocking(move || roots.remove(&uid))
+        .await
+        .map_err(|error| error.to_string())?;
     removed.map_err(|error| format!("remove the pod's volumes: {error}"))
 }

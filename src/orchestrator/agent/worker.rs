@@ -142,7 +142,12 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
 
     fn find(&self, name: &str) -> Option<Container> {
         let spec = self.spec()?;
-        spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name).cloned()
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+            .find(|container| container.name == name)
+            .cloned()
     }
 
     /// Begins what is due; returns when to be asked again.
@@ -152,7 +157,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let mut at = |when: Instant| wake = Some(wake.map_or(when, |wake| wake.min(when)));
         let spec = self.pod.spec.clone()?;
         for effect in decide(&spec, &self.observed, now) {
-            if let Effect::Wake(when) = effect { at(when) } else { self.begin(effect) }
+            if let Effect::Wake(when) = effect {
+                at(when)
+            } else {
+                self.begin(effect)
+            }
         }
         self.sync_probes();
         for when in [self.publish(now), self.refresh(now)].into_iter().flatten() {
@@ -171,15 +180,29 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         self.refreshing = true;
         self.refresh_at = Some(now + REFRESH_INTERVAL);
         let (context, pod) = (self.context.clone(), self.pod.clone());
-        self.tasks.spawn(async move { Outcome::Refreshed(work::make_volumes(&context, pod).await.map(drop)) });
+        self.tasks.spawn(async move {
+            Outcome::Refreshed(work::make_volumes(&context, pod).await.map(drop))
+        });
         None
     }
 
-    fn event(&self, container: Option<&str>, severity: Severity, reason: &'static str, message: String) {
-        self.context.events.record(&self.pod, container, severity, reason, message);
+    fn event(
+        &self,
+        container: Option<&str>,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
+        self.context
+            .events
+            .record(&self.pod, container, severity, reason, message);
     }
 }
 
 fn revision(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|revision| revision.parse().ok()).unwrap_or(0)
+    pod.metadata
+        .resource_version
+        .as_deref()
+        .and_then(|revision| revision.parse().ok())
+        .unwrap_or(0)
 }

@@ -28,7 +28,11 @@ impl Identity {
     /// The node's name, if a node asks.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
-        if self.is_in("system:nodes") { self.user.strip_prefix("system:node:") } else { None }
+        if self.is_in("system:nodes") {
+            self.user.strip_prefix("system:node:")
+        } else {
+            None
+        }
     }
 
     /// Whether a service proxy or the host's load balancer asks: they balance connections, and report what is open.
@@ -74,7 +78,11 @@ pub fn authorize(registry: &Registry, who: &Identity, attempt: &Attempt<'_>) -> 
     } else {
         false
     };
-    if allowed { Ok(()) } else { Err(refusal(who, attempt)) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(refusal(who, attempt))
+    }
 }
 
 /// The 403 of an attempt.
@@ -83,7 +91,10 @@ fn refusal(who: &Identity, attempt: &Attempt<'_>) -> Status {
     if let Some(subresource) = attempt.subresource {
         resource = format!("{resource}/{}", subresource.name());
     }
-    let name = attempt.name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+    let name = attempt
+        .name
+        .map(|name| format!(" \"{name}\""))
+        .unwrap_or_default();
     let place = match attempt.namespace {
         Some(namespace) => format!("in the namespace \"{namespace}\""),
         None => "at the cluster scope".to_owned(),
@@ -112,7 +123,9 @@ fn balancer_may(attempt: &Attempt<'_>) -> bool {
 
 /// A load balancer says in a Service's status where it is reached.
 fn announces(attempt: &Attempt<'_>) -> bool {
-    attempt.kind.is(&kinds::SERVICE) && attempt.subresource == Some(Subresource::Status) && attempt.verb == "patch"
+    attempt.kind.is(&kinds::SERVICE)
+        && attempt.subresource == Some(Subresource::Status)
+        && attempt.verb == "patch"
 }
 
 fn records_events(attempt: &Attempt<'_>) -> bool {
@@ -122,7 +135,10 @@ fn records_events(attempt: &Attempt<'_>) -> bool {
 fn node_may(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool {
     let kind = attempt.kind;
     let writes = ["update", "patch"].contains(&attempt.verb);
-    if is_any(kind, &[&kinds::SERVICE, &kinds::ENDPOINTS, &kinds::NAMESPACE]) {
+    if is_any(
+        kind,
+        &[&kinds::SERVICE, &kinds::ENDPOINTS, &kinds::NAMESPACE],
+    ) {
         return reads(attempt.verb);
     }
     if kind.is(&kinds::NODE) {
@@ -141,7 +157,9 @@ fn node_may(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool {
     if kind.is(&kinds::SECRET) || kind.is(&kinds::CONFIG_MAP) {
         let name = attempt.name.or(attempt.required_name);
         return match (attempt.namespace, name) {
-            (Some(namespace), Some(name)) => reads(attempt.verb) && mounted(registry, node, kind, namespace, name),
+            (Some(namespace), Some(name)) => {
+                reads(attempt.verb) && mounted(registry, node, kind, namespace, name)
+            }
             _ => false,
         };
     }
@@ -165,10 +183,16 @@ fn node_may_pod(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool 
 
 /// A node may create only its own Node and Lease. Called with the body.
 pub fn admit_created(who: &Identity, attempt: &Attempt<'_>, body: &Value) -> Result<(), Status> {
-    let Some(node) = who.node() else { return Ok(()) };
+    let Some(node) = who.node() else {
+        return Ok(());
+    };
     let own = body.pointer("/metadata/name").and_then(Value::as_str) == Some(node);
     let restricted = attempt.kind.is(&kinds::NODE) || attempt.kind.is(&kinds::LEASE);
-    if restricted && !own { Err(refusal(who, attempt)) } else { Ok(()) }
+    if restricted && !own {
+        Err(refusal(who, attempt))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a pod of this node refers to the Secret or ConfigMap.
@@ -180,14 +204,33 @@ fn mounted(registry: &Registry, node: &str, kind: &Kind, namespace: &str, name: 
 }
 
 fn refers(pod: &Value, kind: &Kind, name: &str) -> bool {
-    let list = |value: &Value, field: &str| value.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
-    let Some(spec) = pod.get("spec") else { return false };
+    let list = |value: &Value, field: &str| {
+        value
+            .get(field)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let Some(spec) = pod.get("spec") else {
+        return false;
+    };
     let secret = kind.is(&kinds::SECRET);
-    let is = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str) == Some(name);
+    let is =
+        |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str) == Some(name);
     let (volume, projected, environment, from) = if secret {
-        ("/secret/secretName", "/secret/name", "/valueFrom/secretKeyRef/name", "/secretRef/name")
+        (
+            "/secret/secretName",
+            "/secret/name",
+            "/valueFrom/secretKeyRef/name",
+            "/secretRef/name",
+        )
     } else {
-        ("/configMap/name", "/configMap/name", "/valueFrom/configMapKeyRef/name", "/configMapRef/name")
+        (
+            "/configMap/name",
+            "/configMap/name",
+            "/valueFrom/configMapKeyRef/name",
+            "/configMapRef/name",
+        )
     };
     let volumes = list(spec, "volumes").iter().any(|found| {
         is(found, volume)
@@ -196,12 +239,23 @@ fn refers(pod: &Value, kind: &Kind, name: &str) -> bool {
                 .and_then(Value::as_array)
                 .is_some_and(|sources| sources.iter().any(|source| is(source, projected)))
     });
-    let containers =
-        ["containers", "initContainers", "ephemeralContainers"].iter().flat_map(|field| list(spec, field)).any(|container| {
-            list(&container, "env").iter().any(|entry| is(entry, environment))
-                || list(&container, "envFrom").iter().any(|entry| is(entry, from))
+    let containers = ["containers", "initContainers", "ephemeralContainers"]
+        .iter()
+        .flat_map(|field| list(spec, field))
+        .any(|container| {
+            list(&container, "env")
+                .iter()
+                .any(|entry| is(entry, environment))
+                || list(&container, "envFrom")
+                    .iter()
+                    .any(|entry| is(entry, from))
         });
-    volumes || containers || (secret && list(spec, "imagePullSecrets").iter().any(|entry| is(entry, "/name")))
+    volumes
+        || containers
+        || (secret
+            && list(spec, "imagePullSecrets")
+                .iter()
+                .any(|entry| is(entry, "/name")))
 }
 
 #[cfg(test)]
@@ -213,12 +267,28 @@ mod tests {
     use super::*;
     use crate::orchestrator::api::registry::tests::registry;
 
-    fn attempt<'a>(verb: &'a str, kind: &'a Kind, namespace: Option<&'a str>, name: Option<&'a str>) -> Attempt<'a> {
-        Attempt { verb, kind, namespace, name, subresource: None, required_node: None, required_name: None }
+    fn attempt<'a>(
+        verb: &'a str,
+        kind: &'a Kind,
+        namespace: Option<&'a str>,
+        name: Option<&'a str>,
+    ) -> Attempt<'a> {
+        Attempt {
+            verb,
+            kind,
+            namespace,
+            name,
+            subresource: None,
+            required_node: None,
+            required_name: None,
+        }
     }
 
     fn node(name: &str) -> Identity {
-        Identity { user: format!("system:node:{name}"), groups: vec!["system:nodes".to_owned()] }
+        Identity {
+            user: format!("system:node:{name}"),
+            groups: vec!["system:nodes".to_owned()],
+        }
     }
 
     async fn with_pod() -> Arc<Registry> {
@@ -226,7 +296,10 @@ mod tests {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "w1",
             "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}],
             "volumes": [{"name": "v", "secret": {"secretName": "mine"}}]}});
-        registry.create(&kinds::POD, Some("default"), pod).await.expect("created");
+        registry
+            .create(&kinds::POD, Some("default"), pod)
+            .await
+            .expect("created");
         registry
     }
 
@@ -234,7 +307,12 @@ mod tests {
     async fn a_node_reads_only_what_its_pods_mount() {
         let registry = with_pod().await;
         let may = |who: &Identity, kind: &Kind, name: &str| {
-            authorize(&registry, who, &attempt("get", kind, Some("default"), Some(name))).is_ok()
+            authorize(
+                &registry,
+                who,
+                &attempt("get", kind, Some("default"), Some(name)),
+            )
+            .is_ok()
         };
         assert!(may(&node("w1"), &kinds::SECRET, "mine"));
         assert!(!may(&node("w1"), &kinds::SECRET, "other"));
@@ -242,7 +320,12 @@ mod tests {
         assert!(may(&node("w1"), &kinds::CONFIG_MAP, "cm"));
         assert!(!may(&node("w1"), &kinds::CONFIG_MAP, "mine"));
         let all = attempt("list", &kinds::SECRET, Some("default"), None);
-        assert_eq!(authorize(&registry, &node("w1"), &all).expect_err("refused").code, 403);
+        assert_eq!(
+            authorize(&registry, &node("w1"), &all)
+                .expect_err("refused")
+                .code,
+            403
+        );
     }
 
     #[tokio::test]
@@ -250,7 +333,10 @@ mod tests {
         let registry = with_pod().await;
         let status = |who: &Identity, verb: &str, kind: &'static Kind, name: &str| {
             let namespace = kind.namespaced.then_some("default");
-            let attempt = Attempt { subresource: Some(Subresource::Status), ..attempt(verb, kind, namespace, Some(name)) };
+            let attempt = Attempt {
+                subresource: Some(Subresource::Status),
+                ..attempt(verb, kind, namespace, Some(name))
+            };
             authorize(&registry, who, &attempt).is_ok()
         };
         assert!(status(&node("w1"), "patch", &kinds::NODE, "w1"));
@@ -261,7 +347,10 @@ mod tests {
         assert!(authorize(&registry, &node("w1"), &spec).is_err());
         let watch = attempt("watch", &kinds::POD, None, None);
         assert!(authorize(&registry, &node("w1"), &watch).is_err());
-        let own = Attempt { required_node: Some("w1"), ..watch };
+        let own = Attempt {
+            required_node: Some("w1"),
+            ..watch
+        };
         assert!(authorize(&registry, &node("w1"), &own).is_ok());
         assert!(authorize(&registry, &node("w2"), &own).is_err());
         let create = attempt("create", &kinds::NODE, None, None);
@@ -272,22 +361,62 @@ mod tests {
     #[tokio::test]
     async fn proxies_read_services_and_strangers_nothing() {
         let registry = registry().await;
-        let proxy = Identity { user: "system:kube-proxy:w1".to_owned(), groups: vec!["system:kube-proxies".to_owned()] };
-        let stranger = Identity { user: "system:node:w1".to_owned(), groups: vec![] };
+        let proxy = Identity {
+            user: "system:kube-proxy:w1".to_owned(),
+            groups: vec!["system:kube-proxies".to_owned()],
+        };
+        let stranger = Identity {
+            user: "system:node:w1".to_owned(),
+            groups: vec![],
+        };
         let services = attempt("watch", &kinds::SERVICE, None, None);
         assert!(authorize(&registry, &proxy, &services).is_ok());
         assert!(authorize(&registry, &stranger, &services).is_err());
-        assert!(authorize(&registry, &proxy, &attempt("get", &kinds::SECRET, Some("default"), Some("s"))).is_err());
-        assert!(authorize(&registry, &proxy, &attempt("delete", &kinds::SERVICE, Some("default"), Some("s"))).is_err());
-        let balancer = Identity { user: "system:flightcage:load-balancer".to_owned(), groups: vec![LOAD_BALANCERS.to_owned()] };
+        assert!(
+            authorize(
+                &registry,
+                &proxy,
+                &attempt("get", &kinds::SECRET, Some("default"), Some("s"))
+            )
+            .is_err()
+        );
+        assert!(
+            authorize(
+                &registry,
+                &proxy,
+                &attempt("delete", &kinds::SERVICE, Some("default"), Some("s"))
+            )
+            .is_err()
+        );
+        let balancer = Identity {
+            user: "system:flightcage:load-balancer".to_owned(),
+            groups: vec![LOAD_BALANCERS.to_owned()],
+        };
         let announce = attempt("patch", &kinds::SERVICE, Some("default"), Some("s"));
-        let announce_status = Attempt { subresource: Some(Subresource::Status), ..announce };
+        let announce_status = Attempt {
+            subresource: Some(Subresource::Status),
+            ..announce
+        };
         assert!(authorize(&registry, &balancer, &services).is_ok());
         assert!(authorize(&registry, &balancer, &announce_status).is_ok());
         assert!(authorize(&registry, &balancer, &announce).is_err());
         assert!(authorize(&registry, &proxy, &announce_status).is_err());
-        assert!(authorize(&registry, &balancer, &attempt("get", &kinds::SECRET, Some("default"), Some("s"))).is_err());
-        assert!(authorize(&registry, &balancer, &attempt("list", &kinds::POD, None, None)).is_err());
+        assert!(
+            authorize(
+                &registry,
+                &balancer,
+                &attempt("get", &kinds::SECRET, Some("default"), Some("s"))
+            )
+            .is_err()
+        );
+        assert!(
+            authorize(
+                &registry,
+                &balancer,
+                &attempt("list", &kinds::POD, None, None)
+            )
+            .is_err()
+        );
         assert!(balancer.balances() && proxy.balances() && !stranger.balances());
     }
 }

@@ -24,7 +24,12 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 const EVENTS_AT_ONCE: usize = 256;
 
 /// Serves a balancer's stream until it closes or falls silent. `name` is the user of its certificate.
-pub(super) async fn serve(barrier: &Barrier, name: &str, mut socket: WebSocket, cancel: CancellationToken) {
+pub(super) async fn serve(
+    barrier: &Barrier,
+    name: &str,
+    mut socket: WebSocket,
+    cancel: CancellationToken,
+) {
     tracing::info!(name, "a balancer reports");
     let mut changes = barrier.subscribe();
     let mut said: Option<Orders> = None;
@@ -32,8 +37,10 @@ pub(super) async fn serve(barrier: &Barrier, name: &str, mut socket: WebSocket, 
         changes.borrow_and_update();
         let orders = barrier.look(super::barrier::State::orders);
         if said.as_ref() != Some(&orders) {
-            let text = serde_json::to_string(&orders).expect("orders of names and addresses are JSON");
-            let sent = tokio::time::timeout(WRITE_LIMIT, socket.send(Message::Text(text.into()))).await;
+            let text =
+                serde_json::to_string(&orders).expect("orders of names and addresses are JSON");
+            let sent =
+                tokio::time::timeout(WRITE_LIMIT, socket.send(Message::Text(text.into()))).await;
             if !matches!(sent, Ok(Ok(()))) {
                 break;
             }
@@ -62,13 +69,19 @@ pub(super) async fn serve(barrier: &Barrier, name: &str, mut socket: WebSocket, 
 pub(super) async fn follow(registry: Arc<Registry>, barrier: Arc<Barrier>) {
     let mut revisions = registry.subscribe();
     let mut drains = barrier.subscribe();
-    let mut newest = NewestEndpoints { position: registry.revision(), revision: registry.revision().0 };
+    let mut newest = NewestEndpoints {
+        position: registry.revision(),
+        revision: registry.revision().0,
+    };
     loop {
         revisions.borrow_and_update();
         drains.borrow_and_update();
         let (nodes, _) = registry.list(&kinds::NODE, None);
-        let nodes: BTreeSet<String> =
-            nodes.iter().filter_map(|node| node.pointer("/metadata/name")?.as_str()).map(str::to_owned).collect();
+        let nodes: BTreeSet<String> = nodes
+            .iter()
+            .filter_map(|node| node.pointer("/metadata/name")?.as_str())
+            .map(str::to_owned)
+            .collect();
         if barrier.look(|state| state.nodes() != &nodes) {
             barrier.change(|state| state.set_nodes(nodes));
         }
@@ -113,8 +126,19 @@ impl NewestEndpoints {
                     // Not looked at for longer than the ring reaches back: what is there now is the newest, unless it was a deletion.
                     // Then watchers were cut off too, and list again at a later revision.
                     let (objects, position) = registry.list(&kinds::ENDPOINTS, None);
-                    let revision = |object: &Arc<Value>| object.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok();
-                    self.revision = objects.iter().filter_map(revision).max().unwrap_or(0).max(self.revision);
+                    let revision = |object: &Arc<Value>| {
+                        object
+                            .pointer("/metadata/resourceVersion")?
+                            .as_str()?
+                            .parse()
+                            .ok()
+                    };
+                    self.revision = objects
+                        .iter()
+                        .filter_map(revision)
+                        .max()
+                        .unwrap_or(0)
+                        .max(self.revision);
                     self.position = position;
                 }
             }
@@ -123,13 +147,25 @@ impl NewestEndpoints {
 }
 
 /// Whether an Endpoints object sends connections to the pod, or to its address.
-pub(in crate::orchestrator) fn lists(endpoints: &Value, pod_uid: &str, address: Option<Ipv4Addr>) -> bool {
+pub(in crate::orchestrator) fn lists(
+    endpoints: &Value,
+    pod_uid: &str,
+    address: Option<Ipv4Addr>,
+) -> bool {
     let address = address.map(|address| address.to_string());
-    let subsets = endpoints.pointer("/subsets").and_then(Value::as_array).into_iter().flatten();
-    subsets.filter_map(|subset| subset.get("addresses")?.as_array()).flatten().any(|entry| {
-        let uid = entry.pointer("/targetRef/uid").and_then(Value::as_str);
-        uid == Some(pod_uid) || (address.is_some() && entry["ip"].as_str() == address.as_deref())
-    })
+    let subsets = endpoints
+        .pointer("/subsets")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    subsets
+        .filter_map(|subset| subset.get("addresses")?.as_array())
+        .flatten()
+        .any(|entry| {
+            let uid = entry.pointer("/targetRef/uid").and_then(Value::as_str);
+            uid == Some(pod_uid)
+                || (address.is_some() && entry["ip"].as_str() == address.as_deref())
+        })
 }
 
 #[cfg(test)]
@@ -163,23 +199,74 @@ mod tests {
         let following = tokio::spawn(follow(registry.clone(), barrier.clone()));
         // It has begun: what is required of balancers counts from its own start at least.
         tokio::task::yield_now().await;
-        registry.create(&kinds::ENDPOINTS, Some("default"), endpoints("web", &["p", "q"])).await.expect("created");
-        registry.create(&kinds::ENDPOINTS, Some("default"), endpoints("other", &["p"])).await.expect("created");
+        registry
+            .create(
+                &kinds::ENDPOINTS,
+                Some("default"),
+                endpoints("web", &["p", "q"]),
+            )
+            .await
+            .expect("created");
+        registry
+            .create(
+                &kinds::ENDPOINTS,
+                Some("default"),
+                endpoints("other", &["p"]),
+            )
+            .await
+            .expect("created");
         barrier.change(|state| {
-            state.heard(LOAD_BALANCER, Report { applied: registry.revision().0, ..Report::default() }, Instant::now());
+            state.heard(
+                LOAD_BALANCER,
+                Report {
+                    applied: registry.revision().0,
+                    ..Report::default()
+                },
+                Instant::now(),
+            );
             state.begin("p", Some(Ipv4Addr::new(10, 78, 1, 2)), 1);
         });
-        assert!(matches!(standing(&barrier, false).await, Standing::Waiting { .. }));
+        assert!(matches!(
+            standing(&barrier, false).await,
+            Standing::Waiting { .. }
+        ));
         let gone = Patch::Merge(json!({"subsets": endpoints("web", &["q"])["subsets"]}));
-        registry.patch(&kinds::ENDPOINTS, Some("default"), "web", None, gone).await.expect("patched");
-        registry.delete(&kinds::ENDPOINTS, Some("default"), "other", DeleteOptions::now()).await.expect("deleted");
+        registry
+            .patch(&kinds::ENDPOINTS, Some("default"), "web", None, gone)
+            .await
+            .expect("patched");
+        registry
+            .delete(
+                &kinds::ENDPOINTS,
+                Some("default"),
+                "other",
+                DeleteOptions::now(),
+            )
+            .await
+            .expect("deleted");
         let required = registry.revision().0;
         // Later changes of other kinds are none of a balancer's business.
-        registry.create(&kinds::CONFIG_MAP, Some("default"), json!({"metadata": {"name": "m"}})).await.expect("created");
-        assert!(matches!(standing(&barrier, true).await, Standing::Waiting { .. }), "the host has not seen it");
-        let report = Report { applied: required, ..Report::default() };
+        registry
+            .create(
+                &kinds::CONFIG_MAP,
+                Some("default"),
+                json!({"metadata": {"name": "m"}}),
+            )
+            .await
+            .expect("created");
+        assert!(
+            matches!(standing(&barrier, true).await, Standing::Waiting { .. }),
+            "the host has not seen it"
+        );
+        let report = Report {
+            applied: required,
+            ..Report::default()
+        };
         barrier.heard(LOAD_BALANCER, report, Instant::now());
-        assert_eq!(standing(&barrier, true).await, Standing::Drained { excluded: vec![] });
+        assert_eq!(
+            standing(&barrier, true).await,
+            Standing::Drained { excluded: vec![] }
+        );
         following.abort();
     }
 }

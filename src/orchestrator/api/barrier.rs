@@ -103,7 +103,8 @@ impl State {
     pub fn heard(&mut self, balancer: &str, report: Report, now: Instant) -> bool {
         let before = self.balancers.get(balancer).map(|before| &before.report);
         let news = before != Some(&report);
-        self.balancers.insert(balancer.to_owned(), Balancer { heard: now, report });
+        self.balancers
+            .insert(balancer.to_owned(), Balancer { heard: now, report });
         news
     }
 
@@ -124,7 +125,12 @@ impl State {
     /// A pod is to stop, says a tunnel; said again, nothing changes.
     pub fn begin(&mut self, pod_uid: &str, address: Option<Ipv4Addr>, tunnel: u64) {
         let overtakes = self.deciding;
-        let new = || Drain { address, tunnels: BTreeSet::new(), required: None, overtakes };
+        let new = || Drain {
+            address,
+            tunnels: BTreeSet::new(),
+            required: None,
+            overtakes,
+        };
         let drain = self.drains.entry(pod_uid.to_owned()).or_insert_with(new);
         drain.address = address;
         drain.tunnels.insert(tunnel);
@@ -132,7 +138,9 @@ impl State {
 
     /// The pod has stopped, or its tunnel has ended.
     pub fn end(&mut self, pod_uid: &str, tunnel: u64) {
-        let Some(drain) = self.drains.get_mut(pod_uid) else { return };
+        let Some(drain) = self.drains.get_mut(pod_uid) else {
+            return;
+        };
         drain.tunnels.remove(&tunnel);
         if drain.tunnels.is_empty() {
             self.drains.remove(pod_uid);
@@ -153,8 +161,12 @@ impl State {
 
     /// Drains of which it can be found now whether an Endpoints object has the pod.
     pub fn unsettled(&self) -> Vec<(String, Option<Ipv4Addr>)> {
-        let open = self.drains.iter().filter(|(_, drain)| drain.required.is_none() && !drain.overtakes);
-        open.map(|(uid, drain)| (uid.clone(), drain.address)).collect()
+        let open = self
+            .drains
+            .iter()
+            .filter(|(_, drain)| drain.required.is_none() && !drain.overtakes);
+        open.map(|(uid, drain)| (uid.clone(), drain.address))
+            .collect()
     }
 
     /// No Endpoints object has the pod any more since `revision` at the latest.
@@ -167,27 +179,55 @@ impl State {
     /// What balancers are to do. An address drains once no Endpoints object has it: so a node cannot touch another's pods.
     #[must_use]
     pub fn orders(&self) -> Orders {
-        let left = self.drains.values().filter(|drain| drain.required.is_some());
-        let draining = left.filter_map(|drain| drain.address).map(IpAddr::V4).collect();
-        Orders { draining, silent_nodes: self.silent_nodes.clone(), dead_nodes: self.dead_nodes.clone() }
+        let left = self
+            .drains
+            .values()
+            .filter(|drain| drain.required.is_some());
+        let draining = left
+            .filter_map(|drain| drain.address)
+            .map(IpAddr::V4)
+            .collect();
+        Orders {
+            draining,
+            silent_nodes: self.silent_nodes.clone(),
+            dead_nodes: self.dead_nodes.clone(),
+        }
     }
 
     /// How a pod's drain stands; a pod of which nothing is known is drained.
     #[must_use]
     pub fn standing(&self, pod_uid: &str, now: Instant) -> Standing {
-        let Some(drain) = self.drains.get(pod_uid) else { return Standing::Drained { excluded: Vec::new() } };
+        let Some(drain) = self.drains.get(pod_uid) else {
+            return Standing::Drained {
+                excluded: Vec::new(),
+            };
+        };
         let Some(required) = drain.required else {
-            return Standing::Waiting { reason: "it is still in Endpoints".to_owned(), recheck: None };
+            return Standing::Waiting {
+                reason: "it is still in Endpoints".to_owned(),
+                recheck: None,
+            };
         };
         let mut excluded = Vec::new();
         let mut reasons = Vec::new();
         let mut recheck: Option<Instant> = None;
         let host = std::iter::once(LOAD_BALANCER.to_owned());
-        let expected = self.nodes.iter().map(|node| proxy_of(node)).chain(self.balancers.keys().cloned()).chain(host);
+        let expected = self
+            .nodes
+            .iter()
+            .map(|node| proxy_of(node))
+            .chain(self.balancers.keys().cloned())
+            .chain(host);
         for name in expected.collect::<BTreeSet<_>>() {
             let (lapses, waits) = match self.balancers.get(&name) {
-                None => (self.started + START_GRACE, Some(format!("{name} has not been heard of"))),
-                Some(Balancer { heard, report }) => (*heard + LAPSED_AFTER, waits_for(&name, report, required, drain.address)),
+                None => (
+                    self.started + START_GRACE,
+                    Some(format!("{name} has not been heard of")),
+                ),
+                Some(Balancer { heard, report }) => (
+                    *heard + LAPSED_AFTER,
+                    waits_for(&name, report, required, drain.address),
+                ),
             };
             if now >= lapses {
                 excluded.push(name);
@@ -199,18 +239,36 @@ impl State {
         if reasons.is_empty() {
             Standing::Drained { excluded }
         } else {
-            Standing::Waiting { reason: reasons.join("; "), recheck }
+            Standing::Waiting {
+                reason: reasons.join("; "),
+                recheck,
+            }
         }
     }
 }
 
-fn waits_for(name: &str, report: &Report, required: u64, address: Option<Ipv4Addr>) -> Option<String> {
+fn waits_for(
+    name: &str,
+    report: &Report,
+    required: u64,
+    address: Option<Ipv4Addr>,
+) -> Option<String> {
     if report.applied < required {
         return Some(format!("{name} has not acknowledged that it left"));
     }
     let address = IpAddr::V4(address?);
-    let open: usize = report.open.iter().filter(|(addr, _)| addr.ip() == address).map(|(_, count)| count).sum();
-    (open > 0).then(|| format!("{name} has {open} open connection{} to it", if open == 1 { "" } else { "s" }))
+    let open: usize = report
+        .open
+        .iter()
+        .filter(|(addr, _)| addr.ip() == address)
+        .map(|(_, count)| count)
+        .sum();
+    (open > 0).then(|| {
+        format!(
+            "{name} has {open} open connection{} to it",
+            if open == 1 { "" } else { "s" }
+        )
+    })
 }
 
 /// The barrier, as agents' tunnels and balancers' streams share it.
@@ -222,7 +280,10 @@ pub struct Barrier {
 
 impl Default for Barrier {
     fn default() -> Self {
-        Self { state: Mutex::new(State::new(Instant::now())), changes: watch::Sender::new(0) }
+        Self {
+            state: Mutex::new(State::new(Instant::now())),
+            changes: watch::Sender::new(0),
+        }
     }
 }
 
@@ -331,7 +392,11 @@ mod tests {
         }
 
         fn report(&mut self, at_ms: u64, name: &str, applied: u64, open: usize) {
-            let open = if open == 0 { BTreeMap::new() } else { [((POD, 80).into(), open), ((POD, 443).into(), 1)].into() };
+            let open = if open == 0 {
+                BTreeMap::new()
+            } else {
+                [((POD, 80).into(), open), ((POD, 443).into(), 1)].into()
+            };
             let now = self.at(at_ms);
             self.state.heard(name, Report { applied, open }, now);
         }
@@ -361,7 +426,10 @@ mod tests {
         assert_eq!(case.reason(100), first);
         case.report(200, "system:kube-proxy:w2", 7, 0);
         case.report(200, "system:kube-proxy:w1", 7, 2);
-        assert_eq!(case.reason(200), "system:kube-proxy:w1 has 3 open connections to it");
+        assert_eq!(
+            case.reason(200),
+            "system:kube-proxy:w1 has 3 open connections to it"
+        );
         case.report(300, "system:kube-proxy:w1", 7, 0);
         assert_eq!(case.reason(300), "drained without []");
         case.state.end("p", 1);
@@ -374,15 +442,34 @@ mod tests {
         case.state.begin("p", Some(POD), 1);
         case.state.left("p", 7);
         case.report(4000, "system:kube-proxy:w1", 6, 0);
-        let Standing::Waiting { recheck, .. } = case.state.standing("p", case.at(4000)) else { panic!("it waits") };
-        assert_eq!(recheck, Some(case.at(5000)), "the other one may still come back after the start");
-        assert_eq!(case.reason(6999), "system:kube-proxy:w1 has not acknowledged that it left");
-        let all = format!(r#"drained without ["{LOAD_BALANCER}", "system:kube-proxy:w1", "system:kube-proxy:w2"]"#);
+        let Standing::Waiting { recheck, .. } = case.state.standing("p", case.at(4000)) else {
+            panic!("it waits")
+        };
+        assert_eq!(
+            recheck,
+            Some(case.at(5000)),
+            "the other one may still come back after the start"
+        );
+        assert_eq!(
+            case.reason(6999),
+            "system:kube-proxy:w1 has not acknowledged that it left"
+        );
+        let all = format!(
+            r#"drained without ["{LOAD_BALANCER}", "system:kube-proxy:w1", "system:kube-proxy:w2"]"#
+        );
         assert_eq!(case.reason(7000), all);
         case.report(7500, "system:kube-proxy:w1", 6, 0);
-        assert_eq!(case.reason(7600), "system:kube-proxy:w1 has not acknowledged that it left", "it is back");
+        assert_eq!(
+            case.reason(7600),
+            "system:kube-proxy:w1 has not acknowledged that it left",
+            "it is back"
+        );
         case.state.set_nodes(BTreeSet::new());
-        assert_eq!(case.reason(7600), format!("drained without [{LOAD_BALANCER:?}]"), "with its node, its proxy is gone");
+        assert_eq!(
+            case.reason(7600),
+            format!("drained without [{LOAD_BALANCER:?}]"),
+            "with its node, its proxy is gone"
+        );
     }
 
     #[test]
@@ -391,8 +478,15 @@ mod tests {
         case.state.set_nodes(BTreeSet::new());
         case.state.begin("p", Some(POD), 1);
         case.state.left("p", 7);
-        assert_eq!(case.reason(4999), format!("{LOAD_BALANCER} has not been heard of"));
-        assert_eq!(case.reason(5000), format!("drained without [{LOAD_BALANCER:?}]"), "it may be cut off, or there may be none");
+        assert_eq!(
+            case.reason(4999),
+            format!("{LOAD_BALANCER} has not been heard of")
+        );
+        assert_eq!(
+            case.reason(5000),
+            format!("drained without [{LOAD_BALANCER:?}]"),
+            "it may be cut off, or there may be none"
+        );
     }
 
     #[test]
@@ -400,11 +494,18 @@ mod tests {
         let mut case = Case::new();
         case.state.deciding();
         case.state.begin("p", Some(POD), 1);
-        assert!(case.state.unsettled().is_empty(), "Endpoints with the pod may yet be written");
+        assert!(
+            case.state.unsettled().is_empty(),
+            "Endpoints with the pod may yet be written"
+        );
         assert!(case.state.decided());
         assert_eq!(case.state.unsettled(), [("p".to_owned(), Some(POD))]);
         case.state.deciding();
-        assert_eq!(case.state.unsettled(), [("p".to_owned(), Some(POD))], "what is decided now knows of it");
+        assert_eq!(
+            case.state.unsettled(),
+            [("p".to_owned(), Some(POD))],
+            "what is decided now knows of it"
+        );
         assert!(!case.state.decided(), "and nobody waited");
     }
 
@@ -422,13 +523,18 @@ mod tests {
     #[tokio::test]
     async fn waiters_see_every_change() {
         let barrier = Barrier::default();
-        let report = |applied| Report { applied, ..Report::default() };
+        let report = |applied| Report {
+            applied,
+            ..Report::default()
+        };
         barrier.change(|state| {
             state.heard(LOAD_BALANCER, report(0), Instant::now());
             state.begin("p", Some(POD), 1);
         });
         let reasons = Mutex::new(Vec::new());
-        let waiting = barrier.drained("p", |reason| reasons.lock().unwrap().push(reason.to_owned()));
+        let waiting = barrier.drained("p", |reason| {
+            reasons.lock().unwrap().push(reason.to_owned())
+        });
         let leaving = async {
             let said = async |count| {
                 while reasons.lock().unwrap().len() < count {
@@ -443,7 +549,15 @@ mod tests {
         let (excluded, ()) = tokio::join!(waiting, leaving);
         assert!(excluded.is_empty());
         let left = format!("{LOAD_BALANCER} has not acknowledged that it left");
-        assert_eq!(*reasons.lock().unwrap(), ["it is still in Endpoints".to_owned(), left]);
-        assert!(barrier.drained("unknown", |_| unreachable!("it waits for nothing")).await.is_empty());
+        assert_eq!(
+            *reasons.lock().unwrap(),
+            ["it is still in Endpoints".to_owned(), left]
+        );
+        assert!(
+            barrier
+                .drained("unknown", |_| unreachable!("it waits for nothing"))
+                .await
+                .is_empty()
+        );
     }
 }

@@ -12,7 +12,13 @@ use crate::model::addresses;
 /// Creates whatever of them is missing. `address`: where the API server is reached.
 pub async fn ensure(registry: &Registry, address: Ipv4Addr) -> Result<(), Status> {
     for name in ["default", "kube-system", "kube-node-lease"] {
-        missing(registry, &kinds::NAMESPACE, None, json!({"metadata": {"name": name}})).await?;
+        missing(
+            registry,
+            &kinds::NAMESPACE,
+            None,
+            json!({"metadata": {"name": name}}),
+        )
+        .await?;
     }
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
@@ -33,7 +39,12 @@ pub async fn ensure(registry: &Registry, address: Ipv4Addr) -> Result<(), Status
     missing(registry, &kinds::ENDPOINTS, Some("default"), endpoints).await
 }
 
-async fn missing(registry: &Registry, kind: &'static Kind, namespace: Option<&str>, object: Value) -> Result<(), Status> {
+async fn missing(
+    registry: &Registry,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    object: Value,
+) -> Result<(), Status> {
     match registry.create(kind, namespace, object).await {
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         Ok(_) | Err(_) => Ok(()),
@@ -49,7 +60,9 @@ mod tests {
     async fn a_restarted_server_finds_its_first_objects_and_leaves_them() {
         let registry = registry().await;
         let before = registry.revision();
-        ensure(&registry, addresses::node_address(0)).await.expect("a second start is no error");
+        ensure(&registry, addresses::node_address(0))
+            .await
+            .expect("a second start is no error");
         assert_eq!(registry.revision(), before);
     }
 }

@@ -13,12 +13,17 @@ type Object = Map<String, Value>;
 
 /// Fills in what the client left out. Idempotent.
 pub fn apply(kind: &Kind, object: &mut Value) {
-    let Some(map) = object.as_object_mut() else { return };
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
     if kind.is(&kinds::POD) {
         if let Some(spec) = child(map, "spec") {
             pod_spec(spec);
         }
-        let class = map.get("spec").and_then(|spec| json::from_value::<PodSpec>(spec).ok()).map(|spec| Quality::of(&spec));
+        let class = map
+            .get("spec")
+            .and_then(|spec| json::from_value::<PodSpec>(spec).ok())
+            .map(|spec| Quality::of(&spec));
         let status = map.entry("status").or_insert_with(|| json!({}));
         set(status.as_object_mut(), "phase", json!("Pending"));
         if let Some(class) = class {
@@ -46,7 +51,11 @@ fn child<'a>(map: &'a mut Object, field: &str) -> Option<&'a mut Object> {
 }
 
 fn children<'a>(map: &'a mut Object, field: &str) -> impl Iterator<Item = &'a mut Object> {
-    map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+    map.get_mut(field)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
 }
 
 /// Sets a field that is absent or null.
@@ -87,8 +96,15 @@ fn pod_spec(spec: &mut Object) {
 }
 
 fn container(container: &mut Object) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if pulls_always(image) { "Always" } else { "IfNotPresent" };
+    let image = container
+        .get("image")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let policy = if pulls_always(image) {
+        "Always"
+    } else {
+        "IfNotPresent"
+    };
     for (field, value) in [
         ("resources", json!({})),
         ("terminationMessagePath", json!("/dev/termination-log")),
@@ -137,7 +153,12 @@ fn pulls_always(image: &str) -> bool {
 }
 
 fn probe(probe: &mut Object) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
         if probe.get(field).and_then(Value::as_i64) == Some(0) {
             probe.shift_remove(field);
         }
@@ -153,9 +174,14 @@ fn http_get(handler: &mut Object) {
 }
 
 fn replication_controller(map: &mut Object) {
-    let Some(spec) = child(map, "spec") else { return };
+    let Some(spec) = child(map, "spec") else {
+        return;
+    };
     set(Some(spec), "replicas", json!(1));
-    let labels = spec.get("template").and_then(|template| template.pointer("/metadata/labels")).cloned();
+    let labels = spec
+        .get("template")
+        .and_then(|template| template.pointer("/metadata/labels"))
+        .cloned();
     if let Some(template) = child(spec, "template") {
         let metadata = template.entry("metadata").or_insert_with(|| json!({}));
         set(metadata.as_object_mut(), "creationTimestamp", Value::Null);
@@ -163,12 +189,21 @@ fn replication_controller(map: &mut Object) {
             pod_spec(inner);
         }
     }
-    if let Some(labels) = labels.filter(|labels| labels.as_object().is_some_and(|labels| !labels.is_empty())) {
-        if spec.get("selector").and_then(Value::as_object).is_none_or(Map::is_empty) {
+    if let Some(labels) =
+        labels.filter(|labels| labels.as_object().is_some_and(|labels| !labels.is_empty()))
+    {
+        if spec
+            .get("selector")
+            .and_then(Value::as_object)
+            .is_none_or(Map::is_empty)
+        {
             spec.insert("selector".to_owned(), labels.clone());
         }
         let metadata = map.entry("metadata").or_insert_with(|| json!({}));
-        if metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty)
+        if metadata
+            .get("labels")
+            .and_then(Value::as_object)
+            .is_none_or(Map::is_empty)
             && let Some(metadata) = metadata.as_object_mut()
         {
             metadata.insert("labels".to_owned(), labels);
@@ -178,14 +213,23 @@ fn replication_controller(map: &mut Object) {
 }
 
 fn service(map: &mut Object) {
-    let Some(spec) = child(map, "spec") else { return };
+    let Some(spec) = child(map, "spec") else {
+        return;
+    };
     set(Some(spec), "type", json!("ClusterIP"));
     set(Some(spec), "sessionAffinity", json!("None"));
-    let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let kind = spec
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     for port in children(spec, "ports") {
         set(Some(port), "protocol", json!("TCP"));
         let number = port.get("port").cloned().unwrap_or_default();
-        if port.get("targetPort").is_none_or(|target| target.is_null() || *target == json!(0) || *target == json!("")) {
+        if port
+            .get("targetPort")
+            .is_none_or(|target| target.is_null() || *target == json!(0) || *target == json!(""))
+        {
             port.insert("targetPort".to_owned(), number);
         }
     }
@@ -205,13 +249,18 @@ fn service(map: &mut Object) {
 
 fn secret(map: &mut Object) {
     set(Some(map), "type", json!("Opaque"));
-    for value in child(map, "data").into_iter().flat_map(|data| data.values_mut()) {
+    for value in child(map, "data")
+        .into_iter()
+        .flat_map(|data| data.values_mut())
+    {
         // Go's decoder passes over line breaks, and Kubernetes stores what it encoded again (encoding/base64, Encoding.Decode).
         if let Some(text) = value.as_str().filter(|text| text.contains(['\r', '\n'])) {
             *value = json!(text.replace(['\r', '\n'], ""));
         }
     }
-    let Some(Value::Object(plain)) = map.shift_remove("stringData") else { return };
+    let Some(Value::Object(plain)) = map.shift_remove("stringData") else {
+        return;
+    };
     let data = map.entry("data").or_insert_with(|| json!({}));
     if !data.is_object() {
         *data = json!({});
@@ -229,7 +278,10 @@ fn namespace(map: &mut Object) {
         let labels = metadata.entry("labels").or_insert_with(|| json!({}));
         set(labels.as_object_mut(), "kubernetes.io/metadata.name", name);
     }
-    let terminating = map.get("metadata").and_then(|metadata| metadata.get("deletionTimestamp")).is_some();
+    let terminating = map
+        .get("metadata")
+        .and_then(|metadata| metadata.get("deletionTimestamp"))
+        .is_some();
     if !terminating {
         set(Some(map), "spec", json!({"finalizers": ["kubernetes"]}));
         set(Some(map), "status", json!({"phase": "Active"}));
@@ -266,9 +318,14 @@ mod tests {
 
     #[test]
     fn pull_policy_follows_the_tag() {
-        for (image, always) in
-            [("a", true), ("a:latest", true), ("a:v1", false), ("h:5000/a", true), ("h:5000/a:v1", false), ("a@sha256:0", false)]
-        {
+        for (image, always) in [
+            ("a", true),
+            ("a:latest", true),
+            ("a:v1", false),
+            ("h:5000/a", true),
+            ("h:5000/a:v1", false),
+            ("a@sha256:0", false),
+        ] {
             assert_eq!(pulls_always(image), always, "{image}");
         }
     }
@@ -277,13 +334,22 @@ mod tests {
     fn services_and_secrets() {
         let mut service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
         apply(&kinds::SERVICE, &mut service);
-        assert_eq!(service["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
+        assert_eq!(
+            service["spec"]["ports"][0],
+            json!({"port": 80, "protocol": "TCP", "targetPort": 80})
+        );
         assert_eq!(service["spec"]["type"], json!("ClusterIP"));
         let mut secret = json!({"metadata": {"name": "s"}, "stringData": {"k": "v"}});
         apply(&kinds::SECRET, &mut secret);
-        assert_eq!(secret, json!({"metadata": {"name": "s"}, "type": "Opaque", "data": {"k": "dg=="}}));
+        assert_eq!(
+            secret,
+            json!({"metadata": {"name": "s"}, "type": "Opaque", "data": {"k": "dg=="}})
+        );
         let mut folded = json!({"metadata": {"name": "s"}, "data": {"k": "dg\r\n==\n", "l": "d g==", "m": null}});
         apply(&kinds::SECRET, &mut folded);
-        assert_eq!(folded["data"], json!({"k": "dg==", "l": "d g==", "m": null}));
+        assert_eq!(
+            folded["data"],
+            json!({"k": "dg==", "l": "d g==", "m": null})
+        );
     }
 }

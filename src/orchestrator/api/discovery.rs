@@ -20,7 +20,11 @@ pub fn legacy_versions(address: &str) -> Value {
 /// `/apis`.
 #[must_use]
 pub fn groups() -> Value {
-    let mut names: Vec<&str> = kinds::ALL.iter().map(|kind| kind.group).filter(|group| !group.is_empty()).collect();
+    let mut names: Vec<&str> = kinds::ALL
+        .iter()
+        .map(|kind| kind.group)
+        .filter(|group| !group.is_empty())
+        .collect();
     names.dedup();
     let groups: Vec<Value> = names.iter().filter_map(|name| group(name)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
@@ -29,9 +33,13 @@ pub fn groups() -> Value {
 /// `/apis/<group>`.
 #[must_use]
 pub fn group(name: &str) -> Option<Value> {
-    let kind = kinds::ALL.iter().find(|kind| kind.group == name && !name.is_empty())?;
+    let kind = kinds::ALL
+        .iter()
+        .find(|kind| kind.group == name && !name.is_empty())?;
     let version = json!({"groupVersion": kind.api_version(), "version": kind.version});
-    Some(json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version}))
+    Some(
+        json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version}),
+    )
 }
 
 /// `/api/v1`, `/apis/<group>/<version>`.
@@ -39,12 +47,21 @@ pub fn group(name: &str) -> Option<Value> {
 pub fn resources(group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
     let mut group_version = None;
-    for kind in kinds::ALL.iter().filter(|kind| kind.group == group && kind.version == version) {
+    for kind in kinds::ALL
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+    {
         group_version = Some(kind.api_version());
         list.push(resource(kind));
-        list.extend(kind.subresources.iter().map(|part| subresource(kind, *part)));
+        list.extend(
+            kind.subresources
+                .iter()
+                .map(|part| subresource(kind, *part)),
+        );
     }
-    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version?, "resources": list}))
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version?, "resources": list}),
+    )
 }
 
 fn resource(kind: &Kind) -> Value {
@@ -110,8 +127,12 @@ mod tests {
     fn every_kind_is_discoverable() {
         for kind in kinds::ALL {
             let list = resources(kind.group, kind.version).expect("its group is served");
-            let names: Vec<&str> =
-                list["resources"].as_array().expect("a list").iter().filter_map(|one| one["name"].as_str()).collect();
+            let names: Vec<&str> = list["resources"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter_map(|one| one["name"].as_str())
+                .collect();
             assert!(names.contains(&kind.plural));
         }
         assert_eq!(groups()["groups"].as_array().map(Vec::len), Some(2));

@@ -44,7 +44,11 @@ pub struct Heartbeats {
 
 impl Default for Heartbeats {
     fn default() -> Self {
-        Self { beats: Mutex::default(), statements: Mutex::default(), changes: watch::Sender::new(0) }
+        Self {
+            beats: Mutex::default(),
+            statements: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
     }
 }
 
@@ -52,14 +56,27 @@ impl Heartbeats {
     /// The node lives; its tunnel is open. `late` is by how much the beat was late by the node's own clock, `contact` how long before it the
     /// server had answered the node.
     pub fn beat(&self, node: &str, late: Duration, contact: Duration) {
-        let beat = Beat { last: Instant::now(), late, contact, connected: true };
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), beat);
+        let beat = Beat {
+            last: Instant::now(),
+            late,
+            contact,
+            connected: true,
+        };
+        self.beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.to_owned(), beat);
         self.changes.send_modify(|count| *count += 1);
     }
 
     /// The node's tunnel was closed. The time of the last beat stays.
     pub fn disconnected(&self, node: &str) {
-        if let Some(beat) = self.beats.lock().unwrap_or_else(PoisonError::into_inner).get_mut(node) {
+        if let Some(beat) = self
+            .beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(node)
+        {
             beat.connected = false;
         }
         self.changes.send_modify(|count| *count += 1);
@@ -67,24 +84,41 @@ impl Heartbeats {
 
     /// `observer` has looked for `suspect`.
     pub fn testify(&self, suspect: &str, observer: &str, statement: Statement) {
-        testify(&mut self.statements.lock().unwrap_or_else(PoisonError::into_inner), suspect, observer, statement);
+        testify(
+            &mut self
+                .statements
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+            suspect,
+            observer,
+            statement,
+        );
     }
 
     /// Every node that ever beat.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, Beat> {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What nodes last said of each other.
     #[must_use]
     pub fn statements(&self) -> Statements {
-        self.statements.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Forgets what was said of nodes that do not exist any more.
     pub fn forget_all_but(&self, known: impl Fn(&str) -> bool) {
-        self.statements.lock().unwrap_or_else(PoisonError::into_inner).retain(|node, _| known(node));
+        self.statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|node, _| known(node));
     }
 
     /// Tells of every beat and every closed tunnel; the number only grows.
@@ -95,8 +129,17 @@ impl Heartbeats {
 }
 
 /// The newest question counts: silence is answered later than life, so that of an older one may come after it.
-pub(crate) fn testify(statements: &mut Statements, suspect: &str, observer: &str, statement: Statement) {
-    let known = statements.entry(suspect.to_owned()).or_default().entry(observer.to_owned()).or_insert(statement);
+pub(crate) fn testify(
+    statements: &mut Statements,
+    suspect: &str,
+    observer: &str,
+    statement: Statement,
+) {
+    let known = statements
+        .entry(suspect.to_owned())
+        .or_default()
+        .entry(observer.to_owned())
+        .or_insert(statement);
     if known.asked <= statement.asked {
         *known = statement;
     }
@@ -115,7 +158,12 @@ mod tests {
         heartbeats.disconnected("w1");
         assert_eq!(
             heartbeats.snapshot()["w1"],
-            Beat { last: at, late: Duration::ZERO, contact: Duration::ZERO, connected: false }
+            Beat {
+                last: at,
+                late: Duration::ZERO,
+                contact: Duration::ZERO,
+                connected: false
+            }
         );
         assert!(changes.has_changed().expect("open"));
         assert_eq!(*changes.borrow_and_update(), 2);

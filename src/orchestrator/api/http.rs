@@ -62,7 +62,10 @@ pub fn router(server: Server) -> Router {
         .route("/flightcage/v1/nodes/{name}/tunnel", get(tunnel))
         .route(crate::balancer::report::PATH, get(balancer))
         .route("/flightcage/v1/nodes/{name}/beat", get(beat))
-        .route("/flightcage/v1/namespaces/{namespace}/pods/{name}/exec", axum::routing::post(logs::exec))
+        .route(
+            "/flightcage/v1/namespaces/{namespace}/pods/{name}/exec",
+            axum::routing::post(logs::exec),
+        )
         .route("/healthz", any(|| async { "ok" }))
         .route("/readyz", any(|| async { "ok" }))
         .route("/livez", any(|| async { "ok" }))
@@ -78,7 +81,10 @@ impl IntoResponse for Status {
 }
 
 pub(super) fn json_response(code: StatusCode, body: Vec<u8>) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache, private")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-cache, private"),
+    ];
     (code, headers, body).into_response()
 }
 
@@ -89,15 +95,31 @@ async fn tunnel(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     if who.node() != Some(name.as_str()) {
-        return Status::forbidden(format!("the tunnel of node `{name}` may be opened only by that node, not by `{}`", who.user))
-            .into_response();
+        return Status::forbidden(format!(
+            "the tunnel of node `{name}` may be opened only by that node, not by `{}`",
+            who.user
+        ))
+        .into_response();
     }
-    upgrade.on_upgrade(move |socket| async move { server.tunnels.serve(&name, socket, server.cancel.clone()).await })
+    upgrade.on_upgrade(move |socket| async move {
+        server
+            .tunnels
+            .serve(&name, socket, server.cancel.clone())
+            .await
+    })
 }
 
-async fn balancer(State(server): State<Server>, Extension(who): Extension<Identity>, upgrade: WebSocketUpgrade) -> Response {
+async fn balancer(
+    State(server): State<Server>,
+    Extension(who): Extension<Identity>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     if !who.balances() {
-        return Status::forbidden(format!("`{}` is neither a service proxy nor a load balancer", who.user)).into_response();
+        return Status::forbidden(format!(
+            "`{}` is neither a service proxy nor a load balancer",
+            who.user
+        ))
+        .into_response();
     }
     upgrade.on_upgrade(move |socket| async move {
         balancers::serve(&server.barrier, &who.user, socket, server.cancel.clone()).await;
@@ -111,12 +133,22 @@ async fn beat(
     Path(name): Path<String>,
 ) -> Result<Response, Status> {
     if !who.is_master() {
-        return Err(Status::forbidden(format!("user \"{}\" cannot ask nodes for a beat", who.user)));
+        return Err(Status::forbidden(format!(
+            "user \"{}\" cannot ask nodes for a beat",
+            who.user
+        )));
     }
-    let mut answer = server.tunnels.ask(&name, |request| ToNode::Beat { request })?;
+    let mut answer = server
+        .tunnels
+        .ask(&name, |request| ToNode::Beat { request })?;
     match tokio::time::timeout(BEAT, answer.next()).await {
-        Ok(Some(Piece::Done { error: None, .. })) => Ok(json_response(StatusCode::OK, b"{}".to_vec())),
-        _ => Err(Status::unavailable(format!("node `{name}` gave no sign of life within {} s", BEAT.as_secs()))),
+        Ok(Some(Piece::Done { error: None, .. })) => {
+            Ok(json_response(StatusCode::OK, b"{}".to_vec()))
+        }
+        _ => Err(Status::unavailable(format!(
+            "node `{name}` gave no sign of life within {} s",
+            BEAT.as_secs()
+        ))),
     }
 }
 
@@ -131,28 +163,42 @@ struct Call {
 
 impl Call {
     fn parameter(&self, name: &str) -> Option<&str> {
-        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn flag(&self, name: &str) -> bool {
-        self.parameter(name).is_some_and(|value| value.is_empty() || value == "1" || value == "true")
+        self.parameter(name)
+            .is_some_and(|value| value.is_empty() || value == "1" || value == "true")
     }
 
     fn run(&self) -> Result<Run, Status> {
         match self.parameter("dryRun") {
             None | Some("") => Ok(Run::Real),
             Some("All") => Ok(Run::Dry),
-            Some(other) => Err(Status::bad_request(format!("dryRun `{other}` is not one of All"))),
+            Some(other) => Err(Status::bad_request(format!(
+                "dryRun `{other}` is not one of All"
+            ))),
         }
     }
 
     fn content_type(&self) -> &str {
-        let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let value = self
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         value.split(';').next().unwrap_or_default().trim()
     }
 
     fn form(&self) -> Result<Form, Status> {
-        let accept = self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let accept = self
+            .headers
+            .get(header::ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         Form::from_accept(accept).ok_or_else(|| {
             Status::not_acceptable("only the following media types are accepted: application/json, application/json;stream=watch")
         })
@@ -160,12 +206,13 @@ impl Call {
 
     fn object(&self) -> Result<Value, Status> {
         match self.content_type() {
-            "" | "application/json" | "*/*" => {
-                serde_json::from_slice(&self.body).map_err(|error| Status::bad_request(format!("the body is not JSON: {error}")))
-            }
+            "" | "application/json" | "*/*" => serde_json::from_slice(&self.body)
+                .map_err(|error| Status::bad_request(format!("the body is not JSON: {error}"))),
             "application/yaml" => {
-                let text = std::str::from_utf8(&self.body).map_err(|_| Status::bad_request("the body is not UTF-8"))?;
-                serde_saphyr::from_str(text).map_err(|error| Status::bad_request(format!("the body is not YAML: {error}")))
+                let text = std::str::from_utf8(&self.body)
+                    .map_err(|_| Status::bad_request("the body is not UTF-8"))?;
+                serde_saphyr::from_str(text)
+                    .map_err(|error| Status::bad_request(format!("the body is not YAML: {error}")))
             }
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml; not `{other}`"
@@ -174,20 +221,33 @@ impl Call {
     }
 }
 
-async fn handle(State(server): State<Server>, Extension(who): Extension<Identity>, request: Request) -> Response {
+async fn handle(
+    State(server): State<Server>,
+    Extension(who): Extension<Identity>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0).unwrap_or_default();
+    let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+        .map(|query| query.0)
+        .unwrap_or_default();
     let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => {
-            let mut status = Status::bad_request("the request's body is longer than 3 MiB or broke off");
+            let mut status =
+                Status::bad_request("the request's body is longer than 3 MiB or broke off");
             status.code = 413;
             status.reason = "RequestEntityTooLarge";
             return status.into_response();
         }
     };
-    let call = Call { who, method: parts.method, headers: parts.headers, query, body };
+    let call = Call {
+        who,
+        method: parts.method,
+        headers: parts.headers,
+        query,
+        body,
+    };
     let answered = answer(&server, &path, &call).await;
     let response = answered.unwrap_or_else(IntoResponse::into_response);
     if ![Method::GET, Method::HEAD].contains(&call.method) {
@@ -204,7 +264,10 @@ async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, St
             _ => None,
         };
         if let Some(document) = document {
-            return Ok(json_response(StatusCode::OK, document.to_string().into_bytes()));
+            return Ok(json_response(
+                StatusCode::OK,
+                document.to_string().into_bytes(),
+            ));
         }
     }
     let target = route::parse(path).ok_or_else(Status::no_such_path)?;
@@ -213,23 +276,47 @@ async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, St
         Target::Groups => Some(discovery::groups()),
         Target::Group(name) => discovery::group(&name),
         Target::Resources { group, version } => discovery::resources(&group, &version),
-        Target::Collection { kind, namespace } => return collection(server, call, kind, namespace).await,
-        Target::Object { kind, namespace, name, subresource } => {
+        Target::Collection { kind, namespace } => {
+            return collection(server, call, kind, namespace).await;
+        }
+        Target::Object {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } => {
             return object(server, call, kind, namespace.as_deref(), &name, subresource).await;
         }
     };
     let document = document.ok_or_else(Status::no_such_path)?;
-    Ok(json_response(StatusCode::OK, document.to_string().into_bytes()))
+    Ok(json_response(
+        StatusCode::OK,
+        document.to_string().into_bytes(),
+    ))
 }
 
 /// A protobuf message without fields is zero bytes: clients then do no validation of their own.
 fn empty_openapi() -> Response {
     let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-    (StatusCode::OK, [(header::CONTENT_TYPE, kind)], Body::empty()).into_response()
+    (
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, kind)],
+        Body::empty(),
+    )
+        .into_response()
 }
 
-async fn collection(server: &Server, call: &Call, kind: &'static Kind, namespace: Option<String>) -> Result<Response, Status> {
-    let selector = Selector::parse(kind, call.parameter("labelSelector"), call.parameter("fieldSelector"))?;
+async fn collection(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<String>,
+) -> Result<Response, Status> {
+    let selector = Selector::parse(
+        kind,
+        call.parameter("labelSelector"),
+        call.parameter("fieldSelector"),
+    )?;
     let verb = match call.method {
         Method::GET if call.flag("watch") => "watch",
         Method::GET | Method::HEAD => "list",
@@ -255,11 +342,24 @@ async fn collection(server: &Server, call: &Call, kind: &'static Kind, namespace
             authorize::admit_created(&call.who, &attempt, &body)?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
             // A cluster-wide POST of a namespaced kind names its namespace in the body.
-            let own = body.pointer("/metadata/namespace").and_then(Value::as_str).map(str::to_owned);
+            let own = body
+                .pointer("/metadata/namespace")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
             let namespace = namespace.or(own);
             let created = match call.run()? {
-                Run::Real => server.registry.create(kind, namespace.as_deref(), body).await?,
-                Run::Dry => server.registry.create_dry(kind, namespace.as_deref(), body).await?,
+                Run::Real => {
+                    server
+                        .registry
+                        .create(kind, namespace.as_deref(), body)
+                        .await?
+                }
+                Run::Dry => {
+                    server
+                        .registry
+                        .create_dry(kind, namespace.as_deref(), body)
+                        .await?
+                }
             };
             respond(call, kind, StatusCode::CREATED, &created, &warnings)
         }
@@ -271,8 +371,18 @@ fn field_validation(call: &Call) -> Result<FieldValidation, Status> {
     FieldValidation::parse(call.parameter("fieldValidation").unwrap_or_default())
 }
 
-fn respond(call: &Call, kind: &Kind, code: StatusCode, object: &Value, warnings: &[String]) -> Result<Response, Status> {
-    let body = call.form()?.event_object(kind, object).to_string().into_bytes();
+fn respond(
+    call: &Call,
+    kind: &Kind,
+    code: StatusCode,
+    object: &Value,
+    warnings: &[String],
+) -> Result<Response, Status> {
+    let body = call
+        .form()?
+        .event_object(kind, object)
+        .to_string()
+        .into_bytes();
     let mut response = json_response(code, body);
     for warning in warnings {
         if let Ok(value) = format!("299 - {warning:?}").parse() {
@@ -286,7 +396,9 @@ fn requested_revision(call: &Call) -> Result<Option<Revision>, Status> {
     match call.parameter("resourceVersion") {
         None | Some("" | "0") => Ok(None),
         Some(text) => {
-            let number = text.parse().map_err(|_| Status::bad_request(format!("resourceVersion `{text}` is not a number")))?;
+            let number = text.parse().map_err(|_| {
+                Status::bad_request(format!("resourceVersion `{text}` is not a number"))
+            })?;
             Ok(Some(Revision(number)))
         }
     }
@@ -295,12 +407,17 @@ fn requested_revision(call: &Call) -> Result<Option<Revision>, Status> {
 /// Waits a moment for a revision from the future, as Kubernetes does.
 async fn reach(registry: &Registry, wanted: Revision) -> Result<(), Status> {
     let mut changes = registry.subscribe();
-    let reached = tokio::time::timeout(FUTURE_REVISION, changes.wait_for(|revision| *revision >= wanted)).await;
+    let reached = tokio::time::timeout(
+        FUTURE_REVISION,
+        changes.wait_for(|revision| *revision >= wanted),
+    )
+    .await;
     match reached {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) | Err(_) => {
-            Err(Status::timeout(format!("Too large resource version: {wanted}, current: {}", registry.revision())))
-        }
+        Ok(Err(_)) | Err(_) => Err(Status::timeout(format!(
+            "Too large resource version: {wanted}, current: {}",
+            registry.revision()
+        ))),
     }
 }
 
@@ -314,12 +431,14 @@ async fn list(
     let form = call.form()?;
     let number = |name: &str| -> Result<usize, Status> {
         let text = call.parameter(name).unwrap_or("0");
-        text.parse().map_err(|_| Status::bad_request(format!("{name} `{text}` is not a number")))
+        text.parse()
+            .map_err(|_| Status::bad_request(format!("{name} `{text}` is not a number")))
     };
     let limit = Some(number("limit")?).filter(|limit| *limit > 0);
     let (mut at, mut after) = (None, None);
     if let Some(token) = call.parameter("continue").filter(|token| !token.is_empty()) {
-        let (revision, key) = read_continue(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+        let (revision, key) =
+            read_continue(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
         if !key.starts_with(&kind.prefix(namespace)) {
             return Err(Status::bad_request("continue key is not valid"));
         }
@@ -330,11 +449,21 @@ async fn list(
             at = Some(revision);
         }
     }
-    let window = Window { at, after: after.as_deref(), limit: limit.filter(|_| selector.is_everything()) };
+    let window = Window {
+        at,
+        after: after.as_deref(),
+        limit: limit.filter(|_| selector.is_everything()),
+    };
     let page = server
         .registry
         .page(kind, namespace, window)
-        .map_err(|status| if status.code == 410 && after.is_some() { watch::expired_continue() } else { status })?;
+        .map_err(|status| {
+            if status.code == 410 && after.is_some() {
+                watch::expired_continue()
+            } else {
+                status
+            }
+        })?;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     let mut remaining = page.remaining;
     let mut entries = page.entries;
@@ -354,7 +483,10 @@ async fn list(
         }
     }
     let objects: Vec<Arc<Value>> = entries.into_iter().map(|entry| entry.value).collect();
-    Ok(json_response(StatusCode::OK, form.list(kind, &objects, &metadata)))
+    Ok(json_response(
+        StatusCode::OK,
+        form.list(kind, &objects, &metadata),
+    ))
 }
 
 fn write_continue(revision: Revision, key: &str) -> String {
@@ -377,13 +509,17 @@ async fn start_watch(
     let form = call.form()?;
     let timeout_seconds = match call.parameter("timeoutSeconds") {
         None | Some("" | "0") => None,
-        Some(text) => Some(text.parse().map_err(|_| Status::bad_request(format!("timeoutSeconds `{text}` is not a number")))?),
+        Some(text) => Some(text.parse().map_err(|_| {
+            Status::bad_request(format!("timeoutSeconds `{text}` is not a number"))
+        })?),
     };
     let after = requested_revision(call)?;
     let initial = call.flag("sendInitialEvents");
     let matched = call.parameter("resourceVersionMatch").unwrap_or_default();
     if initial && matched != "NotOlderThan" {
-        return Err(Status::bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        return Err(Status::bad_request(
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
     }
     if let Some(after) = after {
         reach(&server.registry, after).await?;
@@ -400,7 +536,10 @@ async fn start_watch(
         timeout_seconds,
     };
     let stream = watch::start(watch, server.registry.clone(), server.cancel.clone());
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache, private")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-cache, private"),
+    ];
     Ok((StatusCode::OK, headers, Body::from_stream(stream)).into_response())
 }
 
@@ -417,21 +556,34 @@ async fn delete_collection(
     for object in objects.iter().filter(|object| selector.matches(object)) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         let name = text("/metadata/name").unwrap_or_default();
-        match server.registry.delete(kind, text("/metadata/namespace"), name, options.clone()).await {
+        match server
+            .registry
+            .delete(kind, text("/metadata/namespace"), name, options.clone())
+            .await
+        {
             Ok(object) => deleted.push(object),
             Err(status) if status.is_not_found() => {}
             Err(status) => return Err(status),
         }
     }
     let metadata = json!({"resourceVersion": revision.to_string()});
-    Ok(json_response(StatusCode::OK, call.form()?.list(kind, &deleted, &metadata)))
+    Ok(json_response(
+        StatusCode::OK,
+        call.form()?.list(kind, &deleted, &metadata),
+    ))
 }
 
 fn delete_options(call: &Call) -> Result<DeleteOptions, Status> {
-    let body = if call.body.is_empty() { json!({}) } else { call.object()? };
+    let body = if call.body.is_empty() {
+        json!({})
+    } else {
+        call.object()?
+    };
     let mut options = DeleteOptions::parse(&body)?;
     if let Some(text) = call.parameter("gracePeriodSeconds") {
-        let seconds = text.parse().map_err(|_| Status::bad_request(format!("gracePeriodSeconds `{text}` is not a number")))?;
+        let seconds = text.parse().map_err(|_| {
+            Status::bad_request(format!("gracePeriodSeconds `{text}` is not a number"))
+        })?;
         options.grace_period_seconds = Some(seconds);
     }
     if let Some(name) = call.parameter("propagationPolicy") {
@@ -459,7 +611,15 @@ async fn object(
         Method::POST => "create",
         _ => return Err(Status::method_not_allowed()),
     };
-    let attempt = Attempt { verb, kind, namespace, name: Some(name), subresource, required_node: None, required_name: None };
+    let attempt = Attempt {
+        verb,
+        kind,
+        namespace,
+        name: Some(name),
+        subresource,
+        required_node: None,
+        required_name: None,
+    };
     authorize::authorize(&server.registry, &call.who, &attempt)?;
     match (verb, subresource) {
         ("watch", None) => {
@@ -479,22 +639,38 @@ async fn object(
         }
         ("get", Some(Subresource::Scale)) => {
             let found = server.registry.get(kind, namespace, name)?;
-            Ok(json_response(StatusCode::OK, scale::from_object(&found).to_string().into_bytes()))
+            Ok(json_response(
+                StatusCode::OK,
+                scale::from_object(&found).to_string().into_bytes(),
+            ))
         }
         ("update" | "patch", Some(Subresource::Scale)) => {
             let change = |current: &Value| {
                 let present = scale::from_object(current);
-                let wanted = if verb == "update" { call.object()? } else { read_patch(call)?.apply(kind, &present)? };
+                let wanted = if verb == "update" {
+                    call.object()?
+                } else {
+                    read_patch(call)?.apply(kind, &present)?
+                };
                 scale::apply(current, &wanted)
             };
-            let changed = server.registry.change(kind, namespace, name, None, &change, call.run()?).await?;
-            Ok(json_response(StatusCode::OK, scale::from_object(&changed).to_string().into_bytes()))
+            let changed = server
+                .registry
+                .change(kind, namespace, name, None, &change, call.run()?)
+                .await?;
+            Ok(json_response(
+                StatusCode::OK,
+                scale::from_object(&changed).to_string().into_bytes(),
+            ))
         }
         ("update", None | Some(Subresource::Status)) => {
             let mut body = call.object()?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
             let change = |_: &Value| Ok(body.clone());
-            let stored = server.registry.change(kind, namespace, name, subresource, &change, call.run()?).await?;
+            let stored = server
+                .registry
+                .change(kind, namespace, name, subresource, &change, call.run()?)
+                .await?;
             respond(call, kind, StatusCode::OK, &stored, &warnings)
         }
         ("patch", None | Some(Subresource::Status)) => {
@@ -505,19 +681,31 @@ async fn object(
                 strict::check(kind, &mut patched, validation)?;
                 Ok(patched)
             };
-            let stored = server.registry.change(kind, namespace, name, subresource, &change, call.run()?).await?;
+            let stored = server
+                .registry
+                .change(kind, namespace, name, subresource, &change, call.run()?)
+                .await?;
             respond(call, kind, StatusCode::OK, &stored, &[])
         }
         ("delete", None) => delete(server, call, kind, namespace, name).await,
         ("create", Some(Subresource::Binding)) => {
             let body = call.object()?;
-            let node = body.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
+            let node = body
+                .pointer("/target/name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if node.is_empty() {
                 return Err(Status::bad_request("target.name: Required value"));
             }
-            server.registry.bind(namespace.unwrap_or_default(), name, node).await?;
+            server
+                .registry
+                .bind(namespace.unwrap_or_default(), name, node)
+                .await?;
             let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-            Ok(json_response(StatusCode::CREATED, done.to_string().into_bytes()))
+            Ok(json_response(
+                StatusCode::CREATED,
+                done.to_string().into_bytes(),
+            ))
         }
         _ => Err(Status::method_not_allowed()),
     }
@@ -525,7 +713,8 @@ async fn object(
 
 fn read_patch(call: &Call) -> Result<Patch, Status> {
     let body = || -> Result<Value, Status> {
-        serde_json::from_slice(&call.body).map_err(|error| Status::bad_request(format!("the patch is not JSON: {error}")))
+        serde_json::from_slice(&call.body)
+            .map_err(|error| Status::bad_request(format!("the patch is not JSON: {error}")))
     };
     match call.content_type() {
         "application/json-patch+json" => Ok(Patch::Json(body()?)),
@@ -545,7 +734,10 @@ async fn delete(
     name: &str,
 ) -> Result<Response, Status> {
     let options = delete_options(call)?;
-    let left = server.registry.delete(kind, namespace, name, options).await?;
+    let left = server
+        .registry
+        .delete(kind, namespace, name, options)
+        .await?;
     if kind.is(&kinds::POD) || left.pointer("/metadata/deletionTimestamp").is_some() {
         return respond(call, kind, StatusCode::OK, &left, &[]);
     }
@@ -560,7 +752,9 @@ async fn delete(
 pub(super) fn piece_bytes(piece: Piece) -> Option<Result<Bytes, std::io::Error>> {
     match piece {
         Piece::Output { data, .. } => Some(Ok(data)),
-        Piece::Done { error: Some(error), .. } => Some(Err(std::io::Error::other(error))),
+        Piece::Done {
+            error: Some(error), ..
+        } => Some(Err(std::io::Error::other(error))),
         Piece::Done { error: None, .. } => None,
     }
 }
@@ -572,7 +766,10 @@ mod tests {
     #[test]
     fn continue_tokens_survive_the_journey() {
         let token = write_continue(Revision(7), "/registry/core/pods/default/a");
-        assert_eq!(read_continue(&token), Some((Revision(7), "/registry/core/pods/default/a".to_owned())));
+        assert_eq!(
+            read_continue(&token),
+            Some((Revision(7), "/registry/core/pods/default/a".to_owned()))
+        );
         assert_eq!(read_continue("!"), None);
     }
 }

@@ -53,21 +53,35 @@ impl Kind {
     /// `v1`, `coordination.k8s.io/v1`.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `pods`, `leases.coordination.k8s.io`: as messages name it.
     #[must_use]
     pub fn resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// Below this prefix the store keeps the kind, or one namespace of it.
     #[must_use]
     pub fn prefix(&self, namespace: Option<&str>) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        let group = if self.group.is_empty() {
+            "core"
+        } else {
+            self.group
+        };
         match namespace {
-            Some(namespace) if self.namespaced => format!("/registry/{group}/{}/{namespace}/", self.plural),
+            Some(namespace) if self.namespaced => {
+                format!("/registry/{group}/{}/{namespace}/", self.plural)
+            }
             _ => format!("/registry/{group}/{}/", self.plural),
         }
     }
@@ -154,22 +168,60 @@ pub static SERVICE: Kind = Kind {
     ..CORE
 };
 /// v1 Endpoints.
-pub static ENDPOINTS: Kind = Kind { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: &["ep"], ..CORE };
+pub static ENDPOINTS: Kind = Kind {
+    kind: "Endpoints",
+    plural: "endpoints",
+    singular: "endpoints",
+    short_names: &["ep"],
+    ..CORE
+};
 /// v1 Secret.
-pub static SECRET: Kind = Kind { kind: "Secret", plural: "secrets", singular: "secret", ..CORE };
+pub static SECRET: Kind = Kind {
+    kind: "Secret",
+    plural: "secrets",
+    singular: "secret",
+    ..CORE
+};
 /// v1 ConfigMap.
-pub static CONFIG_MAP: Kind =
-    Kind { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: &["cm"], ..CORE };
+pub static CONFIG_MAP: Kind = Kind {
+    kind: "ConfigMap",
+    plural: "configmaps",
+    singular: "configmap",
+    short_names: &["cm"],
+    ..CORE
+};
 /// v1 Event.
-pub static EVENT: Kind = Kind { kind: "Event", plural: "events", singular: "event", short_names: &["ev"], ..CORE };
+pub static EVENT: Kind = Kind {
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short_names: &["ev"],
+    ..CORE
+};
 /// v1 ServiceAccount.
-pub static SERVICE_ACCOUNT: Kind =
-    Kind { kind: "ServiceAccount", plural: "serviceaccounts", singular: "serviceaccount", short_names: &["sa"], ..CORE };
+pub static SERVICE_ACCOUNT: Kind = Kind {
+    kind: "ServiceAccount",
+    plural: "serviceaccounts",
+    singular: "serviceaccount",
+    short_names: &["sa"],
+    ..CORE
+};
 /// coordination.k8s.io/v1 Lease.
-pub static LEASE: Kind = Kind { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..CORE };
+pub static LEASE: Kind = Kind {
+    group: "coordination.k8s.io",
+    kind: "Lease",
+    plural: "leases",
+    singular: "lease",
+    ..CORE
+};
 /// discovery.k8s.io/v1 EndpointSlice.
-pub static ENDPOINT_SLICE: Kind =
-    Kind { group: "discovery.k8s.io", kind: "EndpointSlice", plural: "endpointslices", singular: "endpointslice", ..CORE };
+pub static ENDPOINT_SLICE: Kind = Kind {
+    group: "discovery.k8s.io",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    ..CORE
+};
 
 /// Every kind, in the order discovery prints them.
 pub static ALL: &[&Kind] = &[
@@ -190,5 +242,7 @@ pub static ALL: &[&Kind] = &[
 /// The kind served at this group, version and plural.
 #[must_use]
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    ALL.iter().copied().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+    ALL.iter()
+        .copied()
+        .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
 }

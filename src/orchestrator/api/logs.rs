@@ -25,9 +25,19 @@ struct Place {
     container: String,
 }
 
-fn place(server: &Server, namespace: Option<&str>, name: &str, container: Option<&str>) -> Result<Place, Status> {
+fn place(
+    server: &Server,
+    namespace: Option<&str>,
+    name: &str,
+    container: Option<&str>,
+) -> Result<Place, Status> {
     let pod = server.registry.get(&kinds::POD, namespace, name)?;
-    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |pointer: &str| {
+        pod.pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let names: Vec<&str> = ["/spec/initContainers", "/spec/containers"]
         .iter()
         .filter_map(|pointer| pod.pointer(pointer)?.as_array())
@@ -36,18 +46,31 @@ fn place(server: &Server, namespace: Option<&str>, name: &str, container: Option
         .collect();
     let container = match container.filter(|given| !given.is_empty()) {
         Some(given) if names.contains(&given) => given.to_owned(),
-        Some(given) => return Err(Status::bad_request(format!("container {given} is not valid for pod {name}"))),
+        Some(given) => {
+            return Err(Status::bad_request(format!(
+                "container {given} is not valid for pod {name}"
+            )));
+        }
         None if names.len() == 1 => names.concat(),
         None => {
-            let message = format!("a container name must be specified for pod {name}, choose one of: [{}]", names.join(" "));
+            let message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                names.join(" ")
+            );
             return Err(Status::bad_request(message));
         }
     };
     let node = text("/spec/nodeName");
     if node.is_empty() {
-        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+        return Err(Status::bad_request(format!(
+            "pod {name} does not have a host assigned"
+        )));
     }
-    Ok(Place { node, pod_uid: text("/metadata/uid"), container })
+    Ok(Place {
+        node,
+        pod_uid: text("/metadata/uid"),
+        container,
+    })
 }
 
 /// `GET …/pods/<name>/log`.
@@ -57,11 +80,23 @@ pub(super) async fn log(
     name: &str,
     query: &BTreeMap<String, String>,
 ) -> Result<Response, Status> {
-    let flag = |key: &str| query.get(key).is_some_and(|value| value == "true" || value == "1");
-    let place = place(server, namespace, name, query.get("container").map(String::as_str))?;
+    let flag = |key: &str| {
+        query
+            .get(key)
+            .is_some_and(|value| value == "true" || value == "1")
+    };
+    let place = place(
+        server,
+        namespace,
+        name,
+        query.get("container").map(String::as_str),
+    )?;
     let tail_lines = match query.get("tailLines") {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| Status::bad_request(format!("tailLines `{text}` is not a number")))?),
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| Status::bad_request(format!("tailLines `{text}` is not a number")))?,
+        ),
     };
     let mut answer = server.tunnels.ask(&place.node, |request| ToNode::Logs {
         request,
@@ -73,12 +108,22 @@ pub(super) async fn log(
         timestamps: flag("timestamps"),
     })?;
     // With the first piece in hand a failure can still be told properly; following a silent log must not wait for one.
-    let first = if flag("follow") { None } else { Some(answer.next().await) };
-    if let Some(Some(Piece::Done { error: Some(error), .. })) = &first {
+    let first = if flag("follow") {
+        None
+    } else {
+        Some(answer.next().await)
+    };
+    if let Some(Some(Piece::Done {
+        error: Some(error), ..
+    })) = &first
+    {
         return Err(Status::bad_request(error.clone()));
     }
     if let Some(None) = first {
-        return Err(Status::unavailable(format!("the tunnel of node `{}` broke", place.node)));
+        return Err(Status::unavailable(format!(
+            "the tunnel of node `{}` broke",
+            place.node
+        )));
     }
     let cancel = server.cancel.clone();
     let body = futures::stream::unfold((first, answer), move |(first, mut answer)| {
@@ -86,12 +131,19 @@ pub(super) async fn log(
         async move {
             let piece = match first {
                 Some(piece) => piece,
-                None => tokio::select! { piece = answer.next() => piece, () = cancel.cancelled() => None },
+                None => {
+                    tokio::select! { piece = answer.next() => piece, () = cancel.cancelled() => None }
+                }
             };
             Some((piece_bytes(piece?)?, (None, answer)))
         }
     });
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "text/plain")], Body::from_stream(body)).into_response())
+    Ok((
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, "text/plain")],
+        Body::from_stream(body),
+    )
+        .into_response())
 }
 
 /// `POST /flightcage/v1/namespaces/<ns>/pods/<name>/exec?container=&command=&command=`: one JSON object a line, `{"stream":1,"data":"<base64>"}`
@@ -103,12 +155,24 @@ pub(super) async fn exec(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Status> {
     if !who.is_master() {
-        return Err(Status::forbidden(format!("user \"{}\" cannot run commands in pods", who.user)));
+        return Err(Status::forbidden(format!(
+            "user \"{}\" cannot run commands in pods",
+            who.user
+        )));
     }
-    let container = query.iter().find(|(key, _)| key == "container").map(|(_, value)| value.as_str());
-    let command: Vec<String> = query.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone()).collect();
+    let container = query
+        .iter()
+        .find(|(key, _)| key == "container")
+        .map(|(_, value)| value.as_str());
+    let command: Vec<String> = query
+        .iter()
+        .filter(|(key, _)| key == "command")
+        .map(|(_, value)| value.clone())
+        .collect();
     if command.is_empty() {
-        return Err(Status::bad_request("you must specify at least 1 command for the container"));
+        return Err(Status::bad_request(
+            "you must specify at least 1 command for the container",
+        ));
     }
     let place = place(&server, Some(&namespace), &name, container)?;
     tracing::info!(user = who.user, verb = "exec", namespace, name, "audit");
@@ -123,15 +187,29 @@ pub(super) async fn exec(
         let cancel = cancel.clone();
         async move {
             let mut answer = answer?;
-            let piece = tokio::select! { piece = answer.next() => piece, () = cancel.cancelled() => None };
+            let piece =
+                tokio::select! { piece = answer.next() => piece, () = cancel.cancelled() => None };
             let (line, rest) = match piece {
-                Some(Piece::Output { stream, data }) => (json!({"stream": stream, "data": STANDARD.encode(data)}), Some(answer)),
-                Some(Piece::Done { error: Some(error), .. }) => (json!({"error": error}), None),
+                Some(Piece::Output { stream, data }) => (
+                    json!({"stream": stream, "data": STANDARD.encode(data)}),
+                    Some(answer),
+                ),
+                Some(Piece::Done {
+                    error: Some(error), ..
+                }) => (json!({"error": error}), None),
                 Some(Piece::Done { exit_code, .. }) => (json!({"exitCode": exit_code}), None),
                 None => (json!({"error": "the node's tunnel broke"}), None),
             };
-            Some((Ok::<_, std::io::Error>(Bytes::from(format!("{line}\n"))), rest))
+            Some((
+                Ok::<_, std::io::Error>(Bytes::from(format!("{line}\n"))),
+                rest,
+            ))
         }
     });
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    Ok((
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(body),
+    )
+        .into_response())
 }

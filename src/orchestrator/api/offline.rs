@@ -14,9 +14,19 @@ pub fn check(kind: &Kind, written: &Value) -> Vec<Cause> {
     let unknown = match strict::drop_unknown_fields(kind, &mut object) {
         Ok(unknown) => unknown,
         // Nothing more can be said about an object that is not of its type.
-        Err(status) => return vec![Cause { reason: "FieldValueTypeInvalid", field: String::new(), message: status.message }],
+        Err(status) => {
+            return vec![Cause {
+                reason: "FieldValueTypeInvalid",
+                field: String::new(),
+                message: status.message,
+            }];
+        }
     };
-    let unknown_field = |field| Cause { reason: "FieldValueForbidden", field, message: "unknown field".to_owned() };
+    let unknown_field = |field| Cause {
+        reason: "FieldValueForbidden",
+        field,
+        message: "unknown field".to_owned(),
+    };
     let mut causes: Vec<Cause> = unknown.into_iter().map(unknown_field).collect();
     defaults::apply(kind, &mut object);
     causes.extend(validation::check(kind, &object, None));
@@ -31,7 +41,10 @@ mod tests {
     use crate::orchestrator::api::kinds;
 
     fn problems(kind: &Kind, object: &Value) -> Vec<String> {
-        check(kind, object).into_iter().map(|cause| cause.field).collect()
+        check(kind, object)
+            .into_iter()
+            .map(|cause| cause.field)
+            .collect()
     }
 
     #[test]
@@ -41,7 +54,12 @@ mod tests {
         let wrong = json!({"metadata": {"name": "S"}, "spec": {"prots": [], "selectr": {"a": "b"}, "ports": [{"port": 70000}]}});
         assert_eq!(
             problems(&kinds::SERVICE, &wrong),
-            ["spec.selectr", "metadata.name", "spec.ports[0].port", "spec.ports[0].targetPort"]
+            [
+                "spec.selectr",
+                "metadata.name",
+                "spec.ports[0].port",
+                "spec.ports[0].targetPort"
+            ]
         );
         let mistyped = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": "http"}]}});
         assert_eq!(problems(&kinds::SERVICE, &mistyped), [""]);

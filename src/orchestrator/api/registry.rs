@@ -38,31 +38,55 @@ impl Registry {
     /// On `store`. `bootstrap::ensure` creates the objects every cluster has.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, heartbeats: Arc<Heartbeats>) -> Self {
-        Self { store, heartbeats, allocation: tokio::sync::Mutex::default() }
+        Self {
+            store,
+            heartbeats,
+            allocation: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Every object of a kind, of one namespace or of all, and the revision at which the list is true.
     #[must_use]
     pub fn list(&self, kind: &Kind, namespace: Option<&str>) -> (Vec<Arc<Value>>, Revision) {
         match self.page(kind, namespace, Window::default()) {
-            Ok(page) => (page.entries.into_iter().map(|entry| entry.value).collect(), page.revision),
+            Ok(page) => (
+                page.entries.into_iter().map(|entry| entry.value).collect(),
+                page.revision,
+            ),
             // Only a window on the past can fail.
             Err(_) => (Vec::new(), self.revision()),
         }
     }
 
     /// A page of a kind.
-    pub fn page(&self, kind: &Kind, namespace: Option<&str>, window: Window<'_>) -> Result<Page, Status> {
-        self.store.range(&kind.prefix(namespace), window).map_err(|error| Status::from_store(&error, kind, ""))
+    pub fn page(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        window: Window<'_>,
+    ) -> Result<Page, Status> {
+        self.store
+            .range(&kind.prefix(namespace), window)
+            .map_err(|error| Status::from_store(&error, kind, ""))
     }
 
     /// One object. `namespace` is `None` for kinds without namespaces.
-    pub fn get(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Arc<Value>, Status> {
+    pub fn get(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Arc<Value>, Status> {
         Ok(self.entry(kind, namespace, name)?.value)
     }
 
     /// Creates an object and returns it as stored. `metadata.name` or `metadata.generateName` is needed.
-    pub async fn create(&self, kind: &'static Kind, namespace: Option<&str>, object: Value) -> Result<Arc<Value>, Status> {
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
         write::create(self, kind, namespace, object, write::Run::Real).await
     }
 
@@ -77,7 +101,16 @@ impl Registry {
         object: Value,
     ) -> Result<Arc<Value>, Status> {
         let change = |_: &Value| Ok(object.clone());
-        write::update(self, kind, namespace, name, subresource, &change, write::Run::Real).await
+        write::update(
+            self,
+            kind,
+            namespace,
+            name,
+            subresource,
+            &change,
+            write::Run::Real,
+        )
+        .await
     }
 
     /// Changes an object, or with [`Subresource::Status`] only its status.
@@ -90,11 +123,25 @@ impl Registry {
         patch: Patch,
     ) -> Result<Arc<Value>, Status> {
         let change = |current: &Value| patch.apply(kind, current);
-        write::update(self, kind, namespace, name, subresource, &change, write::Run::Real).await
+        write::update(
+            self,
+            kind,
+            namespace,
+            name,
+            subresource,
+            &change,
+            write::Run::Real,
+        )
+        .await
     }
 
     /// As [`Registry::create`], but nothing is stored.
-    pub async fn create_dry(&self, kind: &'static Kind, namespace: Option<&str>, object: Value) -> Result<Arc<Value>, Status> {
+    pub async fn create_dry(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
         write::create(self, kind, namespace, object, write::Run::Dry).await
     }
 
@@ -136,7 +183,9 @@ impl Registry {
         after: Revision,
         limit: usize,
     ) -> Result<(Vec<Event>, Revision), Status> {
-        self.store.events(&kind.prefix(namespace), after, limit).map_err(|error| Status::from_store(&error, kind, ""))
+        self.store
+            .events(&kind.prefix(namespace), after, limit)
+            .map_err(|error| Status::from_store(&error, kind, ""))
     }
 
     /// Tells of every new revision of the store.
@@ -152,7 +201,9 @@ impl Registry {
     }
 
     fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Entry, Status> {
-        self.store.get(&kind.key(namespace, name)).ok_or_else(|| Status::not_found(kind, name))
+        self.store
+            .get(&kind.key(namespace, name))
+            .ok_or_else(|| Status::not_found(kind, name))
     }
 }
 
@@ -165,10 +216,15 @@ pub(super) mod tests {
 
     /// A registry as every cluster begins.
     pub(in crate::orchestrator::api) async fn registry() -> Arc<Registry> {
-        let sealing = Sealing { sealer: Sealer::new(&[3; 32]).expect("32 bytes"), prefix: "/registry/core/secrets/".to_owned() };
+        let sealing = Sealing {
+            sealer: Sealer::new(&[3; 32]).expect("32 bytes"),
+            prefix: "/registry/core/secrets/".to_owned(),
+        };
         let store = EmbeddedStore::in_memory(sealing).expect("opened");
         let registry = Arc::new(Registry::new(Arc::new(store), Arc::default()));
-        bootstrap::ensure(&registry, crate::model::addresses::node_address(0)).await.expect("bootstrapped");
+        bootstrap::ensure(&registry, crate::model::addresses::node_address(0))
+            .await
+            .expect("bootstrapped");
         registry
     }
 }

@@ -46,8 +46,14 @@ pub fn parse(path: &str) -> Option<Target> {
         ["api"] => Some(Target::LegacyVersions),
         ["apis"] => Some(Target::Groups),
         ["apis", group] => Some(Target::Group((*group).to_owned())),
-        ["api", "v1"] => Some(Target::Resources { group: String::new(), version: "v1".to_owned() }),
-        ["apis", group, version] => Some(Target::Resources { group: (*group).to_owned(), version: (*version).to_owned() }),
+        ["api", "v1"] => Some(Target::Resources {
+            group: String::new(),
+            version: "v1".to_owned(),
+        }),
+        ["apis", group, version] => Some(Target::Resources {
+            group: (*group).to_owned(),
+            version: (*version).to_owned(),
+        }),
         ["api", "v1", rest @ ..] => objects("", "v1", rest),
         ["apis", group, version, rest @ ..] => objects(group, version, rest),
         _ => None,
@@ -60,31 +66,64 @@ fn objects(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
             let found = kinds::find(group, version, plural).filter(|kind| kind.namespaced);
             match found {
                 Some(kind) => below(kind, Some((*namespace).to_owned()), rest),
-                None => below(kinds::find(group, version, "namespaces")?, None, &rest_of_namespace(namespace, plural, rest)),
+                None => below(
+                    kinds::find(group, version, "namespaces")?,
+                    None,
+                    &rest_of_namespace(namespace, plural, rest),
+                ),
             }
         }
-        [plural] => Some(Target::Collection { kind: kinds::find(group, version, plural)?, namespace: None }),
-        [plural, rest @ ..] => below(kinds::find(group, version, plural).filter(|kind| !kind.namespaced)?, None, rest),
+        [plural] => Some(Target::Collection {
+            kind: kinds::find(group, version, plural)?,
+            namespace: None,
+        }),
+        [plural, rest @ ..] => below(
+            kinds::find(group, version, plural).filter(|kind| !kind.namespaced)?,
+            None,
+            rest,
+        ),
         [] => None,
     }
 }
 
 fn rest_of_namespace<'a>(namespace: &'a str, part: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
-    [namespace, part].into_iter().chain(rest.iter().copied()).collect()
+    [namespace, part]
+        .into_iter()
+        .chain(rest.iter().copied())
+        .collect()
 }
 
 fn below(kind: &'static Kind, namespace: Option<String>, rest: &[&str]) -> Option<Target> {
     match rest {
         [] => Some(Target::Collection { kind, namespace }),
-        [name] => Some(Target::Object { kind, namespace, name: (*name).to_owned(), subresource: None }),
+        [name] => Some(Target::Object {
+            kind,
+            namespace,
+            name: (*name).to_owned(),
+            subresource: None,
+        }),
         [name, part] => {
             // A namespace is finalised where its other parts are written.
-            let part = if kind.is(&kinds::NAMESPACE) && *part == "finalize" { None } else { Some(*part) };
+            let part = if kind.is(&kinds::NAMESPACE) && *part == "finalize" {
+                None
+            } else {
+                Some(*part)
+            };
             let subresource = match part {
                 None => None,
-                Some(part) => Some(kind.subresources.iter().copied().find(|known| known.name() == part)?),
+                Some(part) => Some(
+                    kind.subresources
+                        .iter()
+                        .copied()
+                        .find(|known| known.name() == part)?,
+                ),
             };
-            Some(Target::Object { kind, namespace, name: (*name).to_owned(), subresource })
+            Some(Target::Object {
+                kind,
+                namespace,
+                name: (*name).to_owned(),
+                subresource,
+            })
         }
         _ => None,
     }
@@ -96,17 +135,40 @@ mod tests {
 
     #[test]
     fn paths() {
-        let collection = |kind, namespace: Option<&str>| Target::Collection { kind, namespace: namespace.map(str::to_owned) };
+        let collection = |kind, namespace: Option<&str>| Target::Collection {
+            kind,
+            namespace: namespace.map(str::to_owned),
+        };
         assert_eq!(parse("/api/v1/pods"), Some(collection(&kinds::POD, None)));
-        assert_eq!(parse("/api/v1/namespaces/x/pods"), Some(collection(&kinds::POD, Some("x"))));
-        assert_eq!(parse("/api/v1/namespaces"), Some(collection(&kinds::NAMESPACE, None)));
+        assert_eq!(
+            parse("/api/v1/namespaces/x/pods"),
+            Some(collection(&kinds::POD, Some("x")))
+        );
+        assert_eq!(
+            parse("/api/v1/namespaces"),
+            Some(collection(&kinds::NAMESPACE, None))
+        );
         let lease = parse("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/w1");
         assert!(matches!(lease, Some(Target::Object { kind, .. }) if kind.is(&kinds::LEASE)));
         let status = parse("/api/v1/namespaces/x/status");
-        assert!(matches!(status, Some(Target::Object { subresource: Some(Subresource::Status), name, .. }) if name == "x"));
+        assert!(
+            matches!(status, Some(Target::Object { subresource: Some(Subresource::Status), name, .. }) if name == "x")
+        );
         let log = parse("/api/v1/namespaces/x/pods/p/log");
-        assert!(matches!(log, Some(Target::Object { subresource: Some(Subresource::Log), .. })));
-        for missing in ["/", "/api/v2/pods", "/api/v1/birds", "/api/v1/pods/p", "/api/v1/nodes/n/scale"] {
+        assert!(matches!(
+            log,
+            Some(Target::Object {
+                subresource: Some(Subresource::Log),
+                ..
+            })
+        ));
+        for missing in [
+            "/",
+            "/api/v2/pods",
+            "/api/v1/birds",
+            "/api/v1/pods/p",
+            "/api/v1/nodes/n/scale",
+        ] {
             assert_eq!(parse(missing), None, "{missing}");
         }
     }

@@ -53,24 +53,36 @@ impl Selector {
     /// Whether the object is meant.
     #[must_use]
     pub fn matches(&self, object: &Value) -> bool {
-        self.labels.iter().all(|wanted| wanted.matches(object)) && self.fields.iter().all(|wanted| wanted.matches(object))
+        self.labels.iter().all(|wanted| wanted.matches(object))
+            && self.fields.iter().all(|wanted| wanted.matches(object))
     }
 
     /// The value a field is required to equal, if it is.
     #[must_use]
     pub fn required_field(&self, field: &str) -> Option<&str> {
-        self.fields.iter().find(|wanted| wanted.equal && wanted.field == field).map(|wanted| wanted.value.as_str())
+        self.fields
+            .iter()
+            .find(|wanted| wanted.equal && wanted.field == field)
+            .map(|wanted| wanted.value.as_str())
     }
 }
 
 impl LabelRequirement {
     fn matches(&self, object: &Value) -> bool {
         let label = |key: &str| {
-            object.get("metadata").and_then(|meta| meta.get("labels")).and_then(|labels| labels.get(key)).and_then(Value::as_str)
+            object
+                .get("metadata")
+                .and_then(|meta| meta.get("labels"))
+                .and_then(|labels| labels.get(key))
+                .and_then(Value::as_str)
         };
         match self {
-            Self::In(key, values) => label(key).is_some_and(|found| values.iter().any(|value| value == found)),
-            Self::NotIn(key, values) => label(key).is_none_or(|found| values.iter().all(|value| value != found)),
+            Self::In(key, values) => {
+                label(key).is_some_and(|found| values.iter().any(|value| value == found))
+            }
+            Self::NotIn(key, values) => {
+                label(key).is_none_or(|found| values.iter().all(|value| value != found))
+            }
             Self::Exists(key) => label(key).is_some(),
             Self::Absent(key) => label(key).is_none(),
         }
@@ -79,7 +91,10 @@ impl LabelRequirement {
 
 impl FieldRequirement {
     fn matches(&self, object: &Value) -> bool {
-        let found = self.field.split('.').try_fold(object, |inner, part| inner.get(part));
+        let found = self
+            .field
+            .split('.')
+            .try_fold(object, |inner, part| inner.get(part));
         let found = match found {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Bool(flag)) => flag.to_string(),
@@ -93,8 +108,15 @@ impl FieldRequirement {
 
 /// An object's own selector, as a request would name it.
 pub(super) fn written(object: &Value) -> String {
-    let labels = object.pointer("/spec/selector").and_then(Value::as_object).into_iter().flatten();
-    labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+    let labels = object
+        .pointer("/spec/selector")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
+    labels
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Splits at commas outside parentheses.
@@ -113,7 +135,11 @@ fn split_labels(text: &str) -> Vec<String> {
         part.push(letter);
     }
     parts.push(part);
-    parts.iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    parts
+        .iter()
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect()
 }
 
 fn label_requirement(part: &str) -> Result<LabelRequirement, Status> {
@@ -123,7 +149,10 @@ fn label_requirement(part: &str) -> Result<LabelRequirement, Status> {
     }
     if let Some(inner) = part.strip_suffix(')') {
         let (head, values) = inner.split_once('(').ok_or_else(refused)?;
-        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let values = values
+            .split(',')
+            .map(|value| value.trim().to_owned())
+            .collect();
         let mut words = head.split_whitespace();
         return match (words.next(), words.next(), words.next()) {
             (Some(key), Some("in"), None) => Ok(LabelRequirement::In(key.to_owned(), values)),
@@ -140,7 +169,11 @@ fn label_requirement(part: &str) -> Result<LabelRequirement, Status> {
         let (key, values) = pair(key, value);
         return Ok(LabelRequirement::In(key, values));
     }
-    if part.contains(char::is_whitespace) { Err(refused()) } else { Ok(LabelRequirement::Exists(part.to_owned())) }
+    if part.contains(char::is_whitespace) {
+        Err(refused())
+    } else {
+        Ok(LabelRequirement::Exists(part.to_owned()))
+    }
 }
 
 fn field_requirement(kind: &Kind, part: &str) -> Result<FieldRequirement, Status> {
@@ -149,10 +182,19 @@ fn field_requirement(kind: &Kind, part: &str) -> Result<FieldRequirement, Status
     } else if let Some((field, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
         (field, value, true)
     } else {
-        return Err(Status::bad_request(format!("invalid selector: '{part}'; can't understand '{part}'")));
+        return Err(Status::bad_request(format!(
+            "invalid selector: '{part}'; can't understand '{part}'"
+        )));
     };
     let extra: &[&str] = if kind.is(&kinds::POD) {
-        &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "status.phase", "status.podIP"]
+        &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "status.phase",
+            "status.podIP",
+        ]
     } else if kind.is(&kinds::SECRET) {
         &["type"]
     } else if kind.is(&kinds::NODE) {
@@ -172,9 +214,15 @@ fn field_requirement(kind: &Kind, part: &str) -> Result<FieldRequirement, Status
         || extra.contains(&field)
         || (kind.is(&kinds::EVENT) && field.starts_with("involvedObject."));
     if !known {
-        return Err(Status::bad_request(format!("field label not supported: {field}")));
+        return Err(Status::bad_request(format!(
+            "field label not supported: {field}"
+        )));
     }
-    Ok(FieldRequirement { field: field.to_owned(), value: value.to_owned(), equal })
+    Ok(FieldRequirement {
+        field: field.to_owned(),
+        value: value.to_owned(),
+        equal,
+    })
 }
 
 #[cfg(test)]
@@ -207,9 +255,11 @@ mod tests {
     #[test]
     fn fields() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "w1"}, "status": {"phase": "Running"}});
-        for (selector, expected) in
-            [("metadata.name=p", true), ("spec.nodeName=w1,status.phase!=Failed", true), ("spec.nodeName=", false)]
-        {
+        for (selector, expected) in [
+            ("metadata.name=p", true),
+            ("spec.nodeName=w1,status.phase!=Failed", true),
+            ("spec.nodeName=", false),
+        ] {
             let parsed = Selector::parse(&kinds::POD, None, Some(selector)).expect("parses");
             assert_eq!(parsed.matches(&pod), expected, "{selector}");
         }

@@ -95,45 +95,77 @@ pub async fn run(config: ServerConfig) -> Result<(), ServerError> {
         stop.cancel();
     });
     let listener =
-        TcpListener::bind(config.listen).await.map_err(|source| ServerError::Listen { address: config.listen, source })?;
+        TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| ServerError::Listen {
+                address: config.listen,
+                source,
+            })?;
     let result = serve(config, listener, cancel).await;
     waiting.abort();
     result
 }
 
 /// Serves on `listener` until `cancel`.
-pub async fn serve(config: ServerConfig, listener: TcpListener, cancel: CancellationToken) -> Result<(), ServerError> {
+pub async fn serve(
+    config: ServerConfig,
+    listener: TcpListener,
+    cancel: CancellationToken,
+) -> Result<(), ServerError> {
     let acceptor = tls::acceptor(&config.identity)?;
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|source| ServerError::DataDirectory { path: config.data_dir.display().to_string(), source })?;
-    let sealing = Sealing { sealer: Sealer::from_file(&config.secrets_key)?, prefix: kinds::SECRET.prefix(None) };
+    std::fs::create_dir_all(&config.data_dir).map_err(|source| ServerError::DataDirectory {
+        path: config.data_dir.display().to_string(),
+        source,
+    })?;
+    let sealing = Sealing {
+        sealer: Sealer::from_file(&config.secrets_key)?,
+        prefix: kinds::SECRET.prefix(None),
+    };
     let store = EmbeddedStore::open(&config.data_dir.join("store.redb"), sealing)?;
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Arc::new(Registry::new(Arc::new(store), heartbeats.clone()));
     bootstrap::ensure(&registry, config.address).await?;
     let barrier = Arc::new(Barrier::default());
-    let _following = AbortOnDropHandle::new(tokio::spawn(balancers::follow(registry.clone(), barrier.clone())));
+    let _following = AbortOnDropHandle::new(tokio::spawn(balancers::follow(
+        registry.clone(),
+        barrier.clone(),
+    )));
     let tunnels = Arc::new(Tunnels::new(heartbeats.clone(), barrier.clone()));
     let control = crate::orchestrator::control::Control {
         registry: registry.clone(),
         heartbeats,
         tunnels: tunnels.clone(),
         barrier: barrier.clone(),
-        brake: Brake { percent: config.eviction_brake_percent },
+        brake: Brake {
+            percent: config.eviction_brake_percent,
+        },
     };
     let controllers = tokio::spawn(control.run(cancel.clone()));
-    let server = Server { registry, tunnels, barrier, cancel: cancel.clone(), address: config.listen.to_string() };
+    let server = Server {
+        registry,
+        tunnels,
+        barrier,
+        cancel: cancel.clone(),
+        address: config.listen.to_string(),
+    };
     tracing::info!(listen = %config.listen, "serving");
     accept(&listener, &acceptor, &router(server), &cancel).await;
     controllers.await.map_err(ServerError::Controllers)?;
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, router: &Router, cancel: &CancellationToken) {
+async fn accept(
+    listener: &TcpListener,
+    acceptor: &TlsAcceptor,
+    router: &Router,
+    cancel: &CancellationToken,
+) {
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { break };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = cancel.cancelled() => break,
@@ -141,7 +173,8 @@ async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, router: &Router,
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, acceptor.clone(), router.clone(), cancel.clone());
+                let connection =
+                    connection(stream, acceptor.clone(), router.clone(), cancel.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -154,18 +187,30 @@ async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, router: &Router,
             }
         }
     }
-    let drained = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+    let drained = tokio::time::timeout(DRAIN, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
     if drained.is_err() {
         connections.shutdown().await;
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, cancel: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    cancel: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
         return tracing::debug!("a TLS handshake failed");
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let Some(who) = certificate.and_then(tls::identity) else {
         return tracing::warn!("a client certificate has no CN");
     };

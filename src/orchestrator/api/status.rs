@@ -45,37 +45,70 @@ pub struct Details {
 
 impl Status {
     fn of(code: u16, reason: &'static str, kind: &Kind, name: &str, message: String) -> Self {
-        let details =
-            Details { name: name.to_owned(), group: kind.group.to_owned(), kind: kind.plural.to_owned(), causes: Vec::new() };
-        Self { code, reason, message, details: Some(Box::new(details)) }
+        let details = Details {
+            name: name.to_owned(),
+            group: kind.group.to_owned(),
+            kind: kind.plural.to_owned(),
+            causes: Vec::new(),
+        };
+        Self {
+            code,
+            reason,
+            message,
+            details: Some(Box::new(details)),
+        }
     }
 
     fn plain(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
 
     /// 404: no such object.
     #[must_use]
     pub fn not_found(kind: &Kind, name: &str) -> Self {
-        Self::of(404, "NotFound", kind, name, format!("{} \"{name}\" not found", kind.resource()))
+        Self::of(
+            404,
+            "NotFound",
+            kind,
+            name,
+            format!("{} \"{name}\" not found", kind.resource()),
+        )
     }
 
     /// 404: no such path.
     #[must_use]
     pub fn no_such_path() -> Self {
-        Self::plain(404, "NotFound", "the server could not find the requested resource")
+        Self::plain(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
     }
 
     /// 409: the name is taken.
     #[must_use]
     pub fn already_exists(kind: &Kind, name: &str) -> Self {
-        Self::of(409, "AlreadyExists", kind, name, format!("{} \"{name}\" already exists", kind.resource()))
+        Self::of(
+            409,
+            "AlreadyExists",
+            kind,
+            name,
+            format!("{} \"{name}\" already exists", kind.resource()),
+        )
     }
 
     /// 409: somebody else wrote in between.
     #[must_use]
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.resource());
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": {why}",
+            kind.resource()
+        );
         Self::of(409, "Conflict", kind, name, message)
     }
 
@@ -89,8 +122,15 @@ impl Status {
     /// 422: fields are wrong; `causes` is not empty.
     #[must_use]
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
-        let parts: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
-        let list = if parts.len() == 1 { parts.concat() } else { format!("[{}]", parts.join(", ")) };
+        let parts: Vec<String> = causes
+            .iter()
+            .map(|cause| format!("{}: {}", cause.field, cause.message))
+            .collect();
+        let list = if parts.len() == 1 {
+            parts.concat()
+        } else {
+            format!("[{}]", parts.join(", "))
+        };
         let message = format!("{} \"{name}\" is invalid: {list}", kind.kind);
         let mut status = Self::of(422, "Invalid", kind, name, message);
         if let Some(details) = &mut status.details {
@@ -121,7 +161,11 @@ impl Status {
     /// 405.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::plain(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        Self::plain(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
     }
 
     /// 406: no representation the client accepts.
@@ -214,7 +258,9 @@ impl Status {
         match error {
             StoreError::Conflict { current: None, .. } => Self::not_found(kind, name),
             StoreError::Conflict { .. } => Self::modified(kind, name),
-            StoreError::Compacted { asked, oldest } => Self::expired(format!("too old resource version: {asked} ({oldest})")),
+            StoreError::Compacted { asked, oldest } => {
+                Self::expired(format!("too old resource version: {asked} ({oldest})"))
+            }
             StoreError::Overloaded => Self::too_many_requests(error.to_string()),
             StoreError::Database(_) | StoreError::Closed => Self::unavailable(error.to_string()),
         }

@@ -31,19 +31,29 @@ impl FieldValidation {
             "Strict" => Ok(Self::Strict),
             "" | "Warn" => Ok(Self::Warn),
             "Ignore" => Ok(Self::Ignore),
-            other => Err(Status::bad_request(format!("fieldValidation `{other}` is not one of Strict, Warn, Ignore"))),
+            other => Err(Status::bad_request(format!(
+                "fieldValidation `{other}` is not one of Strict, Warn, Ignore"
+            ))),
         }
     }
 }
 
 /// Drops unknown fields of `object`, and returns a warning for each if they are wanted. 400 when a field has the wrong type.
-pub fn check(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
+pub fn check(
+    kind: &Kind,
+    object: &mut Value,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
     let unknown = drop_unknown_fields(kind, object)?;
-    let messages: Vec<String> = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+    let messages: Vec<String> = unknown
+        .iter()
+        .map(|field| format!("unknown field \"{field}\""))
+        .collect();
     match validation {
-        FieldValidation::Strict if !messages.is_empty() => {
-            Err(Status::bad_request(format!("strict decoding error: {}", messages.join(", "))))
-        }
+        FieldValidation::Strict if !messages.is_empty() => Err(Status::bad_request(format!(
+            "strict decoding error: {}",
+            messages.join(", ")
+        ))),
         FieldValidation::Warn => Ok(messages),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
     }
@@ -57,7 +67,9 @@ pub fn drop_unknown_fields(kind: &Kind, object: &mut Value) -> Result<Vec<String
             kind.kind, kind.version, kind.kind
         ))
     })?;
-    let Some(typed) = typed else { return Ok(Vec::new()) };
+    let Some(typed) = typed else {
+        return Ok(Vec::new());
+    };
     let mut unknown = Vec::new();
     drop_unknown(object, &typed, "", &mut unknown);
     Ok(unknown)
@@ -89,7 +101,9 @@ fn round_trip(kind: &Kind, object: &Value) -> Result<Option<Value>, serde_json::
 /// Base64 that is wrong is for validation to name, key by key.
 fn secret(object: &Value) -> Result<Value, serde_json::Error> {
     let mut without = object.clone();
-    let data = without.as_object_mut().and_then(|map| map.shift_remove("data"));
+    let data = without
+        .as_object_mut()
+        .and_then(|map| map.shift_remove("data"));
     let mut typed = through::<core::Secret>(&without)?;
     if let (Some(data), Some(map)) = (data, typed.as_object_mut()) {
         map.insert("data".to_owned(), data);
@@ -133,7 +147,11 @@ fn is_empty(value: &Value) -> bool {
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 #[cfg(test)]
@@ -157,14 +175,27 @@ mod tests {
             "strict decoding error: unknown field \"metadata.color\", unknown field \"spec.containers[0].imagee\""
         );
         let mut object = pod();
-        assert_eq!(check(&kinds::POD, &mut object, FieldValidation::Warn).expect("accepted").len(), 2);
-        assert_eq!(object["spec"]["containers"][0], json!({"name": "c", "resources": {}}));
+        assert_eq!(
+            check(&kinds::POD, &mut object, FieldValidation::Warn)
+                .expect("accepted")
+                .len(),
+            2
+        );
+        assert_eq!(
+            object["spec"]["containers"][0],
+            json!({"name": "c", "resources": {}})
+        );
     }
 
     #[test]
     fn a_wrong_type_is_refused_in_every_mode() {
         let mut object = json!({"metadata": {"name": "p"}, "spec": {"containers": "none"}});
-        assert_eq!(check(&kinds::POD, &mut object, FieldValidation::Ignore).expect_err("refused").code, 400);
+        assert_eq!(
+            check(&kinds::POD, &mut object, FieldValidation::Ignore)
+                .expect_err("refused")
+                .code,
+            400
+        );
         let mut secret = json!({"metadata": {"name": "s"}, "data": {"k": "not base64!"}});
         assert!(check(&kinds::SECRET, &mut secret, FieldValidation::Strict).is_ok());
     }

@@ -45,7 +45,14 @@ impl Form {
             if has("as=PartialObjectMetadata") || has("as=PartialObjectMetadataList") {
                 return Some(Self::Metadata);
             }
-            if parameters.iter().any(|parameter| parameter.starts_with("as=")) { None } else { Some(Self::Object) }
+            if parameters
+                .iter()
+                .any(|parameter| parameter.starts_with("as="))
+            {
+                None
+            } else {
+                Some(Self::Object)
+            }
         })
     }
 
@@ -90,11 +97,18 @@ impl Form {
                 body.extend_from_slice(b"]}");
                 return body;
             }
-            Self::Table(version) => {
-                table(kind, version, objects.iter().map(|object| &**object), metadata.get("resourceVersion"), metadata)
-            }
+            Self::Table(version) => table(
+                kind,
+                version,
+                objects.iter().map(|object| &**object),
+                metadata.get("resourceVersion"),
+                metadata,
+            ),
             Self::Metadata => {
-                let items: Vec<Cow<'_, Value>> = objects.iter().map(|object| self.event_object(kind, object)).collect();
+                let items: Vec<Cow<'_, Value>> = objects
+                    .iter()
+                    .map(|object| self.event_object(kind, object))
+                    .collect();
                 json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
             }
         };
@@ -128,7 +142,11 @@ fn table<'a>(
             json!({"cells": cells, "object": partial})
         })
         .collect();
-    let mut metadata = if list_metadata.is_object() { list_metadata.clone() } else { json!({}) };
+    let mut metadata = if list_metadata.is_object() {
+        list_metadata.clone()
+    } else {
+        json!({})
+    };
     if let Some(revision) = revision {
         metadata["resourceVersion"] = revision.clone();
     }
@@ -136,51 +154,85 @@ fn table<'a>(
 }
 
 fn columns(kind: &Kind) -> Vec<Column> {
-    let mut columns: Vec<Column> = vec![("Name", false, |object| json!(text(object, "/metadata/name")))];
+    let mut columns: Vec<Column> = vec![("Name", false, |object| {
+        json!(text(object, "/metadata/name"))
+    })];
     let own: &[Column] = if kind.is(&kinds::POD) {
-        &[("Ready", false, pod_ready), ("Status", false, |pod| json!(pod_status(pod))), ("Restarts", false, pod_restarts)]
+        &[
+            ("Ready", false, pod_ready),
+            ("Status", false, |pod| json!(pod_status(pod))),
+            ("Restarts", false, pod_restarts),
+        ]
     } else if kind.is(&kinds::REPLICATION_CONTROLLER) {
         &[
-            ("Desired", false, |rc| json!(number(rc, "/spec/replicas").to_string())),
-            ("Current", false, |rc| json!(number(rc, "/status/replicas").to_string())),
-            ("Ready", false, |rc| json!(number(rc, "/status/readyReplicas").to_string())),
+            ("Desired", false, |rc| {
+                json!(number(rc, "/spec/replicas").to_string())
+            }),
+            ("Current", false, |rc| {
+                json!(number(rc, "/status/replicas").to_string())
+            }),
+            ("Ready", false, |rc| {
+                json!(number(rc, "/status/readyReplicas").to_string())
+            }),
         ]
     } else if kind.is(&kinds::SERVICE) {
         &[
             ("Type", false, |service| json!(text(service, "/spec/type"))),
-            ("Cluster-IP", false, |service| json!(or_none(text(service, "/spec/clusterIP")))),
+            ("Cluster-IP", false, |service| {
+                json!(or_none(text(service, "/spec/clusterIP")))
+            }),
             ("External-IP", false, service_external),
             ("Port(s)", false, service_ports),
         ]
     } else if kind.is(&kinds::NODE) {
         &[("Status", false, node_status), ("Roles", false, node_roles)]
     } else if kind.is(&kinds::SECRET) {
-        &[("Type", false, |secret| json!(text(secret, "/type"))), ("Data", false, data_keys)]
+        &[
+            ("Type", false, |secret| json!(text(secret, "/type"))),
+            ("Data", false, data_keys),
+        ]
     } else if kind.is(&kinds::CONFIG_MAP) {
         &[("Data", false, data_keys)]
     } else if kind.is(&kinds::NAMESPACE) {
-        &[("Status", false, |namespace| json!(text(namespace, "/status/phase")))]
+        &[("Status", false, |namespace| {
+            json!(text(namespace, "/status/phase"))
+        })]
     } else if kind.is(&kinds::ENDPOINTS) {
         &[("Endpoints", false, endpoints)]
     } else if kind.is(&kinds::LEASE) {
-        &[("Holder", false, |lease| json!(text(lease, "/spec/holderIdentity")))]
+        &[("Holder", false, |lease| {
+            json!(text(lease, "/spec/holderIdentity"))
+        })]
     } else if kind.is(&kinds::EVENT) {
         // Events have no Name column, and their age is the last sighting's.
         return vec![
-            ("Last Seen", false, |event| json!(age_of(event, &["/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]))),
+            ("Last Seen", false, |event| {
+                json!(age_of(
+                    event,
+                    &[
+                        "/lastTimestamp",
+                        "/eventTime",
+                        "/metadata/creationTimestamp"
+                    ]
+                ))
+            }),
             ("Type", false, |event| json!(text(event, "/type"))),
             ("Reason", false, |event| json!(text(event, "/reason"))),
             ("Object", false, |event| {
                 let kind = text(event, "/involvedObject/kind").to_lowercase();
                 json!(format!("{kind}/{}", text(event, "/involvedObject/name")))
             }),
-            ("Message", false, |event| json!(text(event, "/message").trim())),
+            ("Message", false, |event| {
+                json!(text(event, "/message").trim())
+            }),
         ];
     } else {
         &[]
     };
     columns.extend_from_slice(own);
-    columns.push(("Age", false, |object| json!(age_of(object, &["/metadata/creationTimestamp"]))));
+    columns.push(("Age", false, |object| {
+        json!(age_of(object, &["/metadata/creationTimestamp"]))
+    }));
     columns.extend_from_slice(wide_columns(kind));
     columns
 }
@@ -189,8 +241,12 @@ fn wide_columns(kind: &Kind) -> &'static [Column] {
     if kind.is(&kinds::POD) {
         &[
             ("IP", true, |pod| json!(or_none(text(pod, "/status/podIP")))),
-            ("Node", true, |pod| json!(or_none(text(pod, "/spec/nodeName")))),
-            ("Nominated Node", true, |pod| json!(or_none(text(pod, "/status/nominatedNodeName")))),
+            ("Node", true, |pod| {
+                json!(or_none(text(pod, "/spec/nodeName")))
+            }),
+            ("Nominated Node", true, |pod| {
+                json!(or_none(text(pod, "/status/nominatedNodeName")))
+            }),
             ("Readiness Gates", true, |_| json!("<none>")),
         ]
     } else if kind.is(&kinds::REPLICATION_CONTROLLER) {
@@ -203,11 +259,21 @@ fn wide_columns(kind: &Kind) -> &'static [Column] {
         &[("Selector", true, |service| json!(selector(service)))]
     } else if kind.is(&kinds::NODE) {
         &[
-            ("Internal-IP", true, |node| json!(node_address(node, "InternalIP"))),
-            ("External-IP", true, |node| json!(node_address(node, "ExternalIP"))),
-            ("OS-Image", true, |node| json!(text(node, "/status/nodeInfo/osImage"))),
-            ("Kernel-Version", true, |node| json!(text(node, "/status/nodeInfo/kernelVersion"))),
-            ("Container-Runtime", true, |node| json!(text(node, "/status/nodeInfo/containerRuntimeVersion"))),
+            ("Internal-IP", true, |node| {
+                json!(node_address(node, "InternalIP"))
+            }),
+            ("External-IP", true, |node| {
+                json!(node_address(node, "ExternalIP"))
+            }),
+            ("OS-Image", true, |node| {
+                json!(text(node, "/status/nodeInfo/osImage"))
+            }),
+            ("Kernel-Version", true, |node| {
+                json!(text(node, "/status/nodeInfo/kernelVersion"))
+            }),
+            ("Container-Runtime", true, |node| {
+                json!(text(node, "/status/nodeInfo/containerRuntimeVersion"))
+            }),
         ]
     } else {
         &[]
@@ -215,15 +281,25 @@ fn wide_columns(kind: &Kind) -> &'static [Column] {
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn number(object: &Value, pointer: &str) -> i64 {
-    object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_i64)
+        .unwrap_or_default()
 }
 
 fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 fn or_none(text: &str) -> &str {
@@ -231,15 +307,24 @@ fn or_none(text: &str) -> &str {
 }
 
 fn age_of(object: &Value, pointers: &[&str]) -> String {
-    let time = pointers.iter().find_map(|pointer| text(object, pointer).parse::<jiff::Timestamp>().ok());
-    time.map_or_else(|| "<unknown>".to_owned(), |time| duration(jiff::Timestamp::now().duration_since(time).as_secs()))
+    let time = pointers
+        .iter()
+        .find_map(|pointer| text(object, pointer).parse::<jiff::Timestamp>().ok());
+    time.map_or_else(
+        || "<unknown>".to_owned(),
+        |time| duration(jiff::Timestamp::now().duration_since(time).as_secs()),
+    )
 }
 
 /// As k8s.io/apimachinery/pkg/util/duration HumanDuration.
 fn duration(seconds: i64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     let two = |high: i64, unit: char, low: i64, low_unit: char| {
-        if low == 0 { format!("{high}{unit}") } else { format!("{high}{unit}{low}{low_unit}") }
+        if low == 0 {
+            format!("{high}{unit}")
+        } else {
+            format!("{high}{unit}{low}{low_unit}")
+        }
     };
     match seconds {
         ..0 => "0s".to_owned(),
@@ -256,7 +341,10 @@ fn duration(seconds: i64) -> String {
 
 fn pod_ready(pod: &Value) -> Value {
     let total = list(pod, "/spec/containers").len();
-    let ready = list(pod, "/status/containerStatuses").iter().filter(|status| status["ready"] == json!(true)).count();
+    let ready = list(pod, "/status/containerStatuses")
+        .iter()
+        .filter(|status| status["ready"] == json!(true))
+        .count();
     json!(format!("{ready}/{total}"))
 }
 
@@ -273,26 +361,47 @@ fn pod_status(pod: &Value) -> String {
             waiting.clone_into(&mut status);
         } else if !terminated.is_empty() {
             terminated.clone_into(&mut status);
-        } else if let Some(code) = container.pointer("/state/terminated/exitCode").and_then(Value::as_i64) {
+        } else if let Some(code) = container
+            .pointer("/state/terminated/exitCode")
+            .and_then(Value::as_i64)
+        {
             status = format!("ExitCode:{code}");
         }
     }
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
-        return if reason == "NodeLost" { "Unknown".to_owned() } else { "Terminating".to_owned() };
+        return if reason == "NodeLost" {
+            "Unknown".to_owned()
+        } else {
+            "Terminating".to_owned()
+        };
     }
-    if status.is_empty() { "Pending".to_owned() } else { status }
+    if status.is_empty() {
+        "Pending".to_owned()
+    } else {
+        status
+    }
 }
 
 fn pod_restarts(pod: &Value) -> Value {
     let statuses = list(pod, "/status/containerStatuses");
-    let restarts: i64 = statuses.iter().map(|status| number(status, "/restartCount")).sum();
+    let restarts: i64 = statuses
+        .iter()
+        .map(|status| number(status, "/restartCount"))
+        .sum();
     let last = statuses
         .iter()
-        .filter_map(|status| text(status, "/lastState/terminated/finishedAt").parse::<jiff::Timestamp>().ok())
+        .filter_map(|status| {
+            text(status, "/lastState/terminated/finishedAt")
+                .parse::<jiff::Timestamp>()
+                .ok()
+        })
         .max();
     match last {
         Some(last) if restarts > 0 => {
-            json!(format!("{restarts} ({} ago)", duration(jiff::Timestamp::now().duration_since(last).as_secs())))
+            json!(format!(
+                "{restarts} ({} ago)",
+                duration(jiff::Timestamp::now().duration_since(last).as_secs())
+            ))
         }
         _ => json!(restarts.to_string()),
     }
@@ -301,9 +410,18 @@ fn pod_restarts(pod: &Value) -> Value {
 fn service_external(service: &Value) -> Value {
     let ingress: Vec<&str> = list(service, "/status/loadBalancer/ingress")
         .iter()
-        .map(|one| if text(one, "/ip").is_empty() { text(one, "/hostname") } else { text(one, "/ip") })
+        .map(|one| {
+            if text(one, "/ip").is_empty() {
+                text(one, "/hostname")
+            } else {
+                text(one, "/ip")
+            }
+        })
         .collect();
-    let own: Vec<&str> = list(service, "/spec/externalIPs").iter().filter_map(Value::as_str).collect();
+    let own: Vec<&str> = list(service, "/spec/externalIPs")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     match text(service, "/spec/type") {
         "LoadBalancer" if ingress.is_empty() && own.is_empty() => json!("<pending>"),
         "LoadBalancer" => json!([ingress, own].concat().join(",")),
@@ -317,15 +435,25 @@ fn service_ports(service: &Value) -> Value {
         .iter()
         .map(|port| {
             let node = number(port, "/nodePort");
-            let node = if node == 0 { String::new() } else { format!(":{node}") };
-            format!("{}{node}/{}", number(port, "/port"), text(port, "/protocol"))
+            let node = if node == 0 {
+                String::new()
+            } else {
+                format!(":{node}")
+            };
+            format!(
+                "{}{node}/{}",
+                number(port, "/port"),
+                text(port, "/protocol")
+            )
         })
         .collect();
     json!(or_none(&ports.join(",")))
 }
 
 fn node_status(node: &Value) -> Value {
-    let ready = list(node, "/status/conditions").iter().find(|condition| text(condition, "/type") == "Ready");
+    let ready = list(node, "/status/conditions")
+        .iter()
+        .find(|condition| text(condition, "/type") == "Ready");
     let mut status = match ready.map(|condition| text(condition, "/status")) {
         Some("True") => "Ready".to_owned(),
         Some(_) => "NotReady".to_owned(),
@@ -349,12 +477,24 @@ fn node_roles(node: &Value) -> Value {
 }
 
 fn node_address(node: &Value, kind: &str) -> String {
-    let found = list(node, "/status/addresses").iter().find(|address| text(address, "/type") == kind);
-    or_none(found.map(|address| text(address, "/address")).unwrap_or_default()).to_owned()
+    let found = list(node, "/status/addresses")
+        .iter()
+        .find(|address| text(address, "/type") == kind);
+    or_none(
+        found
+            .map(|address| text(address, "/address"))
+            .unwrap_or_default(),
+    )
+    .to_owned()
 }
 
 fn data_keys(object: &Value) -> Value {
-    let count = |field: &str| object.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    let count = |field: &str| {
+        object
+            .get(field)
+            .and_then(Value::as_object)
+            .map_or(0, serde_json::Map::len)
+    };
     json!((count("data") + count("binaryData")).to_string())
 }
 
@@ -363,18 +503,29 @@ fn endpoints(object: &Value) -> Value {
     for subset in list(object, "/subsets") {
         for port in list(subset, "/ports") {
             for address in list(subset, "/addresses") {
-                all.push(format!("{}:{}", text(address, "/ip"), number(port, "/port")));
+                all.push(format!(
+                    "{}:{}",
+                    text(address, "/ip"),
+                    number(port, "/port")
+                ));
             }
         }
     }
     let more = all.len().saturating_sub(3);
     all.truncate(3);
     let shown = all.join(",");
-    if more > 0 { json!(format!("{shown} + {more} more...")) } else { json!(or_none(&shown)) }
+    if more > 0 {
+        json!(format!("{shown} + {more} more..."))
+    } else {
+        json!(or_none(&shown))
+    }
 }
 
 fn containers(rc: &Value, field: &str) -> String {
-    let names: Vec<&str> = list(rc, "/spec/template/spec/containers").iter().filter_map(|one| one.get(field)?.as_str()).collect();
+    let names: Vec<&str> = list(rc, "/spec/template/spec/containers")
+        .iter()
+        .filter_map(|one| one.get(field)?.as_str())
+        .collect();
     names.join(",")
 }
 
@@ -388,10 +539,15 @@ mod tests {
 
     #[test]
     fn accept_headers() {
-        let kubectl =
-            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(Form::from_accept(kubectl), Some(Form::Table("meta.k8s.io/v1")));
-        assert_eq!(Form::from_accept("application/vnd.kubernetes.protobuf, */*"), Some(Form::Object));
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(
+            Form::from_accept(kubectl),
+            Some(Form::Table("meta.k8s.io/v1"))
+        );
+        assert_eq!(
+            Form::from_accept("application/vnd.kubernetes.protobuf, */*"),
+            Some(Form::Object)
+        );
         assert_eq!(Form::from_accept(""), Some(Form::Object));
         assert_eq!(Form::from_accept("text/html"), None);
         assert_eq!(Form::from_accept("application/json;as=Song"), None);
@@ -401,17 +557,28 @@ mod tests {
     fn a_pod_row() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Running",
             "containerStatuses": [{"ready": false, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}});
-        let table = Form::Table("meta.k8s.io/v1").event_object(&kinds::POD, &pod).into_owned();
+        let table = Form::Table("meta.k8s.io/v1")
+            .event_object(&kinds::POD, &pod)
+            .into_owned();
         let cells = &table["rows"][0]["cells"];
         assert_eq!(cells[0], json!("p"));
-        assert_eq!((&cells[1], &cells[2], &cells[3]), (&json!("0/1"), &json!("CrashLoopBackOff"), &json!("2")));
+        assert_eq!(
+            (&cells[1], &cells[2], &cells[3]),
+            (&json!("0/1"), &json!("CrashLoopBackOff"), &json!("2"))
+        );
     }
 
     #[test]
     fn ages() {
-        for (seconds, expected) in
-            [(5, "5s"), (119, "119s"), (125, "2m5s"), (3600, "60m"), (11000, "3h3m"), (90000, "25h"), (200_000, "2d7h")]
-        {
+        for (seconds, expected) in [
+            (5, "5s"),
+            (119, "119s"),
+            (125, "2m5s"),
+            (3600, "60m"),
+            (11000, "3h3m"),
+            (90000, "25h"),
+            (200_000, "2d7h"),
+        ] {
             assert_eq!(duration(seconds), expected);
         }
     }

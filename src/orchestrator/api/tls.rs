@@ -35,7 +35,9 @@ pub fn acceptor(files: &IdentityFiles) -> Result<TlsAcceptor, TlsError> {
     };
     let refused = |error: &dyn std::fmt::Display| TlsError::Refused(error.to_string());
     let certificates = |path: &std::path::Path| -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| file(path, error))
+        CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| file(path, error))
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -62,6 +64,10 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok())
+        .map(str::to_owned)
+        .collect();
     Some(Identity { user, groups })
 }

@@ -90,10 +90,15 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.number);
         if !self.done {
             // A full queue means a stuck tunnel, which its silence will close.
-            let _ = self.outbound.try_send(ToNode::Cancel { request: self.number });
+            let _ = self.outbound.try_send(ToNode::Cancel {
+                request: self.number,
+            });
         }
     }
 }
@@ -102,25 +107,43 @@ impl Tunnels {
     /// None open yet.
     #[must_use]
     pub fn new(heartbeats: Arc<Heartbeats>, barrier: Arc<Barrier>) -> Self {
-        Self { nodes: Mutex::default(), numbers: AtomicU64::new(1), heartbeats, barrier }
+        Self {
+            nodes: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            heartbeats,
+            barrier,
+        }
     }
 
     /// Sends a request to a node; `request` is given its number.
     pub fn ask(&self, node: &str, request: impl FnOnce(u64) -> ToNode) -> Result<Answer, Status> {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let tunnel = nodes.get(node).ok_or_else(|| {
-            Status::unavailable(format!("node `{node}` has no tunnel open: its agent does not reach the server"))
+            Status::unavailable(format!(
+                "node `{node}` has no tunnel open: its agent does not reach the server"
+            ))
         })?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, pieces) = mpsc::channel(OUTPUT);
         {
-            let mut requests = tunnel.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut requests = tunnel
+                .requests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if requests.len() >= REQUESTS {
-                return Err(Status::too_many_requests(format!("node `{node}` has {REQUESTS} requests running")));
+                return Err(Status::too_many_requests(format!(
+                    "node `{node}` has {REQUESTS} requests running"
+                )));
             }
             requests.insert(number, sender);
         }
-        let answer = Answer { number, pieces, outbound: tunnel.outbound.clone(), requests: tunnel.requests.clone(), done: false };
+        let answer = Answer {
+            number,
+            pieces,
+            outbound: tunnel.outbound.clone(),
+            requests: tunnel.requests.clone(),
+            done: false,
+        };
         tunnel
             .outbound
             .try_send(request(number))
@@ -131,13 +154,19 @@ impl Tunnels {
     /// Has `observer` look for the agent of `suspect`; what it finds goes to the heartbeats. Nothing is said if it cannot be asked.
     pub fn probe(&self, observer: &str, suspect: &str, address: std::net::SocketAddr) {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tunnel) = nodes.get(observer) else { return };
+        let Some(tunnel) = nodes.get(observer) else {
+            return;
+        };
         let request = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut probes = tunnel.probes.lock().unwrap_or_else(PoisonError::into_inner);
         if probes.len() >= PROBES {
             probes.pop_first();
         }
-        if tunnel.outbound.try_send(ToNode::Probe { request, address }).is_ok() {
+        if tunnel
+            .outbound
+            .try_send(ToNode::Probe { request, address })
+            .is_ok()
+        {
             probes.insert(request, (suspect.to_owned(), Instant::now()));
         }
     }
@@ -149,9 +178,24 @@ impl Tunnels {
         let replaced = CancellationToken::new();
         let id = self.numbers.fetch_add(1, Ordering::Relaxed);
         let probes = Probes::default();
-        let mut drains = Drains { id, barrier: self.barrier.clone(), outbound: outbound.clone(), waiting: BTreeMap::new() };
-        let tunnel = Tunnel { id, outbound, requests: requests.clone(), probes: probes.clone(), replaced: replaced.clone() };
-        let old = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), tunnel);
+        let mut drains = Drains {
+            id,
+            barrier: self.barrier.clone(),
+            outbound: outbound.clone(),
+            waiting: BTreeMap::new(),
+        };
+        let tunnel = Tunnel {
+            id,
+            outbound,
+            requests: requests.clone(),
+            probes: probes.clone(),
+            replaced: replaced.clone(),
+        };
+        let old = self
+            .nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.to_owned(), tunnel);
         if let Some(old) = old {
             old.replaced.cancel();
         }
@@ -187,7 +231,10 @@ impl Tunnels {
                 }
             }
         }
-        requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if nodes.get(node).is_some_and(|current| current.id == id) {
             nodes.remove(node);
@@ -198,28 +245,65 @@ impl Tunnels {
 
     fn received(&self, node: &str, requests: &Requests, probes: &Probes, message: FromNode) {
         let (number, piece) = match message {
-            FromNode::Heartbeat { late_ms, contact_ms, .. } => {
-                let contact = if contact_ms == NEVER_MS { Duration::MAX } else { Duration::from_millis(contact_ms) };
-                return self.heartbeats.beat(node, Duration::from_millis(late_ms), contact);
+            FromNode::Heartbeat {
+                late_ms,
+                contact_ms,
+                ..
+            } => {
+                let contact = if contact_ms == NEVER_MS {
+                    Duration::MAX
+                } else {
+                    Duration::from_millis(contact_ms)
+                };
+                return self
+                    .heartbeats
+                    .beat(node, Duration::from_millis(late_ms), contact);
             }
             FromNode::Drain { .. } | FromNode::DrainOver { .. } => return,
             FromNode::Probed { request, answer } => {
-                let probe = probes.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+                let probe = probes
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&request);
                 if let Some((suspect, asked)) = probe {
-                    tracing::info!(suspect, observer = node, ?answer, "a node looked for another");
-                    self.heartbeats.testify(&suspect, node, Statement { asked, answer });
+                    tracing::info!(
+                        suspect,
+                        observer = node,
+                        ?answer,
+                        "a node looked for another"
+                    );
+                    self.heartbeats
+                        .testify(&suspect, node, Statement { asked, answer });
                 }
                 return;
             }
-            FromNode::Output { request, stream, data } => match STANDARD.decode(data) {
-                Ok(data) => (request, Piece::Output { stream, data: Bytes::from(data) }),
-                Err(_) => return tracing::warn!(node, request, "output on the tunnel is not base64"),
+            FromNode::Output {
+                request,
+                stream,
+                data,
+            } => match STANDARD.decode(data) {
+                Ok(data) => (
+                    request,
+                    Piece::Output {
+                        stream,
+                        data: Bytes::from(data),
+                    },
+                ),
+                Err(_) => {
+                    return tracing::warn!(node, request, "output on the tunnel is not base64");
+                }
             },
-            FromNode::Done { request, error, exit_code } => (request, Piece::Done { error, exit_code }),
+            FromNode::Done {
+                request,
+                error,
+                exit_code,
+            } => (request, Piece::Done { error, exit_code }),
         };
         let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
         let over = matches!(piece, Piece::Done { .. });
-        let lost = requests.get(&number).is_some_and(|sender| sender.try_send(piece).is_err());
+        let lost = requests
+            .get(&number)
+            .is_some_and(|sender| sender.try_send(piece).is_err());
         if over || lost {
             requests.remove(&number);
         }
@@ -240,18 +324,29 @@ impl Drains {
         if self.waiting.len() >= REQUESTS {
             return tracing::warn!(pod_uid, "a node drains more pods at once than it can have");
         }
-        self.barrier.change(|state| state.begin(&pod_uid, address, self.id));
-        let (barrier, outbound, uid) = (self.barrier.clone(), self.outbound.clone(), pod_uid.clone());
+        self.barrier
+            .change(|state| state.begin(&pod_uid, address, self.id));
+        let (barrier, outbound, uid) =
+            (self.barrier.clone(), self.outbound.clone(), pod_uid.clone());
         let waiting = tokio::spawn(async move {
             let tell = |reason: &str| {
                 // For people only: a full queue may lose it.
-                let _ = outbound.try_send(ToNode::DrainWaits { pod_uid: uid.clone(), reason: reason.to_owned() });
+                let _ = outbound.try_send(ToNode::DrainWaits {
+                    pod_uid: uid.clone(),
+                    reason: reason.to_owned(),
+                });
             };
             let excluded = barrier.drained(&uid, tell).await;
             // A tunnel that is gone needs no answer.
-            let _ = outbound.send(ToNode::Drained { pod_uid: uid, excluded }).await;
+            let _ = outbound
+                .send(ToNode::Drained {
+                    pod_uid: uid,
+                    excluded,
+                })
+                .await;
         });
-        self.waiting.insert(pod_uid, AbortOnDropHandle::new(waiting));
+        self.waiting
+            .insert(pod_uid, AbortOnDropHandle::new(waiting));
     }
 
     fn end(&mut self, pod_uid: &str) {

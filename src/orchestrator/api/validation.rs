@@ -36,8 +36,16 @@ struct Causes(Vec<Cause>);
 
 impl Causes {
     fn required(&mut self, field: impl Into<String>, why: &str) {
-        let message = if why.is_empty() { "Required value".to_owned() } else { format!("Required value: {why}") };
-        self.0.push(Cause { reason: "FieldValueRequired", field: field.into(), message });
+        let message = if why.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {why}")
+        };
+        self.0.push(Cause {
+            reason: "FieldValueRequired",
+            field: field.into(),
+            message,
+        });
     }
 
     fn invalid(&mut self, field: impl Into<String>, value: &Value, why: &str) {
@@ -49,17 +57,32 @@ impl Causes {
     }
 
     fn duplicate(&mut self, field: impl Into<String>, value: &Value) {
-        self.0.push(Cause { reason: "FieldValueDuplicate", field: field.into(), message: format!("Duplicate value: {value}") });
+        self.0.push(Cause {
+            reason: "FieldValueDuplicate",
+            field: field.into(),
+            message: format!("Duplicate value: {value}"),
+        });
     }
 
     fn unsupported(&mut self, field: impl Into<String>, value: &Value, supported: &[&str]) {
         let list: Vec<String> = supported.iter().map(|one| format!("\"{one}\"")).collect();
-        let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
-        self.0.push(Cause { reason: "FieldValueNotSupported", field: field.into(), message });
+        let message = format!(
+            "Unsupported value: {value}: supported values: {}",
+            list.join(", ")
+        );
+        self.0.push(Cause {
+            reason: "FieldValueNotSupported",
+            field: field.into(),
+            message,
+        });
     }
 
     fn forbidden(&mut self, field: impl Into<String>, why: &str) {
-        self.0.push(Cause { reason: "FieldValueForbidden", field: field.into(), message: format!("Forbidden: {why}") });
+        self.0.push(Cause {
+            reason: "FieldValueForbidden",
+            field: field.into(),
+            message: format!("Forbidden: {why}"),
+        });
     }
 
     /// The value must be one of these.
@@ -77,20 +100,36 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn list<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (usize, &'a Value)> {
-    object.get(field).and_then(Value::as_array).into_iter().flatten().enumerate()
+    object
+        .get(field)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
 }
 
 fn is_label(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !name.is_empty() && name.len() <= 63 && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+    !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn is_subdomain(name: &str) -> bool {
-    let part = |part: &str| !part.is_empty() && is_label(&part[..part.len().min(63)]) && part.bytes().all(|byte| byte != b'_');
+    let part = |part: &str| {
+        !part.is_empty()
+            && is_label(&part[..part.len().min(63)])
+            && part.bytes().all(|byte| byte != b'_')
+    };
     name.len() <= 253 && name.split('.').all(part)
 }
 
@@ -98,7 +137,10 @@ fn is_subdomain(name: &str) -> bool {
 fn is_label_text(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-    text.len() <= 63 && text.bytes().all(inner) && ends(text.bytes().next()) && ends(text.bytes().last())
+    text.len() <= 63
+        && text.bytes().all(inner)
+        && ends(text.bytes().next())
+        && ends(text.bytes().last())
 }
 
 fn is_qualified_name(name: &str) -> bool {
@@ -125,7 +167,13 @@ fn metadata(kind: &Kind, object: &Value, found: &mut Causes) {
     }
     let meta = object.get("metadata").unwrap_or(&Value::Null);
     labels(meta, "labels", "metadata.labels", found);
-    for key in meta.get("annotations").and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
+    for key in meta
+        .get("annotations")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key)
+    {
         if !is_qualified_name(&key.to_lowercase()) {
             found.invalid(
                 "metadata.annotations",
@@ -137,18 +185,28 @@ fn metadata(kind: &Kind, object: &Value, found: &mut Causes) {
 }
 
 fn labels(object: &Value, field: &str, path: &str, found: &mut Causes) {
-    for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in object
+        .get(field)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         if !is_qualified_name(key) {
             found.invalid(path, &Value::from(key.as_str()), "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character");
         }
-        if !value.as_str().is_some_and(|text| text.is_empty() || is_label_text(text)) {
+        if !value
+            .as_str()
+            .is_some_and(|text| text.is_empty() || is_label_text(text))
+        {
             found.invalid(path, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character");
         }
     }
 }
 
 fn pod(object: &Value, old: Option<&Value>, found: &mut Causes) {
-    let Some(spec) = object.get("spec") else { return found.required("spec", "") };
+    let Some(spec) = object.get("spec") else {
+        return found.required("spec", "");
+    };
     pod_spec(spec, "spec", found);
     if let Some(before) = old.and_then(|old| old.get("spec"))
         && frozen(before) != frozen(spec)
@@ -161,11 +219,20 @@ fn pod(object: &Value, old: Option<&Value>, found: &mut Causes) {
 fn frozen(spec: &Value) -> Value {
     let mut spec = spec.clone();
     if let Some(map) = spec.as_object_mut() {
-        for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "tolerations",
+            "terminationGracePeriodSeconds",
+        ] {
             map.shift_remove(field);
         }
         for field in ["containers", "initContainers"] {
-            for container in map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
+            for container in map
+                .get_mut(field)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
                 container["image"] = Value::Null;
             }
         }
@@ -174,7 +241,11 @@ fn frozen(spec: &Value) -> Value {
 }
 
 fn pod_spec(spec: &Value, path: &str, found: &mut Causes) {
-    found.one_of(format!("{path}.restartPolicy"), spec.get("restartPolicy"), &["Always", "OnFailure", "Never"]);
+    found.one_of(
+        format!("{path}.restartPolicy"),
+        spec.get("restartPolicy"),
+        &["Always", "OnFailure", "Never"],
+    );
     found.one_of(
         format!("{path}.dnsPolicy"),
         spec.get("dnsPolicy"),
@@ -182,11 +253,20 @@ fn pod_spec(spec: &Value, path: &str, found: &mut Causes) {
     );
     let grace = spec.get("terminationGracePeriodSeconds");
     if let Some(grace) = grace.filter(|grace| grace.as_i64().is_none_or(|seconds| seconds < 0)) {
-        found.invalid(format!("{path}.terminationGracePeriodSeconds"), grace, "must be greater than or equal to 0");
+        found.invalid(
+            format!("{path}.terminationGracePeriodSeconds"),
+            grace,
+            "must be greater than or equal to 0",
+        );
     }
     let mut volumes = BTreeSet::new();
     for (number, volume) in list(spec, "volumes") {
-        name_of(volume, &format!("{path}.volumes[{number}].name"), &mut volumes, found);
+        name_of(
+            volume,
+            &format!("{path}.volumes[{number}].name"),
+            &mut volumes,
+            found,
+        );
     }
     if list(spec, "containers").next().is_none() {
         found.required(format!("{path}.containers"), "");
@@ -218,14 +298,30 @@ fn container(container: &Value, path: &str, volumes: &BTreeSet<String>, found: &
     if image.is_empty() {
         found.required(format!("{path}.image"), "");
     } else if image.trim() != image {
-        found.invalid(format!("{path}.image"), &Value::from(image), "must not have leading or trailing whitespace");
+        found.invalid(
+            format!("{path}.image"),
+            &Value::from(image),
+            "must not have leading or trailing whitespace",
+        );
     }
-    found.one_of(format!("{path}.imagePullPolicy"), container.get("imagePullPolicy"), &["Always", "IfNotPresent", "Never"]);
+    found.one_of(
+        format!("{path}.imagePullPolicy"),
+        container.get("imagePullPolicy"),
+        &["Always", "IfNotPresent", "Never"],
+    );
     let mut names = BTreeSet::new();
     for (number, port) in list(container, "ports") {
         let path = format!("{path}.ports[{number}]");
-        port_number(port.get("containerPort"), &format!("{path}.containerPort"), found);
-        found.one_of(format!("{path}.protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        port_number(
+            port.get("containerPort"),
+            &format!("{path}.containerPort"),
+            found,
+        );
+        found.one_of(
+            format!("{path}.protocol"),
+            port.get("protocol"),
+            &["SCTP", "TCP", "UDP"],
+        );
         if let Some(name) = port.get("name").filter(|name| *name != "") {
             port_name(name, &format!("{path}.name"), found);
             if !names.insert(name.to_string()) {
@@ -239,7 +335,8 @@ fn container(container: &Value, path: &str, volumes: &BTreeSet<String>, found: &
         let right = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if name.is_empty() {
             found.required(path, "");
-        } else if !name.bytes().all(right) || name.starts_with(|first: char| first.is_ascii_digit()) {
+        } else if !name.bytes().all(right) || name.starts_with(|first: char| first.is_ascii_digit())
+        {
             found.invalid(path, &Value::from(name), "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit (e.g. 'my.env-name',  or 'MY_ENV.NAME',  or 'MyEnvName1', regex used for validation is '[-._a-zA-Z][-._a-zA-Z0-9]*')");
         }
     }
@@ -251,16 +348,28 @@ fn container(container: &Value, path: &str, volumes: &BTreeSet<String>, found: &
             found.required(format!("{path}.name"), "");
         } else if !volumes.contains(name) {
             let message = format!("Not found: \"{name}\"");
-            found.0.push(Cause { reason: "FieldValueNotFound", field: format!("{path}.name"), message });
+            found.0.push(Cause {
+                reason: "FieldValueNotFound",
+                field: format!("{path}.name"),
+                message,
+            });
         }
         if target.is_empty() {
             found.required(format!("{path}.mountPath"), "");
         } else if !paths.insert(target.to_owned()) {
-            found.invalid(format!("{path}.mountPath"), &Value::from(target), "must be unique");
+            found.invalid(
+                format!("{path}.mountPath"),
+                &Value::from(target),
+                "must be unique",
+            );
         }
     }
     for kind in ["limits", "requests"] {
-        for (name, quantity) in container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object).into_iter().flatten()
+        for (name, quantity) in container
+            .pointer(&format!("/resources/{kind}"))
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
         {
             if !is_quantity(quantity) {
                 found.invalid(
@@ -285,11 +394,18 @@ fn is_quantity(value: &Value) -> bool {
         _ => return false,
     };
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let end = digits.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(digits.len());
+    let end = digits
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(digits.len());
     let (number, suffix) = digits.split_at(end);
-    let right = number.bytes().any(|byte| byte.is_ascii_digit()) && number.matches('.').count() <= 1;
-    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i32>().is_ok());
-    let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let right =
+        number.bytes().any(|byte| byte.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let exponent = suffix
+        .strip_prefix(['e', 'E'])
+        .is_some_and(|power| power.parse::<i32>().is_ok());
+    let known = [
+        "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
+    ];
     right && (known.contains(&suffix) || exponent)
 }
 
@@ -302,7 +418,10 @@ fn probe(probe: &Value, path: &str, which: &str, found: &mut Causes) {
         found.required(path, "must specify a handler type");
     }
     for extra in handlers.iter().skip(1) {
-        found.forbidden(format!("{path}.{extra}"), "may not specify more than 1 handler type");
+        found.forbidden(
+            format!("{path}.{extra}"),
+            "may not specify more than 1 handler type",
+        );
     }
     for handler in ["httpGet", "tcpSocket"] {
         if let Some(inner) = probe.get(handler).filter(|inner| inner.is_object()) {
@@ -313,12 +432,28 @@ fn probe(probe: &Value, path: &str, which: &str, found: &mut Causes) {
             }
         }
     }
-    if probe.get("exec").is_some_and(|exec| list(exec, "command").next().is_none()) {
+    if probe
+        .get("exec")
+        .is_some_and(|exec| list(exec, "command").next().is_none())
+    {
         found.required(format!("{path}.exec.command"), "");
     }
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        if let Some(value) = probe.get(field).filter(|value| value.as_i64().is_none_or(|seconds| seconds < 0)) {
-            found.invalid(format!("{path}.{field}"), value, "must be greater than or equal to 0");
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
+        if let Some(value) = probe
+            .get(field)
+            .filter(|value| value.as_i64().is_none_or(|seconds| seconds < 0))
+        {
+            found.invalid(
+                format!("{path}.{field}"),
+                value,
+                "must be greater than or equal to 0",
+            );
         }
     }
     if which != "readinessProbe"
@@ -331,7 +466,10 @@ fn probe(probe: &Value, path: &str, which: &str, found: &mut Causes) {
 fn port_number(value: Option<&Value>, path: &str, found: &mut Causes) {
     match value {
         None | Some(Value::Null) => found.required(path, ""),
-        Some(value) if value.as_i64().is_some_and(|number| (1..=65535).contains(&number)) => {}
+        Some(value)
+            if value
+                .as_i64()
+                .is_some_and(|number| (1..=65535).contains(&number)) => {}
         Some(value) => found.invalid(path, value, "must be between 1 and 65535, inclusive"),
     }
 }
@@ -339,18 +477,33 @@ fn port_number(value: Option<&Value>, path: &str, found: &mut Causes) {
 /// IANA_SVC_NAME.
 fn port_name(name: &Value, path: &str, found: &mut Causes) {
     let text = name.as_str().unwrap_or_default();
-    let right = is_label(text) && text.len() <= 15 && text.bytes().any(|byte| byte.is_ascii_lowercase()) && !text.contains("--");
+    let right = is_label(text)
+        && text.len() <= 15
+        && text.bytes().any(|byte| byte.is_ascii_lowercase())
+        && !text.contains("--");
     if !right {
         found.invalid(path, name, "must be no more than 15 characters, contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), with at least one letter (a-z)");
     }
 }
 
 fn replication_controller(object: &Value, found: &mut Causes) {
-    let Some(spec) = object.get("spec") else { return found.required("spec", "") };
-    if let Some(replicas) = spec.get("replicas").filter(|replicas| replicas.as_i64().is_none_or(|count| count < 0)) {
-        found.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+    let Some(spec) = object.get("spec") else {
+        return found.required("spec", "");
+    };
+    if let Some(replicas) = spec
+        .get("replicas")
+        .filter(|replicas| replicas.as_i64().is_none_or(|count| count < 0))
+    {
+        found.invalid(
+            "spec.replicas",
+            replicas,
+            "must be greater than or equal to 0",
+        );
     }
-    let selector = spec.get("selector").and_then(Value::as_object).filter(|selector| !selector.is_empty());
+    let selector = spec
+        .get("selector")
+        .and_then(Value::as_object)
+        .filter(|selector| !selector.is_empty());
     if selector.is_none() {
         found.required("spec.selector", "");
     }
@@ -360,26 +513,47 @@ fn replication_controller(object: &Value, found: &mut Causes) {
     let meta = template.get("metadata").unwrap_or(&Value::Null);
     labels(meta, "labels", "spec.template.metadata.labels", found);
     if let Some(selector) = selector {
-        let matches =
-            selector.iter().all(|(key, value)| meta.pointer("/labels").and_then(|labels| labels.get(key)) == Some(value));
+        let matches = selector.iter().all(|(key, value)| {
+            meta.pointer("/labels").and_then(|labels| labels.get(key)) == Some(value)
+        });
         if !matches {
-            let shown = meta.get("labels").cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-            found.invalid("spec.template.metadata.labels", &shown, "`selector` does not match template `labels`");
+            let shown = meta
+                .get("labels")
+                .cloned()
+                .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+            found.invalid(
+                "spec.template.metadata.labels",
+                &shown,
+                "`selector` does not match template `labels`",
+            );
         }
     }
     let Some(inner) = template.get("spec").filter(|inner| inner.is_object()) else {
         return found.required("spec.template.spec", "");
     };
     pod_spec(inner, "spec.template.spec", found);
-    if let Some(policy) = inner.get("restartPolicy").filter(|policy| **policy != "Always") {
+    if let Some(policy) = inner
+        .get("restartPolicy")
+        .filter(|policy| **policy != "Always")
+    {
         found.unsupported("spec.template.spec.restartPolicy", policy, &["Always"]);
     }
 }
 
 fn service(object: &Value, found: &mut Causes) {
-    let Some(spec) = object.get("spec") else { return found.required("spec", "") };
-    found.one_of("spec.type", spec.get("type"), &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
-    found.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), &["ClientIP", "None"]);
+    let Some(spec) = object.get("spec") else {
+        return found.required("spec", "");
+    };
+    found.one_of(
+        "spec.type",
+        spec.get("type"),
+        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+    );
+    found.one_of(
+        "spec.sessionAffinity",
+        spec.get("sessionAffinity"),
+        &["ClientIP", "None"],
+    );
     labels(spec, "selector", "spec.selector", found);
     let external = text(spec, "/type") == "ExternalName";
     let headless = text(spec, "/clusterIP") == "None";
@@ -394,7 +568,11 @@ fn service(object: &Value, found: &mut Causes) {
     for (index, port) in list(spec, "ports") {
         let path = format!("spec.ports[{index}]");
         port_number(port.get("port"), &format!("{path}.port"), found);
-        found.one_of(format!("{path}.protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        found.one_of(
+            format!("{path}.protocol"),
+            port.get("protocol"),
+            &["SCTP", "TCP", "UDP"],
+        );
         match port.get("targetPort") {
             Some(name @ Value::String(_)) => port_name(name, &format!("{path}.targetPort"), found),
             number => port_number(number, &format!("{path}.targetPort"), found),
@@ -417,25 +595,49 @@ fn service(object: &Value, found: &mut Causes) {
 
 fn secret(object: &Value, old: Option<&Value>, found: &mut Causes) {
     data_keys(object, "data", found);
-    for (key, value) in object.get("data").and_then(Value::as_object).into_iter().flatten() {
-        if value.as_str().is_none_or(|text| STANDARD.decode(text).is_err()) {
+    for (key, value) in object
+        .get("data")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        if value
+            .as_str()
+            .is_none_or(|text| STANDARD.decode(text).is_err())
+        {
             // The value itself is never repeated: it is a secret.
-            found.invalid(format!("data[{key}]"), &Value::from("<redacted>"), "must be base64");
+            found.invalid(
+                format!("data[{key}]"),
+                &Value::from("<redacted>"),
+                "must be base64",
+            );
         }
     }
     if let Some(old) = old
         && old.get("type") != object.get("type")
     {
-        found.invalid("type", object.get("type").unwrap_or(&Value::Null), "field is immutable");
+        found.invalid(
+            "type",
+            object.get("type").unwrap_or(&Value::Null),
+            "field is immutable",
+        );
     }
 }
 
 fn data_keys(object: &Value, field: &str, found: &mut Causes) {
     let mut total = 0;
-    for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in object
+        .get(field)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         total += value.as_str().map_or(0, str::len);
-        let right =
-            !key.is_empty() && key.len() <= 253 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        let right = !key.is_empty()
+            && key.len() <= 253
+            && key
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
         if !right || key == "." || key.starts_with("..") {
             found.invalid(
                 format!("{field}[{key}]"),
@@ -446,7 +648,11 @@ fn data_keys(object: &Value, field: &str, found: &mut Causes) {
     }
     if total > MAX_DATA_BYTES {
         let message = format!("Too long: may not be more than {MAX_DATA_BYTES} bytes");
-        found.0.push(Cause { reason: "FieldValueTooLong", field: field.to_owned(), message });
+        found.0.push(Cause {
+            reason: "FieldValueTooLong",
+            field: field.to_owned(),
+            message,
+        });
     }
 }
 
@@ -459,7 +665,10 @@ mod tests {
 
     fn fields(kind: &Kind, mut object: Value) -> Vec<String> {
         defaults::apply(kind, &mut object);
-        check(kind, &object, None).into_iter().map(|cause| cause.field).collect()
+        check(kind, &object, None)
+            .into_iter()
+            .map(|cause| cause.field)
+            .collect()
     }
 
     #[test]
@@ -492,7 +701,10 @@ mod tests {
             "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
         assert_eq!(
             fields(&kinds::REPLICATION_CONTROLLER, rc),
-            ["spec.template.metadata.labels", "spec.template.spec.restartPolicy"]
+            [
+                "spec.template.metadata.labels",
+                "spec.template.spec.restartPolicy"
+            ]
         );
     }
 
@@ -510,7 +722,13 @@ mod tests {
         assert_eq!(fields(&kinds::SERVICE, service), expected);
         let secret = json!({"metadata": {"name": "s"}, "data": {"purplebooth-co-uk.crt": "dg==", "b/d": "dg==", "c": "geheim!"}});
         let causes = check(&kinds::SECRET, &secret, None);
-        assert_eq!(causes.iter().map(|cause| cause.field.as_str()).collect::<Vec<_>>(), ["data[b/d]", "data[c]"]);
+        assert_eq!(
+            causes
+                .iter()
+                .map(|cause| cause.field.as_str())
+                .collect::<Vec<_>>(),
+            ["data[b/d]", "data[c]"]
+        );
         assert!(causes.iter().all(|cause| !cause.message.contains("geheim")));
     }
 

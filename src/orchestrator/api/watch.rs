@@ -67,7 +67,10 @@ pub fn start(
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
     let changes = registry.subscribe();
     let now = Instant::now();
-    let deadline = now + watch.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let deadline = now
+        + watch
+            .timeout_seconds
+            .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let mut running = Running {
         position: watch.after.unwrap_or_default(),
         changes,
@@ -91,10 +94,18 @@ impl Running {
         if self.watch.after.is_some() {
             return;
         }
-        let (objects, revision) = self.registry.list(self.watch.kind, self.watch.namespace.as_deref());
+        let (objects, revision) = self
+            .registry
+            .list(self.watch.kind, self.watch.namespace.as_deref());
         self.position = revision;
-        for object in objects.iter().filter(|object| self.watch.selector.matches(object)) {
-            let line = line("ADDED", &self.watch.form.event_object(self.watch.kind, object));
+        for object in objects
+            .iter()
+            .filter(|object| self.watch.selector.matches(object))
+        {
+            let line = line(
+                "ADDED",
+                &self.watch.form.event_object(self.watch.kind, object),
+            );
             self.ready.push_back(line);
         }
         if self.watch.mark_initial_end {
@@ -120,13 +131,21 @@ impl Running {
     }
 
     fn gather(&mut self) {
-        let found = self.registry.events(self.watch.kind, self.watch.namespace.as_deref(), self.position, EVENTS_AT_ONCE);
+        let found = self.registry.events(
+            self.watch.kind,
+            self.watch.namespace.as_deref(),
+            self.position,
+            EVENTS_AT_ONCE,
+        );
         match found {
             Ok((events, upto)) => {
                 self.position = upto;
                 for event in &events {
                     if let Some((kind, object)) = translate(&self.watch.selector, event) {
-                        let line = line(kind, &self.watch.form.event_object(self.watch.kind, &object));
+                        let line = line(
+                            kind,
+                            &self.watch.form.event_object(self.watch.kind, &object),
+                        );
                         self.ready.push_back(line);
                     }
                 }
@@ -139,7 +158,11 @@ impl Running {
     }
 
     async fn wait(&mut self) {
-        let until = if self.watch.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+        let until = if self.watch.bookmarks {
+            self.deadline.min(self.next_bookmark)
+        } else {
+            self.deadline
+        };
         tokio::select! {
             changed = self.changes.changed() => self.over |= changed.is_err(),
             () = self.cancel.cancelled() => self.over = true,
@@ -155,12 +178,17 @@ impl Running {
 
     fn bookmark(&mut self, initial_end: bool) {
         let kind = self.watch.kind;
-        let mut metadata = json!({"resourceVersion": self.position.to_string(), "creationTimestamp": null});
+        let mut metadata =
+            json!({"resourceVersion": self.position.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
-        self.ready.push_back(line("BOOKMARK", &self.watch.form.event_object(kind, &object)));
+        let object =
+            json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
+        self.ready.push_back(line(
+            "BOOKMARK",
+            &self.watch.form.event_object(kind, &object),
+        ));
     }
 }
 
@@ -173,8 +201,14 @@ fn line(kind: &str, object: &Value) -> Bytes {
 
 /// What an event is to somebody who sees only what the selector matches.
 fn translate(selector: &Selector, event: &Event) -> Option<(&'static str, Arc<Value>)> {
-    let before = event.previous.as_ref().filter(|object| selector.matches(object));
-    let after = event.value.as_ref().filter(|object| selector.matches(object));
+    let before = event
+        .previous
+        .as_ref()
+        .filter(|object| selector.matches(object));
+    let after = event
+        .value
+        .as_ref()
+        .filter(|object| selector.matches(object));
     match (before, after) {
         (None, None) => None,
         (None, Some(after)) => Some(("ADDED", after.clone())),
@@ -220,7 +254,9 @@ mod tests {
         }
     }
 
-    async fn next(stream: &mut (impl Stream<Item = Result<Bytes, std::io::Error>> + Unpin)) -> Value {
+    async fn next(
+        stream: &mut (impl Stream<Item = Result<Bytes, std::io::Error>> + Unpin),
+    ) -> Value {
         let line = stream.next().await.expect("not ended").expect("no error");
         assert!(line.ends_with(b"\n"));
         serde_json::from_slice(&line).expect("JSON")
@@ -230,29 +266,64 @@ mod tests {
     async fn objects_enter_and_leave_a_selector() {
         let registry = registry().await;
         let map = json!({"metadata": {"name": "a", "labels": {"x": "1"}}});
-        registry.create(&kinds::CONFIG_MAP, Some("default"), map).await.expect("created");
-        let stream = start(watch(None, "x=1"), registry.clone(), CancellationToken::new());
+        registry
+            .create(&kinds::CONFIG_MAP, Some("default"), map)
+            .await
+            .expect("created");
+        let stream = start(
+            watch(None, "x=1"),
+            registry.clone(),
+            CancellationToken::new(),
+        );
         let mut stream = std::pin::pin!(stream);
         let added = next(&mut stream).await;
-        assert_eq!((&added["type"], &added["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
+        assert_eq!(
+            (&added["type"], &added["object"]["metadata"]["name"]),
+            (&json!("ADDED"), &json!("a"))
+        );
         let end = next(&mut stream).await;
         assert_eq!(end["type"], json!("BOOKMARK"));
-        assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], json!("true"));
+        assert_eq!(
+            end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+            json!("true")
+        );
         for (patch, expected) in [
             (json!({"metadata": {"labels": {"x": "2"}}}), "DELETED"),
             (json!({"metadata": {"labels": {"x": "1"}}}), "ADDED"),
             (json!({"data": {"k": "v"}}), "MODIFIED"),
         ] {
-            let stored =
-                registry.patch(&kinds::CONFIG_MAP, Some("default"), "a", None, Patch::Merge(patch)).await.expect("patched");
+            let stored = registry
+                .patch(
+                    &kinds::CONFIG_MAP,
+                    Some("default"),
+                    "a",
+                    None,
+                    Patch::Merge(patch),
+                )
+                .await
+                .expect("patched");
             let event = next(&mut stream).await;
             assert_eq!(event["type"], json!(expected));
-            assert_eq!(event["object"]["metadata"]["resourceVersion"], stored["metadata"]["resourceVersion"]);
+            assert_eq!(
+                event["object"]["metadata"]["resourceVersion"],
+                stored["metadata"]["resourceVersion"]
+            );
         }
-        registry.delete(&kinds::CONFIG_MAP, Some("default"), "a", DeleteOptions::default()).await.expect("deleted");
+        registry
+            .delete(
+                &kinds::CONFIG_MAP,
+                Some("default"),
+                "a",
+                DeleteOptions::default(),
+            )
+            .await
+            .expect("deleted");
         let event = next(&mut stream).await;
         assert_eq!(event["type"], json!("DELETED"));
-        assert_eq!(event["object"]["metadata"]["resourceVersion"], json!(registry.revision().to_string()));
+        assert_eq!(
+            event["object"]["metadata"]["resourceVersion"],
+            json!(registry.revision().to_string())
+        );
     }
 
     #[tokio::test]
@@ -261,16 +332,44 @@ mod tests {
         let before = registry.revision();
         for name in ["a", "b"] {
             let map = json!({"metadata": {"name": name}});
-            registry.create(&kinds::CONFIG_MAP, Some("default"), map).await.expect("created");
+            registry
+                .create(&kinds::CONFIG_MAP, Some("default"), map)
+                .await
+                .expect("created");
         }
-        let first = registry.get(&kinds::CONFIG_MAP, Some("default"), "a").expect("there");
-        let revision = Revision(first["metadata"]["resourceVersion"].as_str().expect("text").parse().expect("number"));
-        let mut stream = std::pin::pin!(start(watch(Some(revision), ""), registry.clone(), CancellationToken::new()));
-        assert_eq!(next(&mut stream).await["object"]["metadata"]["name"], json!("b"));
+        let first = registry
+            .get(&kinds::CONFIG_MAP, Some("default"), "a")
+            .expect("there");
+        let revision = Revision(
+            first["metadata"]["resourceVersion"]
+                .as_str()
+                .expect("text")
+                .parse()
+                .expect("number"),
+        );
+        let mut stream = std::pin::pin!(start(
+            watch(Some(revision), ""),
+            registry.clone(),
+            CancellationToken::new()
+        ));
+        assert_eq!(
+            next(&mut stream).await["object"]["metadata"]["name"],
+            json!("b")
+        );
         let old = Revision(before.0.min(1) - 1);
-        let mut stream = std::pin::pin!(start(watch(Some(old), ""), registry.clone(), CancellationToken::new()));
+        let mut stream = std::pin::pin!(start(
+            watch(Some(old), ""),
+            registry.clone(),
+            CancellationToken::new()
+        ));
         let error = next(&mut stream).await;
-        assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
-        assert!(stream.next().await.is_none(), "the watch ends after its error");
+        assert_eq!(
+            (&error["type"], &error["object"]["code"]),
+            (&json!("ERROR"), &json!(410))
+        );
+        assert!(
+            stream.next().await.is_none(),
+            "the watch ends after its error"
+        );
     }
 }

@@ -32,7 +32,12 @@ pub(super) async fn detect(
         tokio::time::sleep_until(detector.due()).await;
         let (nodes, _) = registry.list(&kinds::NODE, None);
         let watched: Vec<Watched> = nodes.iter().filter_map(|node| watched(node)).collect();
-        let round = detector.round(Instant::now(), &watched, &heartbeats.snapshot(), &heartbeats.statements());
+        let round = detector.round(
+            Instant::now(),
+            &watched,
+            &heartbeats.snapshot(),
+            &heartbeats.statements(),
+        );
         heartbeats.forget_all_but(|name| watched.iter().any(|node| node.name == name));
         for (observer, suspect) in &round.ask {
             if let Some(address) = address(&nodes, suspect) {
@@ -55,15 +60,22 @@ pub(super) async fn detect(
 
 fn watched(node: &Value) -> Option<Watched> {
     let name = node.pointer("/metadata/name")?.as_str()?.to_owned();
-    let beside_server = CONTROL_PLANE_LABELS.iter().any(|label| !node["metadata"]["labels"][*label].is_null());
-    Some(Watched { name, beside_server })
+    let beside_server = CONTROL_PLANE_LABELS
+        .iter()
+        .any(|label| !node["metadata"]["labels"][*label].is_null());
+    Some(Watched {
+        name,
+        beside_server,
+    })
 }
 
 /// Where a node's agent answers other agents.
 fn address(nodes: &[Arc<Value>], name: &str) -> Option<SocketAddr> {
     let node = nodes.iter().find(|node| node["metadata"]["name"] == name)?;
     let addresses = node.pointer("/status/addresses")?.as_array()?;
-    let internal = addresses.iter().find(|address| address["type"] == "InternalIP")?;
+    let internal = addresses
+        .iter()
+        .find(|address| address["type"] == "InternalIP")?;
     let ip: IpAddr = internal["address"].as_str()?.parse().ok()?;
     Some(SocketAddr::new(ip, PEER_PORT))
 }

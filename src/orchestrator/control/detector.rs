@@ -138,7 +138,13 @@ impl Known {
 impl Detector {
     /// A detector of a server that starts now.
     pub(super) fn new(now: Instant, brake: Brake) -> Self {
-        Self { started: now, due: now, nodes: BTreeMap::new(), lateness: Lateness::default(), brake }
+        Self {
+            started: now,
+            due: now,
+            nodes: BTreeMap::new(),
+            lateness: Lateness::default(),
+            brake,
+        }
     }
 
     /// Judges all nodes; to be called every [`ROUND`].
@@ -157,10 +163,19 @@ impl Detector {
         let braked = self.brake.holds(out_of_reach.len(), workers);
         let mut ask = Vec::new();
         for node in watched {
-            let Some(known) = self.nodes.get_mut(&node.name).filter(|known| known.doubted_since.is_some()) else { continue };
+            let Some(known) = self
+                .nodes
+                .get_mut(&node.name)
+                .filter(|known| known.doubted_since.is_some())
+            else {
+                continue;
+            };
             let silence = known.silence(now);
             let others = out_of_reach.iter().filter(|(other, _)| *other != node.name);
-            let witness = others.map(|(_, since)| *since).min().filter(|since| *since < WITNESS_FOR);
+            let witness = others
+                .map(|(_, since)| *since)
+                .min()
+                .filter(|since| *since < WITNESS_FOR);
             known.spare(witness.map(|since| now + WITNESS_FOR - since));
             if braked {
                 known.braked_until = Some(now + SPARED_FOR);
@@ -168,23 +183,38 @@ impl Detector {
                 known.liveness = known.liveness.min(Liveness::Silent);
             }
             let observers = self.observers(watched, &node.name, beats);
-            let (liveness, asked, found_alive) = self.judge(now, node, silence, patience, &observers, statements);
-            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
+            let (liveness, asked, found_alive) =
+                self.judge(now, node, silence, patience, &observers, statements);
+            let Some(known) = self.nodes.get_mut(&node.name) else {
+                continue;
+            };
             known.liveness = liveness;
             known.spare(found_alive.then(|| now + SPARED_FOR));
             if asked {
                 known.asked = Some(now);
-                ask.extend(observers.into_iter().map(|observer| (observer.name.clone(), node.name.clone())));
+                ask.extend(
+                    observers
+                        .into_iter()
+                        .map(|observer| (observer.name.clone(), node.name.clone())),
+                );
             }
         }
-        Round { liveness: self.nodes.iter().map(|(name, known)| (name.clone(), known.liveness)).collect(), ask }
+        Round {
+            liveness: self
+                .nodes
+                .iter()
+                .map(|(name, known)| (name.clone(), known.liveness))
+                .collect(),
+            ask,
+        }
     }
 
     /// Takes in what was heard since the last round.
     fn hear(&mut self, now: Instant, watched: &[Watched], beats: &BTreeMap<String, Beat>) {
         let missed = now.saturating_duration_since(self.due);
         self.due = now + ROUND;
-        self.nodes.retain(|name, _| watched.iter().any(|node| node.name == *name));
+        self.nodes
+            .retain(|name, _| watched.iter().any(|node| node.name == *name));
         for node in watched {
             let known = self.nodes.entry(node.name.clone()).or_insert(Known {
                 beat: None,
@@ -200,7 +230,10 @@ impl Detector {
             if missed > TOLERATED {
                 known.heard = (known.heard + missed).min(now);
             }
-            if let Some(beat) = beats.get(&node.name).filter(|beat| known.beat != Some(beat.last)) {
+            if let Some(beat) = beats
+                .get(&node.name)
+                .filter(|beat| known.beat != Some(beat.last))
+            {
                 known.beat = Some(beat.last);
                 known.heard = known.heard.max(beat.last);
                 known.contact = beat.contact;
@@ -211,26 +244,43 @@ impl Detector {
 
     /// Says of all nodes whether they are quiet and suspect. Returns the workers that do not hear the server, or it does not hear, and how long
     /// ago they could say otherwise last. Who has not come back to this server yet may be on the other side of a partition with them.
-    fn out_of_reach<'a>(&mut self, now: Instant, watched: &'a [Watched], patience: Duration) -> Vec<(&'a str, Duration)> {
+    fn out_of_reach<'a>(
+        &mut self,
+        now: Instant,
+        watched: &'a [Watched],
+        patience: Duration,
+    ) -> Vec<(&'a str, Duration)> {
         let suspected_after = ASK_AFTER + patience.saturating_sub(PATIENCE_MIN);
         let mut out_of_reach = Vec::new();
         for node in watched {
-            let Some(known) = self.nodes.get_mut(&node.name) else { continue };
+            let Some(known) = self.nodes.get_mut(&node.name) else {
+                continue;
+            };
             let silence = known.silence(now);
-            let unknown = known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
+            let unknown =
+                known.beat.is_none() && now.saturating_duration_since(self.started) < START_GRACE;
             known.quiet = !unknown && silence >= ASK_AFTER;
             let deaf = known.unanswered(now) >= UNANSWERED_FOR;
             if known.quiet || deaf && !unknown {
                 known.doubted_since.get_or_insert(now);
             } else {
-                (known.doubted_since, known.asked, known.spared_until, known.braked_until) = (None, None, None, None);
+                (
+                    known.doubted_since,
+                    known.asked,
+                    known.spared_until,
+                    known.braked_until,
+                ) = (None, None, None, None);
             }
             if unknown || silence < suspected_after {
                 known.liveness = Liveness::Alive;
             } else {
                 known.liveness = known.liveness.max(Liveness::Suspect);
             }
-            let since = if known.quiet { silence } else { known.unanswered(now) };
+            let since = if known.quiet {
+                silence
+            } else {
+                known.unanswered(now)
+            };
             if !node.beside_server && (known.quiet || deaf) {
                 out_of_reach.push((node.name.as_str(), since));
             }
@@ -245,16 +295,40 @@ impl Detector {
 
     /// Who may be asked about a node: those that beat, in an order that differs from node to node; those on other machines than the
     /// server's, if there are any.
-    fn observers<'a>(&self, watched: &'a [Watched], about: &str, beats: &BTreeMap<String, Beat>) -> Vec<&'a Watched> {
+    fn observers<'a>(
+        &self,
+        watched: &'a [Watched],
+        about: &str,
+        beats: &BTreeMap<String, Beat>,
+    ) -> Vec<&'a Watched> {
         let speaks = |node: &&Watched| {
             node.name != about
-                && self.nodes.get(&node.name).is_some_and(|known| !known.quiet && known.beat.is_some())
+                && self
+                    .nodes
+                    .get(&node.name)
+                    .is_some_and(|known| !known.quiet && known.beat.is_some())
                 && beats.get(&node.name).is_some_and(|beat| beat.connected)
         };
-        let after = watched.iter().position(|node| node.name == about).unwrap_or(0);
-        let around: Vec<&Watched> = watched[after..].iter().chain(&watched[..after]).filter(speaks).collect();
-        let elsewhere: Vec<&Watched> = around.iter().copied().filter(|node| !node.beside_server).take(OBSERVERS).collect();
-        if elsewhere.is_empty() { around.into_iter().take(OBSERVERS).collect() } else { elsewhere }
+        let after = watched
+            .iter()
+            .position(|node| node.name == about)
+            .unwrap_or(0);
+        let around: Vec<&Watched> = watched[after..]
+            .iter()
+            .chain(&watched[..after])
+            .filter(speaks)
+            .collect();
+        let elsewhere: Vec<&Watched> = around
+            .iter()
+            .copied()
+            .filter(|node| !node.beside_server)
+            .take(OBSERVERS)
+            .collect();
+        if elsewhere.is_empty() {
+            around.into_iter().take(OBSERVERS).collect()
+        } else {
+            elsewhere
+        }
     }
 
     /// What a silent node is, whether to ask about it now, and whether another finds it alive.
@@ -267,24 +341,39 @@ impl Detector {
         observers: &[&Watched],
         statements: &Statements,
     ) -> (Liveness, bool, bool) {
-        let Some(known) = self.nodes.get(&node.name) else { return (Liveness::Suspect, false, false) };
+        let Some(known) = self.nodes.get(&node.name) else {
+            return (Liveness::Suspect, false, false);
+        };
         if known.liveness == Liveness::Lost {
             return (Liveness::Lost, false, false);
         }
-        let asked = known.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY);
+        let asked = known
+            .asked
+            .is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY);
         let statements = statements.get(&node.name);
         let said = |observer: &&Watched| statements?.get(&observer.name);
         let fresh = |said: &&Statement| now.saturating_duration_since(said.asked) < ANSWER_COUNTS;
         let answers: Vec<&Statement> = observers.iter().filter_map(said).filter(fresh).collect();
         // Life speaks for a deaf node though it beat since; silence counts for nothing as soon as it has.
-        let alive = answers.iter().any(|said| known.doubted_since <= Some(said.asked) && said.answer.is_alive());
-        let missing: Vec<PeerAnswer> =
-            answers.iter().filter(|said| said.asked > known.heard && said.answer.is_missing()).map(|said| said.answer).collect();
+        let alive = answers
+            .iter()
+            .any(|said| known.doubted_since <= Some(said.asked) && said.answer.is_alive());
+        let missing: Vec<PeerAnswer> = answers
+            .iter()
+            .filter(|said| said.asked > known.heard && said.answer.is_missing())
+            .map(|said| said.answer)
+            .collect();
         let fenced = missing.contains(&PeerAnswer::Fenced);
-        let until = known.braked_until.max(if fenced { None } else { known.spared_until });
+        let until = known
+            .braked_until
+            .max(if fenced { None } else { known.spared_until });
         let spared = until.is_some_and(|until| now < until);
         let alone = observers.iter().all(|observer| observer.beside_server);
-        let limit = if alone { EVICT_ALONE } else { PAUSE + BEAT + patience };
+        let limit = if alone {
+            EVICT_ALONE
+        } else {
+            PAUSE + BEAT + patience
+        };
         if silence >= limit && !missing.is_empty() && !alive && !spared {
             (Liveness::Lost, false, false)
         } else if known.liveness == Liveness::Alive {
@@ -353,7 +442,11 @@ mod tests {
                         let beat = Beat {
                             last: self.at(self.now_ms),
                             late: self.late,
-                            contact: if self.deaf == Some(*node) { Duration::MAX } else { Duration::ZERO },
+                            contact: if self.deaf == Some(*node) {
+                                Duration::MAX
+                            } else {
+                                Duration::ZERO
+                            },
                             connected: self.mute != Some(*node),
                         };
                         self.beats.insert((*node).to_owned(), beat);
@@ -367,15 +460,32 @@ mod tests {
         }
 
         fn round(&mut self) -> Round {
-            let mut watched = vec![Watched { name: "c1".to_owned(), beside_server: true }];
-            watched.extend((1..=self.workers).map(|n| Watched { name: format!("w{n}"), beside_server: false }));
-            self.detector.round(self.at(self.now_ms), &watched, &self.beats, &self.statements)
+            let mut watched = vec![Watched {
+                name: "c1".to_owned(),
+                beside_server: true,
+            }];
+            watched.extend((1..=self.workers).map(|n| Watched {
+                name: format!("w{n}"),
+                beside_server: false,
+            }));
+            self.detector.round(
+                self.at(self.now_ms),
+                &watched,
+                &self.beats,
+                &self.statements,
+            )
         }
 
         /// `observer` was asked about w1 at that time.
         fn says(&mut self, observer: &str, at_ms: u64, answer: PeerAnswer) {
-            let statement = Statement { asked: self.at(at_ms), answer };
-            self.statements.entry("w1".to_owned()).or_default().insert(observer.to_owned(), statement);
+            let statement = Statement {
+                asked: self.at(at_ms),
+                answer,
+            };
+            self.statements
+                .entry("w1".to_owned())
+                .or_default()
+                .insert(observer.to_owned(), statement);
         }
     }
 
@@ -389,15 +499,34 @@ mod tests {
         let mut asked = case.detector.nodes["w1"].asked;
         assert!(asked.is_some(), "another worker is asked");
         case.says("w2", 20_700, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(21_200, &["c1", "w2"]).liveness["w1"], Liveness::Suspect, "a pause of a second is borne");
-        assert_ne!(asked.take(), case.detector.nodes["w1"].asked, "and asked again");
-        assert_eq!(case.beat_until(21_400, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
-        assert_eq!(case.beat_until(22_000, &["c1", "w1", "w2"]).liveness["w1"], Liveness::Alive);
+        assert_eq!(
+            case.beat_until(21_200, &["c1", "w2"]).liveness["w1"],
+            Liveness::Suspect,
+            "a pause of a second is borne"
+        );
+        assert_ne!(
+            asked.take(),
+            case.detector.nodes["w1"].asked,
+            "and asked again"
+        );
+        assert_eq!(
+            case.beat_until(21_400, &["c1", "w2"]).liveness["w1"],
+            Liveness::Lost
+        );
+        assert_eq!(
+            case.beat_until(22_000, &["c1", "w1", "w2"]).liveness["w1"],
+            Liveness::Alive
+        );
     }
 
     #[test]
     fn nothing_is_lost_without_corroboration() {
-        for answer in [None, Some(PeerAnswer::Serving), Some(PeerAnswer::Refused), Some(PeerAnswer::Late)] {
+        for answer in [
+            None,
+            Some(PeerAnswer::Serving),
+            Some(PeerAnswer::Refused),
+            Some(PeerAnswer::Late),
+        ] {
             let mut case = Case::new();
             for at in (20_500..40_000).step_by(500) {
                 if let Some(answer) = answer {
@@ -406,7 +535,11 @@ mod tests {
                 let round = case.beat_until(at + 500, &["c1", "w2"]);
                 assert!(round.liveness["w1"] < Liveness::Lost, "{answer:?} at {at}");
             }
-            assert_eq!(case.round().liveness["w1"], Liveness::Silent, "it is not ready all the same");
+            assert_eq!(
+                case.round().liveness["w1"],
+                Liveness::Silent,
+                "it is not ready all the same"
+            );
         }
     }
 
@@ -418,16 +551,26 @@ mod tests {
         case.beat_until(30_700, &["c1", "w2", "w3"]);
         case.says("w2", 30_700, PeerAnswer::Silent);
         case.says("w3", 30_700, PeerAnswer::Serving);
-        assert_eq!(case.beat_until(31_600, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Suspect);
+        assert_eq!(
+            case.beat_until(31_600, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Suspect
+        );
         case.says("w3", 31_600, PeerAnswer::Fenced);
-        assert_eq!(case.beat_until(31_700, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost, "a fenced node may be replaced");
+        assert_eq!(
+            case.beat_until(31_700, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Lost,
+            "a fenced node may be replaced"
+        );
     }
 
     #[test]
     fn an_old_answer_counts_for_nothing() {
         let mut case = Case::new();
         case.says("w2", 19_000, PeerAnswer::Silent);
-        assert!(case.beat_until(22_000, &["c1", "w2"]).liveness["w1"] < Liveness::Lost, "from before the silence");
+        assert!(
+            case.beat_until(22_000, &["c1", "w2"]).liveness["w1"] < Liveness::Lost,
+            "from before the silence"
+        );
         case.says("w2", 22_000, PeerAnswer::Silent);
         case.statements.clear();
         assert!(case.beat_until(25_000, &["c1", "w2"]).liveness["w1"] < Liveness::Lost);
@@ -439,12 +582,23 @@ mod tests {
         // Stopped for 40 s: everybody's beats wait in its sockets.
         case.now_ms += 40_000;
         let round = case.round();
-        assert!(round.liveness.values().all(|liveness| *liveness == Liveness::Alive) && round.ask.is_empty());
+        assert!(
+            round
+                .liveness
+                .values()
+                .all(|liveness| *liveness == Liveness::Alive)
+                && round.ask.is_empty()
+        );
         // Starved: every round comes 300 ms late; silence runs at a quarter of the speed.
         for _ in 0..4 {
             case.now_ms += 400;
             let round = case.round();
-            assert!(round.liveness.values().all(|liveness| *liveness == Liveness::Alive));
+            assert!(
+                round
+                    .liveness
+                    .values()
+                    .all(|liveness| *liveness == Liveness::Alive)
+            );
         }
     }
 
@@ -457,9 +611,15 @@ mod tests {
         assert_eq!(case.round().liveness["w1"], Liveness::Alive);
         for at in [22_000, 22_600] {
             case.says("w2", at, PeerAnswer::Silent);
-            assert_eq!(case.beat_until(at + 100, &["c1", "w2"]).liveness["w1"], Liveness::Suspect);
+            assert_eq!(
+                case.beat_until(at + 100, &["c1", "w2"]).liveness["w1"],
+                Liveness::Suspect
+            );
         }
-        assert_eq!(case.beat_until(22_900, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(22_900, &["c1", "w2"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -469,7 +629,11 @@ mod tests {
         case.beat_until(21_000, &["c1", "w1", "w2"]);
         let round = case.beat_until(21_700, &["c1", "w2"]);
         assert!(case.detector.nodes["w1"].asked.is_some());
-        assert_eq!(round.liveness["w1"], Liveness::Alive, "that alone has no effect");
+        assert_eq!(
+            round.liveness["w1"],
+            Liveness::Alive,
+            "that alone has no effect"
+        );
     }
 
     #[test]
@@ -482,7 +646,10 @@ mod tests {
             assert!(case.beat_until(at + 100, &["c1", "w2"]).liveness["w1"] < Liveness::Lost);
         }
         case.says("c1", 28_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(28_200, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(28_200, &["c1", "w2"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -492,9 +659,15 @@ mod tests {
         case.says("w2", 21_500, PeerAnswer::Serving);
         case.beat_until(22_000, &["c1", "w2"]);
         case.says("w2", 22_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(23_600, &["c1", "w2"]).liveness["w1"], Liveness::Silent);
+        assert_eq!(
+            case.beat_until(23_600, &["c1", "w2"]).liveness["w1"],
+            Liveness::Silent
+        );
         case.says("w2", 23_600, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(24_000, &["c1", "w2"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(24_000, &["c1", "w2"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -504,11 +677,22 @@ mod tests {
         case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
         case.beat_until(31_000, &["c1", "w3"]);
         case.says("w3", 31_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(32_000, &["c1", "w3"]).liveness["w1"], Liveness::Suspect, "two of three are silent");
+        assert_eq!(
+            case.beat_until(32_000, &["c1", "w3"]).liveness["w1"],
+            Liveness::Suspect,
+            "two of three are silent"
+        );
         case.says("w3", 32_500, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent, "w2 is just back");
+        assert_eq!(
+            case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Silent,
+            "w2 is just back"
+        );
         case.says("w3", 33_500, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(34_200, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(34_200, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -518,9 +702,15 @@ mod tests {
         case.beat_until(30_000, &["c1", "w1", "w2", "w3", "w4"]);
         case.beat_until(31_000, &["c1", "w3", "w4"]);
         case.says("w3", 31_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(32_200, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Suspect);
+        assert_eq!(
+            case.beat_until(32_200, &["c1", "w3", "w4"]).liveness["w1"],
+            Liveness::Suspect
+        );
         case.says("w3", 32_200, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(32_500, &["c1", "w3", "w4"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(32_500, &["c1", "w3", "w4"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -530,11 +720,21 @@ mod tests {
         case.beat_until(30_000, &["c1", "w1", "w2", "w3"]);
         case.deaf = Some("w3");
         case.says("w2", 30_700, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(32_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Suspect, "w3 tells w1 so");
+        assert_eq!(
+            case.beat_until(32_000, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Suspect,
+            "w3 tells w1 so"
+        );
         case.deaf = None;
         case.says("w2", 32_300, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(33_700, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent);
-        assert_eq!(case.beat_until(34_000, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(33_700, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Silent
+        );
+        assert_eq!(
+            case.beat_until(34_000, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -548,12 +748,23 @@ mod tests {
             assert_eq!(case.detector.nodes["w1"].asked.is_some(), deaf.is_some());
             case.says("w2", 30_700, PeerAnswer::Serving);
             let round = case.beat_until(30_900, &["c1", "w1", "w2", "w3"]);
-            assert_eq!(round.liveness["w1"], Liveness::Alive, "being asked about has no effect");
+            assert_eq!(
+                round.liveness["w1"],
+                Liveness::Alive,
+                "being asked about has no effect"
+            );
             case.beat_until(31_600, &["c1", "w2", "w3"]);
             case.says("w2", 31_600, PeerAnswer::Silent);
-            assert_eq!(case.beat_until(32_300, &["c1", "w2", "w3"]).liveness["w1"], wanted, "deaf: {deaf:?}");
+            assert_eq!(
+                case.beat_until(32_300, &["c1", "w2", "w3"]).liveness["w1"],
+                wanted,
+                "deaf: {deaf:?}"
+            );
             case.says("w2", 33_300, PeerAnswer::Silent);
-            assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+            assert_eq!(
+                case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"],
+                Liveness::Lost
+            );
         }
     }
 
@@ -565,9 +776,16 @@ mod tests {
         case.beat_until(32_000, &["c1", "w3"]);
         case.beat_until(32_200, &["c1", "w2", "w3"]);
         case.says("w3", 32_200, PeerAnswer::Fenced);
-        assert_eq!(case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Silent, "it may lift its fence");
+        assert_eq!(
+            case.beat_until(33_500, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Silent,
+            "it may lift its fence"
+        );
         case.says("w3", 33_600, PeerAnswer::Fenced);
-        assert_eq!(case.beat_until(34_100, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(34_100, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
@@ -577,21 +795,36 @@ mod tests {
         case.workers = 3;
         case.beat_until(20_300, &["c1", "w1", "w2"]);
         case.says("w2", 20_900, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(22_500, &["c1", "w2"]).liveness["w1"], Liveness::Suspect, "w3 may be cut off with it");
+        assert_eq!(
+            case.beat_until(22_500, &["c1", "w2"]).liveness["w1"],
+            Liveness::Suspect,
+            "w3 may be cut off with it"
+        );
         case.says("w2", 22_500, PeerAnswer::Silent);
         case.beat_until(24_000, &["c1", "w2", "w3"]);
         case.says("w2", 24_000, PeerAnswer::Silent);
-        assert_eq!(case.beat_until(24_500, &["c1", "w2", "w3"]).liveness["w1"], Liveness::Lost);
+        assert_eq!(
+            case.beat_until(24_500, &["c1", "w2", "w3"]).liveness["w1"],
+            Liveness::Lost
+        );
     }
 
     #[test]
     fn a_restarted_server_waits_for_its_agents() {
         let start = Instant::now();
         let mut detector = Detector::new(start, Brake::default());
-        let watched = [Watched { name: "w1".to_owned(), beside_server: false }];
+        let watched = [Watched {
+            name: "w1".to_owned(),
+            beside_server: false,
+        }];
         let mut last = Liveness::Alive;
         for ms in (0..=15_000).step_by(100) {
-            let round = detector.round(start + Duration::from_millis(ms), &watched, &BTreeMap::new(), &Statements::new());
+            let round = detector.round(
+                start + Duration::from_millis(ms),
+                &watched,
+                &BTreeMap::new(),
+                &Statements::new(),
+            );
             last = round.liveness["w1"];
             assert_eq!(last == Liveness::Alive, ms < 10_000, "{ms}");
         }

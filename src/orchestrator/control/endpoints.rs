@@ -11,7 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
-use super::world::{Action, Decision, Liveness, Target, World, is_finished, node_of, ready_since, selects};
+use super::world::{
+    Action, Decision, Liveness, Target, World, is_finished, node_of, ready_since, selects,
+};
 use crate::orchestrator::ANSWERS;
 
 /// The label that marks Endpoints as ours, as Kubernetes 1.33 and later set it.
@@ -41,7 +43,11 @@ type Groups = BTreeMap<Vec<Port>, Vec<Address>>;
 
 pub(super) fn reconcile(world: &World) -> Decision {
     let mut decision = Decision::default();
-    for service in world.services.values().filter(|service| service.metadata.deletion_timestamp.is_none()) {
+    for service in world
+        .services
+        .values()
+        .filter(|service| service.metadata.deletion_timestamp.is_none())
+    {
         let Some(spec) = &service.spec else { continue };
         let selector = spec.selector.clone().unwrap_or_default();
         if selector.is_empty() || spec.type_.as_deref() == Some("ExternalName") {
@@ -54,7 +60,10 @@ pub(super) fn reconcile(world: &World) -> Decision {
     for (key, endpoints) in &world.endpoints {
         let ours = label(&endpoints.metadata, ENDPOINTS_MANAGED_BY) == Some(ENDPOINTS_CONTROLLER);
         if ours && !world.services.contains_key(key) {
-            decision.actions.push(Action::Delete { target: Target::of("Endpoints", &endpoints.metadata), force: false });
+            decision.actions.push(Action::Delete {
+                target: Target::of("Endpoints", &endpoints.metadata),
+                force: false,
+            });
         }
     }
     decision
@@ -66,23 +75,36 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
     let ports = spec.ports.unwrap_or_default();
     let tolerant = spec.publish_not_ready_addresses == Some(true);
     let mut groups = Groups::new();
-    let inside = world.pods.range((namespace.clone(), String::new())..).take_while(|(key, _)| key.0 == namespace);
-    for pod in inside.map(|(_, pod)| pod).filter(|pod| selects(selector, &pod.metadata) && !is_finished(pod)) {
-        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty());
+    let inside = world
+        .pods
+        .range((namespace.clone(), String::new())..)
+        .take_while(|(key, _)| key.0 == namespace);
+    for pod in inside
+        .map(|(_, pod)| pod)
+        .filter(|pod| selects(selector, &pod.metadata) && !is_finished(pod))
+    {
+        let ip = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ip.clone())
+            .filter(|ip| !ip.is_empty());
         let Some(ip) = ip else { continue };
         let node = node_of(pod).unwrap_or_default().to_owned();
         let serving = ready_since(pod).is_some() || tolerant;
         let terminating = pod.metadata.deletion_timestamp.is_some();
         let beats = world.liveness_of(&node) < Liveness::Silent;
-        groups.entry(target_ports(&ports, pod)).or_default().push(Address {
-            pod: pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
-            ip,
-            node,
-            ready: serving && !terminating && beats && answers(pod),
-            serving,
-            terminating,
-        });
+        groups
+            .entry(target_ports(&ports, pod))
+            .or_default()
+            .push(Address {
+                pod: pod.metadata.name.clone().unwrap_or_default(),
+                uid: pod.metadata.uid.clone().unwrap_or_default(),
+                ip,
+                node,
+                ready: serving && !terminating && beats && answers(pod),
+                serving,
+                terminating,
+            });
     }
     if !groups.values().flatten().any(|address| address.ready) {
         for address in groups.values_mut().flatten() {
@@ -97,13 +119,23 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
 
 /// Whether its agent has seen no liveness probe fail last.
 fn answers(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    !conditions.iter().any(|condition| condition.type_ == ANSWERS && condition.status == "False")
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    !conditions
+        .iter()
+        .any(|condition| condition.type_ == ANSWERS && condition.status == "False")
 }
 
 /// The pod's own numbers for the Service's ports; a port it does not have is left out.
 fn target_ports(ports: &[ServicePort], pod: &Pod) -> Vec<Port> {
-    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let containers = pod
+        .spec
+        .as_ref()
+        .map(|spec| spec.containers.as_slice())
+        .unwrap_or_default();
     let mut found: Vec<Port> = ports
         .iter()
         .filter_map(|port| {
@@ -112,9 +144,12 @@ fn target_ports(ports: &[ServicePort], pod: &Pod) -> Vec<Port> {
                 None | Some(IntOrString::Int(0)) => port.port,
                 Some(IntOrString::Int(number)) => *number,
                 Some(IntOrString::String(name)) => {
-                    let mut declared = containers.iter().flat_map(|container| container.ports.iter().flatten());
+                    let mut declared = containers
+                        .iter()
+                        .flat_map(|container| container.ports.iter().flatten());
                     let same = declared.find(|declared| {
-                        declared.name.as_ref() == Some(name) && declared.protocol.as_deref().unwrap_or("TCP") == protocol
+                        declared.name.as_ref() == Some(name)
+                            && declared.protocol.as_deref().unwrap_or("TCP") == protocol
                     })?;
                     same.container_port
                 }
@@ -130,23 +165,40 @@ fn endpoints(world: &World, service: &Service, groups: &Groups, decision: &mut D
     let target = Target::of("Endpoints", &service.metadata);
     let subsets: Vec<_> = groups
         .iter()
-        .filter(|(ports, _)| !ports.is_empty() || service.spec.as_ref().is_some_and(|spec| spec.ports.is_none()))
+        .filter(|(ports, _)| {
+            !ports.is_empty()
+                || service
+                    .spec
+                    .as_ref()
+                    .is_some_and(|spec| spec.ports.is_none())
+        })
         .map(|(ports, addresses)| {
             let of = |ready: bool| -> Vec<Address> {
-                addresses.iter().filter(|address| !address.terminating && address.ready == ready).cloned().collect()
+                addresses
+                    .iter()
+                    .filter(|address| !address.terminating && address.ready == ready)
+                    .cloned()
+                    .collect()
             };
             (ports.clone(), of(true), of(false))
         })
         .filter(|(_, ready, other)| !ready.is_empty() || !other.is_empty())
         .collect();
-    let existing = world.endpoints.get(&(target.namespace.clone(), target.name.clone()));
-    let wanted: Vec<_> =
-        subsets.iter().map(|(ports, ready, other)| (ports.clone(), identities(ready), identities(other))).collect();
+    let existing = world
+        .endpoints
+        .get(&(target.namespace.clone(), target.name.clone()));
+    let wanted: Vec<_> = subsets
+        .iter()
+        .map(|(ports, ready, other)| (ports.clone(), identities(ready), identities(other)))
+        .collect();
     if existing.is_some_and(|existing| shape_of_endpoints(existing) == wanted) {
         return;
     }
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.insert(ENDPOINTS_MANAGED_BY.to_owned(), ENDPOINTS_CONTROLLER.to_owned());
+    labels.insert(
+        ENDPOINTS_MANAGED_BY.to_owned(),
+        ENDPOINTS_CONTROLLER.to_owned(),
+    );
     let subsets: Vec<Value> = subsets
         .iter()
         .map(|(ports, ready, other)| {
@@ -168,7 +220,13 @@ fn endpoints(world: &World, service: &Service, groups: &Groups, decision: &mut D
         "metadata": {"name": target.name, "namespace": target.namespace, "labels": labels},
         "subsets": subsets,
     });
-    put("Endpoints", existing.map(|existing| &existing.metadata), &target, object, decision);
+    put(
+        "Endpoints",
+        existing.map(|existing| &existing.metadata),
+        &target,
+        object,
+        decision,
+    );
 }
 
 fn slices(world: &World, service: &Service, groups: &Groups, decision: &mut Decision) {
@@ -185,14 +243,23 @@ fn slices(world: &World, service: &Service, groups: &Groups, decision: &mut Deci
         .map(|slice| (slice.metadata.name.as_deref().unwrap_or_default(), &**slice))
         .collect();
     // Without pods the last slice stays, empty, so that its watchers see it change and not vanish.
-    let mut wanted: Vec<(String, Vec<Port>, &[Address])> =
-        groups.iter().map(|(ports, addresses)| (slice_name(&target.name, ports), ports.clone(), addresses.as_slice())).collect();
+    let mut wanted: Vec<(String, Vec<Port>, &[Address])> = groups
+        .iter()
+        .map(|(ports, addresses)| {
+            (
+                slice_name(&target.name, ports),
+                ports.clone(),
+                addresses.as_slice(),
+            )
+        })
+        .collect();
     if let (true, Some((name, slice))) = (wanted.is_empty(), left.first_key_value()) {
         wanted.push(((*name).to_owned(), ports_of_slice(slice), &[]));
     }
     for (name, ports, addresses) in wanted {
         let existing = left.remove(name.as_str());
-        if existing.is_some_and(|slice| shape_of_slice(slice) == (ports.clone(), states(addresses))) {
+        if existing.is_some_and(|slice| shape_of_slice(slice) == (ports.clone(), states(addresses)))
+        {
             continue;
         }
         let endpoints: Vec<Value> = addresses
@@ -206,7 +273,11 @@ fn slices(world: &World, service: &Service, groups: &Groups, decision: &mut Deci
                 })
             })
             .collect();
-        let slice_target = Target { kind: "EndpointSlice", name: name.clone(), ..target.clone() };
+        let slice_target = Target {
+            kind: "EndpointSlice",
+            name: name.clone(),
+            ..target.clone()
+        };
         let object = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -223,14 +294,29 @@ fn slices(world: &World, service: &Service, groups: &Groups, decision: &mut Deci
             "endpoints": endpoints,
             "ports": ports.iter().map(port_value).collect::<Vec<_>>(),
         });
-        put("EndpointSlice", existing.map(|slice| &slice.metadata), &slice_target, object, decision);
+        put(
+            "EndpointSlice",
+            existing.map(|slice| &slice.metadata),
+            &slice_target,
+            object,
+            decision,
+        );
     }
     for slice in left.into_values() {
-        decision.actions.push(Action::Delete { target: Target::of("EndpointSlice", &slice.metadata), force: false });
+        decision.actions.push(Action::Delete {
+            target: Target::of("EndpointSlice", &slice.metadata),
+            force: false,
+        });
     }
 }
 
-fn put(kind: &'static str, existing: Option<&ObjectMeta>, target: &Target, mut object: Value, decision: &mut Decision) {
+fn put(
+    kind: &'static str,
+    existing: Option<&ObjectMeta>,
+    target: &Target,
+    mut object: Value,
+    decision: &mut Decision,
+) {
     decision.actions.push(match existing {
         Some(metadata) => {
             let target = Target::of(kind, metadata);
@@ -238,7 +324,11 @@ fn put(kind: &'static str, existing: Option<&ObjectMeta>, target: &Target, mut o
             object["metadata"]["uid"] = json!(target.uid);
             Action::Replace { target, object }
         }
-        None => Action::Create { kind, namespace: target.namespace.clone(), object },
+        None => Action::Create {
+            kind,
+            namespace: target.namespace.clone(),
+            object,
+        },
     });
 }
 
@@ -255,7 +345,11 @@ fn reference(namespace: &str, address: &Address) -> Value {
 }
 
 fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
-    metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str)
+    metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(key))
+        .map(String::as_str)
 }
 
 /// A slice's name follows from its ports, so that it never changes hands. FNV-1a; nothing depends on it being hard to guess.
@@ -271,15 +365,40 @@ fn slice_name(service: &str, ports: &[Port]) -> String {
 type Identity = (String, String, String);
 
 fn identities(addresses: &[Address]) -> BTreeSet<Identity> {
-    addresses.iter().map(|address| (address.ip.clone(), address.uid.clone(), address.node.clone())).collect()
+    addresses
+        .iter()
+        .map(|address| {
+            (
+                address.ip.clone(),
+                address.uid.clone(),
+                address.node.clone(),
+            )
+        })
+        .collect()
 }
 
 fn states(addresses: &[Address]) -> BTreeSet<(Identity, [bool; 3])> {
-    let identity = |address: &Address| (address.ip.clone(), address.uid.clone(), address.node.clone());
-    addresses.iter().map(|address| (identity(address), [address.ready, address.serving, address.terminating])).collect()
+    let identity = |address: &Address| {
+        (
+            address.ip.clone(),
+            address.uid.clone(),
+            address.node.clone(),
+        )
+    };
+    addresses
+        .iter()
+        .map(|address| {
+            (
+                identity(address),
+                [address.ready, address.serving, address.terminating],
+            )
+        })
+        .collect()
 }
 
-fn shape_of_endpoints(endpoints: &Endpoints) -> Vec<(Vec<Port>, BTreeSet<Identity>, BTreeSet<Identity>)> {
+fn shape_of_endpoints(
+    endpoints: &Endpoints,
+) -> Vec<(Vec<Port>, BTreeSet<Identity>, BTreeSet<Identity>)> {
     let subsets = endpoints.subsets.iter().flatten();
     let mut shape: Vec<_> = subsets
         .map(|subset| {
@@ -289,12 +408,24 @@ fn shape_of_endpoints(endpoints: &Endpoints) -> Vec<(Vec<Port>, BTreeSet<Identit
             });
             let of = |addresses: &Option<Vec<k8s_openapi::api::core::v1::EndpointAddress>>| {
                 let identity = |address: &k8s_openapi::api::core::v1::EndpointAddress| {
-                    let uid = address.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default();
-                    (address.ip.clone(), uid, address.node_name.clone().unwrap_or_default())
+                    let uid = address
+                        .target_ref
+                        .as_ref()
+                        .and_then(|target| target.uid.clone())
+                        .unwrap_or_default();
+                    (
+                        address.ip.clone(),
+                        uid,
+                        address.node_name.clone().unwrap_or_default(),
+                    )
                 };
                 addresses.iter().flatten().map(identity).collect()
             };
-            (sorted(ports), of(&subset.addresses), of(&subset.not_ready_addresses))
+            (
+                sorted(ports),
+                of(&subset.addresses),
+                of(&subset.not_ready_addresses),
+            )
         })
         .collect();
     shape.sort();
@@ -304,18 +435,30 @@ fn shape_of_endpoints(endpoints: &Endpoints) -> Vec<(Vec<Port>, BTreeSet<Identit
 fn ports_of_slice(slice: &EndpointSlice) -> Vec<Port> {
     sorted(slice.ports.iter().flatten().map(|port| {
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-        (port.name.clone().unwrap_or_default(), port.port.unwrap_or_default(), protocol)
+        (
+            port.name.clone().unwrap_or_default(),
+            port.port.unwrap_or_default(),
+            protocol,
+        )
     }))
 }
 
 fn shape_of_slice(slice: &EndpointSlice) -> (Vec<Port>, BTreeSet<(Identity, [bool; 3])>) {
     let endpoints = slice.endpoints.iter().flatten();
     let states = endpoints.map(|endpoint| {
-        let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default();
+        let uid = endpoint
+            .target_ref
+            .as_ref()
+            .and_then(|target| target.uid.clone())
+            .unwrap_or_default();
         let ip = endpoint.addresses.first().cloned().unwrap_or_default();
         let conditions = endpoint.conditions.clone().unwrap_or_default();
-        let flags = [conditions.ready, conditions.serving, conditions.terminating].map(|flag| flag == Some(true));
-        ((ip, uid, endpoint.node_name.clone().unwrap_or_default()), flags)
+        let flags = [conditions.ready, conditions.serving, conditions.terminating]
+            .map(|flag| flag == Some(true));
+        (
+            (ip, uid, endpoint.node_name.clone().unwrap_or_default()),
+            flags,
+        )
     });
     (ports_of_slice(slice), states.collect())
 }

@@ -32,35 +32,67 @@ fn owners(world: &World, decision: &mut Decision) {
     for (kind, metadata) in world.all_metadata() {
         alive.extend(metadata.uid.as_deref());
         for owner in metadata.owner_references.iter().flatten() {
-            dependents.entry(&owner.uid).or_default().push((kind, metadata));
+            dependents
+                .entry(&owner.uid)
+                .or_default()
+                .push((kind, metadata));
         }
     }
     let none = Vec::new();
     let mut doomed: BTreeSet<&str> = BTreeSet::new();
     for (kind, metadata) in world.all_metadata() {
-        let children = dependents.get(metadata.uid.as_deref().unwrap_or_default()).unwrap_or(&none);
-        let has = |finalizer: &str| metadata.finalizers.iter().flatten().any(|found| found == finalizer);
+        let children = dependents
+            .get(metadata.uid.as_deref().unwrap_or_default())
+            .unwrap_or(&none);
+        let has = |finalizer: &str| {
+            metadata
+                .finalizers
+                .iter()
+                .flatten()
+                .any(|found| found == finalizer)
+        };
         if metadata.deletion_timestamp.is_some() && has(ORPHAN) {
             for (child_kind, child) in children {
-                decision.actions.push(owner_patch(child_kind, child, metadata.uid.as_deref().unwrap_or_default()));
+                decision.actions.push(owner_patch(
+                    child_kind,
+                    child,
+                    metadata.uid.as_deref().unwrap_or_default(),
+                ));
             }
             if children.is_empty() {
-                decision.actions.push(without_finalizer(kind, metadata, ORPHAN));
+                decision
+                    .actions
+                    .push(without_finalizer(kind, metadata, ORPHAN));
             }
         } else if metadata.deletion_timestamp.is_some() && has(FOREGROUND) {
-            for (child_kind, child) in children.iter().filter(|(_, child)| child.deletion_timestamp.is_none()) {
+            for (child_kind, child) in children
+                .iter()
+                .filter(|(_, child)| child.deletion_timestamp.is_none())
+            {
                 if doomed.insert(child.uid.as_deref().unwrap_or_default()) {
-                    decision.actions.push(Action::Delete { target: Target::of(child_kind, child), force: false });
+                    decision.actions.push(Action::Delete {
+                        target: Target::of(child_kind, child),
+                        force: false,
+                    });
                 }
             }
             if children.is_empty() {
-                decision.actions.push(without_finalizer(kind, metadata, FOREGROUND));
+                decision
+                    .actions
+                    .push(without_finalizer(kind, metadata, FOREGROUND));
             }
         }
         let mut owners = metadata.owner_references.iter().flatten().peekable();
-        let abandoned = owners.peek().is_some() && owners.all(|owner| !alive.contains(owner.uid.as_str()));
-        if abandoned && metadata.deletion_timestamp.is_none() && doomed.insert(metadata.uid.as_deref().unwrap_or_default()) {
-            decision.actions.push(Action::Delete { target: Target::of(kind, metadata), force: false });
+        let abandoned =
+            owners.peek().is_some() && owners.all(|owner| !alive.contains(owner.uid.as_str()));
+        if abandoned
+            && metadata.deletion_timestamp.is_none()
+            && doomed.insert(metadata.uid.as_deref().unwrap_or_default())
+        {
+            decision.actions.push(Action::Delete {
+                target: Target::of(kind, metadata),
+                force: false,
+            });
         }
     }
 }
@@ -71,15 +103,23 @@ fn pods(world: &World, decision: &mut Decision) {
         let target = Target::of("Pod", &pod.metadata);
         let Some(node) = node_of(pod) else {
             if pod.metadata.deletion_timestamp.is_some() {
-                decision.actions.push(Action::Delete { target, force: true });
+                decision.actions.push(Action::Delete {
+                    target,
+                    force: true,
+                });
             }
             continue;
         };
         let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
         if !world.nodes.contains_key(&(String::new(), node.to_owned())) {
-            let until = created.and_then(|created| created.checked_add(NODE_QUARANTINE).ok()).unwrap_or(world.now);
+            let until = created
+                .and_then(|created| created.checked_add(NODE_QUARANTINE).ok())
+                .unwrap_or(world.now);
             if until <= world.now {
-                decision.actions.push(Action::Delete { target, force: true });
+                decision.actions.push(Action::Delete {
+                    target,
+                    force: true,
+                });
             } else {
                 decision.recheck_at(until);
             }
@@ -90,12 +130,19 @@ fn pods(world: &World, decision: &mut Decision) {
     finished.sort_by_key(|(created, target)| (*created, target.name.clone()));
     let excess = finished.len().saturating_sub(FINISHED_PODS_MAX);
     for (_, target) in finished.into_iter().take(excess) {
-        decision.actions.push(Action::Delete { target, force: true });
+        decision.actions.push(Action::Delete {
+            target,
+            force: true,
+        });
     }
 }
 
 fn namespaces(world: &World, decision: &mut Decision) {
-    for namespace in world.namespaces.values().filter(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+    for namespace in world
+        .namespaces
+        .values()
+        .filter(|namespace| namespace.metadata.deletion_timestamp.is_some())
+    {
         let target = Target::of("Namespace", &namespace.metadata);
         let mut empty = true;
         for (kind, metadata) in world.all_metadata() {
@@ -104,7 +151,10 @@ fn namespaces(world: &World, decision: &mut Decision) {
             }
             empty = false;
             if metadata.deletion_timestamp.is_none() {
-                decision.actions.push(Action::Delete { target: Target::of(kind, metadata), force: false });
+                decision.actions.push(Action::Delete {
+                    target: Target::of(kind, metadata),
+                    force: false,
+                });
             }
         }
         if empty {
@@ -114,14 +164,32 @@ fn namespaces(world: &World, decision: &mut Decision) {
 }
 
 fn owner_patch(kind: &'static str, metadata: &ObjectMeta, owner: &str) -> Action {
-    let owners: Vec<Value> =
-        metadata.owner_references.iter().flatten().filter(|found| found.uid != owner).map(|found| json!(found)).collect();
+    let owners: Vec<Value> = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .filter(|found| found.uid != owner)
+        .map(|found| json!(found))
+        .collect();
     let patch = json!({"metadata": {"ownerReferences": owners}});
-    Action::Patch { target: Target::of(kind, metadata), status: false, patch }
+    Action::Patch {
+        target: Target::of(kind, metadata),
+        status: false,
+        patch,
+    }
 }
 
 fn without_finalizer(kind: &'static str, metadata: &ObjectMeta, finalizer: &str) -> Action {
-    let left: Vec<&String> = metadata.finalizers.iter().flatten().filter(|found| *found != finalizer).collect();
+    let left: Vec<&String> = metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .filter(|found| *found != finalizer)
+        .collect();
     let patch = json!({"metadata": {"finalizers": left}});
-    Action::Patch { target: Target::of(kind, metadata), status: false, patch }
+    Action::Patch {
+        target: Target::of(kind, metadata),
+        status: false,
+        patch,
+    }
 }

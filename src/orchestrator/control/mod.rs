@@ -29,7 +29,13 @@ pub use world::{Action, Decision, Key, Liveness, Objects, Target, World};
 /// Everything there is to do, by all controllers, in a fixed order.
 pub fn reconcile(world: &World) -> Decision {
     let mut decision = Decision::default();
-    for controller in [nodes::reconcile, garbage::reconcile, replication::reconcile, scheduler::reconcile, endpoints::reconcile] {
+    for controller in [
+        nodes::reconcile,
+        garbage::reconcile,
+        replication::reconcile,
+        scheduler::reconcile,
+        endpoints::reconcile,
+    ] {
         decision.merge(controller(world));
     }
     decision

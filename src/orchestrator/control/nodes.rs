@@ -15,7 +15,9 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::{Value, json};
 
 use super::scheduler::tolerates;
-use super::world::{Action, Decision, Liveness, Target, World, controller_of, event, is_active, node_of};
+use super::world::{
+    Action, Decision, Liveness, Target, World, controller_of, event, is_active, node_of,
+};
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const COMPONENT: &str = "node-controller";
@@ -24,8 +26,10 @@ const SILENT: &str = "NodeStatusUnknown";
 /// Ends in the agent's last own status, which is restored when it beats again.
 const SILENT_MESSAGE: &str = "The agent stopped beating; it last said Ready=";
 /// Labels of nodes that are no workers.
-pub(super) const CONTROL_PLANE_LABELS: [&str; 2] =
-    ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/controller"];
+pub(super) const CONTROL_PLANE_LABELS: [&str; 2] = [
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/controller",
+];
 
 /// When evictions stop: when more than `percent` of all workers are silent. One of several workers may always be replaced.
 ///
@@ -47,7 +51,9 @@ impl Brake {
 
 impl Default for Brake {
     fn default() -> Self {
-        Self { percent: crate::orchestrator::config::eviction_brake_percent() }
+        Self {
+            percent: crate::orchestrator::config::eviction_brake_percent(),
+        }
     }
 }
 
@@ -79,7 +85,10 @@ pub(super) fn reconcile(world: &World) -> Decision {
 /// Pods leave a living node whose `NoExecute` taints they do not tolerate, or no longer. As everywhere in Kubernetes the time counts from
 /// `timeAdded`, which is set here when the one who tainted the node did not.
 fn obey_taints(world: &World, node: &Node, target: &Target, decision: &mut Decision) {
-    let harsh: Vec<&Taint> = taints(node).iter().filter(|taint| taint.effect == "NoExecute" && !is_unreachable(taint)).collect();
+    let harsh: Vec<&Taint> = taints(node)
+        .iter()
+        .filter(|taint| taint.effect == "NoExecute" && !is_unreachable(taint))
+        .collect();
     if harsh.is_empty() {
         return;
     }
@@ -93,7 +102,11 @@ fn obey_taints(world: &World, node: &Node, target: &Target, decision: &mut Decis
             value
         });
         let patch = json!({"spec": {"taints": dated.collect::<Vec<_>>()}});
-        decision.actions.push(Action::Patch { target: target.clone(), status: false, patch });
+        decision.actions.push(Action::Patch {
+            target: target.clone(),
+            status: false,
+            patch,
+        });
         return;
     }
     let here = |pod: &&Pod| node_of(pod) == Some(target.name.as_str()) && is_active(pod);
@@ -102,8 +115,17 @@ fn obey_taints(world: &World, node: &Node, target: &Target, decision: &mut Decis
             Some(at) if at <= world.now => {
                 let target = Target::of("Pod", &pod.metadata);
                 let message = format!("Pod {} does not tolerate a taint of its node", target.name);
-                decision.actions.push(event(world.now, &target, COMPONENT, "TaintManagerEviction", &message));
-                decision.actions.push(Action::Delete { target, force: false });
+                decision.actions.push(event(
+                    world.now,
+                    &target,
+                    COMPONENT,
+                    "TaintManagerEviction",
+                    &message,
+                ));
+                decision.actions.push(Action::Delete {
+                    target,
+                    force: false,
+                });
             }
             Some(at) => decision.recheck_at(at),
             None => {}
@@ -113,86 +135,184 @@ fn obey_taints(world: &World, node: &Node, target: &Target, decision: &mut Decis
 
 /// When a pod has to leave on account of a taint; `None`: never.
 fn leaves_at(pod: &Pod, taint: &Taint) -> Option<Timestamp> {
-    let added = taint.time_added.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let matching: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+    let added = taint
+        .time_added
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let tolerations = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.tolerations.as_deref())
+        .unwrap_or_default();
+    let matching: Vec<_> = tolerations
+        .iter()
+        .filter(|toleration| tolerates(toleration, taint))
+        .collect();
     if matching.is_empty() {
         return Some(added);
     }
     // The shortest limit counts; a toleration without one limits nothing.
-    let least = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min()?;
-    added.checked_add(SignedDuration::from_secs(least.max(0))).ok()
+    let least = matching
+        .iter()
+        .filter_map(|toleration| toleration.toleration_seconds)
+        .min()?;
+    added
+        .checked_add(SignedDuration::from_secs(least.max(0)))
+        .ok()
 }
 
 /// Too many workers are silent.
 fn is_braked(world: &World) -> bool {
     let is_worker = |node: &&Node| {
         let labels = node.metadata.labels.as_ref();
-        !CONTROL_PLANE_LABELS.iter().any(|label| labels.is_some_and(|labels| labels.contains_key(*label)))
-            && !taints(node).iter().any(|taint| taint.effect == "NoSchedule" && taint.key.starts_with("node-role.kubernetes.io/"))
+        !CONTROL_PLANE_LABELS
+            .iter()
+            .any(|label| labels.is_some_and(|labels| labels.contains_key(*label)))
+            && !taints(node).iter().any(|taint| {
+                taint.effect == "NoSchedule" && taint.key.starts_with("node-role.kubernetes.io/")
+            })
     };
-    let workers: Vec<&Node> = world.nodes.values().map(|node| &**node).filter(is_worker).collect();
-    let silent = |node: &&&Node| world.liveness_of(node.metadata.name.as_deref().unwrap_or_default()) != Liveness::Alive;
-    world.brake.holds(workers.iter().filter(silent).count(), workers.len())
+    let workers: Vec<&Node> = world
+        .nodes
+        .values()
+        .map(|node| &**node)
+        .filter(is_worker)
+        .collect();
+    let silent = |node: &&&Node| {
+        world.liveness_of(node.metadata.name.as_deref().unwrap_or_default()) != Liveness::Alive
+    };
+    world
+        .brake
+        .holds(workers.iter().filter(silent).count(), workers.len())
 }
 
-fn condition(world: &World, node: &Node, target: &Target, liveness: Liveness, decision: &mut Decision) {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready: Option<&NodeCondition> = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+fn condition(
+    world: &World,
+    node: &Node,
+    target: &Target,
+    liveness: Liveness,
+    decision: &mut Decision,
+) {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let ready: Option<&NodeCondition> = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Ready");
     // A node whose agent has never said anything is not ready anyway.
     let Some(ready) = ready else { return };
     let ours = ready.status == "Unknown" && ready.reason.as_deref() == Some(SILENT);
     let (status, reason, message, told) = match liveness {
         Liveness::Alive if ours => {
-            let before = ready.message.as_deref().and_then(|message| message.strip_prefix(SILENT_MESSAGE));
+            let before = ready
+                .message
+                .as_deref()
+                .and_then(|message| message.strip_prefix(SILENT_MESSAGE));
             if before != Some("True") {
                 // It was not ready before; the agent says when it is.
                 return;
             }
-            ("True", "KubeletReady", "The agent beats again".to_owned(), "NodeReady")
+            (
+                "True",
+                "KubeletReady",
+                "The agent beats again".to_owned(),
+                "NodeReady",
+            )
         }
-        Liveness::Silent | Liveness::Lost if ready.status != "Unknown" => {
-            ("Unknown", SILENT, format!("{SILENT_MESSAGE}{}", ready.status), "NodeNotReady")
-        }
+        Liveness::Silent | Liveness::Lost if ready.status != "Unknown" => (
+            "Unknown",
+            SILENT,
+            format!("{SILENT_MESSAGE}{}", ready.status),
+            "NodeNotReady",
+        ),
         _ => return,
     };
     let now = world.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let condition = json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
     let patch = json!({"status": {"conditions": [condition]}});
-    decision.actions.push(Action::Patch { target: target.clone(), status: true, patch });
+    decision.actions.push(Action::Patch {
+        target: target.clone(),
+        status: true,
+        patch,
+    });
     let text = format!("Node {} status is now: {told}", target.name);
-    decision.actions.push(event(world.now, target, COMPONENT, told, &text));
+    decision
+        .actions
+        .push(event(world.now, target, COMPONENT, told, &text));
 }
 
 fn taint(world: &World, node: &Node, target: &Target, set: bool, decision: &mut Decision) {
-    let mut wanted: Vec<Value> = taints(node).iter().filter(|taint| !is_unreachable(taint)).map(|taint| json!(taint)).collect();
+    let mut wanted: Vec<Value> = taints(node)
+        .iter()
+        .filter(|taint| !is_unreachable(taint))
+        .map(|taint| json!(taint))
+        .collect();
     if set {
         let now = world.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         wanted.push(json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": now}));
     }
     let patch = json!({"spec": {"taints": wanted}});
-    decision.actions.push(Action::Patch { target: target.clone(), status: false, patch });
+    decision.actions.push(Action::Patch {
+        target: target.clone(),
+        status: false,
+        patch,
+    });
 }
 
 fn evict(world: &World, node: &Target, decision: &mut Decision) {
-    let here = |pod: &&Pod| node_of(pod) == Some(node.name.as_str()) && controller_of(&pod.metadata).is_some();
-    for pod in world.pods.values().map(|pod| &**pod).filter(here).filter(|pod| !stays(pod)) {
+    let here = |pod: &&Pod| {
+        node_of(pod) == Some(node.name.as_str()) && controller_of(&pod.metadata).is_some()
+    };
+    for pod in world
+        .pods
+        .values()
+        .map(|pod| &**pod)
+        .filter(here)
+        .filter(|pod| !stays(pod))
+    {
         let target = Target::of("Pod", &pod.metadata);
-        let message = format!("Node {} is unreachable: pod {} is replaced", node.name, target.name);
-        decision.actions.push(event(world.now, &target, COMPONENT, "TaintManagerEviction", &message));
-        decision.actions.push(Action::Delete { target, force: true });
+        let message = format!(
+            "Node {} is unreachable: pod {} is replaced",
+            node.name, target.name
+        );
+        decision.actions.push(event(
+            world.now,
+            &target,
+            COMPONENT,
+            "TaintManagerEviction",
+            &message,
+        ));
+        decision.actions.push(Action::Delete {
+            target,
+            force: true,
+        });
     }
 }
 
 /// A pod that tolerates the taint without a limit stays; Kubernetes' default limit of 300 s is what this is faster than.
 fn stays(pod: &Pod) -> bool {
-    let taint = Taint { key: UNREACHABLE.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    tolerations.iter().any(|toleration| toleration.toleration_seconds.is_none() && tolerates(toleration, &taint))
+    let taint = Taint {
+        key: UNREACHABLE.to_owned(),
+        effect: "NoExecute".to_owned(),
+        ..Taint::default()
+    };
+    let tolerations = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.tolerations.as_deref())
+        .unwrap_or_default();
+    tolerations
+        .iter()
+        .any(|toleration| toleration.toleration_seconds.is_none() && tolerates(toleration, &taint))
 }
 
 pub(super) fn taints(node: &Node) -> &[Taint] {
-    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+    node.spec
+        .as_ref()
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default()
 }
 
 fn is_unreachable(taint: &Taint) -> bool {

@@ -5,7 +5,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 /// The quantity in thousandths of its unit, rounded up; `None` if it is not a quantity.
 pub(super) fn thousandths(quantity: &Quantity) -> Option<i128> {
     let text = quantity.0.trim();
-    let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let (numerator, denominator): (i128, i128) = match suffix {
         "n" => (1, 1_000_000),
@@ -23,7 +25,11 @@ pub(super) fn thousandths(quantity: &Quantity) -> Option<i128> {
         "Ti" => (1000 << 40, 1),
         "Pi" => (1000 << 50, 1),
         _ => {
-            let exponent: u32 = suffix.strip_prefix(['e', 'E'])?.parse().ok().filter(|exponent| *exponent <= 18)?;
+            let exponent: u32 = suffix
+                .strip_prefix(['e', 'E'])?
+                .parse()
+                .ok()
+                .filter(|exponent| *exponent <= 18)?;
             (1000 * 10_i128.pow(exponent), 1)
         }
     };
@@ -32,7 +38,10 @@ pub(super) fn thousandths(quantity: &Quantity) -> Option<i128> {
         return None;
     }
     let scale = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
-    let digits: i128 = format!("{whole}{fraction}").trim_start_matches('+').parse().ok()?;
+    let digits: i128 = format!("{whole}{fraction}")
+        .trim_start_matches('+')
+        .parse()
+        .ok()?;
     let divisor = scale * denominator;
     Some((digits.checked_mul(numerator)? + divisor - 1) / divisor)
 }

@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use serde_json::{Value, json};
 
 use super::world::{
-    Action, Decision, Liveness, Target, World, controller_of, event, is_active, node_of, phase, ready_since, selects,
+    Action, Decision, Liveness, Target, World, controller_of, event, is_active, node_of, phase,
+    ready_since, selects,
 };
 
 /// So many pods at most are created or deleted at a time for one controller (Kubernetes' `BurstReplicas`).
@@ -30,24 +31,43 @@ pub(super) fn reconcile(world: &World) -> Decision {
     decision
 }
 
-fn one<'a>(world: &'a World, controller: &ReplicationController, adopted: &mut BTreeSet<&'a str>, decision: &mut Decision) {
+fn one<'a>(
+    world: &'a World,
+    controller: &ReplicationController,
+    adopted: &mut BTreeSet<&'a str>,
+    decision: &mut Decision,
+) {
     let Some(spec) = &controller.spec else { return };
     let target = Target::of("ReplicationController", &controller.metadata);
-    let template_labels =
-        spec.template.as_ref().and_then(|template| template.metadata.as_ref()).and_then(|meta| meta.labels.clone());
-    let selector = spec.selector.clone().or(template_labels).unwrap_or_default();
+    let template_labels = spec
+        .template
+        .as_ref()
+        .and_then(|template| template.metadata.as_ref())
+        .and_then(|meta| meta.labels.clone());
+    let selector = spec
+        .selector
+        .clone()
+        .or(template_labels)
+        .unwrap_or_default();
     let mut owned: Vec<&Pod> = Vec::new();
-    let inside = world.pods.range((target.namespace.clone(), String::new())..).take_while(|(key, _)| key.0 == target.namespace);
+    let inside = world
+        .pods
+        .range((target.namespace.clone(), String::new())..)
+        .take_while(|(key, _)| key.0 == target.namespace);
     for (_, pod) in inside {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let matches = selects(&selector, &pod.metadata);
         match controller_of(&pod.metadata) {
             Some(owner) if owner.uid == target.uid && matches => owned.push(pod),
             Some(owner) if owner.uid == target.uid && pod.metadata.deletion_timestamp.is_none() => {
-                decision.actions.push(owner_patch(pod, &without_owner(pod, &target.uid)));
+                decision
+                    .actions
+                    .push(owner_patch(pod, &without_owner(pod, &target.uid)));
             }
             None if matches && is_active(pod) && adopted.insert(uid) => {
-                decision.actions.push(owner_patch(pod, &with_owner(pod, &target)));
+                decision
+                    .actions
+                    .push(owner_patch(pod, &with_owner(pod, &target)));
                 owned.push(pod);
             }
             _ => {}
@@ -60,16 +80,34 @@ fn one<'a>(world: &'a World, controller: &ReplicationController, adopted: &mut B
             decision.actions.push(create(controller, &target));
         }
     }
-    for pod in first_to_go(world, &active).into_iter().take(active.len().saturating_sub(wanted).min(BURST)) {
+    for pod in first_to_go(world, &active)
+        .into_iter()
+        .take(active.len().saturating_sub(wanted).min(BURST))
+    {
         let pod = Target::of("Pod", &pod.metadata);
         let message = format!("Deleted pod: {}", pod.name);
-        decision.actions.push(event(world.now, &target, "replication-controller", "SuccessfulDelete", &message));
-        decision.actions.push(Action::Delete { target: pod, force: false });
+        decision.actions.push(event(
+            world.now,
+            &target,
+            "replication-controller",
+            "SuccessfulDelete",
+            &message,
+        ));
+        decision.actions.push(Action::Delete {
+            target: pod,
+            force: false,
+        });
     }
     status(world, controller, &target, &active, decision);
 }
 
-fn status(world: &World, controller: &ReplicationController, target: &Target, active: &[&Pod], decision: &mut Decision) {
+fn status(
+    world: &World,
+    controller: &ReplicationController,
+    target: &Target,
+    active: &[&Pod],
+    decision: &mut Decision,
+) {
     let Some(spec) = &controller.spec else { return };
     let min_ready = SignedDuration::from_secs(i64::from(spec.min_ready_seconds.unwrap_or(0)));
     let empty = BTreeMap::new();
@@ -83,8 +121,14 @@ fn status(world: &World, controller: &ReplicationController, target: &Target, ac
     for pod in active {
         counts[0] += 1;
         let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
-        counts[1] += i32::from(template_labels.iter().all(|(key, value)| labels.get(key) == Some(value)));
-        let Some(since) = ready_since(pod).filter(|_| !on_silent_node(world, pod)) else { continue };
+        counts[1] += i32::from(
+            template_labels
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value)),
+        );
+        let Some(since) = ready_since(pod).filter(|_| !on_silent_node(world, pod)) else {
+            continue;
+        };
         counts[2] += 1;
         let available = since.checked_add(min_ready).unwrap_or(Timestamp::MAX);
         if available <= world.now || min_ready.is_zero() {
@@ -108,7 +152,11 @@ fn status(world: &World, controller: &ReplicationController, target: &Target, ac
             "availableReplicas": counts[3],
             "observedGeneration": controller.metadata.generation,
         }});
-        decision.actions.push(Action::Patch { target: target.clone(), status: true, patch });
+        decision.actions.push(Action::Patch {
+            target: target.clone(),
+            status: true,
+            patch,
+        });
     }
 }
 
@@ -131,8 +179,16 @@ fn first_to_go<'a>(world: &World, pods: &[&'a Pod]) -> Vec<&'a Pod> {
             "Unknown" => 1,
             _ => 2,
         };
-        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-        let restarts = statuses.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0);
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_ref());
+        let restarts = statuses
+            .into_iter()
+            .flatten()
+            .map(|status| status.restart_count)
+            .max()
+            .unwrap_or(0);
         let cost: i32 = pod
             .metadata
             .annotations
@@ -152,7 +208,11 @@ fn first_to_go<'a>(world: &World, pods: &[&'a Pod]) -> Vec<&'a Pod> {
 }
 
 fn create(controller: &ReplicationController, target: &Target) -> Action {
-    let template = controller.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+    let template = controller
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.clone())
+        .unwrap_or_default();
     let metadata = template.metadata.unwrap_or_default();
     let object = json!({
         "apiVersion": "v1",
@@ -167,7 +227,11 @@ fn create(controller: &ReplicationController, target: &Target) -> Action {
         },
         "spec": template.spec,
     });
-    Action::Create { kind: "Pod", namespace: target.namespace.clone(), object }
+    Action::Create {
+        kind: "Pod",
+        namespace: target.namespace.clone(),
+        object,
+    }
 }
 
 fn owner_reference(target: &Target) -> Value {
@@ -183,15 +247,31 @@ fn owner_reference(target: &Target) -> Value {
 
 fn owner_patch(pod: &Pod, owners: &[Value]) -> Action {
     let target = Target::of("Pod", &pod.metadata);
-    Action::Patch { target, status: false, patch: json!({"metadata": {"ownerReferences": owners}}) }
+    Action::Patch {
+        target,
+        status: false,
+        patch: json!({"metadata": {"ownerReferences": owners}}),
+    }
 }
 
 fn with_owner(pod: &Pod, target: &Target) -> Vec<Value> {
-    let mut owners: Vec<Value> = pod.metadata.owner_references.iter().flatten().map(|owner| json!(owner)).collect();
+    let mut owners: Vec<Value> = pod
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .map(|owner| json!(owner))
+        .collect();
     owners.push(owner_reference(target));
     owners
 }
 
 fn without_owner(pod: &Pod, uid: &str) -> Vec<Value> {
-    pod.metadata.owner_references.iter().flatten().filter(|owner| owner.uid != uid).map(|owner| json!(owner)).collect()
+    pod.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .filter(|owner| owner.uid != uid)
+        .map(|owner| json!(owner))
+        .collect()
 }

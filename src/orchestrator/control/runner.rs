@@ -61,7 +61,13 @@ impl Control {
     /// Runs all controllers until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let (liveness_out, liveness) = watch::channel(BTreeMap::new());
-        let detecting = detect(&self.registry, &self.heartbeats, &self.tunnels, self.brake, liveness_out);
+        let detecting = detect(
+            &self.registry,
+            &self.heartbeats,
+            &self.tunnels,
+            self.brake,
+            liveness_out,
+        );
         let telling = tell_balancers(&self.barrier, liveness.clone());
         let controlling = control(&self.registry, &self.barrier, self.brake, liveness);
         let sweeping = sweep_events(&self.registry);
@@ -76,11 +82,18 @@ impl Control {
 }
 
 /// The reaction of traffic: no write, nothing that would have to be taken back.
-async fn tell_balancers(barrier: &Barrier, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
+async fn tell_balancers(
+    barrier: &Barrier,
+    mut liveness: watch::Receiver<BTreeMap<String, Liveness>>,
+) {
     loop {
         let nodes = liveness.borrow_and_update().clone();
         let at_least = |least: Liveness| {
-            nodes.iter().filter(|(_, liveness)| **liveness >= least).map(|(node, _)| node.clone()).collect::<BTreeSet<_>>()
+            nodes
+                .iter()
+                .filter(|(_, liveness)| **liveness >= least)
+                .map(|(node, _)| node.clone())
+                .collect::<BTreeSet<_>>()
         };
         barrier.set_silent_nodes(at_least(Liveness::Suspect), at_least(Liveness::Silent));
         if liveness.changed().await.is_err() {
@@ -99,7 +112,10 @@ async fn control(
     let mut revisions = registry.subscribe();
     let mut cache = Cache::default();
     let mut retry = RETRY_FIRST;
-    let mut pace = Pace { since: Instant::now(), rounds: 0 };
+    let mut pace = Pace {
+        since: Instant::now(),
+        rounds: 0,
+    };
     loop {
         revisions.borrow_and_update();
         let beating = liveness.borrow_and_update().clone();
@@ -107,7 +123,9 @@ async fn control(
         let mut world = cache.world(registry, beating);
         world.brake = brake;
         let decision = reconcile(&world);
-        let mut wake = decision.recheck.map(|at| Instant::now() + until(world.now, at));
+        let mut wake = decision
+            .recheck
+            .map(|at| Instant::now() + until(world.now, at));
         if decision.actions.is_empty() {
             barrier.decided();
         } else {
@@ -138,7 +156,9 @@ async fn control(
 
 fn until(now: Timestamp, at: Timestamp) -> Duration {
     // A recheck in the past would be a busy loop.
-    Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(10))
+    Duration::try_from(at.duration_since(now))
+        .unwrap_or_default()
+        .max(Duration::from_millis(10))
 }
 
 struct Pace {
@@ -149,7 +169,10 @@ struct Pace {
 impl Pace {
     async fn keep(&mut self) {
         if self.since.elapsed() > Duration::from_secs(1) {
-            *self = Self { since: Instant::now(), rounds: 0 };
+            *self = Self {
+                since: Instant::now(),
+                rounds: 0,
+            };
         }
         self.rounds += 1;
         if self.rounds > BUSY_ROUNDS_PER_SECOND {
@@ -175,15 +198,28 @@ async fn apply_all(registry: &Registry, actions: Vec<Action>) -> bool {
             }
         }
     });
-    futures::stream::iter(writes).buffered(WRITES_AT_ONCE).fold(true, |all, one| async move { all && one }).await
+    futures::stream::iter(writes)
+        .buffered(WRITES_AT_ONCE)
+        .fold(true, |all, one| async move { all && one })
+        .await
 }
 
 async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
     match action {
-        Action::Create { kind, namespace, object } => {
-            registry.create(kind_of(kind), some(&namespace), object).await?;
+        Action::Create {
+            kind,
+            namespace,
+            object,
+        } => {
+            registry
+                .create(kind_of(kind), some(&namespace), object)
+                .await?;
         }
-        Action::Patch { target, status, mut patch } => {
+        Action::Patch {
+            target,
+            status,
+            mut patch,
+        } => {
             let kind = kind_of(target.kind);
             patch["metadata"]["uid"] = json!(target.uid);
             let (subresource, patch) = if status {
@@ -192,10 +228,26 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
                 patch["metadata"]["resourceVersion"] = json!(target.resource_version);
                 (None, Patch::Merge(patch))
             };
-            registry.patch(kind, some(&target.namespace), &target.name, subresource, patch).await?;
+            registry
+                .patch(
+                    kind,
+                    some(&target.namespace),
+                    &target.name,
+                    subresource,
+                    patch,
+                )
+                .await?;
         }
         Action::Replace { target, object } => {
-            registry.update(kind_of(target.kind), some(&target.namespace), &target.name, None, object).await?;
+            registry
+                .update(
+                    kind_of(target.kind),
+                    some(&target.namespace),
+                    &target.name,
+                    None,
+                    object,
+                )
+                .await?;
         }
         Action::Delete { target, force } => {
             let options = DeleteOptions {
@@ -204,16 +256,38 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
                 propagation: Some(Propagation::Background),
                 ..DeleteOptions::default()
             };
-            registry.delete(kind_of(target.kind), some(&target.namespace), &target.name, options).await?;
+            registry
+                .delete(
+                    kind_of(target.kind),
+                    some(&target.namespace),
+                    &target.name,
+                    options,
+                )
+                .await?;
         }
         Action::FinalizeNamespace(target) => {
             let patch = json!({"metadata": {"uid": target.uid}, "spec": {"finalizers": null}});
-            registry.patch(&kinds::NAMESPACE, None, &target.name, None, Patch::Merge(patch)).await?;
-            let options = DeleteOptions { uid: Some(target.uid), ..DeleteOptions::default() };
-            registry.delete(&kinds::NAMESPACE, None, &target.name, options).await?;
+            registry
+                .patch(
+                    &kinds::NAMESPACE,
+                    None,
+                    &target.name,
+                    None,
+                    Patch::Merge(patch),
+                )
+                .await?;
+            let options = DeleteOptions {
+                uid: Some(target.uid),
+                ..DeleteOptions::default()
+            };
+            registry
+                .delete(&kinds::NAMESPACE, None, &target.name, options)
+                .await?;
         }
         Action::Bind { target, node } => {
-            registry.bind(&target.namespace, &target.name, &node).await?;
+            registry
+                .bind(&target.namespace, &target.name, &node)
+                .await?;
         }
     }
     Ok(())
@@ -222,7 +296,9 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
 fn describe(action: &Action) -> String {
     let of = |target: &Target| format!("{} {}/{}", target.kind, target.namespace, target.name);
     match action {
-        Action::Create { kind, namespace, .. } => format!("create {kind} in {namespace}"),
+        Action::Create {
+            kind, namespace, ..
+        } => format!("create {kind} in {namespace}"),
         Action::Patch { target, .. } => format!("patch {}", of(target)),
         Action::Replace { target, .. } => format!("replace {}", of(target)),
         Action::Delete { target, .. } => format!("delete {}", of(target)),
@@ -236,7 +312,11 @@ fn some(namespace: &str) -> Option<&str> {
 }
 
 fn kind_of(name: &str) -> &'static Kind {
-    kinds::ALL.iter().copied().find(|kind| kind.kind == name).expect("controllers name only kinds that are served")
+    kinds::ALL
+        .iter()
+        .copied()
+        .find(|kind| kind.kind == name)
+        .expect("controllers name only kinds that are served")
 }
 
 /// Deletes old events, for ever.
@@ -247,12 +327,26 @@ async fn sweep_events(registry: &Registry) {
         let now = Timestamp::now();
         for event in events {
             let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-            let last = text("/lastTimestamp").or_else(|| text("/eventTime")).or_else(|| text("/metadata/creationTimestamp"));
-            let expired =
-                last.and_then(|last| last.parse::<Timestamp>().ok()).is_some_and(|last| now.duration_since(last) > EVENT_TTL);
-            let (Some(name), true) = (text("/metadata/name"), expired) else { continue };
+            let last = text("/lastTimestamp")
+                .or_else(|| text("/eventTime"))
+                .or_else(|| text("/metadata/creationTimestamp"));
+            let expired = last
+                .and_then(|last| last.parse::<Timestamp>().ok())
+                .is_some_and(|last| now.duration_since(last) > EVENT_TTL);
+            let (Some(name), true) = (text("/metadata/name"), expired) else {
+                continue;
+            };
             // It may have been deleted meanwhile; it is looked at again in a minute.
-            drop(registry.delete(&kinds::EVENT, text("/metadata/namespace"), name, DeleteOptions::default()).await);
+            drop(
+                registry
+                    .delete(
+                        &kinds::EVENT,
+                        text("/metadata/namespace"),
+                        name,
+                        DeleteOptions::default(),
+                    )
+                    .await,
+            );
         }
     }
 }
@@ -304,22 +398,40 @@ impl Cache {
     fn read(&mut self, registry: &Registry) -> World {
         let list = |kind: &Kind| registry.list(kind, None).0;
         let namespaces = self.namespaces.refresh(&list(&kinds::NAMESPACE), typed);
-        let terminating = namespaces.values().any(|namespace| namespace.metadata.deletion_timestamp.is_some());
+        let terminating = namespaces
+            .values()
+            .any(|namespace| namespace.metadata.deletion_timestamp.is_some());
         let mut others = Vec::new();
-        for kind in [&kinds::SECRET, &kinds::CONFIG_MAP, &kinds::SERVICE_ACCOUNT, &kinds::LEASE, &kinds::EVENT] {
+        for kind in [
+            &kinds::SECRET,
+            &kinds::CONFIG_MAP,
+            &kinds::SERVICE_ACCOUNT,
+            &kinds::LEASE,
+            &kinds::EVENT,
+        ] {
             // Events are many, and matter only to a namespace that is to go.
             if kind.is(&kinds::EVENT) && !terminating {
                 continue;
             }
-            let parsed = self.others.entry(kind.kind).or_default().refresh(&list(kind), bare);
-            others.extend(parsed.into_values().map(|object| (kind.kind, Arc::new(object.metadata.clone()))));
+            let parsed = self
+                .others
+                .entry(kind.kind)
+                .or_default()
+                .refresh(&list(kind), bare);
+            others.extend(
+                parsed
+                    .into_values()
+                    .map(|object| (kind.kind, Arc::new(object.metadata.clone()))),
+            );
         }
         // Dependents are read before what may own them.
         World {
             pods: self.pods.refresh(&list(&kinds::POD), typed),
             slices: self.slices.refresh(&list(&kinds::ENDPOINT_SLICE), typed),
             endpoints: self.endpoints.refresh(&list(&kinds::ENDPOINTS), typed),
-            replication_controllers: self.replication_controllers.refresh(&list(&kinds::REPLICATION_CONTROLLER), typed),
+            replication_controllers: self
+                .replication_controllers
+                .refresh(&list(&kinds::REPLICATION_CONTROLLER), typed),
             services: self.services.refresh(&list(&kinds::SERVICE), typed),
             nodes: self.nodes.refresh(&list(&kinds::NODE), typed),
             namespaces,
@@ -333,7 +445,12 @@ impl<K> Parsed<K> {
     fn refresh(&mut self, values: &[Arc<Value>], parse: impl Fn(&Value) -> K) -> Objects<K> {
         let mut old = std::mem::take(&mut self.0);
         for value in values {
-            let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
+            let text = |field: &str| {
+                value["metadata"][field]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             let key = (text("namespace"), text("name"));
             let revision = text("resourceVersion");
             let object = match old.remove(&key) {
@@ -342,7 +459,10 @@ impl<K> Parsed<K> {
             };
             self.0.insert(key, (revision, object));
         }
-        self.0.iter().map(|(key, (_, object))| (key.clone(), object.clone())).collect()
+        self.0
+            .iter()
+            .map(|(key, (_, object))| (key.clone(), object.clone()))
+            .collect()
     }
 }
 

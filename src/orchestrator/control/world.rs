@@ -166,26 +166,59 @@ impl World {
     pub fn all_metadata(&self) -> impl Iterator<Item = (&'static str, &ObjectMeta)> {
         let nodes = self.nodes.values().map(|object| ("Node", &object.metadata));
         let pods = self.pods.values().map(|object| ("Pod", &object.metadata));
-        let rcs = self.replication_controllers.values().map(|object| ("ReplicationController", &object.metadata));
-        let services = self.services.values().map(|object| ("Service", &object.metadata));
-        let endpoints = self.endpoints.values().map(|object| ("Endpoints", &object.metadata));
-        let slices = self.slices.values().map(|object| ("EndpointSlice", &object.metadata));
-        let namespaces = self.namespaces.values().map(|object| ("Namespace", &object.metadata));
-        let others = self.others.iter().map(|(kind, metadata)| (*kind, &**metadata));
-        nodes.chain(pods).chain(rcs).chain(services).chain(endpoints).chain(slices).chain(namespaces).chain(others)
+        let rcs = self
+            .replication_controllers
+            .values()
+            .map(|object| ("ReplicationController", &object.metadata));
+        let services = self
+            .services
+            .values()
+            .map(|object| ("Service", &object.metadata));
+        let endpoints = self
+            .endpoints
+            .values()
+            .map(|object| ("Endpoints", &object.metadata));
+        let slices = self
+            .slices
+            .values()
+            .map(|object| ("EndpointSlice", &object.metadata));
+        let namespaces = self
+            .namespaces
+            .values()
+            .map(|object| ("Namespace", &object.metadata));
+        let others = self
+            .others
+            .iter()
+            .map(|(kind, metadata)| (*kind, &**metadata));
+        nodes
+            .chain(pods)
+            .chain(rcs)
+            .chain(services)
+            .chain(endpoints)
+            .chain(slices)
+            .chain(namespaces)
+            .chain(others)
     }
 }
 
 /// The owner that controls an object.
 pub(super) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
 }
 
 /// Whether the labels satisfy an equality selector; an empty selector selects nothing.
 pub(super) fn selects(selector: &BTreeMap<String, String>, metadata: &ObjectMeta) -> bool {
     let labels = metadata.labels.as_ref();
     !selector.is_empty()
-        && selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)).is_some_and(|found| found == value))
+        && selector.iter().all(|(key, value)| {
+            labels
+                .and_then(|labels| labels.get(key))
+                .is_some_and(|found| found == value)
+        })
 }
 
 /// Neither finished nor on its way out.
@@ -200,25 +233,49 @@ pub(super) fn is_finished(pod: &Pod) -> bool {
 
 /// `status.phase`, `Pending` if there is none.
 pub(super) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 /// The node a pod is bound to.
 pub(super) fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty())
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .filter(|name| !name.is_empty())
 }
 
 /// Since when a pod is ready, if it is.
 pub(super) fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(
+        ready
+            .last_transition_time
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    )
 }
 
 /// A v1 Event about an object.
-pub(super) fn event(now: Timestamp, target: &Target, component: &str, reason: &str, message: &str) -> Action {
-    let warning = reason.starts_with("Failed") || reason.contains("Not") || reason.contains("Evict");
-    let namespace = if target.namespace.is_empty() { "default" } else { &target.namespace };
+pub(super) fn event(
+    now: Timestamp,
+    target: &Target,
+    component: &str,
+    reason: &str,
+    message: &str,
+) -> Action {
+    let warning =
+        reason.starts_with("Failed") || reason.contains("Not") || reason.contains("Evict");
+    let namespace = if target.namespace.is_empty() {
+        "default"
+    } else {
+        &target.namespace
+    };
     let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     Action::Create {
         kind: "Event",

@@ -56,29 +56,48 @@ impl Handler {
         };
         let mut zone = self.zone.clone();
         let known = tokio::time::timeout(FIRST_ZONE_WAIT, zone.wait_for(Option::is_some)).await;
-        let zone = known.ok().and_then(Result::ok).and_then(|zone| zone.as_ref().map(Arc::clone));
+        let zone = known
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|zone| zone.as_ref().map(Arc::clone));
         let query = info.query.original();
-        zone.map_or_else(|| Answer::error(ResponseCode::ServFail), |zone| zone.answer(query.name(), query.query_type()))
+        zone.map_or_else(
+            || Answer::error(ResponseCode::ServFail),
+            |zone| zone.answer(query.name(), query.query_type()),
+        )
     }
 }
 
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut response: R) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut response: R,
+    ) -> ResponseInfo {
         let answer = self.answer(request).await;
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = answer.code;
         metadata.authoritative = answer.authoritative;
         // Some resolvers complain about servers that do not recurse; what is not in the cluster does not exist here.
         metadata.recursion_available = true;
-        let message =
-            MessageResponseBuilder::from_message_request(request).build(metadata, &answer.records, [], &answer.authority, []);
+        let message = MessageResponseBuilder::from_message_request(request).build(
+            metadata,
+            &answer.records,
+            [],
+            &answer.authority,
+            [],
+        );
         match response.send_response(message).await {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "send a DNS answer");
                 metadata.response_code = ResponseCode::ServFail;
-                Header { metadata, counts: HeaderCounts::default() }.into()
+                Header {
+                    metadata,
+                    counts: HeaderCounts::default(),
+                }
+                .into()
             }
         }
     }

@@ -26,7 +26,10 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn new(services: &ObjectMap<Service>, endpoints: &ObjectMap<Endpoints>) -> Self {
-        Self { services: services.values().cloned().collect(), endpoints: endpoints.values().cloned().collect() }
+        Self {
+            services: services.values().cloned().collect(),
+            endpoints: endpoints.values().cloned().collect(),
+        }
     }
 }
 
@@ -39,12 +42,18 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, waiting: None }
+        Self {
+            path,
+            waiting: None,
+        }
     }
 
     /// These are the rules now.
     pub(super) fn changed(&mut self, kept: Kept) {
-        let due = self.waiting.as_ref().map_or_else(|| Instant::now() + WRITTEN_AFTER, |(due, _)| *due);
+        let due = self
+            .waiting
+            .as_ref()
+            .map_or_else(|| Instant::now() + WRITTEN_AFTER, |(due, _)| *due);
         self.waiting = Some((due, kept));
     }
 
@@ -58,8 +67,12 @@ impl Keeper {
 
     /// Writes what waits.
     pub(super) fn write(&mut self) {
-        let Some((_, kept)) = self.waiting.take() else { return };
-        let written = encode(&kept).map_err(std::io::Error::from).and_then(|bytes| write_private(&self.path, &bytes));
+        let Some((_, kept)) = self.waiting.take() else {
+            return;
+        };
+        let written = encode(&kept)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| write_private(&self.path, &bytes));
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "the rules cannot be kept for a start without API server");
         }
@@ -73,17 +86,27 @@ impl Keeper {
 
 fn encode(kept: &Kept) -> serde_json::Result<Vec<u8>> {
     fn all<K: Object>(objects: &[Arc<K>]) -> serde_json::Result<Vec<Value>> {
-        objects.iter().map(|object| json::to_value(&**object)).collect()
+        objects
+            .iter()
+            .map(|object| json::to_value(&**object))
+            .collect()
     }
     json::to_vec(&json!({"services": all(&kept.services)?, "endpoints": all(&kept.endpoints)?}))
 }
 
 fn decode(text: &[u8]) -> Option<Kept> {
     fn all<K: Object>(objects: &Value) -> Option<Vec<Arc<K>>> {
-        objects.as_array()?.iter().map(|object| json::from_value(object).ok().map(Arc::new)).collect()
+        objects
+            .as_array()?
+            .iter()
+            .map(|object| json::from_value(object).ok().map(Arc::new))
+            .collect()
     }
     let value: Value = json::from_slice(text).ok()?;
-    Some(Kept { services: all(&value["services"])?, endpoints: all(&value["endpoints"])? })
+    Some(Kept {
+        services: all(&value["services"])?,
+        endpoints: all(&value["endpoints"])?,
+    })
 }
 
 #[cfg(test)]
@@ -95,7 +118,8 @@ mod tests {
     fn kept(address: &str) -> Kept {
         let service = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {"clusterIP": "10.79.0.20"}});
         let subset = json!({"addresses": [{"ip": address}], "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]});
-        let endpoints = json!({"metadata": {"namespace": "default", "name": "web"}, "subsets": [subset]});
+        let endpoints =
+            json!({"metadata": {"namespace": "default", "name": "web"}, "subsets": [subset]});
         let read = "these are objects";
         Kept {
             services: vec![Arc::new(json::from_value(&service).expect(read))],
@@ -114,11 +138,18 @@ mod tests {
             tokio::time::advance(Duration::from_millis(50)).await;
         }
         keeper.due().await;
-        assert_eq!(begun.elapsed(), WRITTEN_AFTER, "a change does not put off the writing of the one before");
+        assert_eq!(
+            begun.elapsed(),
+            WRITTEN_AFTER,
+            "a change does not put off the writing of the one before"
+        );
         keeper.write();
         let next = Keeper::new(keeper.path.clone());
         assert_eq!(next.read(), Some(kept("10.78.1.9")));
-        let mode = std::fs::metadata(&keeper.path).expect("it was written").permissions().mode();
+        let mode = std::fs::metadata(&keeper.path)
+            .expect("it was written")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(&keeper.path, b"{\"services\": [").expect("it is ours");
         assert_eq!(next.read(), None, "what is no rule is none");

@@ -29,7 +29,12 @@ pub(super) struct Listeners {
 impl Listeners {
     pub(super) fn new(balancer: Balancer) -> Self {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Self { balancer, permits, wanted: BTreeMap::new(), running: BTreeMap::new() }
+        Self {
+            balancer,
+            permits,
+            wanted: BTreeMap::new(),
+            running: BTreeMap::new(),
+        }
     }
 
     /// Opens listeners for new ClusterIP ports and closes those that are gone. Connections that are open go on.
@@ -43,7 +48,8 @@ impl Listeners {
             .map(|(ip, key)| (SocketAddrV4::new(ip, key.port), key.clone()))
             .collect();
         let wanted = &self.wanted;
-        self.running.retain(|addr, (key, _)| wanted.get(addr) == Some(key));
+        self.running
+            .retain(|addr, (key, _)| wanted.get(addr) == Some(key));
         self.retry();
     }
 
@@ -55,8 +61,16 @@ impl Listeners {
             }
             match bind(*addr) {
                 Ok(listener) => {
-                    let task = accept(listener, key.clone(), self.balancer.clone(), Arc::clone(&self.permits));
-                    self.running.insert(*addr, (key.clone(), AbortOnDropHandle::new(tokio::spawn(task))));
+                    let task = accept(
+                        listener,
+                        key.clone(),
+                        self.balancer.clone(),
+                        Arc::clone(&self.permits),
+                    );
+                    self.running.insert(
+                        *addr,
+                        (key.clone(), AbortOnDropHandle::new(tokio::spawn(task))),
+                    );
                 }
                 Err(error) => tracing::warn!(service = %key, %addr, %error, "listen for a service"),
             }
@@ -78,9 +92,17 @@ fn bind(addr: SocketAddrV4) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(listener: TcpListener, key: ServicePortKey, balancer: Balancer, permits: Arc<Semaphore>) {
+async fn accept(
+    listener: TcpListener,
+    key: ServicePortKey,
+    balancer: Balancer,
+    permits: Arc<Semaphore>,
+) {
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+        let permit = Arc::clone(&permits)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((client, peer)) => {
                 let (key, balancer) = (key.clone(), balancer.clone());

@@ -72,7 +72,12 @@ pub enum ProxyError {
 /// When it cannot start. Later failures are logged and retried.
 pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
     let identity = &config.identity;
-    let client = Client::from_identity_files(&config.server, &identity.ca, &identity.certificate, &identity.key)?;
+    let client = Client::from_identity_files(
+        &config.server,
+        &identity.ca,
+        &identity.certificate,
+        &identity.key,
+    )?;
     raise_file_limit();
     route::ensure().await.map_err(ProxyError::Route)?;
     let system = |what| move |source| ProxyError::System { what, source };
@@ -82,14 +87,26 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
 
     let mut proxy = Proxy::new();
     let read = |path: &std::path::Path| {
-        std::fs::read_to_string(path).map_err(system("read the certificate, the key or the authority of the service proxy"))
+        std::fs::read_to_string(path).map_err(system(
+            "read the certificate, the key or the authority of the service proxy",
+        ))
     };
-    let control_plane =
-        ControlPlane::new(&config.server, &read(&identity.ca)?, &read(&identity.certificate)?, &read(&identity.key)?)?;
-    let _reporting = AbortOnDropHandle::new(tokio::spawn(stream::keep(control_plane, proxy.balancer.clone())));
-    let _dns = Dns::start(SocketAddr::from((addresses::DNS_SERVICE, dns::PORT)), proxy.zone.subscribe())
-        .await
-        .map_err(system("listen for DNS on the cluster DNS address"))?;
+    let control_plane = ControlPlane::new(
+        &config.server,
+        &read(&identity.ca)?,
+        &read(&identity.certificate)?,
+        &read(&identity.key)?,
+    )?;
+    let _reporting = AbortOnDropHandle::new(tokio::spawn(stream::keep(
+        control_plane,
+        proxy.balancer.clone(),
+    )));
+    let _dns = Dns::start(
+        SocketAddr::from((addresses::DNS_SERVICE, dns::PORT)),
+        proxy.zone.subscribe(),
+    )
+    .await
+    .map_err(system("listen for DNS on the cluster DNS address"))?;
     let keeper = Keeper::new(Path::new(RUN_DIRECTORY).join("proxy/rules.json"));
     tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -137,10 +154,18 @@ async fn follow(client: &Client, proxy: &mut Proxy, mut keeper: Keeper) {
         // Half a picture would reset clients of Services whose endpoints are not known yet.
         if services.synced() && endpoints.synced() {
             // In this order: the objects are then at least as new as the revision.
-            let revision = endpoint_progress.borrow_and_update().revision.parse().unwrap_or(0);
+            let revision = endpoint_progress
+                .borrow_and_update()
+                .revision
+                .parse()
+                .unwrap_or(0);
             let (services, endpoints) = (services.objects(), endpoints.objects());
             knows_rules = true;
-            proxy.apply(services.values().map(AsRef::as_ref), endpoints.values().map(AsRef::as_ref), revision);
+            proxy.apply(
+                services.values().map(AsRef::as_ref),
+                endpoints.values().map(AsRef::as_ref),
+                revision,
+            );
             keeper.changed(Kept::new(&services, &endpoints));
         }
     }
@@ -157,7 +182,11 @@ impl Proxy {
     fn new() -> Self {
         let balancer = Balancer::new(Arc::new(HostNetwork));
         let listeners = Listeners::new(balancer.clone());
-        Self { balancer, listeners, zone: watch::channel(None).0 }
+        Self {
+            balancer,
+            listeners,
+            zone: watch::channel(None).0,
+        }
     }
 
     /// Makes balancer, listeners and DNS follow these Services, and Endpoints of this revision.
@@ -170,7 +199,8 @@ impl Proxy {
         let table = ServiceTable::build(services.clone(), endpoints.clone());
         self.balancer.apply(&table, revision);
         self.listeners.apply(&table);
-        self.zone.send_replace(Some(Arc::new(Zone::build(services, endpoints))));
+        self.zone
+            .send_replace(Some(Arc::new(Zone::build(services, endpoints))));
     }
 }
 

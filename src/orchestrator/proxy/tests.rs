@@ -27,7 +27,10 @@ fn endpoints(ports: &[u16]) -> Endpoints {
         .iter()
         .map(|port| json!({ "addresses": [{ "ip": "127.0.0.1" }], "ports": [{ "name": "http", "port": port }] }))
         .collect();
-    serde_json::from_value(json!({ "metadata": { "namespace": "default", "name": "web" }, "subsets": subsets })).unwrap()
+    serde_json::from_value(
+        json!({ "metadata": { "namespace": "default", "name": "web" }, "subsets": subsets }),
+    )
+    .unwrap()
 }
 
 /// A pod that answers each connection with its port.
@@ -44,15 +47,28 @@ async fn pod() -> u16 {
 
 async fn ask_web() -> io::Result<String> {
     let mut answer = String::new();
-    TcpStream::connect(WEB).await?.read_to_string(&mut answer).await?;
+    TcpStream::connect(WEB)
+        .await?
+        .read_to_string(&mut answer)
+        .await?;
     Ok(answer)
 }
 
 async fn resolve(name: &str) -> Message {
     let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
-    let mut question = Message::new(7, MessageType::Query, hickory_server::proto::op::OpCode::Query);
+    let mut question = Message::new(
+        7,
+        MessageType::Query,
+        hickory_server::proto::op::OpCode::Query,
+    );
     question.add_query(Query::query(name.parse().unwrap(), RecordType::A));
-    socket.send_to(&question.to_vec().unwrap(), (addresses::DNS_SERVICE, dns::PORT)).await.unwrap();
+    socket
+        .send_to(
+            &question.to_vec().unwrap(),
+            (addresses::DNS_SERVICE, dns::PORT),
+        )
+        .await
+        .unwrap();
     let mut answer = [0; 512];
     let (length, from) = socket.recv_from(&mut answer).await.unwrap();
     assert_eq!(from, SocketAddr::from((addresses::DNS_SERVICE, dns::PORT)));
@@ -61,13 +77,22 @@ async fn resolve(name: &str) -> Message {
 
 /// The same question over TCP (RFC 1035, 4.2.2: two bytes of length come first), twice on one connection.
 async fn resolve_over_tcp(name: &str) -> Vec<Message> {
-    let mut stream = TcpStream::connect((addresses::DNS_SERVICE, dns::PORT)).await.unwrap();
-    let mut question = Message::new(7, MessageType::Query, hickory_server::proto::op::OpCode::Query);
+    let mut stream = TcpStream::connect((addresses::DNS_SERVICE, dns::PORT))
+        .await
+        .unwrap();
+    let mut question = Message::new(
+        7,
+        MessageType::Query,
+        hickory_server::proto::op::OpCode::Query,
+    );
     question.add_query(Query::query(name.parse().unwrap(), RecordType::A));
     let question = question.to_vec().unwrap();
     let mut answers = Vec::new();
     for _ in 0..2 {
-        stream.write_u16(u16::try_from(question.len()).unwrap()).await.unwrap();
+        stream
+            .write_u16(u16::try_from(question.len()).unwrap())
+            .await
+            .unwrap();
         stream.write_all(&question).await.unwrap();
         let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
         stream.read_exact(&mut answer).await.unwrap();
@@ -97,7 +122,10 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
     for answer in resolve_over_tcp("web.default.svc.cluster.local.").await {
         assert_eq!(answer.answers[0].data.to_string(), "10.79.0.20");
     }
-    assert_eq!(resolve("quay.io.").await.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(
+        resolve("quay.io.").await.metadata.response_code,
+        ResponseCode::NXDomain
+    );
 
     // One pod gone, then both, then the Service.
     proxy.apply([&service()], [&endpoints(&[second])], 2);
@@ -105,11 +133,17 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
         assert_eq!(ask_web().await.unwrap(), second.to_string());
     }
     proxy.apply([&service()], [], 3);
-    assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        ask_web().await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
     proxy.apply([], [], 4);
     assert!(!proxy.listeners.listens_on(WEB));
     tokio::task::yield_now().await;
-    assert_eq!(ask_web().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        ask_web().await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionRefused
+    );
     proxy.apply([&service()], [&endpoints(&[first])], 5);
     assert_eq!(ask_web().await.unwrap(), first.to_string());
 }
@@ -124,19 +158,30 @@ async fn a_proxy_that_starts_while_the_api_is_away_goes_by_the_rules_of_the_one_
     let web = SocketAddrV4::new(Ipv4Addr::new(10, 79, 0, 21), 80);
     let port = pod().await;
     let mut before = Keeper::new(path.clone());
-    before.changed(Kept { services: vec![Arc::new(service)], endpoints: vec![Arc::new(endpoints(&[port]))] });
+    before.changed(Kept {
+        services: vec![Arc::new(service)],
+        endpoints: vec![Arc::new(endpoints(&[port]))],
+    });
     before.write();
 
     route::ensure().await.unwrap();
     // The discard port: nobody listens there.
-    let nobody = ClientConfig { server: "http://127.0.0.1:9".to_owned(), ..ClientConfig::default() };
+    let nobody = ClientConfig {
+        server: "http://127.0.0.1:9".to_owned(),
+        ..ClientConfig::default()
+    };
     let client = Client::new(nobody).unwrap();
     let mut proxy = Proxy::new();
     let (mut zone, balancer) = (proxy.zone.subscribe(), proxy.balancer.clone());
     let asked = async {
         zone.wait_for(Option::is_some).await.unwrap();
         let mut answer = String::new();
-        TcpStream::connect(web).await.unwrap().read_to_string(&mut answer).await.unwrap();
+        TcpStream::connect(web)
+            .await
+            .unwrap()
+            .read_to_string(&mut answer)
+            .await
+            .unwrap();
         answer
     };
     tokio::select! {

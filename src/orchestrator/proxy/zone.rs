@@ -27,7 +27,12 @@ pub(super) struct Answer {
 impl Answer {
     /// An answer without records.
     pub(super) fn error(code: ResponseCode) -> Self {
-        Self { code, authoritative: false, records: Vec::new(), authority: Vec::new() }
+        Self {
+            code,
+            authoritative: false,
+            records: Vec::new(),
+            authority: Vec::new(),
+        }
     }
 }
 
@@ -54,12 +59,26 @@ impl Zone {
     ) -> Self {
         let endpoints: BTreeMap<_, _> = endpoints
             .into_iter()
-            .map(|object| ((object.metadata.namespace.clone(), object.metadata.name.clone()), object))
+            .map(|object| {
+                (
+                    (
+                        object.metadata.namespace.clone(),
+                        object.metadata.name.clone(),
+                    ),
+                    object,
+                )
+            })
             .collect();
         let mut zone = Self::default();
         for service in services {
-            let key = (service.metadata.namespace.clone(), service.metadata.name.clone());
-            let subsets = endpoints.get(&key).and_then(|object| object.subsets.as_deref()).unwrap_or_default();
+            let key = (
+                service.metadata.namespace.clone(),
+                service.metadata.name.clone(),
+            );
+            let subsets = endpoints
+                .get(&key)
+                .and_then(|object| object.subsets.as_deref())
+                .unwrap_or_default();
             zone.add(service, subsets);
         }
         for name in zone.hosts.keys() {
@@ -74,50 +93,113 @@ impl Zone {
     }
 
     fn add(&mut self, service: &Service, subsets: &[EndpointSubset]) {
-        let (Some(namespace), Some(name), Some(spec)) = (&service.metadata.namespace, &service.metadata.name, &service.spec)
-        else {
+        let (Some(namespace), Some(name), Some(spec)) = (
+            &service.metadata.namespace,
+            &service.metadata.name,
+            &service.spec,
+        ) else {
             return;
         };
         let host = format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}");
-        if let Some(target) = spec.external_name.clone().filter(|_| spec.type_.as_deref() == Some("ExternalName")) {
+        if let Some(target) = spec
+            .external_name
+            .clone()
+            .filter(|_| spec.type_.as_deref() == Some("ExternalName"))
+        {
             self.hosts.entry(host).or_default().alias = Some(target);
             return;
         }
         match spec.cluster_ip.as_deref().map(str::parse::<Ipv4Addr>) {
             Some(Ok(ip)) => {
-                self.hosts.entry(host.clone()).or_default().addresses.push(ip);
+                self.hosts
+                    .entry(host.clone())
+                    .or_default()
+                    .addresses
+                    .push(ip);
                 self.reverse.insert(ip, host.clone());
                 for port in spec.ports.iter().flatten() {
-                    self.add_service(&host, port.name.as_deref(), port.protocol.as_deref(), port.port, &host);
+                    self.add_service(
+                        &host,
+                        port.name.as_deref(),
+                        port.protocol.as_deref(),
+                        port.port,
+                        &host,
+                    );
                 }
             }
-            _ => self.add_headless(&host, subsets, spec.publish_not_ready_addresses == Some(true)),
+            _ => self.add_headless(
+                &host,
+                subsets,
+                spec.publish_not_ready_addresses == Some(true),
+            ),
         }
     }
 
     fn add_headless(&mut self, host: &str, subsets: &[EndpointSubset], unready_too: bool) {
         self.hosts.entry(host.to_owned()).or_default();
         for subset in subsets {
-            let unready = subset.not_ready_addresses.iter().flatten().filter(|_| unready_too);
+            let unready = subset
+                .not_ready_addresses
+                .iter()
+                .flatten()
+                .filter(|_| unready_too);
             for address in subset.addresses.iter().flatten().chain(unready) {
-                let Ok(ip) = address.ip.parse::<Ipv4Addr>() else { continue };
-                let label = address.hostname.clone().unwrap_or_else(|| address.ip.replace('.', "-"));
+                let Ok(ip) = address.ip.parse::<Ipv4Addr>() else {
+                    continue;
+                };
+                let label = address
+                    .hostname
+                    .clone()
+                    .unwrap_or_else(|| address.ip.replace('.', "-"));
                 let pod = format!("{label}.{host}");
-                self.hosts.entry(host.to_owned()).or_default().addresses.push(ip);
-                self.hosts.entry(pod.clone()).or_default().addresses.push(ip);
+                self.hosts
+                    .entry(host.to_owned())
+                    .or_default()
+                    .addresses
+                    .push(ip);
+                self.hosts
+                    .entry(pod.clone())
+                    .or_default()
+                    .addresses
+                    .push(ip);
                 self.reverse.insert(ip, pod.clone());
                 for port in subset.ports.iter().flatten() {
-                    self.add_service(host, port.name.as_deref(), port.protocol.as_deref(), port.port, &pod);
+                    self.add_service(
+                        host,
+                        port.name.as_deref(),
+                        port.protocol.as_deref(),
+                        port.port,
+                        &pod,
+                    );
                 }
             }
         }
     }
 
     /// `_name._protocol.host` for a named port.
-    fn add_service(&mut self, host: &str, port_name: Option<&str>, protocol: Option<&str>, port: i32, target: &str) {
-        let (Some(name), Ok(port)) = (port_name.filter(|name| !name.is_empty()), u16::try_from(port)) else { return };
-        let owner = format!("_{name}._{}.{host}", protocol.unwrap_or("TCP").to_ascii_lowercase());
-        self.hosts.entry(owner).or_default().services.push((port, target.to_owned()));
+    fn add_service(
+        &mut self,
+        host: &str,
+        port_name: Option<&str>,
+        protocol: Option<&str>,
+        port: i32,
+        target: &str,
+    ) {
+        let (Some(name), Ok(port)) = (
+            port_name.filter(|name| !name.is_empty()),
+            u16::try_from(port),
+        ) else {
+            return;
+        };
+        let owner = format!(
+            "_{name}._{}.{host}",
+            protocol.unwrap_or("TCP").to_ascii_lowercase()
+        );
+        self.hosts
+            .entry(owner)
+            .or_default()
+            .services
+            .push((port, target.to_owned()));
     }
 
     /// Answers one question.
@@ -131,18 +213,33 @@ impl Zone {
             return Answer::error(ResponseCode::NXDomain);
         }
         let Some(host) = self.hosts.get(asked) else {
-            let code = if self.branches.contains(asked) { ResponseCode::NoError } else { ResponseCode::NXDomain };
+            let code = if self.branches.contains(asked) {
+                ResponseCode::NoError
+            } else {
+                ResponseCode::NXDomain
+            };
             return finish(question, code, Vec::new());
         };
         let mut data = Vec::new();
-        if let Some(target) = host.alias.as_ref().and_then(|target| fully_qualified(target)) {
+        if let Some(target) = host
+            .alias
+            .as_ref()
+            .and_then(|target| fully_qualified(target))
+        {
             data.push(RData::CNAME(CNAME(target)));
         }
         if matches!(kind, RecordType::A | RecordType::ANY) {
             data.extend(host.addresses.iter().map(|ip| RData::A(A(*ip))));
         }
         if matches!(kind, RecordType::SRV | RecordType::ANY) {
-            let target = |(port, target): &(u16, String)| Some(RData::SRV(SRV::new(0, 100, *port, fully_qualified(target)?)));
+            let target = |(port, target): &(u16, String)| {
+                Some(RData::SRV(SRV::new(
+                    0,
+                    100,
+                    *port,
+                    fully_qualified(target)?,
+                )))
+            };
             data.extend(host.services.iter().filter_map(target));
         }
         finish(question, ResponseCode::NoError, data)
@@ -150,9 +247,17 @@ impl Zone {
 
     fn answer_reverse(&self, question: &Name, reversed: &str, kind: RecordType) -> Answer {
         let forward: Vec<_> = reversed.rsplit('.').collect();
-        let target = forward.join(".").parse().ok().and_then(|ip: Ipv4Addr| self.reverse.get(&ip));
+        let target = forward
+            .join(".")
+            .parse()
+            .ok()
+            .and_then(|ip: Ipv4Addr| self.reverse.get(&ip));
         match target.and_then(|target| fully_qualified(target)) {
-            Some(target) if kind == RecordType::PTR => finish(question, ResponseCode::NoError, vec![RData::PTR(PTR(target))]),
+            Some(target) if kind == RecordType::PTR => finish(
+                question,
+                ResponseCode::NoError,
+                vec![RData::PTR(PTR(target))],
+            ),
             Some(_) => finish(question, ResponseCode::NoError, Vec::new()),
             None => Answer::error(ResponseCode::NXDomain),
         }
@@ -160,9 +265,18 @@ impl Zone {
 }
 
 fn finish(question: &Name, code: ResponseCode, data: Vec<RData>) -> Answer {
-    let authority = if data.is_empty() { start_of_authority().into_iter().collect() } else { Vec::new() };
+    let authority = if data.is_empty() {
+        start_of_authority().into_iter().collect()
+    } else {
+        Vec::new()
+    };
     let record = |data| Record::from_rdata(question.clone(), TTL_SECONDS, data);
-    Answer { code, authoritative: true, records: data.into_iter().map(record).collect(), authority }
+    Answer {
+        code,
+        authoritative: true,
+        records: data.into_iter().map(record).collect(),
+        authority,
+    }
 }
 
 /// Goes with every negative answer: it says how long that may be cached (RFC 2308).
@@ -212,12 +326,27 @@ mod tests {
     /// Code and records as text.
     fn ask(name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
         let answer = zone().answer(&name.parse().unwrap(), kind);
-        assert!(answer.records.iter().all(|record| record.ttl == TTL_SECONDS));
-        (answer.code, answer.records.iter().map(|record| record.data.to_string()).collect())
+        assert!(
+            answer
+                .records
+                .iter()
+                .all(|record| record.ttl == TTL_SECONDS)
+        );
+        (
+            answer.code,
+            answer
+                .records
+                .iter()
+                .map(|record| record.data.to_string())
+                .collect(),
+        )
     }
 
     fn found(records: &[&str]) -> (ResponseCode, Vec<String>) {
-        (ResponseCode::NoError, records.iter().map(ToString::to_string).collect())
+        (
+            ResponseCode::NoError,
+            records.iter().map(ToString::to_string).collect(),
+        )
     }
 
     fn missing() -> (ResponseCode, Vec<String>) {
@@ -226,17 +355,38 @@ mod tests {
 
     #[test]
     fn services_have_addresses_in_any_case_and_no_ipv6() {
-        assert_eq!(ask("flappy-silex.default.svc.cluster.local.", RecordType::A), found(&["10.79.0.20"]));
-        assert_eq!(ask("Kubernetes.Default.svc.cluster.local.", RecordType::A), found(&["10.79.0.1"]));
-        assert_eq!(ask("flappy-silex.default.svc.cluster.local.", RecordType::AAAA), found(&[]));
-        assert_eq!(ask("away.data.svc.cluster.local.", RecordType::A), found(&["example.com."]));
+        assert_eq!(
+            ask("flappy-silex.default.svc.cluster.local.", RecordType::A),
+            found(&["10.79.0.20"])
+        );
+        assert_eq!(
+            ask("Kubernetes.Default.svc.cluster.local.", RecordType::A),
+            found(&["10.79.0.1"])
+        );
+        assert_eq!(
+            ask("flappy-silex.default.svc.cluster.local.", RecordType::AAAA),
+            found(&[])
+        );
+        assert_eq!(
+            ask("away.data.svc.cluster.local.", RecordType::A),
+            found(&["example.com."])
+        );
     }
 
     #[test]
     fn the_search_list_ends_at_the_right_name() {
         // What glibc asks for `flappy-silex` and for `flappy-silex.default`, in order.
-        assert_eq!(ask("flappy-silex.default.default.svc.cluster.local.", RecordType::A), missing());
-        assert_eq!(ask("flappy-silex.svc.cluster.local.", RecordType::A), missing());
+        assert_eq!(
+            ask(
+                "flappy-silex.default.default.svc.cluster.local.",
+                RecordType::A
+            ),
+            missing()
+        );
+        assert_eq!(
+            ask("flappy-silex.svc.cluster.local.", RecordType::A),
+            missing()
+        );
         assert_eq!(ask("flappy-silex.cluster.local.", RecordType::A), missing());
         assert_eq!(ask("flappy-silex.", RecordType::A), missing());
         assert_eq!(ask("quay.io.", RecordType::A), missing());
@@ -248,24 +398,51 @@ mod tests {
 
     #[test]
     fn headless_services_and_ports_name_their_ready_pods() {
-        assert_eq!(ask("db.data.svc.cluster.local.", RecordType::A), found(&["10.78.1.2", "10.78.2.2"]));
-        assert_eq!(ask("db-1.db.data.svc.cluster.local.", RecordType::A), found(&["10.78.2.2"]));
-        assert_eq!(ask("10-78-1-9.db.data.svc.cluster.local.", RecordType::A), missing());
-        let pods = ["0 100 15432 10-78-1-2.db.data.svc.cluster.local.", "0 100 15432 db-1.db.data.svc.cluster.local."];
-        assert_eq!(ask("_sql._tcp.db.data.svc.cluster.local.", RecordType::SRV), found(&pods));
+        assert_eq!(
+            ask("db.data.svc.cluster.local.", RecordType::A),
+            found(&["10.78.1.2", "10.78.2.2"])
+        );
+        assert_eq!(
+            ask("db-1.db.data.svc.cluster.local.", RecordType::A),
+            found(&["10.78.2.2"])
+        );
+        assert_eq!(
+            ask("10-78-1-9.db.data.svc.cluster.local.", RecordType::A),
+            missing()
+        );
+        let pods = [
+            "0 100 15432 10-78-1-2.db.data.svc.cluster.local.",
+            "0 100 15432 db-1.db.data.svc.cluster.local.",
+        ];
+        assert_eq!(
+            ask("_sql._tcp.db.data.svc.cluster.local.", RecordType::SRV),
+            found(&pods)
+        );
         let silex = ["0 100 80 flappy-silex.default.svc.cluster.local."];
-        assert_eq!(ask("_http._tcp.flappy-silex.default.svc.cluster.local.", RecordType::SRV), found(&silex));
+        assert_eq!(
+            ask(
+                "_http._tcp.flappy-silex.default.svc.cluster.local.",
+                RecordType::SRV
+            ),
+            found(&silex)
+        );
     }
 
     #[test]
     fn addresses_have_names() {
-        assert_eq!(ask("20.0.79.10.in-addr.arpa.", RecordType::PTR), found(&["flappy-silex.default.svc.cluster.local."]));
+        assert_eq!(
+            ask("20.0.79.10.in-addr.arpa.", RecordType::PTR),
+            found(&["flappy-silex.default.svc.cluster.local."])
+        );
         assert_eq!(ask("9.9.9.9.in-addr.arpa.", RecordType::PTR), missing());
     }
 
     #[test]
     fn negative_answers_say_how_long_they_hold() {
-        let answer = zone().answer(&"nobody.default.svc.cluster.local.".parse().unwrap(), RecordType::A);
+        let answer = zone().answer(
+            &"nobody.default.svc.cluster.local.".parse().unwrap(),
+            RecordType::A,
+        );
         assert!(answer.authoritative);
         assert_eq!(answer.authority.len(), 1);
     }

@@ -97,30 +97,56 @@ struct Write {
 impl EmbeddedStore {
     /// Opens or creates the database at `path`, which only one process may have open.
     pub fn open(path: &Path, sealing: Sealing) -> Result<Self, OpenError> {
-        let refused = |reason: String| OpenError::Database { path: path.display().to_string(), reason };
-        let database =
-            Database::builder().set_cache_size(DATABASE_CACHE_BYTES).create(path).map_err(|error| refused(error.to_string()))?;
+        let refused = |reason: String| OpenError::Database {
+            path: path.display().to_string(),
+            reason,
+        };
+        let database = Database::builder()
+            .set_cache_size(DATABASE_CACHE_BYTES)
+            .create(path)
+            .map_err(|error| refused(error.to_string()))?;
         Self::start(database, sealing, refused)
     }
 
     /// A store that is lost with the process.
     pub fn in_memory(sealing: Sealing) -> Result<Self, OpenError> {
-        let refused = |reason: String| OpenError::Database { path: "(memory)".to_owned(), reason };
+        let refused = |reason: String| OpenError::Database {
+            path: "(memory)".to_owned(),
+            reason,
+        };
         let database = Database::builder()
             .create_with_backend(redb::backends::InMemoryBackend::new())
             .map_err(|error| refused(error.to_string()))?;
         Self::start(database, sealing, refused)
     }
 
-    fn start(database: Database, sealing: Sealing, refused: impl Fn(String) -> OpenError) -> Result<Self, OpenError> {
+    fn start(
+        database: Database,
+        sealing: Sealing,
+        refused: impl Fn(String) -> OpenError,
+    ) -> Result<Self, OpenError> {
         let (objects, revision) = load(&database, &sealing, &refused)?;
         let (announce, announced) = watch::channel(revision);
         let index = Arc::new(RwLock::new(Index::new(objects, revision, RING_EVENTS)));
         let (queue, queued) = sync_channel(QUEUE_WRITES);
-        let writer = Writer { database, sealing, index: index.clone(), announce, next: revision.0 + 1, unsynced: 0 };
-        let writer =
-            std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&queued)).map_err(OpenError::Thread)?;
-        Ok(Self { index, revision: announced, queue: Some(queue), writer: Some(writer) })
+        let writer = Writer {
+            database,
+            sealing,
+            index: index.clone(),
+            announce,
+            next: revision.0 + 1,
+            unsynced: 0,
+        };
+        let writer = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(&queued))
+            .map_err(OpenError::Thread)?;
+        Ok(Self {
+            index,
+            revision: announced,
+            queue: Some(queue),
+            writer: Some(writer),
+        })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -135,7 +161,13 @@ impl EmbeddedStore {
         durability: Durability,
     ) -> BoxFuture<'_, Result<Entry, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        let write = Write { key: Arc::from(key), value, expected, durability, answer };
+        let write = Write {
+            key: Arc::from(key),
+            value,
+            expected,
+            durability,
+            answer,
+        };
         let sent = match &self.queue {
             Some(queue) => queue.try_send(write).map_err(|error| match error {
                 TrySendError::Full(_) => StoreError::Overloaded,
@@ -183,11 +215,21 @@ impl Store for EmbeddedStore {
         self.write(key, Some(value), expected, durability)
     }
 
-    fn delete(&self, key: &str, expected: Revision, durability: Durability) -> BoxFuture<'_, Result<Entry, StoreError>> {
+    fn delete(
+        &self,
+        key: &str,
+        expected: Revision,
+        durability: Durability,
+    ) -> BoxFuture<'_, Result<Entry, StoreError>> {
         self.write(key, None, Expected::At(expected), durability)
     }
 
-    fn events(&self, prefix: &str, after: Revision, limit: usize) -> Result<(Vec<Event>, Revision), StoreError> {
+    fn events(
+        &self,
+        prefix: &str,
+        after: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Event>, Revision), StoreError> {
         self.read().events(prefix, after, limit)
     }
 
@@ -196,7 +238,10 @@ impl Store for EmbeddedStore {
     }
 
     fn compact(&self, upto: Revision) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).compact(upto);
+        self.index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .compact(upto);
     }
 }
 
@@ -217,7 +262,10 @@ fn load(
     started().map_err(|error| refused(error.to_string()))?;
     let rows = || -> Result<(Rows, Option<u64>), redb::Error> {
         let transaction = database.begin_read()?;
-        let last = transaction.open_table(META)?.get(REVISION)?.map(|found| found.value());
+        let last = transaction
+            .open_table(META)?
+            .get(REVISION)?
+            .map(|found| found.value());
         let table = transaction.open_table(OBJECTS)?;
         let mut rows = Vec::new();
         for row in table.iter()? {
@@ -231,16 +279,27 @@ fn load(
     for (key, bytes) in rows {
         let value = decode(sealing, &key, &bytes)?;
         let key: Arc<str> = Arc::from(key);
-        let entry = Entry { key: key.clone(), revision: stamped(&value), value: Arc::new(value) };
+        let entry = Entry {
+            key: key.clone(),
+            revision: stamped(&value),
+            value: Arc::new(value),
+        };
         objects.insert(key, entry);
     }
     Ok((objects, Revision(last.map_or(1, |last| last + REOPEN_GAP))))
 }
 
 fn encode(sealing: &Sealing, key: &str, value: &Value) -> Result<Vec<u8>, StoreError> {
-    let json = serde_json::to_vec(value).map_err(|error| StoreError::Database(error.to_string()))?;
+    let json =
+        serde_json::to_vec(value).map_err(|error| StoreError::Database(error.to_string()))?;
     let (tag, body) = if key.starts_with(&sealing.prefix) {
-        (SEALED, sealing.sealer.seal(key, &json).map_err(|error| StoreError::Database(error.to_string()))?)
+        (
+            SEALED,
+            sealing
+                .sealer
+                .seal(key, &json)
+                .map_err(|error| StoreError::Database(error.to_string()))?,
+        )
     } else {
         (PLAIN, json)
     };
@@ -269,7 +328,10 @@ struct Writer {
     unsynced: u64,
 }
 
-type Answer = (oneshot::Sender<Result<Entry, StoreError>>, Result<Entry, StoreError>);
+type Answer = (
+    oneshot::Sender<Result<Entry, StoreError>>,
+    Result<Entry, StoreError>,
+);
 
 impl Writer {
     fn run(mut self, queued: &Receiver<Write>) {
@@ -323,7 +385,11 @@ impl Writer {
         }
         match self.commit(&events, durability) {
             Ok(()) => {
-                self.unsynced = if durability == Durability::Synced { 0 } else { self.unsynced + events.len() as u64 };
+                self.unsynced = if durability == Durability::Synced {
+                    0
+                } else {
+                    self.unsynced + events.len() as u64
+                };
                 self.publish(events);
                 for (answer, result) in answers {
                     // A writer that went away does not want its answer.
@@ -340,7 +406,11 @@ impl Writer {
     }
 
     /// The object before the write, if the write is as its writer expected.
-    fn check(&self, write: &Write, changed: &HashMap<Arc<str>, Option<Arc<Value>>>) -> Result<Option<Arc<Value>>, StoreError> {
+    fn check(
+        &self,
+        write: &Write,
+        changed: &HashMap<Arc<str>, Option<Arc<Value>>>,
+    ) -> Result<Option<Arc<Value>>, StoreError> {
         let current = match changed.get(&write.key) {
             Some(value) => value.clone(),
             None => {
@@ -353,7 +423,14 @@ impl Writer {
             Expected::Absent => revision.is_none(),
             Expected::At(expected) => revision == Some(expected),
         };
-        if as_expected { Ok(current) } else { Err(StoreError::Conflict { key: write.key.to_string(), current: revision }) }
+        if as_expected {
+            Ok(current)
+        } else {
+            Err(StoreError::Conflict {
+                key: write.key.to_string(),
+                current: revision,
+            })
+        }
     }
 
     fn commit(&self, events: &[Event], durability: Durability) -> Result<(), StoreError> {
@@ -363,7 +440,11 @@ impl Writer {
         let rows = events
             .iter()
             .map(|event| {
-                let bytes = event.value.as_deref().map(|value| encode(&self.sealing, &event.key, value)).transpose()?;
+                let bytes = event
+                    .value
+                    .as_deref()
+                    .map(|value| encode(&self.sealing, &event.key, value))
+                    .transpose()?;
                 Ok((event.key.as_ref(), bytes))
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
@@ -381,7 +462,9 @@ impl Writer {
                         None => drop(objects.remove(key)?),
                     }
                 }
-                transaction.open_table(META)?.insert(REVISION, self.next - 1)?;
+                transaction
+                    .open_table(META)?
+                    .insert(REVISION, self.next - 1)?;
             }
             transaction.commit()?;
             Ok(())
@@ -390,7 +473,9 @@ impl Writer {
     }
 
     fn publish(&self, events: Vec<Event>) {
-        let Some(last) = events.last().map(|event| event.revision) else { return };
+        let Some(last) = events.last().map(|event| event.revision) else {
+            return;
+        };
         {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
@@ -401,19 +486,48 @@ impl Writer {
     }
 }
 
-fn change(key: Arc<str>, value: Option<Value>, previous: Option<Arc<Value>>, revision: Revision) -> (Event, Entry) {
+fn change(
+    key: Arc<str>,
+    value: Option<Value>,
+    previous: Option<Arc<Value>>,
+    revision: Revision,
+) -> (Event, Entry) {
     match value {
         Some(mut value) => {
             stamp(&mut value, revision);
             let value = Arc::new(value);
-            let entry = Entry { key: key.clone(), value: value.clone(), revision };
-            (Event { key, revision, value: Some(value), previous }, entry)
+            let entry = Entry {
+                key: key.clone(),
+                value: value.clone(),
+                revision,
+            };
+            (
+                Event {
+                    key,
+                    revision,
+                    value: Some(value),
+                    previous,
+                },
+                entry,
+            )
         }
         None => {
             let mut last = previous.as_deref().cloned().unwrap_or(Value::Null);
             stamp(&mut last, revision);
-            let entry = Entry { key: key.clone(), value: Arc::new(last), revision };
-            (Event { key, revision, value: None, previous }, entry)
+            let entry = Entry {
+                key: key.clone(),
+                value: Arc::new(last),
+                revision,
+            };
+            (
+                Event {
+                    key,
+                    revision,
+                    value: None,
+                    previous,
+                },
+                entry,
+            )
         }
     }
 }

@@ -22,8 +22,18 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(objects: BTreeMap<Arc<str>, Entry>, revision: Revision, capacity: usize) -> Self {
-        Self { objects, ring: VecDeque::new(), oldest: revision, revision, capacity }
+    pub(super) fn new(
+        objects: BTreeMap<Arc<str>, Entry>,
+        revision: Revision,
+        capacity: usize,
+    ) -> Self {
+        Self {
+            objects,
+            ring: VecDeque::new(),
+            oldest: revision,
+            revision,
+            capacity,
+        }
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -38,7 +48,11 @@ impl Index {
         self.revision = event.revision;
         match &event.value {
             Some(value) => {
-                let entry = Entry { key: event.key.clone(), value: value.clone(), revision: event.revision };
+                let entry = Entry {
+                    key: event.key.clone(),
+                    value: value.clone(),
+                    revision: event.revision,
+                };
                 self.objects.insert(event.key.clone(), entry);
             }
             None => {
@@ -54,7 +68,11 @@ impl Index {
     }
 
     pub(super) fn compact(&mut self, upto: Revision) {
-        while self.ring.front().is_some_and(|event| event.revision <= upto) {
+        while self
+            .ring
+            .front()
+            .is_some_and(|event| event.revision <= upto)
+        {
             self.ring.pop_front();
         }
         self.oldest = self.oldest.max(upto.min(self.revision));
@@ -84,15 +102,24 @@ impl Index {
                 .range::<str, _>((start, Bound::Unbounded))
                 .take_while(|(key, _)| key.starts_with(prefix))
                 .for_each(|(_, entry)| take(entry)),
-            Some(past) => past.range::<str, _>((start, Bound::Unbounded)).for_each(|(_, entry)| take(entry)),
+            Some(past) => past
+                .range::<str, _>((start, Bound::Unbounded))
+                .for_each(|(_, entry)| take(entry)),
         }
-        Ok(Page { entries, revision: window.at.unwrap_or(self.revision).min(self.revision), remaining })
+        Ok(Page {
+            entries,
+            revision: window.at.unwrap_or(self.revision).min(self.revision),
+            remaining,
+        })
     }
 
     /// The prefix as it was at `at`: today's objects with the later events taken back.
     fn undo(&self, prefix: &str, at: Revision) -> Result<BTreeMap<Arc<str>, Entry>, StoreError> {
         if at < self.oldest {
-            return Err(StoreError::Compacted { asked: at, oldest: self.oldest });
+            return Err(StoreError::Compacted {
+                asked: at,
+                oldest: self.oldest,
+            });
         }
         let mut past: BTreeMap<Arc<str>, Entry> = self
             .objects
@@ -100,13 +127,22 @@ impl Index {
             .take_while(|(key, _)| key.starts_with(prefix))
             .map(|(key, entry)| (key.clone(), entry.clone()))
             .collect();
-        for event in self.ring.iter().rev().take_while(|event| event.revision > at) {
+        for event in self
+            .ring
+            .iter()
+            .rev()
+            .take_while(|event| event.revision > at)
+        {
             if !event.key.starts_with(prefix) {
                 continue;
             }
             match &event.previous {
                 Some(value) => {
-                    let entry = Entry { key: event.key.clone(), value: value.clone(), revision: stamped(value) };
+                    let entry = Entry {
+                        key: event.key.clone(),
+                        value: value.clone(),
+                        revision: stamped(value),
+                    };
                     past.insert(event.key.clone(), entry);
                 }
                 None => {
@@ -117,9 +153,17 @@ impl Index {
         Ok(past)
     }
 
-    pub(super) fn events(&self, prefix: &str, after: Revision, limit: usize) -> Result<(Vec<Event>, Revision), StoreError> {
+    pub(super) fn events(
+        &self,
+        prefix: &str,
+        after: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Event>, Revision), StoreError> {
         if after < self.oldest {
-            return Err(StoreError::Compacted { asked: after, oldest: self.oldest });
+            return Err(StoreError::Compacted {
+                asked: after,
+                oldest: self.oldest,
+            });
         }
         let start = self.ring.partition_point(|event| event.revision <= after);
         let mut found = Vec::new();
@@ -140,15 +184,23 @@ impl Index {
 /// Sets `metadata.resourceVersion`.
 pub(super) fn stamp(value: &mut Value, revision: Revision) {
     if let Some(object) = value.as_object_mut() {
-        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        let metadata = object
+            .entry("metadata")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
         if let Some(metadata) = metadata.as_object_mut() {
-            metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
+            metadata.insert(
+                "resourceVersion".to_owned(),
+                Value::String(revision.to_string()),
+            );
         }
     }
 }
 
 /// The revision an object carries.
 pub(super) fn stamped(value: &Value) -> Revision {
-    let text = value.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+    let text = value
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     Revision(text.parse().unwrap_or_default())
 }

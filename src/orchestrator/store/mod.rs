@@ -151,11 +151,21 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Entry, StoreError>>;
 
     /// Deletes the key if its revision is `expected`. Returns the object as it was, with the deletion's revision set.
-    fn delete(&self, key: &str, expected: Revision, durability: Durability) -> BoxFuture<'_, Result<Entry, StoreError>>;
+    fn delete(
+        &self,
+        key: &str,
+        expected: Revision,
+        durability: Durability,
+    ) -> BoxFuture<'_, Result<Entry, StoreError>>;
 
     /// Up to `limit` events below `prefix` strictly after `after`, and the revision up to which they are complete: pass it as the
     /// next `after`.
-    fn events(&self, prefix: &str, after: Revision, limit: usize) -> Result<(Vec<Event>, Revision), StoreError>;
+    fn events(
+        &self,
+        prefix: &str,
+        after: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Event>, Revision), StoreError>;
 
     /// Tells of every new revision; slow readers miss numbers, not the last one.
     fn subscribe(&self) -> watch::Receiver<Revision>;

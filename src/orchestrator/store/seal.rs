@@ -41,23 +41,36 @@ pub struct Sealer {
 impl Sealer {
     /// From the 32 bytes of a key.
     pub fn new(bytes: &[u8]) -> Result<Self, SealError> {
-        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| SealError::KeyLength(bytes.len()))?;
-        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+        let key =
+            UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| SealError::KeyLength(bytes.len()))?;
+        Ok(Self {
+            key: LessSafeKey::new(key),
+            random: SystemRandom::new(),
+        })
     }
 
     /// From a file of 32 bytes.
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
-        let bytes = std::fs::read(path).map_err(|source| SealError::Read { path: path.display().to_string(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| SealError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
         Self::new(&bytes)
     }
 
     /// Nonce, ciphertext and tag of `plain`, bound to `name`.
     pub fn seal(&self, name: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce).map_err(|_| SealError::Random(name.to_owned()))?;
+        self.random
+            .fill(&mut nonce)
+            .map_err(|_| SealError::Random(name.to_owned()))?;
         let mut sealed = plain.to_vec();
         self.key
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut sealed)
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(name.as_bytes()),
+                &mut sealed,
+            )
             .map_err(|_| SealError::Random(name.to_owned()))?;
         let mut out = nonce.to_vec();
         out.append(&mut sealed);
@@ -70,7 +83,10 @@ impl Sealer {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(refused)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| refused())?;
         let mut body = body.to_vec();
-        let plain = self.key.open_in_place(nonce, Aad::from(name.as_bytes()), &mut body).map_err(|_| refused())?;
+        let plain = self
+            .key
+            .open_in_place(nonce, Aad::from(name.as_bytes()), &mut body)
+            .map_err(|_| refused())?;
         Ok(plain.to_vec())
     }
 }
@@ -86,7 +102,12 @@ mod tests {
         assert!(!sealed.windows(8).any(|part| part == b"password"));
         assert_eq!(sealer.unseal("/a", &sealed).expect("unsealed"), b"password");
         assert!(sealer.unseal("/b", &sealed).is_err());
-        assert!(Sealer::new(&[8; 32]).expect("32 bytes").unseal("/a", &sealed).is_err());
+        assert!(
+            Sealer::new(&[8; 32])
+                .expect("32 bytes")
+                .unseal("/a", &sealed)
+                .is_err()
+        );
         assert!(Sealer::new(&[8; 31]).is_err());
     }
 }

@@ -32,7 +32,11 @@ impl<'a> Against<'a> {
     /// A file that runs on the cluster it asks for.
     #[must_use]
     pub fn own_cluster(cluster_name: &'a ClusterName, manifests: Check) -> Self {
-        Self { cluster_name, machines: Machines::OfFile, manifests }
+        Self {
+            cluster_name,
+            machines: Machines::OfFile,
+            manifests,
+        }
     }
 }
 
@@ -47,18 +51,35 @@ impl Nodes {
 
     /// What `against` finds; `written` is the file's own `[cluster]`.
     pub(super) fn of(against: &Against<'_>, written: Option<&ClusterSpec>) -> Self {
-        let names = |spec: &ClusterSpec| spec.machines.iter().map(|machine| machine.name.clone()).collect();
+        let names = |spec: &ClusterSpec| {
+            spec.machines
+                .iter()
+                .map(|machine| machine.name.clone())
+                .collect()
+        };
         Self(match (against.machines, written) {
             (Machines::Unknown, _) => None,
             (Machines::Of(spec), _) | (Machines::OfFile, Some(spec)) => Some(names(spec)),
-            (Machines::OfFile, None) => Some(names(&ClusterSpec::with_workers(against.cluster_name.clone(), DEFAULT_WORKERS))),
+            (Machines::OfFile, None) => Some(names(&ClusterSpec::with_workers(
+                against.cluster_name.clone(),
+                DEFAULT_WORKERS,
+            ))),
         })
     }
 
     /// Refuses the name of a machine that will not be there; `also` may stand in its place.
     pub(super) fn check(&self, value: &Value<'_, '_>, node: &NodeName, also: &[&str]) {
-        let Some(nodes) = self.0.as_ref().filter(|nodes| !nodes.contains(node)) else { return };
-        let known: Vec<&str> = nodes.iter().map(NodeName::as_str).chain(also.iter().copied()).collect();
-        value.problem(format!("there is no node `{node}` in this cluster"), suggestion(node.as_str(), &known));
+        let Some(nodes) = self.0.as_ref().filter(|nodes| !nodes.contains(node)) else {
+            return;
+        };
+        let known: Vec<&str> = nodes
+            .iter()
+            .map(NodeName::as_str)
+            .chain(also.iter().copied())
+            .collect();
+        value.problem(
+            format!("there is no node `{node}` in this cluster"),
+            suggestion(node.as_str(), &known),
+        );
     }
 }

@@ -18,33 +18,62 @@ pub(super) const DEPLOY_WAIT: Duration = Duration::from_mins(4);
 
 pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
     table.allow(&["files", "tls_secret", "wait"]);
-    let files = array(table, "files").iter().filter_map(|value| Some(manifest_file(value, reading)?.0)).collect();
-    let tls_secret = table.get("tls_secret").and_then(|value| value.table()).and_then(|table| tls_secret(&table, reading));
-    let wait = table.get("wait").and_then(|value| value.duration()).unwrap_or(DEPLOY_WAIT);
-    Deploy { files, tls_secret, wait }
+    let files = array(table, "files")
+        .iter()
+        .filter_map(|value| Some(manifest_file(value, reading)?.0))
+        .collect();
+    let tls_secret = table
+        .get("tls_secret")
+        .and_then(|value| value.table())
+        .and_then(|table| tls_secret(&table, reading));
+    let wait = table
+        .get("wait")
+        .and_then(|value| value.duration())
+        .unwrap_or(DEPLOY_WAIT);
+    Deploy {
+        files,
+        tls_secret,
+        wait,
+    }
 }
 
 fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
     table.allow(&["name", "crt", "key", "host"]);
-    let text = |key: &str| table.require(key).and_then(|value| value.string()).map(str::to_owned);
+    let text = |key: &str| {
+        table
+            .require(key)
+            .and_then(|value| value.string())
+            .map(str::to_owned)
+    };
     let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
     let (name, crt, key, host) = (name?, crt?, key?, host?);
     let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
     for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
         table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
     }
-    Some(TlsSecret { name, crt, key, host })
+    Some(TlsSecret {
+        name,
+        crt,
+        key,
+        host,
+    })
 }
 
 /// A manifest that exists, can be read as one and would not be refused; and its objects.
-pub(super) fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Option<(PathBuf, Vec<Manifest>)> {
+pub(super) fn manifest_file(
+    value: &Value<'_, '_>,
+    reading: &Reading<'_>,
+) -> Option<(PathBuf, Vec<Manifest>)> {
     let name = value.string()?;
     let path = reading.folder.join(name);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
             let message = format!("manifest `{}` cannot be read: {error}", path.display());
-            value.problem(message, Some("names are relative to the scenario file".into()));
+            value.problem(
+                message,
+                Some("names are relative to the scenario file".into()),
+            );
             return None;
         }
     };
@@ -64,10 +93,24 @@ pub(super) fn manifest_file(value: &Value<'_, '_>, reading: &Reading<'_>) -> Opt
 
 /// A ReplicationController in another namespace would be waited for in vain, and not be removed before the next scenario.
 fn elsewhere(value: &Value<'_, '_>, manifests: &[Manifest]) {
-    let controllers = manifests.iter().filter(|manifest| manifest.kind.kind == "ReplicationController");
+    let controllers = manifests
+        .iter()
+        .filter(|manifest| manifest.kind.kind == "ReplicationController");
     for manifest in controllers.filter(|manifest| manifest.namespace(NAMESPACE) != NAMESPACE) {
-        let (file, line, namespace) = (manifest.source.display(), manifest.line, manifest.namespace(NAMESPACE));
-        let what = format!("manifest {file}:{line}:1: ReplicationController `{}` is in namespace `{namespace}`", manifest.name());
-        value.problem(what, Some(format!("a scenario's controllers are in `{NAMESPACE}`: leave `metadata.namespace` out")));
+        let (file, line, namespace) = (
+            manifest.source.display(),
+            manifest.line,
+            manifest.namespace(NAMESPACE),
+        );
+        let what = format!(
+            "manifest {file}:{line}:1: ReplicationController `{}` is in namespace `{namespace}`",
+            manifest.name()
+        );
+        value.problem(
+            what,
+            Some(format!(
+                "a scenario's controllers are in `{NAMESPACE}`: leave `metadata.namespace` out"
+            )),
+        );
     }
 }

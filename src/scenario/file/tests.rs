@@ -10,13 +10,27 @@ fn check(text: &str) -> Vec<String> {
 
 fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
     let cluster_name = "test".parse().unwrap();
-    let refusal =
-        parse(Path::new("demo.toml"), text, &Against { cluster_name: &cluster_name, machines, manifests: no_names_in_capitals });
-    let problems = refusal.err().map(|refusal| refusal.problems().to_vec()).unwrap_or_default();
+    let refusal = parse(
+        Path::new("demo.toml"),
+        text,
+        &Against {
+            cluster_name: &cluster_name,
+            machines,
+            manifests: no_names_in_capitals,
+        },
+    );
+    let problems = refusal
+        .err()
+        .map(|refusal| refusal.problems().to_vec())
+        .unwrap_or_default();
     problems
         .iter()
         .map(|p| {
-            let help = p.help.as_ref().map(|help| format!(" [{help}]")).unwrap_or_default();
+            let help = p
+                .help
+                .as_ref()
+                .map(|help| format!(" [{help}]"))
+                .unwrap_or_default();
             format!("{}:{} {}{help}", p.line, p.column, p.message)
         })
         .collect()
@@ -26,15 +40,26 @@ fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
 fn no_names_in_capitals(_: &ResourceKind, object: &serde_json::Value) -> Vec<FieldProblem> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let wrong = name.contains(|c: char| c.is_ascii_uppercase());
-    wrong.then(|| FieldProblem { field: "metadata.name".into(), problem: "capitals".into() }).into_iter().collect()
+    wrong
+        .then(|| FieldProblem {
+            field: "metadata.name".into(),
+            problem: "capitals".into(),
+        })
+        .into_iter()
+        .collect()
 }
 
 #[test]
 fn the_generated_secret_is_held_against_the_same_rules() {
-    let secret = |name: &str| format!("tls_secret = {{ name = \"{name}\", crt = \"a\", key = \"b\", host = \"c\" }}");
+    let secret = |name: &str| {
+        format!("tls_secret = {{ name = \"{name}\", crt = \"a\", key = \"b\", host = \"c\" }}")
+    };
     let found = |name: &str| check(&format!("flightcage = 1\n[deploy]\n{}\n", secret(name)));
     assert_eq!(found("ssl"), [""; 0]);
-    assert_eq!(found("SSL"), ["3:14 Secret `SSL`: `metadata.name`: capitals"]);
+    assert_eq!(
+        found("SSL"),
+        ["3:14 Secret `SSL`: `metadata.name`: capitals"]
+    );
 }
 
 const LOAD: &str = r#"flightcage = 1
@@ -49,17 +74,34 @@ baseline = { for = "5s", good = "100%" }
 #[test]
 fn each_problem_has_its_place() {
     let table: &[(&str, &[&str])] = &[
-        ("", &["1:1 `flightcage` is missing [begin with `flightcage = 1`]"]),
-        ("flightcage = 2", &["1:14 unknown format version [this program reads `flightcage = 1`]"]),
-        ("flightcage = 1\nneeds = [\"node.powr\"]", &["2:10 unknown capability `node.powr` [did you mean `node.power`?]"]),
-        ("flightcage = 1\n[clutser]\n", &["2:2 unknown key `clutser` [did you mean `cluster`?]"]),
+        (
+            "",
+            &["1:1 `flightcage` is missing [begin with `flightcage = 1`]"],
+        ),
+        (
+            "flightcage = 2",
+            &["1:14 unknown format version [this program reads `flightcage = 1`]"],
+        ),
+        (
+            "flightcage = 1\nneeds = [\"node.powr\"]",
+            &["2:10 unknown capability `node.powr` [did you mean `node.power`?]"],
+        ),
+        (
+            "flightcage = 1\n[clutser]\n",
+            &["2:2 unknown key `clutser` [did you mean `cluster`?]"],
+        ),
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\nwait = { nodes_ready = 3, within = 30 }",
-            &["4:36 `30` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]"],
+            &[
+                "4:36 `30` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]",
+            ],
         ),
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\nfault = { kind = \"node.explode\", target = { node = \"w1\" } }",
-            &["4:9 `for` is missing", "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]"],
+            &[
+                "4:9 `for` is missing",
+                "4:18 unknown fault kind `node.explode` [did you mean `node.reset`?]",
+            ],
         ),
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\nfault = { kind = \"node.explode\", target = { nod = \"w1\" }, dealy = \"1s\", by = 1, for = \"1s\" }",
@@ -82,7 +124,9 @@ fn each_problem_has_its_place() {
         ),
         (
             "flightcage = 1\n[expect]\nwbe.failed = \"<= 1%\"",
-            &["3:1 unknown expectation or load `wbe` [known: `replicas`, `pods_deleted`, `faults_left`]"],
+            &[
+                "3:1 unknown expectation or load `wbe` [known: `replicas`, `pods_deleted`, `faults_left`]",
+            ],
         ),
     ];
     for (text, expected) in table {
@@ -120,20 +164,29 @@ fn an_expectation_may_name_a_step_that_has_problems_of_its_own() {
 fn a_missing_manifest_is_told() {
     let found = check("flightcage = 1\n[deploy]\nfiles = [\"no/such.yml\"]");
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("3:10 manifest `no/such.yml` cannot be read"), "{found:?}");
+    assert!(
+        found[0].starts_with("3:10 manifest `no/such.yml` cannot be read"),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn what_is_not_toml_is_told_with_its_place() {
     let found = check("flightcage = 1\nneeds = [");
-    assert!(found.iter().any(|problem| problem.contains("not TOML")), "{found:?}");
+    assert!(
+        found.iter().any(|problem| problem.contains("not TOML")),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn the_shipped_scenarios_are_right() {
     for name in ["failover", "rolling-update"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
-        let scenario = read(&path, &Against::own_cluster(&"test".parse().unwrap(), |_, _| Vec::new()));
+        let scenario = read(
+            &path,
+            &Against::own_cluster(&"test".parse().unwrap(), |_, _| Vec::new()),
+        );
         let scenario = scenario.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         assert_eq!(scenario.name, name);
         assert!(scenario.loads["web"].url.tls);
@@ -168,11 +221,16 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
     let table: &[(&str, &[&str])] = &[
         (
             r#"{ kind = "net.shape", target = { node = "w1" }, loss = "1", rate = "1", for = "1s" }"#,
-            &["`1` is not a share [write a percentage, such as \"100%\"]", "`1` has no unit [write a rate such as \"1mbit/s\"]"],
+            &[
+                "`1` is not a share [write a percentage, such as \"100%\"]",
+                "`1` has no unit [write a rate such as \"1mbit/s\"]",
+            ],
         ),
         (
             r#"{ kind = "net.shape", target = { node = "w1" }, for = "1s" }"#,
-            &["the fault does nothing to its links [`delay = \"50ms\"`, `loss = \"1%\"` and others]"],
+            &[
+                "the fault does nothing to its links [`delay = \"50ms\"`, `loss = \"1%\"` and others]",
+            ],
         ),
         (
             r#"{ kind = "net.delay", target = { node = "w1" }, delay = "5ms", jitter = "50ms", for = "1s" }"#,
@@ -180,7 +238,10 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
         ),
         (
             r#"{ kind = "net.delay", target = { node = "w1" }, jitter = 5, for = "1s" }"#,
-            &["`delay` is missing", "`5` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]"],
+            &[
+                "`delay` is missing",
+                "`5` has no unit [write a duration with its unit, such as \"250ms\", \"1s\" or \"2m\"]",
+            ],
         ),
         (
             r#"{ target = { groups = [["w1"], ["w2"]] }, for = "1s", x = 1 }"#,
@@ -189,7 +250,10 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
                 "unknown key `x` [known: `kind`, `target`, `for`, `delay`, `jitter`, `loss`, `duplicate`, `reorder`, `rate`, `operations`, `by`]",
             ],
         ),
-        (r#"{ kind = "net.partition", target = { groups = [["w1"], ["w1"]] }, for = "1s" }"#, &["a machine is in two groups"]),
+        (
+            r#"{ kind = "net.partition", target = { groups = [["w1"], ["w1"]] }, for = "1s" }"#,
+            &["a machine is in two groups"],
+        ),
         (
             r#"{ kind = "disk.throttle", target = { from = "w1", to = "w2" }, for = "1s" }"#,
             &[
@@ -206,20 +270,29 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
         ),
     ];
     for (fault, expected) in table {
-        let found: Vec<String> =
-            fault_problems(fault).iter().filter_map(|problem| Some(problem.split_once(' ')?.1.to_owned())).collect();
+        let found: Vec<String> = fault_problems(fault)
+            .iter()
+            .filter_map(|problem| Some(problem.split_once(' ')?.1.to_owned()))
+            .collect();
         assert_eq!(found, *expected, "{fault}");
     }
 }
 
 #[test]
 fn a_node_that_will_not_be_there_is_refused() {
-    let fault =
-        |target: &str| format!("[[step]]\nid = \"a\"\nfault = {{ kind = \"net.cut\", target = {target}, for = \"1s\" }}\n");
+    let fault = |target: &str| {
+        format!(
+            "[[step]]\nid = \"a\"\nfault = {{ kind = \"net.cut\", target = {target}, for = \"1s\" }}\n"
+        )
+    };
     let text = |cluster: &str, target: &str| format!("flightcage = 1\n{cluster}{}", fault(target));
     let table: &[(&str, &str, &[&str])] = &[
         ("", "{ node = \"w2\" }", &[]),
-        ("", "{ node = \"w9\" }", &["4:47 there is no node `w9` in this cluster [known: `c1`, `w1`, `w2`]"]),
+        (
+            "",
+            "{ node = \"w9\" }",
+            &["4:47 there is no node `w9` in this cluster [known: `c1`, `w1`, `w2`]"],
+        ),
         (
             "",
             "{ from = \"host\", to = \"w3\" }",
@@ -235,35 +308,89 @@ fn a_node_that_will_not_be_there_is_refused() {
         ),
         ("[cluster]\nworkers = 3\n", "{ node = \"w3\" }", &[]),
         // What is wrong with the cluster is told alone.
-        ("[cluster]\nworkers = -1\n", "{ node = \"w3\" }", &["3:11 `-1` is not within 1 to 199"]),
+        (
+            "[cluster]\nworkers = -1\n",
+            "{ node = \"w3\" }",
+            &["3:11 `-1` is not within 1 to 199"],
+        ),
     ];
     for (cluster, target, expected) in table {
-        assert_eq!(check(&text(cluster, target)), *expected, "{cluster}{target}");
+        assert_eq!(
+            check(&text(cluster, target)),
+            *expected,
+            "{cluster}{target}"
+        );
     }
     let four = crate::model::cluster::ClusterSpec::with_workers("test".parse().unwrap(), 4);
-    assert_eq!(check_against(&text("", "{ node = \"w4\" }"), Machines::Of(&four)), [""; 0]);
-    assert_eq!(check_against(&text("[cluster]\nworkers = 9\n", "{ node = \"w9\" }"), Machines::Of(&four)).len(), 1);
-    assert_eq!(check_against(&text("", "{ node = \"w9\" }"), Machines::Unknown), [""; 0]);
-    let groups = "{ kind = \"net.partition\", target = { groups = [[\"c1\"], [\"w7\"]] }, for = \"1s\" }";
-    assert_eq!(fault_problems(groups).len(), 1, "{:?}", fault_problems(groups));
+    assert_eq!(
+        check_against(&text("", "{ node = \"w4\" }"), Machines::Of(&four)),
+        [""; 0]
+    );
+    assert_eq!(
+        check_against(
+            &text("[cluster]\nworkers = 9\n", "{ node = \"w9\" }"),
+            Machines::Of(&four)
+        )
+        .len(),
+        1
+    );
+    assert_eq!(
+        check_against(&text("", "{ node = \"w9\" }"), Machines::Unknown),
+        [""; 0]
+    );
+    let groups =
+        "{ kind = \"net.partition\", target = { groups = [[\"c1\"], [\"w7\"]] }, for = \"1s\" }";
+    assert_eq!(
+        fault_problems(groups).len(),
+        1,
+        "{:?}",
+        fault_problems(groups)
+    );
 }
 
 #[test]
 fn manifests_that_would_be_refused_are_told_wherever_they_stand() {
     let folder = tempfile::tempdir().unwrap();
-    let object = |kind: &str, name: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
-    let wrong = format!("{}---\n{}---\n{}", object("Secret", "a"), object("Secret", "B"), object("Secret", "C"));
+    let object = |kind: &str, name: &str| {
+        format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n")
+    };
+    let wrong = format!(
+        "{}---\n{}---\n{}",
+        object("Secret", "a"),
+        object("Secret", "B"),
+        object("Secret", "C")
+    );
     std::fs::write(folder.path().join("wrong.yml"), wrong).unwrap();
     std::fs::write(folder.path().join("secret.yml"), object("Secret", "a")).unwrap();
     let text = "flightcage = 1\n[deploy]\nfiles = [\"wrong.yml\"]\n\
         [[step]]\nid = \"a\"\napply = { file = \"wrong.yml\" }\n\
         [[step]]\nid = \"b\"\nrolling_update = { from = \"x\", to = \"secret.yml\" }\n";
     let name = "test".parse().unwrap();
-    let refused = parse(&folder.path().join("demo.toml"), text, &Against::own_cluster(&name, no_names_in_capitals)).unwrap_err();
-    let told: Vec<(usize, bool)> = refused.problems().iter().map(|p| (p.line, p.message.contains("capitals"))).collect();
-    assert_eq!(told, [(3, true), (3, true), (6, true), (6, true), (9, false)], "{}", refused.listing());
-    let places: Vec<&str> = refused.problems()[..2].iter().filter_map(|p| p.message.split("wrong.yml:").nth(1)).collect();
-    assert!(places[0].starts_with("7:12: ") && places[1].starts_with("11:12: "), "{places:?}");
+    let refused = parse(
+        &folder.path().join("demo.toml"),
+        text,
+        &Against::own_cluster(&name, no_names_in_capitals),
+    )
+    .unwrap_err();
+    let told: Vec<(usize, bool)> = refused
+        .problems()
+        .iter()
+        .map(|p| (p.line, p.message.contains("capitals")))
+        .collect();
+    assert_eq!(
+        told,
+        [(3, true), (3, true), (6, true), (6, true), (9, false)],
+        "{}",
+        refused.listing()
+    );
+    let places: Vec<&str> = refused.problems()[..2]
+        .iter()
+        .filter_map(|p| p.message.split("wrong.yml:").nth(1))
+        .collect();
+    assert!(
+        places[0].starts_with("7:12: ") && places[1].starts_with("11:12: "),
+        "{places:?}"
+    );
 }
 
 #[test]
@@ -271,26 +398,58 @@ fn a_matrix_is_a_list_or_a_range_of_seeds() {
     let read = |matrix: &str| {
         let name = "test".parse().unwrap();
         let text = format!("flightcage = 1\n[matrix]\n{matrix}\n");
-        parse(Path::new("demo.toml"), &text, &Against::own_cluster(&name, |_, _| Vec::new())).map(|scenario| scenario.cells(9))
+        parse(
+            Path::new("demo.toml"),
+            &text,
+            &Against::own_cluster(&name, |_, _| Vec::new()),
+        )
+        .map(|scenario| scenario.cells(9))
     };
-    let seeds = |matrix: &str| read(matrix).unwrap().iter().map(|cell| cell.seed).collect::<Vec<u64>>();
+    let seeds = |matrix: &str| {
+        read(matrix)
+            .unwrap()
+            .iter()
+            .map(|cell| cell.seed)
+            .collect::<Vec<u64>>()
+    };
     assert_eq!(seeds("seed = { from = 1, to = 5 }"), [1, 2, 3, 4, 5]);
     assert_eq!(seeds("seed = [7, 3]"), [7, 3]);
     assert_eq!(seeds("seed = { from = 1, to = 5 }\nsample = 2").len(), 2);
     let table: &[(&str, &[&str])] = &[
         (
             "seed = 3",
-            &["3:8 the values of a matrix are a list or a range [such as `seed = [1, 2, 3]` or `seed = { from = 1, to = 5 }`]"],
+            &[
+                "3:8 the values of a matrix are a list or a range [such as `seed = [1, 2, 3]` or `seed = { from = 1, to = 5 }`]",
+            ],
         ),
-        ("seed = { from = 5, to = 1 }", &["3:8 no cell [a range runs from the smaller to the larger]"]),
-        ("seed = { from = 0, to = 1000 }", &["3:8 more than 1000 cells"]),
+        (
+            "seed = { from = 5, to = 1 }",
+            &["3:8 no cell [a range runs from the smaller to the larger]"],
+        ),
+        (
+            "seed = { from = 0, to = 1000 }",
+            &["3:8 more than 1000 cells"],
+        ),
         ("seed = [1, 2, 1]", &["3:15 `1` is there twice"]),
-        ("seed = [1]\nsample = 2", &["4:10 a sample of 2 from 1 cells"]),
-        ("seed = [1]\nworkers = [2, 3]", &["4:1 unknown key `workers` [known: `seed`, `sample`]"]),
-        ("sample = 0", &["2:1 `seed` is missing", "3:10 `0` is not within 1 to 1000"]),
+        (
+            "seed = [1]\nsample = 2",
+            &["4:10 a sample of 2 from 1 cells"],
+        ),
+        (
+            "seed = [1]\nworkers = [2, 3]",
+            &["4:1 unknown key `workers` [known: `seed`, `sample`]"],
+        ),
+        (
+            "sample = 0",
+            &["2:1 `seed` is missing", "3:10 `0` is not within 1 to 1000"],
+        ),
     ];
     for (matrix, expected) in table {
-        assert_eq!(check(&format!("flightcage = 1\n[matrix]\n{matrix}\n")), *expected, "{matrix}");
+        assert_eq!(
+            check(&format!("flightcage = 1\n[matrix]\n{matrix}\n")),
+            *expected,
+            "{matrix}"
+        );
     }
 }
 
@@ -299,7 +458,12 @@ fn names_are_lower_case_letters_digits_and_dashes() {
     for good in ["a", "-", "7-", "-a-", &"x".repeat(64)] {
         assert!(is_word(good), "{good}");
         let text = LOAD.replace("load.web", &format!("load.{good}"));
-        assert_eq!(check(&format!("{text}[[step]]\nid = \"{good}\"\nwait = {{ nodes_ready = 3, within = \"1s\" }}\n")), [""; 0]);
+        assert_eq!(
+            check(&format!(
+                "{text}[[step]]\nid = \"{good}\"\nwait = {{ nodes_ready = 3, within = \"1s\" }}\n"
+            )),
+            [""; 0]
+        );
     }
     for bad in ["", "A", "a_b", "a.b", "a b", "ä", &"x".repeat(WORD_MAX + 1)] {
         assert!(!is_word(bad), "{bad}");
@@ -310,15 +474,28 @@ fn names_are_lower_case_letters_digits_and_dashes() {
 fn controllers_of_other_namespaces_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let object = |namespace: &str| {
-        format!("apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: a, namespace: {namespace}}}\n---\n")
+        format!(
+            "apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: a, namespace: {namespace}}}\n---\n"
+        )
     };
-    std::fs::write(folder.path().join("a.yml"), object("default") + &object("other")).unwrap();
+    std::fs::write(
+        folder.path().join("a.yml"),
+        object("default") + &object("other"),
+    )
+    .unwrap();
     let name = "test".parse().unwrap();
     let text = "flightcage = 1\n[deploy]\nfiles = [\"a.yml\"]\n";
-    let refused = parse(&folder.path().join("demo.toml"), text, &Against::own_cluster(&name, |_, _| Vec::new())).unwrap_err();
+    let refused = parse(
+        &folder.path().join("demo.toml"),
+        text,
+        &Against::own_cluster(&name, |_, _| Vec::new()),
+    )
+    .unwrap_err();
     assert_eq!(refused.problems().len(), 1);
     assert!(
-        refused.problems()[0].message.ends_with("a.yml:5:1: ReplicationController `a` is in namespace `other`"),
+        refused.problems()[0]
+            .message
+            .ends_with("a.yml:5:1: ReplicationController `a` is in namespace `other`"),
         "{}",
         refused.listing()
     );

@@ -41,28 +41,50 @@ pub fn outages(records: &[&Record], end_ms: f64) -> Vec<Outage> {
     for record in records {
         if record.good() {
             if let Some(from_ms) = open.take() {
-                outages.push(Outage { from_ms, to_ms: record.intended_ms });
+                outages.push(Outage {
+                    from_ms,
+                    to_ms: record.intended_ms,
+                });
                 goods_since_last = 0;
             }
             goods_since_last = goods_since_last.saturating_add(1);
         } else if open.is_none() {
-            let merged = if goods_since_last < GOOD_RUN_MIN { outages.pop() } else { None };
+            let merged = if goods_since_last < GOOD_RUN_MIN {
+                outages.pop()
+            } else {
+                None
+            };
             open = Some(merged.map_or(record.intended_ms, |outage| outage.from_ms));
         }
     }
-    outages.extend(open.map(|from_ms| Outage { from_ms, to_ms: end_ms }));
+    outages.extend(open.map(|from_ms| Outage {
+        from_ms,
+        to_ms: end_ms,
+    }));
     outages
 }
 
 /// From `onset_ms` to the start of the first window of `hold_ms` with at least 99 % good requests, for one stream. `Err` holds the
 /// lower bound when no window within the records was like that.
-pub fn recovery_ms(records: &[&Record], onset_ms: f64, hold_ms: f64, end_ms: f64) -> Result<f64, f64> {
-    let after: Vec<&&Record> = records.iter().filter(|record| record.intended_ms >= onset_ms).collect();
+pub fn recovery_ms(
+    records: &[&Record],
+    onset_ms: f64,
+    hold_ms: f64,
+    end_ms: f64,
+) -> Result<f64, f64> {
+    let after: Vec<&&Record> = records
+        .iter()
+        .filter(|record| record.intended_ms >= onset_ms)
+        .collect();
     let mut end = 0;
     let mut good = 0_usize;
     for (start, first) in after.iter().enumerate() {
         // The first window begins with the onset itself.
-        let window_start = if start == 0 { onset_ms } else { first.intended_ms };
+        let window_start = if start == 0 {
+            onset_ms
+        } else {
+            first.intended_ms
+        };
         let window_end = window_start + hold_ms;
         if window_end > end_ms {
             break;
@@ -84,7 +106,11 @@ pub fn recovery_ms(records: &[&Record], onset_ms: f64, hold_ms: f64, end_ms: f64
 #[must_use]
 pub fn share(part: usize, whole: usize) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
-    if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        1.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 /// Latency from the intended time.
@@ -105,18 +131,31 @@ pub struct Latency {
 /// The latency of all these requests, failed ones too, to three digits.
 #[must_use]
 pub fn latency<'a>(records: impl IntoIterator<Item = &'a Record>) -> Latency {
-    let mut histogram: Histogram<u64> =
-        Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("three digits of these bounds are allowed");
+    let mut histogram: Histogram<u64> = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
+        .expect("three digits of these bounds are allowed");
     for record in records {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of microseconds")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive number of microseconds"
+        )]
         histogram.saturating_record((record.latency_ms().max(0.0) * 1000.0) as u64);
     }
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 microseconds")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "far fewer than 2^52 microseconds"
+    )]
     let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
     if histogram.is_empty() {
         return Latency::default();
     }
-    Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: at(1.0) }
+    Latency {
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: at(1.0),
+    }
 }
 
 /// Where a baseline was reached, or how the last window looked.
@@ -146,24 +185,36 @@ pub fn baseline(
         return BaselineState::NotYet("the load has not run for long enough".to_owned());
     }
     for &stream in streams {
-        let within: Vec<&Record> =
-            records.iter().filter(|r| r.stream == stream && (from_ms..settled_ms).contains(&r.intended_ms)).collect();
+        let within: Vec<&Record> = records
+            .iter()
+            .filter(|r| r.stream == stream && (from_ms..settled_ms).contains(&r.intended_ms))
+            .collect();
         let good = within.iter().filter(|record| record.good()).count();
         if within.is_empty() {
             return BaselineState::NotYet(format!("stream `{}` sent nothing", stream.name()));
         }
         if share(good, within.len()) < baseline.good {
             let classes = by_class(within.iter().copied());
-            let bad: Vec<String> =
-                classes.iter().filter(|(class, _)| **class != "ok").map(|(class, count)| format!("{class} {count}")).collect();
+            let bad: Vec<String> = classes
+                .iter()
+                .filter(|(class, _)| **class != "ok")
+                .map(|(class, count)| format!("{class} {count}"))
+                .collect();
             let (stream, sent) = (stream.name(), within.len());
-            return BaselineState::NotYet(format!("stream `{stream}`: {good} of {sent} good ({})", bad.join(", ")));
+            return BaselineState::NotYet(format!(
+                "stream `{stream}`: {good} of {sent} good ({})",
+                bad.join(", ")
+            ));
         }
         let p99 = latency(within.iter().copied()).p99;
         if let Some(limit) = baseline.p99
             && p99 > limit.as_secs_f64() * 1000.0
         {
-            return BaselineState::NotYet(format!("stream `{}`: p99 {p99:.0} ms, not {} ms", stream.name(), limit.as_millis()));
+            return BaselineState::NotYet(format!(
+                "stream `{}`: p99 {p99:.0} ms, not {} ms",
+                stream.name(),
+                limit.as_millis()
+            ));
         }
     }
     BaselineState::Reached { from_ms }
@@ -183,7 +234,10 @@ pub fn by_class<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeMap<&
 #[must_use]
 pub fn versions<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeMap<String, u64> {
     let mut versions = BTreeMap::new();
-    for version in records.into_iter().filter_map(|record| record.version.clone()) {
+    for version in records
+        .into_iter()
+        .filter_map(|record| record.version.clone())
+    {
         *versions.entry(version).or_default() += 1;
     }
     versions
@@ -203,7 +257,10 @@ pub struct Takeover {
 /// Which version answers at the end, in the order of the intended times; `None` if no answer carried one.
 #[must_use]
 pub fn takeover(records: &[Record]) -> Option<Takeover> {
-    let answers: Vec<(&Record, &String)> = records.iter().filter_map(|r| Some((r, r.version.as_ref()?))).collect();
+    let answers: Vec<(&Record, &String)> = records
+        .iter()
+        .filter_map(|r| Some((r, r.version.as_ref()?)))
+        .collect();
     let (_, version) = answers.last()?;
     let last_other = answers.iter().rposition(|(_, other)| other != version);
     Some(Takeover {

@@ -61,7 +61,10 @@ impl Moments {
     /// The class of a request that is not over at its deadline.
     pub(super) fn class_at_deadline(self) -> Class {
         match self {
-            Self { first_byte: Some(_), .. } => Class::Deadline,
+            Self {
+                first_byte: Some(_),
+                ..
+            } => Class::Deadline,
             Self { tcp: Some(_), .. } => Class::ReadTimeout,
             _ => Class::ConnectTimeout,
         }
@@ -70,21 +73,40 @@ impl Moments {
 
 impl Connection {
     /// Dials, makes the TLS handshake, and starts HTTP.
-    pub(super) async fn open(request: &HttpRequest, number: u64, moments: &mut Moments) -> Result<Self, Class> {
-        let stream = request.dial.dial(&request.url.service(), request.url.port).await.map_err(|error| dial_class(&error))?;
+    pub(super) async fn open(
+        request: &HttpRequest,
+        number: u64,
+        moments: &mut Moments,
+    ) -> Result<Self, Class> {
+        let stream = request
+            .dial
+            .dial(&request.url.service(), request.url.port)
+            .await
+            .map_err(|error| dial_class(&error))?;
         moments.tcp = Some(Instant::now());
         let stream: BoxStream = if request.url.tls {
             let name = ServerName::try_from(request.url.host.clone()).map_err(|_| Class::Prober)?;
             let connector = TlsConnector::from(Arc::clone(&request.tls));
-            Box::new(connector.connect(name, stream).await.map_err(|error| tls_class(&error))?)
+            Box::new(
+                connector
+                    .connect(name, stream)
+                    .await
+                    .map_err(|error| tls_class(&error))?,
+            )
         } else {
             stream
         };
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| http_class(&error))?;
+        let (sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| http_class(&error))?;
         // What ends the connection is told to the request that waits on it.
         let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(driver.await) }));
         moments.connected = Some(Instant::now());
-        Ok(Self { number, sender, _driver: driver })
+        Ok(Self {
+            number,
+            sender,
+            _driver: driver,
+        })
     }
 
     /// Waits until another request may be sent; false if it never will.
@@ -93,24 +115,40 @@ impl Connection {
     }
 
     /// Sends one request and reads the whole answer.
-    pub(super) async fn ask(&mut self, url: &Url, keep: Keep, moments: &mut Moments) -> Result<Answer, Class> {
-        let mut request =
-            Request::get(url.path.as_str()).header(header::HOST, url.host.as_str()).header(header::USER_AGENT, "flightcage");
+    pub(super) async fn ask(
+        &mut self,
+        url: &Url,
+        keep: Keep,
+        moments: &mut Moments,
+    ) -> Result<Answer, Class> {
+        let mut request = Request::get(url.path.as_str())
+            .header(header::HOST, url.host.as_str())
+            .header(header::USER_AGENT, "flightcage");
         if keep == Keep::Close {
             request = request.header(header::CONNECTION, "close");
         }
         let request = request.body(Empty::new()).map_err(|_| Class::Prober)?;
-        let response = self.sender.send_request(request).await.map_err(|error| http_class(&error))?;
+        let response = self
+            .sender
+            .send_request(request)
+            .await
+            .map_err(|error| http_class(&error))?;
         moments.first_byte = Some(Instant::now());
         let (head, mut body) = response.into_parts();
         let mut read = 0;
         while let Some(frame) = body.frame().await {
-            read += frame.map_err(|error| http_class(&error))?.data_ref().map_or(0, Bytes::len);
+            read += frame
+                .map_err(|error| http_class(&error))?
+                .data_ref()
+                .map_or(0, Bytes::len);
             if read > BODY_BYTES_MAX {
                 return Err(Class::Body);
             }
         }
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers })
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+        })
     }
 }
 
@@ -126,7 +164,9 @@ pub async fn ask_once(request: &HttpRequest, deadline: Instant) -> Result<Answer
     let mut moments = Moments::default();
     let asked = timeout_at(deadline, async {
         let mut connection = Connection::open(request, 0, &mut moments).await?;
-        connection.ask(&request.url, Keep::Close, &mut moments).await
+        connection
+            .ask(&request.url, Keep::Close, &mut moments)
+            .await
     })
     .await;
     asked.unwrap_or_else(|_| Err(moments.class_at_deadline()))
@@ -134,9 +174,13 @@ pub async fn ask_once(request: &HttpRequest, deadline: Instant) -> Result<Answer
 
 fn dial_class(error: &io::Error) -> Class {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Class::Prober,
+        io::ErrorKind::NotFound | io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => {
+            Class::Prober
+        }
         io::ErrorKind::TimedOut => Class::ConnectTimeout,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Class::Reset,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => Class::Reset,
         _ => Class::Refused,
     }
 }
@@ -152,5 +196,9 @@ fn tls_class(error: &io::Error) -> Class {
 }
 
 fn http_class(error: &hyper::Error) -> Class {
-    if error.is_parse() { Class::Body } else { Class::Reset }
+    if error.is_parse() {
+        Class::Body
+    } else {
+        Class::Reset
+    }
 }

@@ -30,7 +30,11 @@ impl Shared {
     /// A copy of the records, by intended time.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut records = self
+            .records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         records.sort_by(|a, b| a.intended_ms.total_cmp(&b.intended_ms));
         records
     }
@@ -38,11 +42,17 @@ impl Shared {
     /// When the prober itself was asleep, as its control echo saw: all pauses beyond [`LATE_MS`].
     #[must_use]
     pub fn pauses(&self) -> Vec<Pause> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pauses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn keep(&self, record: Record) {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(record);
     }
 }
 
@@ -89,13 +99,20 @@ pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
             idle: Mutex::default(),
         });
         // The streams' schedules are interleaved, so that they do not disturb each other.
-        let offset = period
-            .mul_f64(f64::from(u32::try_from(index).unwrap_or(0)) / f64::from(u32::try_from(load.streams.len()).unwrap_or(1)));
+        let offset = period.mul_f64(
+            f64::from(u32::try_from(index).unwrap_or(0))
+                / f64::from(u32::try_from(load.streams.len()).unwrap_or(1)),
+        );
         AbortOnDropHandle::new(tokio::spawn(stream.run(begin + offset, stop.clone())))
     });
     let streams = streams.collect();
     let echo = AbortOnDropHandle::new(tokio::spawn(echo(Arc::clone(&shared), epoch)));
-    Running { shared, stop, streams, _echo: echo }
+    Running {
+        shared,
+        stop,
+        streams,
+        _echo: echo,
+    }
 }
 
 struct Stream {
@@ -129,12 +146,18 @@ impl Stream {
         let sent = Instant::now();
         let mut moments = Moments::default();
         let mut connection_number = None;
-        let asked = timeout_at(intended + self.load.deadline, self.ask(&mut moments, &mut connection_number)).await;
+        let asked = timeout_at(
+            intended + self.load.deadline,
+            self.ask(&mut moments, &mut connection_number),
+        )
+        .await;
         let end = Instant::now();
         let asked = asked.unwrap_or_else(|_| Err(moments.class_at_deadline()));
         let since = |at: Instant| at.saturating_duration_since(self.epoch).as_secs_f64() * 1000.0;
         let (class, status, version) = match asked {
-            Ok((status, version)) if status == self.load.good_status => (Class::Ok, Some(status), version),
+            Ok((status, version)) if status == self.load.good_status => {
+                (Class::Ok, Some(status), version)
+            }
             Ok((status, version)) => (Class::Status, Some(status), version),
             Err(class) => (class, None, None),
         };
@@ -152,8 +175,16 @@ impl Stream {
         });
     }
 
-    async fn ask(&self, moments: &mut Moments, number: &mut Option<u64>) -> Result<(u16, Option<String>), Class> {
-        let taken = if self.kind == StreamKind::Reused { self.take_idle().await } else { None };
+    async fn ask(
+        &self,
+        moments: &mut Moments,
+        number: &mut Option<u64>,
+    ) -> Result<(u16, Option<String>), Class> {
+        let taken = if self.kind == StreamKind::Reused {
+            self.take_idle().await
+        } else {
+            None
+        };
         let mut connection = if let Some(connection) = taken {
             let now = Some(Instant::now());
             (moments.tcp, moments.connected) = (now, now);
@@ -164,10 +195,16 @@ impl Stream {
             Connection::open(&self.request, next, moments).await?
         };
         *number = Some(connection.number);
-        let keep = if self.kind == StreamKind::Reused { Keep::Open } else { Keep::Close };
+        let keep = if self.kind == StreamKind::Reused {
+            Keep::Open
+        } else {
+            Keep::Close
+        };
         let answer = connection.ask(&self.load.url, keep, moments).await?;
         let header = self.load.version_header.as_ref();
-        let version = header.and_then(|name| answer.headers.get(name)?.to_str().ok()).map(str::to_owned);
+        let version = header
+            .and_then(|name| answer.headers.get(name)?.to_str().ok())
+            .map(str::to_owned);
         if keep == Keep::Open {
             // Not awaited here: it would count as latency. A connection that the peer is closing is found out when it is taken.
             self.give_back(connection);
@@ -178,7 +215,11 @@ impl Stream {
     /// The idle connection that was used last. One that the peer has closed is dropped: nothing was sent on it.
     async fn take_idle(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let mut connection = self
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop()?;
             if connection.ready().await {
                 return Some(connection);
             }
@@ -202,9 +243,16 @@ async fn echo(shared: Arc<Shared>, epoch: Instant) {
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        let pause = Pause { from_ms: since(last + ECHO_PERIOD), to_ms: since(now) };
+        let pause = Pause {
+            from_ms: since(last + ECHO_PERIOD),
+            to_ms: since(now),
+        };
         if pause.to_ms - pause.from_ms > LATE_MS {
-            shared.pauses.lock().unwrap_or_else(PoisonError::into_inner).push(pause);
+            shared
+                .pauses
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(pause);
         }
         last = now;
     }

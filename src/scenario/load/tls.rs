@@ -12,7 +12,9 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 /// The certificates in a PEM text, leaf first; empty if there is none.
 #[must_use]
 pub fn certificates_in(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+    CertificateDer::pem_slice_iter(pem)
+        .filter_map(Result::ok)
+        .collect()
 }
 
 /// A client configuration that accepts these leaf certificates, byte for byte, and no other. Sessions are never resumed, so that
@@ -20,7 +22,10 @@ pub fn certificates_in(pem: &[u8]) -> Vec<CertificateDer<'static>> {
 #[must_use]
 pub fn trust_only(trusted: Vec<CertificateDer<'static>>) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(Pinned { trusted, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Pinned {
+        trusted,
+        provider: Arc::clone(&provider),
+    });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring supports TLS 1.2 and 1.3")
@@ -49,7 +54,11 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.trusted.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()) {
+        if self
+            .trusted
+            .iter()
+            .any(|trusted| trusted.as_ref() == end_entity.as_ref())
+        {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
@@ -62,7 +71,12 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -71,10 +85,17 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -133,7 +133,10 @@ impl Exchange<'_> {
     }
 
     fn last_error(&self) -> Stop {
-        Stop::Broken(ssh2::Error::last_session_error(&self.live.session).unwrap_or_else(ssh2::Error::unknown))
+        Stop::Broken(
+            ssh2::Error::last_session_error(&self.live.session)
+                .unwrap_or_else(ssh2::Error::unknown),
+        )
     }
 }
 
@@ -154,7 +157,10 @@ fn done(result: Result<(), ssh2::Error>) -> Result<bool, Stop> {
 
 /// The exit code as a shell reports it.
 fn exit_code(channel: &Channel) -> i32 {
-    let signal = channel.exit_signal().ok().and_then(|signal| signal.exit_signal);
+    let signal = channel
+        .exit_signal()
+        .ok()
+        .and_then(|signal| signal.exit_signal);
     match signal.as_deref() {
         None => channel.exit_status().unwrap_or(-1),
         Some("INT") => 130,

@@ -17,7 +17,11 @@ const DEFAULT_PORT: u16 = 22;
 ///
 /// # Errors
 /// When `known_hosts` cannot be written.
-pub fn interactive_argv(target: &SshTarget, known_hosts: &Path, command: &[String]) -> io::Result<Vec<String>> {
+pub fn interactive_argv(
+    target: &SshTarget,
+    known_hosts: &Path,
+    command: &[String],
+) -> io::Result<Vec<String>> {
     write_known_hosts(target, known_hosts)?;
     let mut argv = login_argv(target, known_hosts);
     argv.push(format!("{}@{}", target.user, target.address.ip()));
@@ -33,26 +37,47 @@ pub fn interactive_argv(target: &SshTarget, known_hosts: &Path, command: &[Strin
 ///
 /// # Errors
 /// When `known_hosts` cannot be written.
-pub fn session_argv(target: &SshTarget, known_hosts: &Path, command: &str) -> io::Result<Vec<String>> {
+pub fn session_argv(
+    target: &SshTarget,
+    known_hosts: &Path,
+    command: &str,
+) -> io::Result<Vec<String>> {
     write_known_hosts(target, known_hosts)?;
     let mut argv = login_argv(target, known_hosts);
-    for option in ["BatchMode=yes", "ServerAliveCountMax=2", "ConnectTimeout=15"] {
+    for option in [
+        "BatchMode=yes",
+        "ServerAliveCountMax=2",
+        "ConnectTimeout=15",
+    ] {
         argv.extend(["-o".to_owned(), option.to_owned()]);
     }
-    argv.extend(["-T".to_owned(), format!("{}@{}", target.user, target.address.ip()), "--".to_owned(), command.to_owned()]);
+    argv.extend([
+        "-T".to_owned(),
+        format!("{}@{}", target.user, target.address.ip()),
+        "--".to_owned(),
+        command.to_owned(),
+    ]);
     Ok(argv)
 }
 
 /// The host keys of a target and of the machine before it.
 fn write_known_hosts(target: &SshTarget, known_hosts: &Path) -> io::Result<()> {
-    let lines: String = std::iter::once(target).chain(target.jump.as_deref()).map(known_host).collect();
+    let lines: String = std::iter::once(target)
+        .chain(target.jump.as_deref())
+        .map(known_host)
+        .collect();
     std::fs::write(known_hosts, lines)
 }
 
 /// A server's line of a known hosts file. As OpenSSH looks it up (`put_host_port` of its misc.c): with brackets and port only where that
 /// is not 22.
 fn known_host(target: &SshTarget) -> String {
-    let key = target.host_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let key = target
+        .host_key
+        .split_whitespace()
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ");
     match target.address.port() {
         DEFAULT_PORT => format!("{} {key}\n", target.address.ip()),
         port => format!("[{}]:{port} {key}\n", target.address.ip()),
@@ -80,7 +105,11 @@ fn login_argv(target: &SshTarget, known_hosts: &Path) -> Vec<String> {
     }
     if let Some(jump) = &target.jump {
         let through = forward_argv(jump, known_hosts, target.address);
-        let through = through.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        let through = through
+            .iter()
+            .map(|word| quote(word))
+            .collect::<Vec<_>>()
+            .join(" ");
         argv.extend(["-o".to_owned(), format!("ProxyCommand={through}")]);
     }
     argv
@@ -90,7 +119,10 @@ fn login_argv(target: &SshTarget, known_hosts: &Path) -> Vec<String> {
 fn forward_argv(jump: &SshTarget, known_hosts: &Path, to: SocketAddr) -> Vec<String> {
     let mut argv = login_argv(jump, known_hosts);
     argv.extend(["-o", "BatchMode=yes", "-W"].map(str::to_owned));
-    argv.extend([to.to_string(), format!("{}@{}", jump.user, jump.address.ip())]);
+    argv.extend([
+        to.to_string(),
+        format!("{}@{}", jump.user, jump.address.ip()),
+    ]);
     argv
 }
 
@@ -106,7 +138,9 @@ impl Jump {
         let known_hosts = tempfile::NamedTempFile::new()?;
         write_known_hosts(target, known_hosts.path())?;
         let argv = forward_argv(jump, known_hosts.path(), target.address);
-        let (program, arguments) = argv.split_first().expect("an argument vector begins with its program");
+        let (program, arguments) = argv
+            .split_first()
+            .expect("an argument vector begins with its program");
         let (near, far) = UnixStream::pair()?;
         let child = std::process::Command::new(program)
             .args(arguments)
@@ -114,7 +148,13 @@ impl Jump {
             .stdout(OwnedFd::from(far))
             .stderr(std::process::Stdio::null())
             .spawn()?;
-        Ok((Self { child, _known_hosts: known_hosts }, near.into()))
+        Ok((
+            Self {
+                child,
+                _known_hosts: known_hosts,
+            },
+            near.into(),
+        ))
     }
 }
 
@@ -144,7 +184,10 @@ mod tests {
             })
         };
         assert_eq!(known("10.77.0.13:22"), "10.77.0.13 ssh-ed25519 AAAA\n");
-        assert_eq!(known("127.0.0.1:2222"), "[127.0.0.1]:2222 ssh-ed25519 AAAA\n");
+        assert_eq!(
+            known("127.0.0.1:2222"),
+            "[127.0.0.1]:2222 ssh-ed25519 AAAA\n"
+        );
         assert_eq!(known("[::1]:2222"), "[::1]:2222 ssh-ed25519 AAAA\n");
     }
 }

@@ -40,49 +40,109 @@ pub(super) enum Attempt {
     Final(SshError),
 }
 
-pub(super) fn open(target: &SshTarget, connect_wait: Duration, banner_wait: Duration) -> Result<Live, Attempt> {
-    let not_yet = |what: &str, error: &dyn std::fmt::Display| Attempt::NotYet(format!("{what}: {error}"));
-    let expected = keys::public_blob(&target.host_key)
-        .ok_or_else(|| Attempt::Final(SshError::Key(format!("`{}` of the machine is no ed25519 public key", target.host_key))))?;
+pub(super) fn open(
+    target: &SshTarget,
+    connect_wait: Duration,
+    banner_wait: Duration,
+) -> Result<Live, Attempt> {
+    let not_yet =
+        |what: &str, error: &dyn std::fmt::Display| Attempt::NotYet(format!("{what}: {error}"));
+    let expected = keys::public_blob(&target.host_key).ok_or_else(|| {
+        Attempt::Final(SshError::Key(format!(
+            "`{}` of the machine is no ed25519 public key",
+            target.host_key
+        )))
+    })?;
     let private_key = std::fs::read_to_string(&target.private_key).map_err(|error| {
-        Attempt::Final(SshError::Key(format!("{} of ours cannot be read: {error}", target.private_key.display())))
+        Attempt::Final(SshError::Key(format!(
+            "{} of ours cannot be read: {error}",
+            target.private_key.display()
+        )))
     })?;
 
     let (jump, socket) = match &target.jump {
         Some(jump) => {
-            let (jump, socket) = Jump::start(jump, target).map_err(|error| not_yet("start ssh for the jump host", &error))?;
+            let (jump, socket) = Jump::start(jump, target)
+                .map_err(|error| not_yet("start ssh for the jump host", &error))?;
             (Some(jump), socket)
         }
         None => {
-            let socket = TcpStream::connect_timeout(&target.address, connect_wait).map_err(|error| not_yet("connect", &error))?;
-            socket.set_nodelay(true).map_err(|error| not_yet("set TCP_NODELAY", &error))?;
+            let socket = TcpStream::connect_timeout(&target.address, connect_wait)
+                .map_err(|error| not_yet("connect", &error))?;
+            socket
+                .set_nodelay(true)
+                .map_err(|error| not_yet("set TCP_NODELAY", &error))?;
             (None, OwnedFd::from(socket))
         }
     };
     // The jump host's own login comes first.
-    await_banner(&socket, if jump.is_some() { LAST_BANNER_WAIT } else { banner_wait })?;
+    await_banner(
+        &socket,
+        if jump.is_some() {
+            LAST_BANNER_WAIT
+        } else {
+            banner_wait
+        },
+    )?;
 
     let mut session = Session::new().map_err(|error| not_yet("make a session", &error))?;
-    session.set_timeout(u32::try_from(HANDSHAKE_LIMIT.as_millis()).expect("30 s are few milliseconds"));
-    session.set_tcp_stream(socket.try_clone().map_err(|error| not_yet("clone the socket", &error))?);
-    session.method_pref(MethodType::HostKey, keys::ALGORITHM).map_err(|error| not_yet("ask for an ed25519 host key", &error))?;
+    session.set_timeout(
+        u32::try_from(HANDSHAKE_LIMIT.as_millis()).expect("30 s are few milliseconds"),
+    );
+    session.set_tcp_stream(
+        socket
+            .try_clone()
+            .map_err(|error| not_yet("clone the socket", &error))?,
+    );
+    session
+        .method_pref(MethodType::HostKey, keys::ALGORITHM)
+        .map_err(|error| not_yet("ask for an ed25519 host key", &error))?;
     for direction in [MethodType::CryptCs, MethodType::CryptSc] {
-        session.method_pref(direction, CIPHERS).map_err(|error| not_yet("set ciphers", &error))?;
+        session
+            .method_pref(direction, CIPHERS)
+            .map_err(|error| not_yet("set ciphers", &error))?;
     }
-    session.handshake().map_err(|error| not_yet("handshake", &error))?;
+    session
+        .handshake()
+        .map_err(|error| not_yet("handshake", &error))?;
 
-    let seen = session.host_key().map(|(blob, _)| blob.to_vec()).unwrap_or_default();
+    let seen = session
+        .host_key()
+        .map(|(blob, _)| blob.to_vec())
+        .unwrap_or_default();
     if seen != expected {
-        let seen = format!("{} {}", keys::ALGORITHM, base64::engine::general_purpose::STANDARD.encode(seen));
-        return Err(Attempt::Final(SshError::HostKey { address: target.address, expected: target.host_key.clone(), seen }));
+        let seen = format!(
+            "{} {}",
+            keys::ALGORITHM,
+            base64::engine::general_purpose::STANDARD.encode(seen)
+        );
+        return Err(Attempt::Final(SshError::HostKey {
+            address: target.address,
+            expected: target.host_key.clone(),
+            seen,
+        }));
     }
-    session.userauth_pubkey_memory(&target.user, None, &private_key, None).map_err(|error| {
-        let what = format!("log in as `{}` with key {}: {error}", target.user, target.private_key.display());
-        if DENIED.contains(&error.code()) { Attempt::Denied(what) } else { Attempt::NotYet(what) }
-    })?;
+    session
+        .userauth_pubkey_memory(&target.user, None, &private_key, None)
+        .map_err(|error| {
+            let what = format!(
+                "log in as `{}` with key {}: {error}",
+                target.user,
+                target.private_key.display()
+            );
+            if DENIED.contains(&error.code()) {
+                Attempt::Denied(what)
+            } else {
+                Attempt::NotYet(what)
+            }
+        })?;
     session.set_keepalive(true, KEEPALIVE_SECONDS);
     session.set_blocking(false);
-    Ok(Live { session, socket, _jump: jump })
+    Ok(Live {
+        session,
+        socket,
+        _jump: jump,
+    })
 }
 
 /// Waits for the first byte of the server's banner and leaves it for libssh2.
@@ -93,7 +153,9 @@ fn await_banner(socket: &OwnedFd, limit: Duration) -> Result<(), Attempt> {
         return Err(Attempt::Silent);
     }
     match recv(socket, &mut [0], RecvFlags::PEEK) {
-        Ok((0, _)) => Err(Attempt::NotYet("it accepted the connection and closed it".to_owned())),
+        Ok((0, _)) => Err(Attempt::NotYet(
+            "it accepted the connection and closed it".to_owned(),
+        )),
         Ok(_) => Ok(()),
         Err(error) => Err(fail(error)),
     }

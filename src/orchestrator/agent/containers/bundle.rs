@@ -109,10 +109,18 @@ pub(crate) fn config(
         (false, _) => CAPABILITIES.to_vec(),
     };
     // As with Docker, another user than root holds none of them until it runs something that grants them.
-    let held = if account.uid == 0 { capabilities.clone() } else { Vec::new() };
+    let held = if account.uid == 0 {
+        capabilities.clone()
+    } else {
+        Vec::new()
+    };
     // A control group namespace too: from the machine's own, mounting the hierarchy would set the mount options of the whole machine's.
-    let mut namespaces =
-        vec![json!({"type": "pid"}), json!({"type": "mount"}), json!({"type": "ipc"}), json!({"type": "cgroup"})];
+    let mut namespaces = vec![
+        json!({"type": "pid"}),
+        json!({"type": "mount"}),
+        json!({"type": "ipc"}),
+        json!({"type": "cgroup"}),
+    ];
     if let Some(netns) = places.netns {
         namespaces.push(json!({"type": "network", "path": netns}));
         namespaces.push(json!({"type": "uts"}));
@@ -137,7 +145,13 @@ pub(crate) fn config(
             "/sys/firmware",
             "/sys/devices/virtual/powercap"
         ]);
-        linux["readonlyPaths"] = json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
+        linux["readonlyPaths"] = json!([
+            "/proc/bus",
+            "/proc/fs",
+            "/proc/irq",
+            "/proc/sys",
+            "/proc/sysrq-trigger"
+        ]);
     }
     // No more than this process may have itself: raising it needs a capability that the agent may lack.
     let own_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
@@ -183,7 +197,12 @@ fn arguments(image: &ImageRecord, command: &[String], args: &[String]) -> Vec<St
     [entrypoint, rest].concat()
 }
 
-fn environment(image: &ImageRecord, spec: &ContainerSpec, sandbox: &SandboxRecord, account: &Account) -> Vec<String> {
+fn environment(
+    image: &ImageRecord,
+    spec: &ContainerSpec,
+    sandbox: &SandboxRecord,
+    account: &Account,
+) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     let defaults = [
@@ -191,13 +210,24 @@ fn environment(image: &ImageRecord, spec: &ContainerSpec, sandbox: &SandboxRecor
         ("HOSTNAME".to_owned(), sandbox.hostname.clone()),
         ("HOME".to_owned(), account.home.clone()),
     ];
-    let of_image = image.env.iter().filter_map(|entry| entry.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
-    for (key, value) in defaults.into_iter().chain(of_image).chain(spec.env.iter().cloned()) {
+    let of_image = image
+        .env
+        .iter()
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()));
+    for (key, value) in defaults
+        .into_iter()
+        .chain(of_image)
+        .chain(spec.env.iter().cloned())
+    {
         if values.insert(key.clone(), value).is_none() {
             order.push(key);
         }
     }
-    order.into_iter().filter_map(|key| values.remove(&key).map(|value| format!("{key}={value}"))).collect()
+    order
+        .into_iter()
+        .filter_map(|key| values.remove(&key).map(|value| format!("{key}={value}")))
+        .collect()
 }
 
 fn resources(spec: &ContainerSpec, controllers: &[String]) -> Value {
@@ -244,14 +274,18 @@ fn mounts(spec: &ContainerSpec, places: &Places<'_>) -> Vec<Value> {
     for file in ["hosts", "hostname", "resolv.conf"] {
         let target = Path::new("/etc").join(file);
         if spec.mounts.iter().all(|mount| mount.target != target) {
-            mounts.push(json!({"destination": target, "type": "bind", "source": places.etc.join(file),
-                               "options": ["bind", "rw"]}));
+            mounts.push(
+                json!({"destination": target, "type": "bind", "source": places.etc.join(file),
+                               "options": ["bind", "rw"]}),
+            );
         }
     }
     for mount in &spec.mounts {
         let access = if mount.read_only { "ro" } else { "rw" };
-        mounts.push(json!({"destination": mount.target, "type": "bind", "source": mount.source,
-                           "options": ["rbind", "rprivate", access]}));
+        mounts.push(
+            json!({"destination": mount.target, "type": "bind", "source": mount.source,
+                           "options": ["rbind", "rprivate", access]}),
+        );
     }
     mounts
 }
@@ -281,58 +315,105 @@ fn find_account(passwd: &str, group: &str, wanted: &str) -> Result<Account, Stri
         None => (wanted, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let entries = || passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|fields| fields.len() >= 6);
-    let entry = entries().find(|fields| fields[0] == user).or_else(|| entries().find(|fields| fields[2] == user));
-    let uid = match &entry {
-        Some(fields) => fields[2].parse().map_err(|_| format!("user `{user}` has no number in the image's /etc/passwd"))?,
-        None => user.parse().map_err(|_| format!("user `{user}` is not in the image's /etc/passwd"))?,
+    let entries = || {
+        passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .filter(|fields| fields.len() >= 6)
     };
-    let lines = || group.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|fields| fields.len() >= 3);
+    let entry = entries()
+        .find(|fields| fields[0] == user)
+        .or_else(|| entries().find(|fields| fields[2] == user));
+    let uid = match &entry {
+        Some(fields) => fields[2]
+            .parse()
+            .map_err(|_| format!("user `{user}` has no number in the image's /etc/passwd"))?,
+        None => user
+            .parse()
+            .map_err(|_| format!("user `{user}` is not in the image's /etc/passwd"))?,
+    };
+    let lines = || {
+        group
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .filter(|fields| fields.len() >= 3)
+    };
     let gid = match wanted_group {
         Some(name) => lines()
             .find(|fields| fields[0] == name)
             .and_then(|fields| fields[2].parse().ok())
             .or_else(|| name.parse().ok())
             .ok_or_else(|| format!("group `{name}` is not in the image's /etc/group"))?,
-        None => entry.as_ref().and_then(|fields| fields[3].parse().ok()).unwrap_or(0),
+        None => entry
+            .as_ref()
+            .and_then(|fields| fields[3].parse().ok())
+            .unwrap_or(0),
     };
     let groups = match (&entry, wanted_group) {
         (Some(entry), None) => lines()
-            .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == entry[0])))
+            .filter(|fields| {
+                fields
+                    .get(3)
+                    .is_some_and(|members| members.split(',').any(|member| member == entry[0]))
+            })
             .filter_map(|fields| fields[2].parse().ok())
             .filter(|number| *number != gid)
             .collect(),
         _ => Vec::new(),
     };
-    let home = entry.map_or("/", |fields| if fields[5].is_empty() { "/" } else { fields[5] }).to_owned();
-    Ok(Account { uid, gid, groups, home })
+    let home = entry
+        .map_or(
+            "/",
+            |fields| if fields[5].is_empty() { "/" } else { fields[5] },
+        )
+        .to_owned();
+    Ok(Account {
+        uid,
+        gid,
+        groups,
+        home,
+    })
 }
 
 /// The number of a signal as images write it: `SIGQUIT`, `QUIT` or `3`. SIGTERM when it is none.
 pub(crate) fn signal_number(name: &str) -> i32 {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
-        "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     const TERM: i32 = 15;
     if let Ok(number) = name.parse::<i32>() {
-        return if (1..=31).contains(&number) { number } else { TERM };
+        return if (1..=31).contains(&number) {
+            number
+        } else {
+            TERM
+        };
     }
     let bare = name.strip_prefix("SIG").unwrap_or(name);
-    NAMES.iter().position(|known| *known == bare).and_then(|at| i32::try_from(at + 1).ok()).unwrap_or(TERM)
+    NAMES
+        .iter()
+        .position(|known| *known == bare)
+        .and_then(|at| i32::try_from(at + 1).ok())
+        .unwrap_or(TERM)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/var/www:/bin/false\nodd:x:7:8::\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/var/www:/bin/false\nodd:x:7:8::\n";
     const GROUP: &str = "root:x:0:\nwww:x:33:\nadm:x:4:www,root\nextra:x:50:www\n";
 
     #[test]
     fn users_are_found_as_docker_finds_them() {
-        let account = |uid, gid, groups: &[u32], home: &str| Account { uid, gid, groups: groups.to_vec(), home: home.to_owned() };
+        let account = |uid, gid, groups: &[u32], home: &str| Account {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.to_owned(),
+        };
         for (wanted, expected) in [
             ("", Ok(account(0, 0, &[4], "/root"))),
             ("www", Ok(account(33, 33, &[4, 50], "/var/www"))),
@@ -340,8 +421,14 @@ mod tests {
             ("www:extra", Ok(account(33, 50, &[], "/var/www"))),
             ("1000", Ok(account(1000, 0, &[], "/"))),
             ("1000:2000", Ok(account(1000, 2000, &[], "/"))),
-            ("nobody", Err("user `nobody` is not in the image's /etc/passwd".to_owned())),
-            ("www:nogroup", Err("group `nogroup` is not in the image's /etc/group".to_owned())),
+            (
+                "nobody",
+                Err("user `nobody` is not in the image's /etc/passwd".to_owned()),
+            ),
+            (
+                "www:nogroup",
+                Err("group `nogroup` is not in the image's /etc/group".to_owned()),
+            ),
         ] {
             assert_eq!(find_account(PASSWD, GROUP, wanted), expected, "{wanted}");
         }
@@ -349,17 +436,41 @@ mod tests {
 
     #[test]
     fn command_and_args_follow_kubernetes_table() {
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let image = ImageRecord { entrypoint: words("/ep"), cmd: words("a b"), ..ImageRecord::default() };
-        for (command, args, expected) in [("", "", "/ep a b"), ("/c x", "", "/c x"), ("", "y z", "/ep y z"), ("/c", "y", "/c y")]
-        {
-            assert_eq!(arguments(&image, &words(command), &words(args)), words(expected), "{command} | {args}");
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let image = ImageRecord {
+            entrypoint: words("/ep"),
+            cmd: words("a b"),
+            ..ImageRecord::default()
+        };
+        for (command, args, expected) in [
+            ("", "", "/ep a b"),
+            ("/c x", "", "/c x"),
+            ("", "y z", "/ep y z"),
+            ("/c", "y", "/c y"),
+        ] {
+            assert_eq!(
+                arguments(&image, &words(command), &words(args)),
+                words(expected),
+                "{command} | {args}"
+            );
         }
     }
 
     #[test]
     fn signals_are_known_by_name_and_number() {
-        for (name, number) in [("SIGQUIT", 3), ("QUIT", 3), ("9", 9), ("SIGWINCH", 28), ("", 15), ("SIGNOPE", 15), ("99", 15)] {
+        for (name, number) in [
+            ("SIGQUIT", 3),
+            ("QUIT", 3),
+            ("9", 9),
+            ("SIGWINCH", 28),
+            ("", 15),
+            ("SIGNOPE", 15),
+            ("99", 15),
+        ] {
             assert_eq!(signal_number(name), number, "{name}");
         }
     }

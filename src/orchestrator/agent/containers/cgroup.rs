@@ -37,7 +37,10 @@ pub(crate) fn prepare() {
             fs::create_dir_all(Path::new(ROOT).join(group))?;
         }
         fs::write(Path::new(ROOT).join("cgroup.subtree_control"), "+cpu")?;
-        fs::write(Path::new(ROOT).join(TREE).join("cgroup.subtree_control"), "+cpu")?;
+        fs::write(
+            Path::new(ROOT).join(TREE).join("cgroup.subtree_control"),
+            "+cpu",
+        )?;
         weigh(TREE, TREE_WEIGHT)?;
         weigh(STARTING, STARTING_WEIGHT)
     };
@@ -59,7 +62,10 @@ pub(crate) fn give(pod: &Path, share: Share) {
 }
 
 fn weigh(group: impl AsRef<Path>, weight: u32) -> io::Result<()> {
-    fs::write(Path::new(ROOT).join(group).join("cpu.weight"), weight.to_string())
+    fs::write(
+        Path::new(ROOT).join(group).join("cpu.weight"),
+        weight.to_string(),
+    )
 }
 
 /// Moves this process out of the agent's unit, so that stopping that does not end it.
@@ -74,7 +80,9 @@ pub(crate) fn join_starting() {
 
 fn join(group: &str) {
     let group = Path::new(ROOT).join(group);
-    if let Err(error) = fs::create_dir_all(&group).and_then(|()| fs::write(group.join("cgroup.procs"), b"0")) {
+    if let Err(error) =
+        fs::create_dir_all(&group).and_then(|()| fs::write(group.join("cgroup.procs"), b"0"))
+    {
         tracing::warn!("join cgroup `{}`: {error}", group.display());
     }
 }
@@ -88,11 +96,15 @@ pub(crate) fn controllers() -> Vec<String> {
 
 /// Whether the kernel killed something in this group for its memory limit.
 pub(crate) fn was_oom_killed(group: &Path) -> bool {
-    fs::read_to_string(Path::new(ROOT).join(group).join("memory.events")).is_ok_and(|events| oom_kills(&events) > 0)
+    fs::read_to_string(Path::new(ROOT).join(group).join("memory.events"))
+        .is_ok_and(|events| oom_kills(&events) > 0)
 }
 
 fn oom_kills(events: &str) -> u64 {
-    events.lines().filter_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok()).sum()
+    events
+        .lines()
+        .filter_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
+        .sum()
 }
 
 /// Kills whatever is in the group.
@@ -133,7 +145,10 @@ mod tests {
 
     #[test]
     fn oom_kills_are_counted_apart_from_ooms() {
-        assert_eq!(oom_kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"), 2);
+        assert_eq!(
+            oom_kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"),
+            2
+        );
         assert_eq!(oom_kills("oom 3\noom_kill 0\n"), 0);
     }
 }

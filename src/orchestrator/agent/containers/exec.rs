@@ -27,26 +27,44 @@ impl RealRuntime {
     ) -> Result<ExecOutput, RuntimeError> {
         let instance = self.newest(pod_uid, container);
         let instance = instance.filter(|instance| instance.state.is_running());
-        let instance = instance.ok_or_else(|| failed(format!("container `{container}` of pod {pod_uid} does not run")))?;
+        let instance = instance.ok_or_else(|| {
+            failed(format!(
+                "container `{container}` of pod {pod_uid} does not run"
+            ))
+        })?;
         let config: serde_json::Value = records::read(&instance.directory.join("config.json"))
             .ok_or_else(|| failed(format!("container `{container}` lost its configuration")))?;
         let mut process = config["process"].clone();
         process["args"] = serde_json::json!(command);
-        let file = instance.directory.join(format!("exec-{}.json", uuid::Uuid::new_v4()));
+        let file = instance
+            .directory
+            .join(format!("exec-{}.json", uuid::Uuid::new_v4()));
         write_private(&file, &process)?;
         let result = self.exec_helper(&instance.directory, &file, limit).await;
         let reason = fs::read_to_string(helper::error_file(&file)).ok();
         let _ = fs::remove_file(&file);
         let _ = fs::remove_file(helper::error_file(&file));
         match reason {
-            Some(reason) => Err(failed(format!("run a command in container `{container}`: {reason}"))),
+            Some(reason) => Err(failed(format!(
+                "run a command in container `{container}`: {reason}"
+            ))),
             None => result,
         }
     }
 
-    async fn exec_helper(&self, directory: &Path, file: &Path, limit: Duration) -> Result<ExecOutput, RuntimeError> {
+    async fn exec_helper(
+        &self,
+        directory: &Path,
+        file: &Path,
+        limit: Duration,
+    ) -> Result<ExecOutput, RuntimeError> {
         let mut child = Command::new(&self.helper)
-            .args([VERB.as_ref(), "exec".as_ref(), directory.as_os_str(), file.as_os_str()])
+            .args([
+                VERB.as_ref(),
+                "exec".as_ref(),
+                directory.as_os_str(),
+                file.as_os_str(),
+            ])
             .arg(limit.as_millis().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -58,16 +76,23 @@ impl RealRuntime {
         let all = async { tokio::join!(child.wait(), bounded(stdout), bounded(stderr)) };
         // The helper keeps the limit itself; this is for a child of the command that holds its output open.
         let outcome = timeout(limit + START_LIMIT, all).await;
-        let (exit, stdout, stderr) = outcome.map_err(|_| failed("the command's output stayed open after its time-out"))?;
+        let (exit, stdout, stderr) =
+            outcome.map_err(|_| failed("the command's output stayed open after its time-out"))?;
         let exit = exit.map_err(doing("wait for the command's helper"))?;
-        Ok(ExecOutput { exit_code: exit.code().unwrap_or(UNKNOWN_EXIT), stdout, stderr })
+        Ok(ExecOutput {
+            exit_code: exit.code().unwrap_or(UNKNOWN_EXIT),
+            stdout,
+            stderr,
+        })
     }
 }
 
 /// Reads to the end, keeping the first [`EXEC_OUTPUT_BYTES`].
 async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut kept = Vec::new();
-    let Some(mut stream) = stream else { return kept };
+    let Some(mut stream) = stream else {
+        return kept;
+    };
     let mut buffer = [0u8; 4096];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         let room = EXEC_OUTPUT_BYTES - kept.len();

@@ -21,7 +21,9 @@ pub(super) fn unmount(root: &Path) -> io::Result<()> {
 
 pub(super) fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(doing(format!("remove `{}`", path.display()))(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(doing(format!("remove `{}`", path.display()))(error))
+        }
         _ => Ok(()),
     }
 }

@@ -20,10 +20,20 @@ impl RealRuntime {
     ) -> Result<mpsc::Receiver<Vec<u8>>, RuntimeError> {
         let mut instances = self.instances(pod_uid);
         instances.retain(|instance| instance.run.name == container);
-        let wanted = if query.previous { instances.len().checked_sub(2) } else { instances.len().checked_sub(1) };
+        let wanted = if query.previous {
+            instances.len().checked_sub(2)
+        } else {
+            instances.len().checked_sub(1)
+        };
         let Some(instance) = wanted.map(|at| instances.swap_remove(at)) else {
-            let which = if query.previous { "previous instance of container" } else { "container" };
-            return Err(failed(format!("{which} `{container}` of pod {pod_uid} was not found")));
+            let which = if query.previous {
+                "previous instance of container"
+            } else {
+                "container"
+            };
+            return Err(failed(format!(
+                "{which} `{container}` of pod {pod_uid} was not found"
+            )));
         };
         let path = instance.run.log.clone();
         let mut reader = log::Reader::open(&path, query.tail_lines, query.timestamps)
@@ -34,7 +44,8 @@ impl RealRuntime {
         tokio::spawn(async move {
             loop {
                 // Looked at before reading: what is written before the end is read after it.
-                let runs = records::read(&state_file).is_some_and(|state: StateRecord| state.is_running());
+                let runs =
+                    records::read(&state_file).is_some_and(|state: StateRecord| state.is_running());
                 while let Ok(Some(bytes)) = reader.next() {
                     if sender.send(bytes).await.is_err() {
                         return;

@@ -15,7 +15,9 @@ use std::process::{Command, ExitCode, Stdio};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
+};
 
 use super::log::{Lines, Writer};
 use super::records::{self, Process, RunRecord, StateRecord};
@@ -26,9 +28,15 @@ pub(crate) const VERB: &str = "__pod";
 /// Exit code of `exec` when the command never ran or ran out of time; the reason is in the error file.
 const EXEC_FAILED: u8 = 125;
 /// How long output of a dead container may still come: a child outside its PID namespace may hold the pipe.
-const DRAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const DRAIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 /// How long output is let come together, unless as much as this has come at once.
-const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const GATHER: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 const GATHERED_BYTES: usize = 16 << 10;
 
 /// Runs a hidden verb when the command line is one. Call it first in `main`, before any thread exists.
@@ -42,7 +50,9 @@ pub fn dispatch() -> Option<ExitCode> {
     Some(match (verb.to_str(), rest.as_slice()) {
         (Some("watch"), [directory]) => watch_and_answer(Path::new(directory)),
         (Some("run"), [directory]) => run(Path::new(directory)),
-        (Some("exec"), [directory, process, timeout_ms]) => exec(Path::new(directory), Path::new(process), timeout_ms),
+        (Some("exec"), [directory, process, timeout_ms]) => {
+            exec(Path::new(directory), Path::new(process), timeout_ms)
+        }
         (Some("network"), [request]) => network_namespace(request),
         _ => ExitCode::from(2),
     })
@@ -63,7 +73,8 @@ fn watch(directory: &Path) -> Result<(), String> {
     let _ = rustix::process::setsid();
     let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
     cgroup::join_helpers();
-    let mut writer = Writer::open(&record.log).map_err(|error| format!("open log `{}`: {error}", record.log.display()))?;
+    let mut writer = Writer::open(&record.log)
+        .map_err(|error| format!("open log `{}`: {error}", record.log.display()))?;
     let (output, output_end) = pipe()?;
     let (errors, errors_end) = pipe()?;
     let status = Command::new("/proc/self/exe")
@@ -77,29 +88,47 @@ fn watch(directory: &Path) -> Result<(), String> {
         cgroup::kill(&record.cgroup);
         cgroup::remove(&record.cgroup);
         let reason = fs::read_to_string(directory.join("error")).unwrap_or_default();
-        let how = status.signal().map(|signal| format!("its helper died of signal {signal}")).unwrap_or_default();
+        let how = status
+            .signal()
+            .map(|signal| format!("its helper died of signal {signal}"))
+            .unwrap_or_default();
         return Err(format!("{reason}{how}"));
     }
-    let pid_text = fs::read_to_string(directory.join("pid")).map_err(|error| format!("read the pid file: {error}"))?;
-    let pid = pid_text.trim().parse::<i32>().map_err(|error| format!("pid file `{pid_text}`: {error}"))?;
+    let pid_text = fs::read_to_string(directory.join("pid"))
+        .map_err(|error| format!("read the pid file: {error}"))?;
+    let pid = pid_text
+        .trim()
+        .parse::<i32>()
+        .map_err(|error| format!("pid file `{pid_text}`: {error}"))?;
     let init = Pid::from_raw(pid).ok_or("the container's process number is 0")?;
-    let handle = pidfd_open(init, PidfdFlags::empty()).map_err(|error| format!("open process {pid}: {error}"))?;
+    let handle = pidfd_open(init, PidfdFlags::empty())
+        .map_err(|error| format!("open process {pid}: {error}"))?;
     let started_at_ms = records::now_ms();
     let running = StateRecord::Running {
-        helper: Process::find(i32::try_from(std::process::id()).unwrap_or(0)).ok_or("find own process")?,
+        helper: Process::find(i32::try_from(std::process::id()).unwrap_or(0))
+            .ok_or("find own process")?,
         // Its own child: the number cannot be reused before it is reaped below.
         init: Process::find(pid).ok_or("find the container's process")?,
         started_at_ms,
     };
-    records::write(&directory.join("state.json"), &running).map_err(|error| format!("write state.json: {error}"))?;
+    records::write(&directory.join("state.json"), &running)
+        .map_err(|error| format!("write state.json: {error}"))?;
     announce(&record);
     close_answer();
 
     pump(&handle, [output, errors], &mut writer);
-    let status = waitpid(Some(init), WaitOptions::empty()).ok().flatten().map(|(_, status)| status);
+    let status = waitpid(Some(init), WaitOptions::empty())
+        .ok()
+        .flatten()
+        .map(|(_, status)| status);
     let exit_code = status.map_or(255, exit_code);
     let oom_killed = exit_code == 137 && cgroup::was_oom_killed(&record.cgroup);
-    let exited = StateRecord::Exited { exit_code, oom_killed, started_at_ms, finished_at_ms: records::now_ms() };
+    let exited = StateRecord::Exited {
+        exit_code,
+        oom_killed,
+        started_at_ms,
+        finished_at_ms: records::now_ms(),
+    };
     if let Err(error) = records::write(&directory.join("state.json"), &exited) {
         // The agent finds a dead helper and a running state, and reports 255.
         return Err(format!("write state.json: {error}"));
@@ -112,9 +141,10 @@ fn watch(directory: &Path) -> Result<(), String> {
 }
 
 fn pipe() -> Result<(File, Stdio), String> {
-    let (read, write) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(|error| format!("make a pipe non-blocking: {error}"))?;
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| format!("make a pipe: {error}"))?;
+    rustix::io::ioctl_fionbio(&read, true)
+        .map_err(|error| format!("make a pipe non-blocking: {error}"))?;
     Ok((File::from(read), Stdio::from(write)))
 }
 
@@ -136,7 +166,11 @@ fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) 
     let mut ended = false;
     let mut much = false;
     while !ended || streams.iter().any(Option::is_some) {
-        let mut waited: Vec<PollFd<'_>> = streams.iter().flatten().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        let mut waited: Vec<PollFd<'_>> = streams
+            .iter()
+            .flatten()
+            .map(|stream| PollFd::new(stream, PollFlags::IN))
+            .collect();
         if !ended {
             waited.push(PollFd::new(process, PollFlags::IN));
         }
@@ -160,7 +194,11 @@ fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) 
                     much |= count == buffer.len();
                     drop(lines.push(&buffer[..count], writer));
                 }
-                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
+                    ) => {}
                 Err(_) => *stream = None,
             }
         }
@@ -178,14 +216,17 @@ fn gather(process: &rustix::fd::OwnedFd) {
 }
 
 fn exit_code(status: WaitStatus) -> i32 {
-    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(127))
+    status
+        .exit_status()
+        .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(127))
 }
 
 /// Creates and starts the container as a sibling of this process: a child of `watch`.
 fn run(directory: &Path) -> ExitCode {
     cgroup::join_starting();
     let start = || -> Result<(), String> {
-        let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
+        let record: RunRecord =
+            records::read(&directory.join("run.json")).ok_or("read run.json")?;
         let mut container = ContainerBuilder::new(record.id, SyscallType::default())
             .with_root_path(record.oci_root)
             .and_then(|builder| builder.with_pid_file(Some(directory.join("pid"))))
@@ -211,8 +252,12 @@ fn run(directory: &Path) -> ExitCode {
 /// Runs a command in a running container and exits with its code. The process file is the OCI `process` object.
 fn exec(directory: &Path, process: &Path, timeout_ms: &OsString) -> ExitCode {
     let attempt = || -> Result<i32, String> {
-        let record: RunRecord = records::read(&directory.join("run.json")).ok_or("read run.json")?;
-        let timeout_ms: i64 = timeout_ms.to_str().and_then(|text| text.parse().ok()).ok_or("parse the time-out")?;
+        let record: RunRecord =
+            records::read(&directory.join("run.json")).ok_or("read run.json")?;
+        let timeout_ms: i64 = timeout_ms
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or("parse the time-out")?;
         let pid = ContainerBuilder::new(record.id, SyscallType::default())
             .with_root_path(record.oci_root)
             .map_err(|error| chain(&error))?
@@ -222,13 +267,18 @@ fn exec(directory: &Path, process: &Path, timeout_ms: &OsString) -> ExitCode {
             .build()
             .map_err(|error| chain(&error))?;
         let pid = Pid::from_raw(pid.as_raw()).ok_or("the command's process number is 0")?;
-        let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| format!("open the command's process: {error}"))?;
-        let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: timeout_ms % 1000 * 1_000_000 };
+        let handle = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|error| format!("open the command's process: {error}"))?;
+        let timeout = Timespec {
+            tv_sec: timeout_ms / 1000,
+            tv_nsec: timeout_ms % 1000 * 1_000_000,
+        };
         let ready = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)).unwrap_or(0);
         if ready == 0 {
             let _ = pidfd_send_signal(&handle, Signal::KILL);
         }
-        let status = waitpid(Some(pid), WaitOptions::empty()).map_err(|error| format!("wait for the command: {error}"))?;
+        let status = waitpid(Some(pid), WaitOptions::empty())
+            .map_err(|error| format!("wait for the command: {error}"))?;
         if ready == 0 {
             return Err(format!("the command was killed after {timeout_ms} ms"));
         }

@@ -26,11 +26,25 @@ impl Instance {
         let image = self.run.image();
         let state = match self.state {
             StateRecord::Running { started_at_ms, .. } => ContainerState::Running { started_at_ms },
-            StateRecord::Exited { exit_code, oom_killed, started_at_ms, finished_at_ms } => {
-                ContainerState::Exited { exit_code, oom_killed, started_at_ms, finished_at_ms }
-            }
+            StateRecord::Exited {
+                exit_code,
+                oom_killed,
+                started_at_ms,
+                finished_at_ms,
+            } => ContainerState::Exited {
+                exit_code,
+                oom_killed,
+                started_at_ms,
+                finished_at_ms,
+            },
         };
-        ContainerStatus { name: self.run.name, id: self.run.id, restart_count: self.run.restart_count, image, state }
+        ContainerStatus {
+            name: self.run.name,
+            id: self.run.id,
+            restart_count: self.run.restart_count,
+            image,
+            state,
+        }
     }
 }
 
@@ -43,7 +57,9 @@ impl RealRuntime {
             .flatten()
             .filter_map(|entry| self.instance(&entry.path()))
             .collect();
-        found.sort_by(|a, b| (&a.run.name, a.run.restart_count).cmp(&(&b.run.name, b.run.restart_count)));
+        found.sort_by(|a, b| {
+            (&a.run.name, a.run.restart_count).cmp(&(&b.run.name, b.run.restart_count))
+        });
         found
     }
 
@@ -52,7 +68,12 @@ impl RealRuntime {
         let file = directory.join("state.json");
         // No state yet: it is being started, or its start failed.
         let mut state: StateRecord = records::read(&file)?;
-        if let StateRecord::Running { helper, init, started_at_ms } = state {
+        if let StateRecord::Running {
+            helper,
+            init,
+            started_at_ms,
+        } = state
+        {
             let same_boot = run.boot_id == self.boot_id;
             if !same_boot || !helper.is_alive() {
                 // The helper's last act was to write the state: look again.
@@ -64,15 +85,26 @@ impl RealRuntime {
                     cgroup::kill(&run.cgroup);
                 }
                 let finished_at_ms = records::now_ms();
-                state = StateRecord::Exited { exit_code: UNKNOWN_EXIT, oom_killed: false, started_at_ms, finished_at_ms };
+                state = StateRecord::Exited {
+                    exit_code: UNKNOWN_EXIT,
+                    oom_killed: false,
+                    started_at_ms,
+                    finished_at_ms,
+                };
                 let _ = records::write(&file, &state);
             }
         }
-        Some(Instance { directory: directory.to_owned(), run, state })
+        Some(Instance {
+            directory: directory.to_owned(),
+            run,
+            state,
+        })
     }
 
     pub(super) fn newest(&self, pod_uid: &str, container: &str) -> Option<Instance> {
-        self.instances(pod_uid).into_iter().rfind(|instance| instance.run.name == container)
+        self.instances(pod_uid)
+            .into_iter()
+            .rfind(|instance| instance.run.name == container)
     }
 
     /// Waits until an instance has ended.
@@ -80,7 +112,10 @@ impl RealRuntime {
         let mut changes = self.changes.clone();
         loop {
             changes.borrow_and_update();
-            if !self.instance(directory).is_some_and(|instance| instance.state.is_running()) {
+            if !self
+                .instance(directory)
+                .is_some_and(|instance| instance.state.is_running())
+            {
                 return true;
             }
             if timeout_at(until, changes.changed()).await.is_err() {
@@ -93,8 +128,15 @@ impl RealRuntime {
         if let StateRecord::Running { init, .. } = instance.state {
             init.signal(Signal::KILL);
             cgroup::kill(&instance.run.cgroup);
-            if !self.wait_exit(&instance.directory, Instant::now() + KILL_LIMIT).await {
-                return Err(failed(format!("container `{}` did not die in {} s", instance.run.name, KILL_LIMIT.as_secs())));
+            if !self
+                .wait_exit(&instance.directory, Instant::now() + KILL_LIMIT)
+                .await
+            {
+                return Err(failed(format!(
+                    "container `{}` did not die in {} s",
+                    instance.run.name,
+                    KILL_LIMIT.as_secs()
+                )));
             }
         }
         Ok(())

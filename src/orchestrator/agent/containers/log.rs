@@ -33,7 +33,13 @@ impl Writer {
     fn with_limit(path: &Path, limit: u64) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size, limit, pending: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+            limit,
+            pending: Vec::new(),
+        })
     }
 
     fn line(&mut self, stream: &str, text: &[u8], tag: char) -> io::Result<()> {
@@ -42,7 +48,11 @@ impl Writer {
             self.rotate()?;
         }
         let before = self.pending.len();
-        write!(self.pending, "{:.9} {stream} {tag} ", jiff::Timestamp::now())?;
+        write!(
+            self.pending,
+            "{:.9} {stream} {tag} ",
+            jiff::Timestamp::now()
+        )?;
         self.pending.extend_from_slice(text);
         self.pending.push(b'\n');
         self.size += (self.pending.len() - before) as u64;
@@ -82,7 +92,10 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn new(stream: &'static str) -> Self {
-        Self { stream, rest: Vec::new() }
+        Self {
+            stream,
+            rest: Vec::new(),
+        }
     }
 
     /// Takes what was read from the stream; the lines that it ends are then in the file.
@@ -162,7 +175,9 @@ impl Reader {
 
     /// Positions the current file at its last `wanted` records that end a line. Older files count only when it has none.
     fn skip_to_tail(&mut self, wanted: usize) -> io::Result<()> {
-        let Ok(file) = File::open(&self.path) else { return Ok(()) };
+        let Ok(file) = File::open(&self.path) else {
+            return Ok(());
+        };
         let mut file = BufReader::new(file);
         let mut starts: VecDeque<u64> = VecDeque::new();
         let (mut offset, mut start) = (0u64, 0u64);
@@ -182,7 +197,11 @@ impl Reader {
                 start = offset;
             }
         }
-        let position = if wanted == 0 { offset } else { starts.front().copied().unwrap_or(0) };
+        let position = if wanted == 0 {
+            offset
+        } else {
+            starts.front().copied().unwrap_or(0)
+        };
         file.seek(io::SeekFrom::Start(position))?;
         self.current = Some(file);
         Ok(())
@@ -196,7 +215,9 @@ impl Reader {
             if self.current.is_none() && !self.advance()? {
                 break;
             }
-            let Some(file) = self.current.as_mut() else { break };
+            let Some(file) = self.current.as_mut() else {
+                break;
+            };
             if file.read_until(b'\n', &mut self.rest)? == 0 {
                 if self.backlog.is_empty() && !self.was_rotated() {
                     break;
@@ -214,7 +235,9 @@ impl Reader {
     }
 
     fn append(&mut self, line: &[u8], out: &mut Vec<u8>) {
-        let Some((time, tag, text)) = record(line) else { return };
+        let Some((time, tag, text)) = record(line) else {
+            return;
+        };
         if self.timestamps && self.at_line_start {
             out.extend_from_slice(time);
             out.push(b' ');
@@ -242,8 +265,15 @@ impl Reader {
 
     fn was_rotated(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
-        let Some(current) = &self.current else { return false };
-        fs::metadata(&self.path).is_ok_and(|now| current.get_ref().metadata().is_ok_and(|own| own.ino() != now.ino()))
+        let Some(current) = &self.current else {
+            return false;
+        };
+        fs::metadata(&self.path).is_ok_and(|now| {
+            current
+                .get_ref()
+                .metadata()
+                .is_ok_and(|own| own.ino() != now.ino())
+        })
     }
 }
 
@@ -277,13 +307,18 @@ mod tests {
         lines.push(b"one\ntw", &mut writer).unwrap();
         lines.push(b"o\n", &mut writer).unwrap();
         let long = "x".repeat(LINE_BYTES + 10);
-        lines.push(format!("{long}\nend").as_bytes(), &mut writer).unwrap();
+        lines
+            .push(format!("{long}\nend").as_bytes(), &mut writer)
+            .unwrap();
         lines.finish(&mut writer).unwrap();
         assert_eq!(all(&path, None), format!("one\ntwo\n{long}\nend"));
         assert_eq!(all(&path, Some(1)), format!("{long}\nend"));
         assert_eq!(all(&path, Some(2)), format!("two\n{long}\nend"));
         let raw = fs::read_to_string(&path).unwrap();
-        assert_eq!(raw.lines().next().unwrap().len(), "2016-10-06T00:17:09.669794202Z stdout F one".len());
+        assert_eq!(
+            raw.lines().next().unwrap().len(),
+            "2016-10-06T00:17:09.669794202Z stdout F one".len()
+        );
     }
 
     #[test]
@@ -297,12 +332,16 @@ mod tests {
         assert_eq!(reader.next().unwrap().as_deref(), Some(&b"first\n"[..]));
         assert_eq!(reader.next().unwrap(), None);
         for number in 0..4 {
-            lines.push(format!("line {number}\n").as_bytes(), &mut writer).unwrap();
+            lines
+                .push(format!("line {number}\n").as_bytes(), &mut writer)
+                .unwrap();
         }
         let rest = reader.next().unwrap().unwrap();
         assert_eq!(rest, b"line 0\nline 1\nline 2\nline 3\n");
         for number in 0..40 {
-            lines.push(format!("more {number}\n").as_bytes(), &mut writer).unwrap();
+            lines
+                .push(format!("more {number}\n").as_bytes(), &mut writer)
+                .unwrap();
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
     }

@@ -41,8 +41,8 @@ use tokio::time::Instant;
 pub use helper::dispatch;
 
 use super::runtime::{
-    ContainerSpec, ContainerStatus, ExecOutput, Image, LogQuery, PullError, PullPolicy, Runtime, RuntimeError, SandboxSpec,
-    SandboxStatus,
+    ContainerSpec, ContainerStatus, ExecOutput, Image, LogQuery, PullError, PullPolicy, Runtime,
+    RuntimeError, SandboxSpec, SandboxStatus,
 };
 use crate::orchestrator::RUN_DIRECTORY;
 use crate::orchestrator::config::{AgentConfig, IdentityFiles};
@@ -114,20 +114,35 @@ pub struct RealRuntime {
 impl RealRuntime {
     /// Opens the runtime: makes the node's bridge and routes, finds what an agent before left.
     pub async fn open(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let layout = Layout { data: config.data_dir.clone(), run: config.run_dir.clone() };
-        for directory in [layout.pods(), layout.run.join("netns"), layout.events(), layout.oci()] {
-            fs::create_dir_all(&directory).map_err(doing(format!("make `{}`", directory.display())))?;
+        let layout = Layout {
+            data: config.data_dir.clone(),
+            run: config.run_dir.clone(),
+        };
+        for directory in [
+            layout.pods(),
+            layout.run.join("netns"),
+            layout.events(),
+            layout.oci(),
+        ] {
+            fs::create_dir_all(&directory)
+                .map_err(doing(format!("make `{}`", directory.display())))?;
         }
-        let network = |text: &str| PodNetwork::parse(text).ok_or_else(|| failed(format!("`{text}` is not a pod network")));
+        let network = |text: &str| {
+            PodNetwork::parse(text).ok_or_else(|| failed(format!("`{text}` is not a pod network")))
+        };
         let pods = network(&config.pod_network)?;
-        let routes =
-            config.routes.iter().map(|(pods, node)| Ok((network(pods)?, *node))).collect::<Result<Vec<_>, RuntimeError>>()?;
+        let routes = config
+            .routes
+            .iter()
+            .map(|(pods, node)| Ok((network(pods)?, *node)))
+            .collect::<Result<Vec<_>, RuntimeError>>()?;
         cgroup::prepare();
-        let images = pull::Images::open(&config.data_dir, &config.registry_url, &config.identity).map_err(failed)?;
+        let images = pull::Images::open(&config.data_dir, &config.registry_url, &config.identity)
+            .map_err(failed)?;
         let node = NodeNetwork::open(pods, &routes).await.map_err(failed)?;
         let (changed, (sender, changes)) = (Arc::new(Notify::new()), watch::channel(0));
-        let watcher =
-            watcher::Watcher::start(layout.clone(), sender, Arc::clone(&changed)).map_err(doing("watch the containers"))?;
+        let watcher = watcher::Watcher::start(layout.clone(), sender, Arc::clone(&changed))
+            .map_err(doing("watch the containers"))?;
         Ok(Self {
             layout,
             helper: config.helper,
@@ -164,13 +179,25 @@ impl Runtime for RealRuntime {
         self.pace.settled(pod_uid);
     }
 
-    async fn stop(&self, pod_uid: &str, container: &str, grace: Duration) -> Result<(), RuntimeError> {
-        let Some(instance) = self.newest(pod_uid, container) else { return Ok(()) };
-        let StateRecord::Running { init, .. } = instance.state else { return Ok(()) };
+    async fn stop(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
+        let Some(instance) = self.newest(pod_uid, container) else {
+            return Ok(());
+        };
+        let StateRecord::Running { init, .. } = instance.state else {
+            return Ok(());
+        };
         if let Some(stop) = Signal::from_named_raw(instance.run.stop_signal) {
             init.signal(stop);
         }
-        if self.wait_exit(&instance.directory, Instant::now() + grace).await {
+        if self
+            .wait_exit(&instance.directory, Instant::now() + grace)
+            .await
+        {
             return Ok(());
         }
         self.kill(&instance).await
@@ -185,11 +212,19 @@ impl Runtime for RealRuntime {
             self.dismantle(&instance.directory, &instance.run)?;
         }
         // Starts that failed left no state.
-        for entry in fs::read_dir(directory.join("containers")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(directory.join("containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             unmount(&entry.path().join("rootfs")).map_err(doing("unmount a container's root"))?;
         }
-        self.node.detach(&network::link_name(pod_uid)).await.map_err(failed)?;
-        network::remove_namespace(&self.layout.netns(pod_uid)).map_err(doing("remove the pod's network"))?;
+        self.node
+            .detach(&network::link_name(pod_uid))
+            .await
+            .map_err(failed)?;
+        network::remove_namespace(&self.layout.netns(pod_uid))
+            .map_err(doing("remove the pod's network"))?;
         cgroup::remove(&records::pod_cgroup(pod_uid));
         if cgroup::exists(&records::pod_cgroup(pod_uid)) {
             tracing::warn!(pod_uid, "the pod's cgroup is still busy");
@@ -200,22 +235,46 @@ impl Runtime for RealRuntime {
     async fn list(&self) -> Result<Vec<SandboxStatus>, RuntimeError> {
         let with_containers = |sandbox: SandboxRecord| {
             // Oldest first: the newest instance of each name stays.
-            let containers = self.instances(&sandbox.pod_uid).into_iter().map(|i| (i.run.name.clone(), i.status())).collect();
-            let SandboxRecord { pod_uid, namespace, name, address, .. } = sandbox;
-            SandboxStatus { pod_uid, namespace, name, address, containers }
+            let containers = self
+                .instances(&sandbox.pod_uid)
+                .into_iter()
+                .map(|i| (i.run.name.clone(), i.status()))
+                .collect();
+            let SandboxRecord {
+                pod_uid,
+                namespace,
+                name,
+                address,
+                ..
+            } = sandbox;
+            SandboxStatus {
+                pod_uid,
+                namespace,
+                name,
+                address,
+                containers,
+            }
         };
         Ok(self.sandboxes().into_iter().map(with_containers).collect())
     }
 
     async fn fence(&self, up: bool) -> Result<(), RuntimeError> {
-        self.node.fence(self.pods, self.node_address, up).await.map_err(failed)
+        self.node
+            .fence(self.pods, self.node_address, up)
+            .await
+            .map_err(failed)
     }
 
     async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    async fn logs(&self, pod_uid: &str, container: &str, query: LogQuery) -> Result<mpsc::Receiver<Vec<u8>>, RuntimeError> {
+    async fn logs(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        query: LogQuery,
+    ) -> Result<mpsc::Receiver<Vec<u8>>, RuntimeError> {
         self.read_log(pod_uid, container, &query)
     }
 
@@ -232,8 +291,13 @@ impl Runtime for RealRuntime {
 
 /// UIDs become file names.
 fn check_uid(uid: &str) -> Result<(), RuntimeError> {
-    let fits = !uid.is_empty() && uid.len() <= 64 && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    fits.then_some(()).ok_or_else(|| failed(format!("`{uid}` is not a pod UID")))
+    let fits = !uid.is_empty()
+        && uid.len() <= 64
+        && uid
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    fits.then_some(())
+        .ok_or_else(|| failed(format!("`{uid}` is not a pod UID")))
 }
 
 fn failed(what: impl Into<String>) -> RuntimeError {

@@ -30,9 +30,15 @@ impl PodNetwork {
     /// Parses `10.78.1.0/24`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = text.split_once('/')?;
-        let prefix: u8 = prefix.parse().ok().filter(|prefix| (8..=28).contains(prefix))?;
+        let prefix: u8 = prefix
+            .parse()
+            .ok()
+            .filter(|prefix| (8..=28).contains(prefix))?;
         let mask = u32::MAX << (32 - prefix);
-        Some(Self { base: address.parse::<Ipv4Addr>().ok()?.to_bits() & mask, prefix })
+        Some(Self {
+            base: address.parse::<Ipv4Addr>().ok()?.to_bits() & mask,
+            prefix,
+        })
     }
 
     /// The node's own address on the bridge, the pods' gateway.
@@ -47,11 +53,17 @@ impl PodNetwork {
     }
 
     /// The next free address after `last`, so that one just given back rests longest.
-    pub(crate) fn allocate(self, used: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    pub(crate) fn allocate(
+        self,
+        used: &BTreeSet<Ipv4Addr>,
+        last: Option<Ipv4Addr>,
+    ) -> Option<Ipv4Addr> {
         let size = 1u32 << (32 - self.prefix);
         let first = 2; // after the network and the gateway
         let count = size - 1 - first; // without the broadcast address
-        let start = last.map_or(0, |last| (last.to_bits().wrapping_sub(self.base).wrapping_sub(first) + 1) % count);
+        let start = last.map_or(0, |last| {
+            (last.to_bits().wrapping_sub(self.base).wrapping_sub(first) + 1) % count
+        });
         (0..count)
             .map(|step| Ipv4Addr::from_bits(self.base + first + (start + step) % count))
             .find(|address| !used.contains(address))
@@ -71,15 +83,28 @@ pub(crate) struct NamespaceRequest {
 }
 
 impl NamespaceRequest {
-    pub(crate) fn new(network: PodNetwork, path: PathBuf, pod_uid: &str, address: Ipv4Addr) -> Self {
-        Self { path, address, prefix: network.prefix, gateway: network.gateway(), link: link_name(pod_uid) }
+    pub(crate) fn new(
+        network: PodNetwork,
+        path: PathBuf,
+        pod_uid: &str,
+        address: Ipv4Addr,
+    ) -> Self {
+        Self {
+            path,
+            address,
+            prefix: network.prefix,
+            gateway: network.gateway(),
+            link: link_name(pod_uid),
+        }
     }
 }
 
 /// Interface names have at most 15 bytes: a hash of the UID is in it.
 pub(crate) fn link_name(pod_uid: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, pod_uid.as_bytes());
-    digest.as_ref()[..5].iter().fold("fcv".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+    digest.as_ref()[..5]
+        .iter()
+        .fold("fcv".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 /// The node's side. Everything is idempotent.
@@ -90,22 +115,46 @@ pub(crate) struct NodeNetwork {
 
 impl NodeNetwork {
     /// Makes the bridge and the routes. `routes`: pod network and the node it is behind.
-    pub(crate) async fn open(network: PodNetwork, routes: &[(PodNetwork, Ipv4Addr)]) -> Result<Self, String> {
-        fs::write("/proc/sys/net/ipv4/ip_forward", b"1").map_err(|error| format!("turn IP forwarding on: {error}"))?;
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| format!("open netlink: {error}"))?;
+    pub(crate) async fn open(
+        network: PodNetwork,
+        routes: &[(PodNetwork, Ipv4Addr)],
+    ) -> Result<Self, String> {
+        fs::write("/proc/sys/net/ipv4/ip_forward", b"1")
+            .map_err(|error| format!("turn IP forwarding on: {error}"))?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|error| format!("open netlink: {error}"))?;
         tokio::spawn(connection);
         if index(&handle, BRIDGE).await?.is_none() {
-            let made = handle.link().add(LinkBridge::new(BRIDGE).build()).execute().await;
+            let made = handle
+                .link()
+                .add(LinkBridge::new(BRIDGE).build())
+                .execute()
+                .await;
             made.map_err(|error| format!("make bridge `{BRIDGE}`: {}", chain(&error)))?;
         }
-        let bridge = index(&handle, BRIDGE).await?.ok_or_else(|| format!("bridge `{BRIDGE}` vanished"))?;
-        let made = handle.address().add(bridge, IpAddr::V4(network.gateway()), network.prefix).replace().execute().await;
+        let bridge = index(&handle, BRIDGE)
+            .await?
+            .ok_or_else(|| format!("bridge `{BRIDGE}` vanished"))?;
+        let made = handle
+            .address()
+            .add(bridge, IpAddr::V4(network.gateway()), network.prefix)
+            .replace()
+            .execute()
+            .await;
         made.map_err(|error| format!("set the address of `{BRIDGE}`: {}", chain(&error)))?;
         // An address of its own: by itself a bridge takes its lowest port's, and when that pod goes, the others' packets to the gateway
         // are lost until they have asked for its new one.
-        let up = LinkUnspec::new_with_index(bridge).address(network.bridge_mac().to_vec()).up().build();
+        let up = LinkUnspec::new_with_index(bridge)
+            .address(network.bridge_mac().to_vec())
+            .up()
+            .build();
         let made = handle.link().set(up).execute().await;
-        made.map_err(|error| format!("set the address of `{BRIDGE}` and set it up: {}", chain(&error)))?;
+        made.map_err(|error| {
+            format!(
+                "set the address of `{BRIDGE}` and set it up: {}",
+                chain(&error)
+            )
+        })?;
         for (network, node) in routes {
             let route = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(Ipv4Addr::from_bits(network.base), network.prefix)
@@ -119,7 +168,10 @@ impl NodeNetwork {
 
     /// Takes a pod's link, just made by the helper, into the bridge.
     pub(crate) async fn attach(&self, link: &str) -> Result<(), String> {
-        let message = LinkUnspec::new_with_name(link).controller(self.bridge).up().build();
+        let message = LinkUnspec::new_with_name(link)
+            .controller(self.bridge)
+            .up()
+            .build();
         let made = self.handle.link().set(message).execute().await;
         made.map_err(|error| format!("attach `{link}` to `{BRIDGE}`: {}", chain(&error)))
     }
@@ -136,7 +188,12 @@ impl NodeNetwork {
     /// Refuses, or lets through again, what comes from other machines for this node's pods. A routing rule does it at once for open
     /// connections too, and says so to the sender (ICMP), who can turn to another endpoint. The node's own traffic to its pods has no
     /// incoming interface and is not affected.
-    pub(crate) async fn fence(&self, pods: PodNetwork, node: Ipv4Addr, up: bool) -> Result<(), String> {
+    pub(crate) async fn fence(
+        &self,
+        pods: PodNetwork,
+        node: Ipv4Addr,
+        up: bool,
+    ) -> Result<(), String> {
         let nic = self.nic_of(node).await?;
         let mut add = self
             .handle
@@ -148,25 +205,61 @@ impl NodeNetwork {
             .priority(FENCE_PRIORITY)
             .action(RuleAction::Prohibit);
         let rule = add.message_mut().clone();
-        let done = if up { add.execute().await } else { self.handle.rule().del(rule).execute().await };
-        let settled = if up { rustix::io::Errno::EXIST } else { rustix::io::Errno::NOENT };
+        let done = if up {
+            add.execute().await
+        } else {
+            self.handle.rule().del(rule).execute().await
+        };
+        let settled = if up {
+            rustix::io::Errno::EXIST
+        } else {
+            rustix::io::Errno::NOENT
+        };
         match done {
-            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -settled.raw_os_error() => Ok(()),
-            other => other.map_err(|error| format!("set the rule that fences pods: {}", chain(&error))),
+            Err(rtnetlink::Error::NetlinkError(message))
+                if message.raw_code() == -settled.raw_os_error() =>
+            {
+                Ok(())
+            }
+            other => {
+                other.map_err(|error| format!("set the rule that fences pods: {}", chain(&error)))
+            }
         }
     }
 
     /// Name of the interface that has the node's address.
     async fn nic_of(&self, node: Ipv4Addr) -> Result<String, String> {
-        let addresses = self.handle.address().get().set_address_filter(IpAddr::V4(node)).execute();
-        let found: Vec<_> = addresses.try_collect().await.map_err(|error| format!("look for {node}: {}", chain(&error)))?;
-        let number = found.first().map(|found| found.header.index).ok_or_else(|| format!("no interface has {node}"))?;
-        let link = self.handle.link().get().match_index(number).execute().try_next().await;
-        let link = link.map_err(|error| format!("look for the interface of {node}: {}", chain(&error)))?;
-        let name = link.into_iter().flat_map(|link| link.attributes).find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        });
+        let addresses = self
+            .handle
+            .address()
+            .get()
+            .set_address_filter(IpAddr::V4(node))
+            .execute();
+        let found: Vec<_> = addresses
+            .try_collect()
+            .await
+            .map_err(|error| format!("look for {node}: {}", chain(&error)))?;
+        let number = found
+            .first()
+            .map(|found| found.header.index)
+            .ok_or_else(|| format!("no interface has {node}"))?;
+        let link = self
+            .handle
+            .link()
+            .get()
+            .match_index(number)
+            .execute()
+            .try_next()
+            .await;
+        let link =
+            link.map_err(|error| format!("look for the interface of {node}: {}", chain(&error)))?;
+        let name = link
+            .into_iter()
+            .flat_map(|link| link.attributes)
+            .find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            });
         name.ok_or_else(|| format!("the interface of {node} has no name"))
     }
 }
@@ -175,7 +268,9 @@ async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, String> {
     let mut links = handle.link().get().match_name(name.to_owned()).execute();
     match links.try_next().await {
         Ok(link) => Ok(link.map(|link| link.header.index)),
-        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -rustix::io::Errno::NODEV.raw_os_error() => {
+        Err(rtnetlink::Error::NetlinkError(message))
+            if message.raw_code() == -rustix::io::Errno::NODEV.raw_os_error() =>
+        {
             Ok(None)
         }
         Err(error) => Err(format!("look for link `{name}`: {}", chain(&error))),
@@ -186,7 +281,8 @@ async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, String> {
 pub(crate) fn namespace_exists(path: &Path) -> bool {
     /// `NSFS_MAGIC` of linux/magic.h.
     const NSFS: u64 = 0x6e73_6673;
-    rustix::fs::statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == NSFS))
+    rustix::fs::statfs(path)
+        .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == NSFS))
 }
 
 /// Lets go of a namespace. An absent one is fine.
@@ -202,11 +298,17 @@ pub(crate) fn remove_namespace(path: &Path) -> io::Result<()> {
 
 /// Makes a pod's namespace with `lo` and `eth0`. Runs in a process of its own, which has one thread.
 pub(crate) fn make_namespace(request: &NamespaceRequest) -> Result<(), String> {
-    let node = fs::File::open("/proc/self/ns/net").map_err(|error| format!("open the node's network: {error}"))?;
-    #[expect(deprecated, reason = "its successor is unsafe only for UnshareFlags::FILES, and this process has one thread")]
+    let node = fs::File::open("/proc/self/ns/net")
+        .map_err(|error| format!("open the node's network: {error}"))?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe only for UnshareFlags::FILES, and this process has one thread"
+    )]
     rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)
         .map_err(|error| format!("make a network namespace: {error}"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
     let runtime = runtime.map_err(|error| format!("start: {error}"))?;
     runtime.block_on(configure(request, &node))?;
     // As containerd does: a pod's own network lets any user listen on low ports and ping.
@@ -214,26 +316,69 @@ pub(crate) fn make_namespace(request: &NamespaceRequest) -> Result<(), String> {
     let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647");
     // Last, so that a namespace which is found is whole.
     fs::write(&request.path, b"")
-        .and_then(|()| Ok(rustix::mount::mount_bind("/proc/self/ns/net", &request.path)?))
-        .map_err(|error| format!("hold the network namespace at `{}`: {error}", request.path.display()))
+        .and_then(|()| {
+            Ok(rustix::mount::mount_bind(
+                "/proc/self/ns/net",
+                &request.path,
+            )?)
+        })
+        .map_err(|error| {
+            format!(
+                "hold the network namespace at `{}`: {error}",
+                request.path.display()
+            )
+        })
 }
 
 async fn configure(request: &NamespaceRequest, node: &fs::File) -> Result<(), String> {
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| format!("open netlink: {error}"))?;
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(|error| format!("open netlink: {error}"))?;
     tokio::spawn(connection);
-    let step = |what: &'static str| move |error: rtnetlink::Error| format!("{what}: {}", chain(&error));
-    handle.link().add(LinkVeth::new("eth0", &request.link).build()).execute().await.map_err(step("make a veth pair"))?;
-    let message = LinkUnspec::new_with_name(&request.link).setns_by_fd(node.as_raw_fd()).build();
-    handle.link().set(message).execute().await.map_err(step("hand the veth's end to the node"))?;
-    let lo = index(&handle, "lo").await?.ok_or("a namespace without `lo`")?;
+    let step =
+        |what: &'static str| move |error: rtnetlink::Error| format!("{what}: {}", chain(&error));
+    handle
+        .link()
+        .add(LinkVeth::new("eth0", &request.link).build())
+        .execute()
+        .await
+        .map_err(step("make a veth pair"))?;
+    let message = LinkUnspec::new_with_name(&request.link)
+        .setns_by_fd(node.as_raw_fd())
+        .build();
+    handle
+        .link()
+        .set(message)
+        .execute()
+        .await
+        .map_err(step("hand the veth's end to the node"))?;
+    let lo = index(&handle, "lo")
+        .await?
+        .ok_or("a namespace without `lo`")?;
     let eth0 = index(&handle, "eth0").await?.ok_or("`eth0` vanished")?;
     for link in [lo, eth0] {
-        handle.link().set(LinkUnspec::new_with_index(link).up().build()).execute().await.map_err(step("set a link up"))?;
+        handle
+            .link()
+            .set(LinkUnspec::new_with_index(link).up().build())
+            .execute()
+            .await
+            .map_err(step("set a link up"))?;
     }
-    let address = handle.address().add(eth0, IpAddr::V4(request.address), request.prefix);
-    address.execute().await.map_err(step("set the pod's address"))?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(request.gateway).build();
-    handle.route().add(route).execute().await.map_err(step("set the pod's default route"))
+    let address = handle
+        .address()
+        .add(eth0, IpAddr::V4(request.address), request.prefix);
+    address
+        .execute()
+        .await
+        .map_err(step("set the pod's address"))?;
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .gateway(request.gateway)
+        .build();
+    handle
+        .route()
+        .add(route)
+        .execute()
+        .await
+        .map_err(step("set the pod's default route"))
 }
 
 #[cfg(test)]
@@ -250,7 +395,10 @@ mod tests {
         // Given back, it is not the next one.
         let second = network.allocate(&used, Some(first)).unwrap();
         assert_eq!(second, Ipv4Addr::new(10, 78, 3, 3));
-        assert_eq!(network.allocate(&used, Some(Ipv4Addr::new(10, 78, 3, 14))), Some(first));
+        assert_eq!(
+            network.allocate(&used, Some(Ipv4Addr::new(10, 78, 3, 14))),
+            Some(first)
+        );
         let mut last = None;
         while let Some(address) = network.allocate(&used, last) {
             assert!(used.insert(address));

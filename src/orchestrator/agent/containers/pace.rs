@@ -36,21 +36,36 @@ pub(crate) struct Start {
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), starting: Mutex::default() }
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+            starting: Mutex::default(),
+        }
     }
 
     /// Waits for a turn, and takes the pod's share down.
     pub(crate) async fn begin(&self, pod_uid: &str) -> Start {
         let turn = timeout(TURN_LIMIT, self.turn.clone().acquire_owned()).await;
         let settled = CancellationToken::new();
-        self.starting.lock().unwrap_or_else(PoisonError::into_inner).insert(pod_uid.to_owned(), settled.clone());
+        self.starting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(pod_uid.to_owned(), settled.clone());
         cgroup::give(&records::pod_cgroup(pod_uid), Share::Starting);
-        Start { pod_uid: pod_uid.to_owned(), settled, _turn: turn.ok().and_then(Result::ok) }
+        Start {
+            pod_uid: pod_uid.to_owned(),
+            settled,
+            _turn: turn.ok().and_then(Result::ok),
+        }
     }
 
     /// The pod serves, or is gone.
     pub(crate) fn settled(&self, pod_uid: &str) {
-        if let Some(settled) = self.starting.lock().unwrap_or_else(PoisonError::into_inner).remove(pod_uid) {
+        if let Some(settled) = self
+            .starting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(pod_uid)
+        {
             settled.cancel();
         }
     }

@@ -89,11 +89,16 @@ struct ContainerConfig {
 }
 
 impl Images {
-    pub(crate) fn open(data: &Path, mirror: &str, identity: &IdentityFiles) -> Result<Self, String> {
+    pub(crate) fn open(
+        data: &Path,
+        mirror: &str,
+        identity: &IdentityFiles,
+    ) -> Result<Self, String> {
         let layers = data.join("layers");
         let images = data.join("images");
         for directory in [&layers, &images] {
-            fs::create_dir_all(directory).map_err(|error| format!("make `{}`: {error}", directory.display()))?;
+            fs::create_dir_all(directory)
+                .map_err(|error| format!("make `{}`: {error}", directory.display()))?;
         }
         // What an agent that died was unpacking.
         for entry in fs::read_dir(&layers).into_iter().flatten().flatten() {
@@ -112,14 +117,17 @@ impl Images {
 
     /// Makes sure that an image is here.
     pub(crate) async fn pull(&self, text: &str, policy: PullPolicy) -> Result<Image, PullError> {
-        let reference = Reference::parse(text).ok_or_else(|| PullError::InvalidName(text.to_owned()))?;
+        let reference =
+            Reference::parse(text).ok_or_else(|| PullError::InvalidName(text.to_owned()))?;
         let name = reference.to_string();
         let _turn = self.turns.take(&name).await;
         let here = self.find(&name);
         match (policy, here) {
             (PullPolicy::Never | PullPolicy::IfNotPresent, Some(image)) => Ok(image),
             (PullPolicy::Never, None) => Err(PullError::NeverPull(name)),
-            (PullPolicy::Always | PullPolicy::IfNotPresent, _) => self.fetch(&reference, &name).await,
+            (PullPolicy::Always | PullPolicy::IfNotPresent, _) => {
+                self.fetch(&reference, &name).await
+            }
         }
     }
 
@@ -137,51 +145,83 @@ impl Images {
     fn find(&self, name: &str) -> Option<Image> {
         let digest: String = records::read(&self.name_file(name))?;
         let record = self.record(&digest)?;
-        record.layers.iter().all(|layer| self.layer(layer).is_dir()).then(|| Image { digest, reference: name.to_owned() })
+        record
+            .layers
+            .iter()
+            .all(|layer| self.layer(layer).is_dir())
+            .then(|| Image {
+                digest,
+                reference: name.to_owned(),
+            })
     }
 
     fn name_file(&self, name: &str) -> PathBuf {
         let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-        self.records.join(format!("{}.name", hexadecimal(digest.as_ref())))
+        self.records
+            .join(format!("{}.name", hexadecimal(digest.as_ref())))
     }
 
     async fn fetch(&self, reference: &Reference, name: &str) -> Result<Image, PullError> {
-        let failed = |what: String| PullError::Failed { image: name.to_owned(), what };
+        let failed = |what: String| PullError::Failed {
+            image: name.to_owned(),
+            what,
+        };
         let digest_wanted = Some(reference.version_text()).filter(|text| is_digest(text));
-        let (mut manifest, mut digest) = self.manifest(reference, reference.version_text(), digest_wanted, name).await?;
+        let (mut manifest, mut digest) = self
+            .manifest(reference, reference.version_text(), digest_wanted, name)
+            .await?;
         let top = digest.clone();
         if manifest.config.is_none() {
             let chosen = manifest
                 .manifests
                 .iter()
-                .find(|entry| entry.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == "amd64"))
+                .find(|entry| {
+                    entry
+                        .platform
+                        .as_ref()
+                        .is_some_and(|p| p.os == "linux" && p.architecture == "amd64")
+                })
                 .map(|entry| entry.digest.clone())
                 .ok_or_else(|| failed("its index has no image for linux/amd64".to_owned()))?;
-            (manifest, digest) = self.manifest(reference, &chosen, Some(&chosen), name).await?;
+            (manifest, digest) = self
+                .manifest(reference, &chosen, Some(&chosen), name)
+                .await?;
         }
         tracing::debug!(image = name, %top, %digest, "manifest");
         let Some(config) = &manifest.config else {
             return Err(failed(format!("manifest {digest} is not an image's")));
         };
         if manifest.layers.len() > MAX_LAYERS {
-            return Err(failed(format!("it has {} layers, at most {MAX_LAYERS} are supported", manifest.layers.len())));
+            return Err(failed(format!(
+                "it has {} layers, at most {MAX_LAYERS} are supported",
+                manifest.layers.len()
+            )));
         }
         let record = match self.record(&digest) {
             Some(record) => record,
-            None => self.configuration(reference, &config.digest, &manifest.layers).await.map_err(failed)?,
+            None => self
+                .configuration(reference, &config.digest, &manifest.layers)
+                .await
+                .map_err(failed)?,
         };
         let mut fetches = Vec::new();
         for digest in &record.layers {
             fetches.push(self.fetch_layer(reference, digest));
         }
-        let done: Result<Vec<()>, String> = futures::stream::iter(fetches).buffer_unordered(PARALLEL_LAYERS).try_collect().await;
+        let done: Result<Vec<()>, String> = futures::stream::iter(fetches)
+            .buffer_unordered(PARALLEL_LAYERS)
+            .try_collect()
+            .await;
         done.map_err(failed)?;
         hex(&digest)
             .ok_or_else(|| io::Error::other("the manifest's digest is not sha256"))
             .and_then(|hex| records::write(&self.records.join(format!("{hex}.json")), &record))
             .and_then(|()| records::write(&self.name_file(name), &digest))
             .map_err(|error| failed(self.disk_reason("record the image", &error)))?;
-        Ok(Image { digest, reference: name.to_owned() })
+        Ok(Image {
+            digest,
+            reference: name.to_owned(),
+        })
     }
 
     async fn manifest(
@@ -191,37 +231,64 @@ impl Images {
         wanted: Option<&str>,
         name: &str,
     ) -> Result<(Manifest, String), PullError> {
-        let failed = |what: String| PullError::Failed { image: name.to_owned(), what };
-        let request = self.get(reference, "manifests", version).header(http::header::ACCEPT, MANIFEST_TYPES);
-        let response = request.send().await.map_err(|error| failed(chain(&error)))?;
+        let failed = |what: String| PullError::Failed {
+            image: name.to_owned(),
+            what,
+        };
+        let request = self
+            .get(reference, "manifests", version)
+            .header(http::header::ACCEPT, MANIFEST_TYPES);
+        let response = request
+            .send()
+            .await
+            .map_err(|error| failed(chain(&error)))?;
         if response.status() == http::StatusCode::NOT_FOUND {
             return Err(PullError::NotFound(name.to_owned()));
         }
         let bytes = document(response, "manifest").await.map_err(failed)?;
         let digest = digest_of(&bytes);
         if wanted.is_some_and(|wanted| wanted != digest) {
-            return Err(failed(format!("manifest {version} came with digest {digest}")));
+            return Err(failed(format!(
+                "manifest {version} came with digest {digest}"
+            )));
         }
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(|error| failed(format!("read manifest {digest}: {error}")))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|error| failed(format!("read manifest {digest}: {error}")))?;
         if manifest.schema_version != 2 {
-            return Err(failed(format!("manifest schema {} is not supported, only 2 is", manifest.schema_version)));
+            return Err(failed(format!(
+                "manifest schema {} is not supported, only 2 is",
+                manifest.schema_version
+            )));
         }
         Ok((manifest, digest))
     }
 
-    async fn configuration(&self, reference: &Reference, digest: &str, layers: &[Descriptor]) -> Result<ImageRecord, String> {
-        let response = self.get(reference, "blobs", digest).send().await.map_err(|error| chain(&error))?;
+    async fn configuration(
+        &self,
+        reference: &Reference,
+        digest: &str,
+        layers: &[Descriptor],
+    ) -> Result<ImageRecord, String> {
+        let response = self
+            .get(reference, "blobs", digest)
+            .send()
+            .await
+            .map_err(|error| chain(&error))?;
         let bytes = document(response, "image configuration").await?;
         let found = digest_of(&bytes);
         if found != digest {
-            return Err(format!("image configuration {digest} came with digest {found}"));
+            return Err(format!(
+                "image configuration {digest} came with digest {found}"
+            ));
         }
-        let config: ImageConfig =
-            serde_json::from_slice(&bytes).map_err(|error| format!("read image configuration {digest}: {error}"))?;
+        let config: ImageConfig = serde_json::from_slice(&bytes)
+            .map_err(|error| format!("read image configuration {digest}: {error}"))?;
         let config = config.config.unwrap_or_default();
         if let Some(wrong) = layers.iter().find(|layer| !is_digest(&layer.digest)) {
-            return Err(format!("its manifest names a layer `{}`, which is not a sha256 digest", wrong.digest));
+            return Err(format!(
+                "its manifest names a layer `{}`, which is not a sha256 digest",
+                wrong.digest
+            ));
         }
         Ok(ImageRecord {
             layers: layers.iter().map(|layer| layer.digest.clone()).collect(),
@@ -240,8 +307,14 @@ impl Images {
         if place.is_dir() {
             return Ok(());
         }
-        let response = self.get(reference, "blobs", digest).send().await.map_err(|error| chain(&error))?;
-        let response = response.error_for_status().map_err(|error| format!("layer {digest}: {}", chain(&error)))?;
+        let response = self
+            .get(reference, "blobs", digest)
+            .send()
+            .await
+            .map_err(|error| chain(&error))?;
+        let response = response
+            .error_for_status()
+            .map_err(|error| format!("layer {digest}: {}", chain(&error)))?;
         let temporary = place.with_extension("part");
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let unpacking = {
@@ -259,7 +332,9 @@ impl Images {
             }
         }
         drop(sender);
-        let unpacked = unpacking.await.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+        let unpacked = unpacking
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
         let finished = unpacked.and_then(|()| fs::rename(&temporary, &place));
         finished.map_err(|error| {
             let _ = fs::remove_dir_all(&temporary);
@@ -269,26 +344,50 @@ impl Images {
     }
 
     fn disk_reason(&self, what: &str, error: &io::Error) -> String {
-        if error.kind() == io::ErrorKind::StorageFull || error.to_string().contains("No space left on device") {
-            return format!("{what}: the disk of `{}` is full: give the machine a larger one", self.layers.display());
+        if error.kind() == io::ErrorKind::StorageFull
+            || error.to_string().contains("No space left on device")
+        {
+            return format!(
+                "{what}: the disk of `{}` is full: give the machine a larger one",
+                self.layers.display()
+            );
         }
         format!("{what}: {error}")
     }
 
     fn get(&self, reference: &Reference, kind: &str, version: &str) -> reqwest::RequestBuilder {
-        let Reference { registry, repository, .. } = reference;
-        self.http.get(format!("{}/v2/{repository}/{kind}/{version}?ns={registry}", self.mirror))
+        let Reference {
+            registry,
+            repository,
+            ..
+        } = reference;
+        self.http.get(format!(
+            "{}/v2/{repository}/{kind}/{version}?ns={registry}",
+            self.mirror
+        ))
     }
 }
 
 fn client(identity: &IdentityFiles) -> Result<reqwest::Client, String> {
-    let read = |path: &Path| fs::read(path).map_err(|error| format!("read `{}`: {error}", path.display()));
-    let authorities = reqwest::Certificate::from_pem_bundle(&read(&identity.ca)?)
-        .map_err(|error| format!("read authority `{}`: {}", identity.ca.display(), chain(&error)))?;
+    let read =
+        |path: &Path| fs::read(path).map_err(|error| format!("read `{}`: {error}", path.display()));
+    let authorities =
+        reqwest::Certificate::from_pem_bundle(&read(&identity.ca)?).map_err(|error| {
+            format!(
+                "read authority `{}`: {}",
+                identity.ca.display(),
+                chain(&error)
+            )
+        })?;
     let mut pem = read(&identity.certificate)?;
     pem.extend(read(&identity.key)?);
-    let own = reqwest::Identity::from_pem(&pem)
-        .map_err(|error| format!("read identity `{}`: {}", identity.certificate.display(), chain(&error)))?;
+    let own = reqwest::Identity::from_pem(&pem).map_err(|error| {
+        format!(
+            "read identity `{}`: {}",
+            identity.certificate.display(),
+            chain(&error)
+        )
+    })?;
     let builder = reqwest::Client::builder()
         .tls_certs_only(authorities)
         .identity(own)
@@ -297,14 +396,22 @@ fn client(identity: &IdentityFiles) -> Result<reqwest::Client, String> {
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(std::time::Duration::from_secs(10))
         .read_timeout(SILENCE);
-    builder.build().map_err(|error| format!("make the registry client: {}", chain(&error)))
+    builder
+        .build()
+        .map_err(|error| format!("make the registry client: {}", chain(&error)))
 }
 
 async fn document(response: reqwest::Response, what: &str) -> Result<Vec<u8>, String> {
-    let response = response.error_for_status().map_err(|error| format!("{what}: {}", chain(&error)))?;
+    let response = response
+        .error_for_status()
+        .map_err(|error| format!("{what}: {}", chain(&error)))?;
     let mut body = response.bytes_stream();
     let mut bytes = Vec::new();
-    while let Some(chunk) = body.try_next().await.map_err(|error| format!("{what}: {}", chain(&error)))? {
+    while let Some(chunk) = body
+        .try_next()
+        .await
+        .map_err(|error| format!("{what}: {}", chain(&error)))?
+    {
         if bytes.len() + chunk.len() > DOCUMENT_BYTES {
             return Err(format!("{what}: longer than {DOCUMENT_BYTES} bytes"));
         }
@@ -314,12 +421,20 @@ async fn document(response: reqwest::Response, what: &str) -> Result<Vec<u8>, St
 }
 
 /// Runs in a blocking thread: hashes what arrives, unpacks it, and compares the digest.
-fn unpack(receiver: mpsc::Receiver<io::Result<Bytes>>, directory: &Path, digest: &str) -> io::Result<()> {
+fn unpack(
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    directory: &Path,
+    digest: &str,
+) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => fs::create_dir(directory)?,
     }
-    let mut stream = Hashed { receiver, chunk: Bytes::new(), digest: ring::digest::Context::new(&ring::digest::SHA256) };
+    let mut stream = Hashed {
+        receiver,
+        chunk: Bytes::new(),
+        digest: ring::digest::Context::new(&ring::digest::SHA256),
+    };
     layer::unpack(&mut stream, directory)?;
     let found = format!("sha256:{}", hexadecimal(stream.digest.finish().as_ref()));
     if found != digest {
@@ -356,5 +471,8 @@ fn hex(digest: &str) -> Option<&str> {
 }
 
 fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hexadecimal(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()))
+    format!(
+        "sha256:{}",
+        hexadecimal(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+    )
 }

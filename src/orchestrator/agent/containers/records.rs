@@ -28,7 +28,9 @@ impl Layout {
         self.pods().join(uid)
     }
     pub(crate) fn container(&self, uid: &str, name: &str, restart_count: u32) -> PathBuf {
-        self.pod(uid).join("containers").join(format!("{name}_{restart_count}"))
+        self.pod(uid)
+            .join("containers")
+            .join(format!("{name}_{restart_count}"))
     }
     pub(crate) fn netns(&self, uid: &str) -> PathBuf {
         self.run.join("netns").join(uid)
@@ -92,8 +94,18 @@ pub(crate) struct RunRecord {
 }
 
 impl RunRecord {
-    pub(crate) fn new(layout: &Layout, spec: &ContainerSpec, id: String, stop_signal: i32, boot_id: String) -> Self {
-        let log = layout.pod(&spec.pod_uid).join("logs").join(&spec.name).join(format!("{}.log", spec.restart_count));
+    pub(crate) fn new(
+        layout: &Layout,
+        spec: &ContainerSpec,
+        id: String,
+        stop_signal: i32,
+        boot_id: String,
+    ) -> Self {
+        let log = layout
+            .pod(&spec.pod_uid)
+            .join("logs")
+            .join(&spec.name)
+            .join(format!("{}.log", spec.restart_count));
         Self {
             cgroup: pod_cgroup(&spec.pod_uid).join(&id),
             id,
@@ -111,7 +123,10 @@ impl RunRecord {
     }
 
     pub(crate) fn image(&self) -> Image {
-        Image { digest: self.image_digest.clone(), reference: self.image_reference.clone() }
+        Image {
+            digest: self.image_digest.clone(),
+            reference: self.image_reference.clone(),
+        }
     }
 }
 
@@ -131,7 +146,10 @@ pub(crate) struct Process {
 impl Process {
     /// The process that has this number now.
     pub(crate) fn find(pid: i32) -> Option<Self> {
-        Some(Self { pid, start_ticks: start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)? })
+        Some(Self {
+            pid,
+            start_ticks: start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?,
+        })
     }
 
     /// Whether it still exists and is no zombie.
@@ -157,20 +175,35 @@ impl Process {
 
 fn start_ticks(stat: &str) -> Option<u64> {
     // The command in parentheses may hold anything; field 3 follows its last `)`.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 fn is_zombie(stat: &str) -> bool {
-    stat.rsplit_once(')').is_some_and(|(_, rest)| matches!(rest.split_whitespace().next(), Some("Z" | "X")))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| matches!(rest.split_whitespace().next(), Some("Z" | "X")))
 }
 
 /// `state.json` of a container instance, written by its helper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum StateRecord {
     /// Its init runs, the helper watches it.
-    Running { helper: Process, init: Process, started_at_ms: i64 },
+    Running {
+        helper: Process,
+        init: Process,
+        started_at_ms: i64,
+    },
     /// Its init ended.
-    Exited { exit_code: i32, oom_killed: bool, started_at_ms: i64, finished_at_ms: i64 },
+    Exited {
+        exit_code: i32,
+        oom_killed: bool,
+        started_at_ms: i64,
+        finished_at_ms: i64,
+    },
 }
 
 impl StateRecord {
@@ -194,7 +227,10 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 /// Identifies this boot of the machine.
 pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Milliseconds since the Unix epoch.
@@ -218,15 +254,33 @@ mod tests {
     fn own_process_is_alive_and_another_start_is_not() {
         let own = Process::find(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.is_alive());
-        assert!(!Process { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+        assert!(
+            !Process {
+                start_ticks: own.start_ticks + 1,
+                ..own
+            }
+            .is_alive()
+        );
     }
 
     #[test]
     fn half_written_record_reads_as_absent() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
-        write(&path, &StateRecord::Exited { exit_code: 3, oom_killed: false, started_at_ms: 1, finished_at_ms: 2 }).unwrap();
-        assert!(matches!(read::<StateRecord>(&path), Some(StateRecord::Exited { exit_code: 3, .. })));
+        write(
+            &path,
+            &StateRecord::Exited {
+                exit_code: 3,
+                oom_killed: false,
+                started_at_ms: 1,
+                finished_at_ms: 2,
+            },
+        )
+        .unwrap();
+        assert!(matches!(
+            read::<StateRecord>(&path),
+            Some(StateRecord::Exited { exit_code: 3, .. })
+        ));
         fs::write(&path, b"{\"Exi").unwrap();
         assert!(read::<StateRecord>(&path).is_none());
     }

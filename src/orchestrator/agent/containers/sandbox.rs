@@ -41,16 +41,22 @@ impl RealRuntime {
             None if spec.host_network => self.node_address,
             None => {
                 let last_file = self.layout.data.join("last-address.json");
-                let used: BTreeSet<Ipv4Addr> = self.sandboxes().iter().map(|sandbox| sandbox.address).collect();
+                let used: BTreeSet<Ipv4Addr> = self
+                    .sandboxes()
+                    .iter()
+                    .map(|sandbox| sandbox.address)
+                    .collect();
                 let address = self.pods.allocate(&used, records::read(&last_file));
-                let address = address.ok_or_else(|| failed("every address of this node's pod network is in use"))?;
+                let address = address
+                    .ok_or_else(|| failed("every address of this node's pod network is in use"))?;
                 records::write(&last_file, &address).map_err(doing("record the pod's address"))?;
                 address
             }
         };
         let record = SandboxRecord::new(spec, address, self.boot_id.clone());
         write_etc(&directory.join("etc"), &record).map_err(doing("write the pod's /etc files"))?;
-        records::write(&directory.join("sandbox.json"), &record).map_err(doing("write sandbox.json"))?;
+        records::write(&directory.join("sandbox.json"), &record)
+            .map_err(doing("write sandbox.json"))?;
         self.ensure_network(&record).await?;
         Ok(address)
     }
@@ -65,7 +71,8 @@ impl RealRuntime {
         if !network::namespace_exists(&path) {
             self.node.detach(&link).await.map_err(failed)?;
             let request = NamespaceRequest::new(self.pods, path, &record.pod_uid, record.address);
-            let request = serde_json::to_string(&request).map_err(doing("write the network request"))?;
+            let request =
+                serde_json::to_string(&request).map_err(doing("write the network request"))?;
             self.ask_helper("network", &request).await?;
         }
         self.node.attach(&link).await.map_err(failed)
@@ -81,19 +88,33 @@ impl RealRuntime {
             .output();
         let output = timeout(START_LIMIT, output)
             .await
-            .map_err(|_| failed(format!("helper `{verb}` did not finish in {} s", START_LIMIT.as_secs())))?
+            .map_err(|_| {
+                failed(format!(
+                    "helper `{verb}` did not finish in {} s",
+                    START_LIMIT.as_secs()
+                ))
+            })?
             .map_err(doing(format!("start helper `{verb}`")))?;
         if output.status.success() {
             return Ok(());
         }
-        Err(failed(format!("helper `{verb}` ({}): {}", output.status, String::from_utf8_lossy(&output.stdout))))
+        Err(failed(format!(
+            "helper `{verb}` ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        )))
     }
 }
 
 fn write_etc(directory: &Path, sandbox: &SandboxRecord) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let SandboxRecord { hostname, address, .. } = sandbox;
+    let SandboxRecord {
+        hostname, address, ..
+    } = sandbox;
     fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
     fs::write(directory.join("resolv.conf"), &sandbox.resolv_conf)?;
-    fs::write(directory.join("hosts"), format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{hostname}\n"))
+    fs::write(
+        directory.join("hosts"),
+        format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{hostname}\n"),
+    )
 }

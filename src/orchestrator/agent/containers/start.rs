@@ -17,14 +17,24 @@ use super::records::{self, RunRecord, SandboxRecord, StateRecord};
 use super::{RealRuntime, START_LIMIT, bundle, cgroup, doing, failed, layer};
 
 impl RealRuntime {
-    pub(super) async fn start_instance(&self, spec: &ContainerSpec) -> Result<Instance, RuntimeError> {
+    pub(super) async fn start_instance(
+        &self,
+        spec: &ContainerSpec,
+    ) -> Result<Instance, RuntimeError> {
         let name = &spec.name;
         let sandbox = self.sandbox(&spec.pod_uid);
-        let sandbox = sandbox.ok_or_else(|| failed(format!("start container `{name}`: pod {} has no sandbox", spec.pod_uid)))?;
+        let sandbox = sandbox.ok_or_else(|| {
+            failed(format!(
+                "start container `{name}`: pod {} has no sandbox",
+                spec.pod_uid
+            ))
+        })?;
         self.ensure_network(&sandbox).await?;
         self.retire_older(spec)?;
         let begun = self.pace.begin(&spec.pod_uid).await;
-        let directory = self.prepare(spec, &sandbox).map_err(|error| failed(format!("start container `{name}`: {error}")))?;
+        let directory = self
+            .prepare(spec, &sandbox)
+            .map_err(|error| failed(format!("start container `{name}`: {error}")))?;
         if let Err(error) = self.start_helper(&directory).await {
             if let Some(run) = records::read::<RunRecord>(&directory.join("run.json")) {
                 let _ = self.dismantle(&directory, &run);
@@ -32,9 +42,12 @@ impl RealRuntime {
             let _ = remove_tree(&directory);
             return Err(failed(format!("start container `{name}`: {error}")));
         }
-        let instance = self.instance(&directory).ok_or_else(|| failed(format!("container `{name}` lost its state")))?;
+        let instance = self
+            .instance(&directory)
+            .ok_or_else(|| failed(format!("container `{name}` lost its state")))?;
         let state = directory.join("state.json");
-        let runs = move || records::read(&state).is_some_and(|state: StateRecord| state.is_running());
+        let runs =
+            move || records::read(&state).is_some_and(|state: StateRecord| state.is_running());
         tokio::spawn(begun.settle(self.changes.clone(), runs));
         Ok(instance)
     }
@@ -52,17 +65,26 @@ impl RealRuntime {
             .spawn()
             .map_err(doing("start the container's helper"))?;
         let mut answer = Vec::new();
-        let mut stdout = child.stdout.take().ok_or_else(|| failed("the helper has no output"))?;
+        let mut stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| failed("the helper has no output"))?;
         let read = timeout(START_LIMIT, stdout.read_to_end(&mut answer)).await;
         let Ok(read) = read else {
             let _ = child.start_kill();
             let _ = child.wait().await;
-            return Err(failed(format!("the container did not start in {} s", START_LIMIT.as_secs())));
+            return Err(failed(format!(
+                "the container did not start in {} s",
+                START_LIMIT.as_secs()
+            )));
         };
         read.map_err(doing("read the helper's answer"))?;
         if !answer.is_empty() || !directory.join("state.json").exists() {
             let status = child.wait().await.map_err(doing("wait for the helper"))?;
-            return Err(failed(format!("{} (helper: {status})", String::from_utf8_lossy(&answer))));
+            return Err(failed(format!(
+                "{} (helper: {status})",
+                String::from_utf8_lossy(&answer)
+            )));
         }
         // Reaps it whenever it ends. It outlives this agent otherwise.
         tokio::spawn(async move { child.wait().await });
@@ -85,12 +107,22 @@ impl RealRuntime {
 
     /// Forgets older instances of a container: what they hold, and all but the last one's log.
     fn retire_older(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        for older in self.instances(&spec.pod_uid).into_iter().filter(|i| i.run.name == spec.name) {
+        for older in self
+            .instances(&spec.pod_uid)
+            .into_iter()
+            .filter(|i| i.run.name == spec.name)
+        {
             if older.run.restart_count == spec.restart_count {
-                return Err(failed(format!("container `{}` instance {} exists already", spec.name, spec.restart_count)));
+                return Err(failed(format!(
+                    "container `{}` instance {} exists already",
+                    spec.name, spec.restart_count
+                )));
             }
             if older.state.is_running() {
-                return Err(failed(format!("container `{}` instance {} still runs", spec.name, older.run.restart_count)));
+                return Err(failed(format!(
+                    "container `{}` instance {} still runs",
+                    spec.name, older.run.restart_count
+                )));
             }
             self.dismantle(&older.directory, &older.run)?;
             if older.run.restart_count + 1 < spec.restart_count {
@@ -104,10 +136,21 @@ impl RealRuntime {
     }
 
     /// Mounts the root and writes the configuration of a new instance.
-    fn prepare(&self, spec: &ContainerSpec, sandbox: &SandboxRecord) -> Result<PathBuf, RuntimeError> {
-        let directory = self.layout.container(&spec.pod_uid, &spec.name, spec.restart_count);
+    fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &SandboxRecord,
+    ) -> Result<PathBuf, RuntimeError> {
+        let directory = self
+            .layout
+            .container(&spec.pod_uid, &spec.name, spec.restart_count);
         let image = self.images.record(&spec.image.digest);
-        let image = image.ok_or_else(|| failed(format!("image `{}` is not on this node", spec.image.reference)))?;
+        let image = image.ok_or_else(|| {
+            failed(format!(
+                "image `{}` is not on this node",
+                spec.image.reference
+            ))
+        })?;
         let id = format!("{}-{}-{}", spec.pod_uid, spec.name, spec.restart_count);
         let stop_signal = bundle::signal_number(&image.stop_signal);
         let run = RunRecord::new(&self.layout, spec, id, stop_signal, self.boot_id.clone());
@@ -121,7 +164,12 @@ impl RealRuntime {
         if let Some(parent) = run.log.parent() {
             fs::create_dir_all(parent).map_err(doing(format!("make `{}`", parent.display())))?;
         }
-        let layers: Vec<PathBuf> = image.layers.iter().rev().map(|layer| self.images.layer(layer)).collect();
+        let layers: Vec<PathBuf> = image
+            .layers
+            .iter()
+            .rev()
+            .map(|layer| self.images.layer(layer))
+            .collect();
         mount_overlay(&layers, &directory)?;
         let prepared = (|| {
             layer::make_directory_in_root(&root, bundle::working_dir(&image, spec))
@@ -129,7 +177,12 @@ impl RealRuntime {
             let netns = self.layout.netns(&spec.pod_uid);
             let etc = self.layout.pod(&spec.pod_uid).join("etc");
             let netns = (!sandbox.host_network).then_some(netns.as_path());
-            let places = bundle::Places { root: &root, etc: &etc, netns, controllers: &self.controllers };
+            let places = bundle::Places {
+                root: &root,
+                etc: &etc,
+                netns,
+                controllers: &self.controllers,
+            };
             let config = bundle::config(&image, sandbox, spec, &run, &places).map_err(failed)?;
             write_private(&directory.join("config.json"), &config)?;
             records::write(&directory.join("run.json"), &run).map_err(doing("write run.json"))
@@ -143,7 +196,10 @@ impl RealRuntime {
 }
 
 fn mount_overlay(layers: &[PathBuf], directory: &Path) -> Result<(), RuntimeError> {
-    let lower: Vec<String> = layers.iter().map(|layer| layer.display().to_string()).collect();
+    let lower: Vec<String> = layers
+        .iter()
+        .map(|layer| layer.display().to_string())
+        .collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
         lower.join(":"),
@@ -151,6 +207,15 @@ fn mount_overlay(layers: &[PathBuf], directory: &Path) -> Result<(), RuntimeErro
         directory.join("work").display()
     );
     let options = std::ffi::CString::new(options).map_err(doing("write the overlay's options"))?;
-    rustix::mount::mount("overlay", directory.join("rootfs"), "overlay", MountFlags::empty(), options.as_c_str())
-        .map_err(doing(format!("mount the overlay of `{}`", directory.display())))
+    rustix::mount::mount(
+        "overlay",
+        directory.join("rootfs"),
+        "overlay",
+        MountFlags::empty(),
+        options.as_c_str(),
+    )
+    .map_err(doing(format!(
+        "mount the overlay of `{}`",
+        directory.display()
+    )))
 }

@@ -24,7 +24,11 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     /// Starts watching. Every change counts `changes` up and notifies `changed`.
-    pub(crate) fn start(layout: Layout, changes: watch::Sender<u64>, changed: Arc<Notify>) -> io::Result<Self> {
+    pub(crate) fn start(
+        layout: Layout,
+        changes: watch::Sender<u64>,
+        changed: Arc<Notify>,
+    ) -> io::Result<Self> {
         let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&events, layout.events(), inotify::WatchFlags::CLOSE_WRITE)?;
         let watched = layout.clone();
@@ -36,7 +40,9 @@ impl Watcher {
                 helpers = running(&watched);
             }
         };
-        std::thread::Builder::new().name("containers".to_owned()).spawn(run)?;
+        std::thread::Builder::new()
+            .name("containers".to_owned())
+            .spawn(run)?;
         Ok(Self { layout })
     }
 
@@ -55,19 +61,29 @@ impl Drop for Watcher {
 /// Handles of all live helpers whose container runs.
 fn running(layout: &Layout) -> Vec<OwnedFd> {
     let pods = fs::read_dir(layout.pods()).into_iter().flatten().flatten();
-    let containers = pods.flat_map(|pod| fs::read_dir(pod.path().join("containers")).into_iter().flatten().flatten());
+    let containers = pods.flat_map(|pod| {
+        fs::read_dir(pod.path().join("containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+    });
     containers
-        .filter_map(|container| match records::read(&container.path().join("state.json"))? {
-            StateRecord::Running { helper, .. } => helper.open(),
-            StateRecord::Exited { .. } => None,
-        })
+        .filter_map(
+            |container| match records::read(&container.path().join("state.json"))? {
+                StateRecord::Running { helper, .. } => helper.open(),
+                StateRecord::Exited { .. } => None,
+            },
+        )
         .take(MAX_HELPERS)
         .collect()
 }
 
 /// Waits for the next change and takes all events that are there.
 fn wait(events: &OwnedFd, helpers: &[OwnedFd]) -> rustix::io::Result<()> {
-    let mut waited: Vec<PollFd<'_>> = helpers.iter().map(|helper| PollFd::new(helper, PollFlags::IN)).collect();
+    let mut waited: Vec<PollFd<'_>> = helpers
+        .iter()
+        .map(|helper| PollFd::new(helper, PollFlags::IN))
+        .collect();
     waited.push(PollFd::new(events, PollFlags::IN));
     match poll(&mut waited, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -17,28 +17,49 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         match effect {
             Effect::SetUp => {
                 self.observed.setup = Progress::InFlight;
-                self.tasks.spawn(async move { Outcome::SetUp(work::set_up(&context, pod).await) });
+                self.tasks
+                    .spawn(async move { Outcome::SetUp(work::set_up(&context, pod).await) });
             }
             Effect::Pull { container } => self.begin_pull(&container),
-            Effect::Start { container, image, instance } => {
-                let (Some(definition), Some(setup)) = (self.find(&container), self.setup.clone()) else { return };
+            Effect::Start {
+                container,
+                image,
+                instance,
+            } => {
+                let (Some(definition), Some(setup)) = (self.find(&container), self.setup.clone())
+                else {
+                    return;
+                };
                 self.observed.container(&container).start = Progress::InFlight;
                 self.tasks.spawn(async move {
-                    let started = work::start(&context, &pod, &definition, image, instance, &setup).await;
+                    let started =
+                        work::start(&context, &pod, &definition, image, instance, &setup).await;
                     Outcome::Started(container, started)
                 });
             }
             Effect::Drain(by) => {
                 self.observed.drain = Progress::InFlight;
-                let own = self.spec().is_none_or(|spec| spec.host_network != Some(true));
-                let mut draining = context.drains.begin(&work::uid(&pod), self.observed.address.filter(|_| own));
+                let own = self
+                    .spec()
+                    .is_none_or(|spec| spec.host_network != Some(true));
+                let mut draining = context
+                    .drains
+                    .begin(&work::uid(&pod), self.observed.address.filter(|_| own));
                 self.tasks.spawn(async move {
-                    let drained = draining.wait(by.saturating_duration_since(Instant::now())).await;
+                    let drained = draining
+                        .wait(by.saturating_duration_since(Instant::now()))
+                        .await;
                     Outcome::Drained(drained, draining)
                 });
             }
-            Effect::Stop { container, deadline, message } => {
-                let Some(definition) = self.find(&container) else { return };
+            Effect::Stop {
+                container,
+                deadline,
+                message,
+            } => {
+                let Some(definition) = self.find(&container) else {
+                    return;
+                };
                 let view = self.observed.container(&container);
                 view.stopping = true;
                 view.kill = None;
@@ -51,22 +72,31 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             }
             Effect::Remove => {
                 self.observed.removal = Progress::InFlight;
-                self.tasks.spawn(async move { Outcome::Removed(work::remove(&context, &pod).await) });
+                self.tasks
+                    .spawn(async move { Outcome::Removed(work::remove(&context, &pod).await) });
             }
             Effect::Delete => {
                 self.observed.farewell = Progress::InFlight;
-                self.tasks.spawn(async move { Outcome::Deleted(context.api.delete(&pod).await) });
+                self.tasks
+                    .spawn(async move { Outcome::Deleted(context.api.delete(&pod).await) });
             }
             Effect::Wake(_) => {}
         }
     }
 
     fn begin_pull(&mut self, container: &str) {
-        let Some(definition) = self.find(container) else { return };
+        let Some(definition) = self.find(container) else {
+            return;
+        };
         let policy = pull_policy(&definition);
         let image = definition.image.clone().unwrap_or_default();
         self.observed.container(container).pull = Pull::InFlight;
-        self.event(Some(container), Severity::Normal, "Pulling", format!("Pulling image \"{image}\""));
+        self.event(
+            Some(container),
+            Severity::Normal,
+            "Pulling",
+            format!("Pulling image \"{image}\""),
+        );
         let (context, name) = (self.context.clone(), container.to_owned());
         let handle = self.tasks.spawn(async move {
             let begun = Instant::now();

@@ -10,7 +10,9 @@ use crate::orchestrator::agent::decide::{Deletion, Pull, grace, restarts};
 use crate::orchestrator::agent::events::Severity;
 use crate::orchestrator::agent::objects::PodApi;
 use crate::orchestrator::agent::probe;
-use crate::orchestrator::agent::runtime::{ContainerState, ContainerStatus, Runtime, SandboxStatus};
+use crate::orchestrator::agent::runtime::{
+    ContainerState, ContainerStatus, Runtime, SandboxStatus,
+};
 
 impl<R: Runtime, A: PodApi> Worker<R, A> {
     /// Starts from what the runtime and the API know.
@@ -18,29 +20,51 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let now = Instant::now();
         self.observed.address = adopted.map(|sandbox| sandbox.address);
         let known = self.status.clone();
-        let statuses = known.init_container_statuses.iter().flatten().chain(known.container_statuses.iter().flatten());
+        let statuses = known
+            .init_container_statuses
+            .iter()
+            .flatten()
+            .chain(known.container_statuses.iter().flatten());
         for api in statuses {
             let view = self.observed.container(&api.name);
             if api.container_id.is_some() {
                 // It ran once; should the runtime have lost it, counting goes on.
-                view.first_instance = u32::try_from(api.restart_count).unwrap_or(0).saturating_add(1);
+                view.first_instance = u32::try_from(api.restart_count)
+                    .unwrap_or(0)
+                    .saturating_add(1);
             }
         }
-        for status in adopted.iter().flat_map(|sandbox| sandbox.containers.values()) {
-            let Some(container) = self.find(&status.name) else { continue };
-            let api = known.init_container_statuses.iter().chain(&known.container_statuses).flatten().find(|api| {
-                api.name == status.name && api.container_id.as_deref() == Some(&format!("flightcage://{}", status.id))
-            });
+        for status in adopted
+            .iter()
+            .flat_map(|sandbox| sandbox.containers.values())
+        {
+            let Some(container) = self.find(&status.name) else {
+                continue;
+            };
+            let api = known
+                .init_container_statuses
+                .iter()
+                .chain(&known.container_statuses)
+                .flatten()
+                .find(|api| {
+                    api.name == status.name
+                        && api.container_id.as_deref()
+                            == Some(&format!("flightcage://{}", status.id))
+                });
             let view = self.observed.container(&status.name);
             view.observe(status, now);
-            view.started = container.startup_probe.is_none() || api.is_some_and(|api| api.started == Some(true));
+            view.started = container.startup_probe.is_none()
+                || api.is_some_and(|api| api.started == Some(true));
             view.ready = probe::ready_at_once(&container) || api.is_some_and(|api| api.ready);
         }
     }
 
     pub(super) fn take_input(&mut self, input: Input) {
         if revision(&input.pod) >= self.there.0 {
-            self.there = (revision(&input.pod), input.pod.status.clone().unwrap_or_default());
+            self.there = (
+                revision(&input.pod),
+                input.pod.status.clone().unwrap_or_default(),
+            );
             self.published.gone = false;
         }
         self.pod = input.pod;
@@ -49,12 +73,19 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         if !leaving {
             return;
         }
-        let Some(spec) = self.pod.spec.as_ref() else { return };
+        let Some(spec) = self.pod.spec.as_ref() else {
+            return;
+        };
         let allowed = grace(self.pod.metadata.deletion_grace_period_seconds, spec);
         match &mut self.observed.deletion {
             // A second deletion may only shorten the first.
             Some(deletion) => deletion.grace = deletion.grace.min(allowed),
-            None => self.observed.deletion = Some(Deletion { since: Instant::now(), grace: allowed }),
+            None => {
+                self.observed.deletion = Some(Deletion {
+                    since: Instant::now(),
+                    grace: allowed,
+                })
+            }
         }
         self.probes.clear();
         for (container, pull) in self.pulls.drain() {
@@ -64,13 +95,18 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
     }
 
     pub(super) fn take_sandbox(&mut self, sandbox: Option<&SandboxStatus>) {
-        for status in sandbox.iter().flat_map(|sandbox| sandbox.containers.values()) {
+        for status in sandbox
+            .iter()
+            .flat_map(|sandbox| sandbox.containers.values())
+        {
             self.observe(status);
         }
     }
 
     pub(super) fn observe(&mut self, status: &ContainerStatus) {
-        let Some(definition) = self.find(&status.name) else { return };
+        let Some(definition) = self.find(&status.name) else {
+            return;
+        };
         let leaving = self.observed.deletion.is_some();
         let view = self.observed.container(&status.name);
         let before = view.status.as_ref().map(|status| status.restart_count);
@@ -91,20 +127,40 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         }
     }
 
-    fn tell_exit(&self, status: &ContainerStatus, definition: &Container, code: i32, delay: Duration) {
+    fn tell_exit(
+        &self,
+        status: &ContainerStatus,
+        definition: &Container,
+        code: i32,
+        delay: Duration,
+    ) {
         tracing::info!(pod = %status.id, container = status.name, code, "the container exited");
-        if matches!(status.state, ContainerState::Exited { oom_killed: true, .. }) {
-            let resources = definition.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        if matches!(
+            status.state,
+            ContainerState::Exited {
+                oom_killed: true,
+                ..
+            }
+        ) {
+            let resources = definition
+                .resources
+                .as_ref()
+                .and_then(|resources| resources.limits.as_ref());
             let limit = resources.and_then(|limits| limits.get("memory"));
             let limit = limit.map_or_else(String::new, |limit| format!(" of {}", limit.0));
-            let message = format!("Container {} was killed for its memory limit{limit}", status.name);
+            let message = format!(
+                "Container {} was killed for its memory limit{limit}",
+                status.name
+            );
             self.event(Some(&status.name), Severity::Warning, "OOMKilled", message);
         }
         let init = self
             .spec()
             .and_then(|spec| spec.init_containers.as_ref())
             .is_some_and(|all| all.iter().any(|one| one.name == status.name));
-        let again = self.spec().is_some_and(|spec| restarts(spec, definition, init, code));
+        let again = self
+            .spec()
+            .is_some_and(|spec| restarts(spec, definition, init, code));
         if again && !delay.is_zero() {
             let metadata = &self.pod.metadata;
             let message = format!(

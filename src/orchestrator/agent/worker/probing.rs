@@ -26,39 +26,74 @@ pub(super) struct Probing {
 impl<R: Runtime, A: PodApi> Worker<R, A> {
     /// Probes exactly the instances that run.
     pub(super) fn sync_probes(&mut self) {
-        let Some(address) = self.observed.address.filter(|_| self.observed.deletion.is_none()) else { return };
+        let Some(address) = self
+            .observed
+            .address
+            .filter(|_| self.observed.deletion.is_none())
+        else {
+            return;
+        };
         let running: HashMap<String, (u32, i64)> = self
             .observed
             .containers
             .iter()
             .filter_map(|(name, view)| match view.status.as_ref()? {
-                ContainerStatus { restart_count, state: ContainerState::Running { started_at_ms }, .. } if !view.stopping => {
-                    Some((name.clone(), (*restart_count, *started_at_ms)))
-                }
+                ContainerStatus {
+                    restart_count,
+                    state: ContainerState::Running { started_at_ms },
+                    ..
+                } if !view.stopping => Some((name.clone(), (*restart_count, *started_at_ms))),
                 _ => None,
             })
             .collect();
-        self.probes.retain(|name, probing| running.get(name).is_some_and(|(instance, _)| *instance == probing.instance));
+        self.probes.retain(|name, probing| {
+            running
+                .get(name)
+                .is_some_and(|(instance, _)| *instance == probing.instance)
+        });
         for (name, (instance, started_at_ms)) in running {
             if self.probes.contains_key(&name) {
                 continue;
             }
-            let Some(container) = self.find(&name) else { continue };
+            let Some(container) = self.find(&name) else {
+                continue;
+            };
             let view = self.observed.container(&name);
-            let target = Target { container: name.clone(), instance, address, age: age(started_at_ms), ready: view.ready };
+            let target = Target {
+                container: name.clone(),
+                instance,
+                address,
+                age: age(started_at_ms),
+                ready: view.ready,
+            };
             let (started, watching) = watch::channel(view.started);
             let already = view.started;
-            let plans = probe::plans(&container).into_iter().filter(|plan| !(already && plan.kind == Kind::Startup));
-            let mut tasks: Vec<_> = plans.map(|plan| self.probe(plan, target.clone(), watching.clone())).collect();
+            let plans = probe::plans(&container)
+                .into_iter()
+                .filter(|plan| !(already && plan.kind == Kind::Startup));
+            let mut tasks: Vec<_> = plans
+                .map(|plan| self.probe(plan, target.clone(), watching.clone()))
+                .collect();
             if !target.ready {
                 tasks.extend(self.wait_listening(&container, target));
             }
-            self.probes.insert(name, Probing { instance, started, _tasks: tasks });
+            self.probes.insert(
+                name,
+                Probing {
+                    instance,
+                    started,
+                    _tasks: tasks,
+                },
+            );
         }
     }
 
     /// Makes a container without a readiness probe ready as soon as it listens and has answered once.
-    fn wait_listening(&self, container: &Container, target: Target) -> Option<AbortOnDropHandle<()>> {
+    fn wait_listening(
+        &self,
+        container: &Container,
+        target: Target,
+    ) -> Option<AbortOnDropHandle<()>> {
         let ports = probe::listening_ports(container);
         let question = probe::first_question(container);
         let gated = container.readiness_probe.is_none() && !ports.is_empty();
@@ -70,7 +105,12 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         })
     }
 
-    fn probe(&self, plan: probe::Plan, target: Target, started: watch::Receiver<bool>) -> AbortOnDropHandle<()> {
+    fn probe(
+        &self,
+        plan: probe::Plan,
+        target: Target,
+        started: watch::Receiver<bool>,
+    ) -> AbortOnDropHandle<()> {
         let (prober, reports) = (self.prober(), self.reports.0.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
             probe::watch_container(&prober, plan, target, started, reports).await;
@@ -78,12 +118,19 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
     }
 
     fn prober(&self) -> PodProber<R> {
-        PodProber { runtime: self.context.runtime.clone(), pod_uid: work::uid(&self.pod) }
+        PodProber {
+            runtime: self.context.runtime.clone(),
+            pod_uid: work::uid(&self.pod),
+        }
     }
 
     pub(super) fn take_report(&mut self, report: Report) {
         let view = self.observed.container(&report.container);
-        let current = view.running() && view.status.as_ref().is_some_and(|status| status.restart_count == report.instance);
+        let current = view.running()
+            && view
+                .status
+                .as_ref()
+                .is_some_and(|status| status.restart_count == report.instance);
         if !current || self.observed.deletion.is_some() {
             return;
         }
@@ -107,7 +154,10 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                     report.container,
                     report.kind.title().to_lowercase()
                 );
-                view.kill = Some(Kill { message, grace: report.grace });
+                view.kill = Some(Kill {
+                    message,
+                    grace: report.grace,
+                });
             }
             (Kind::Liveness, Some(true)) | (_, None) => {}
         }
@@ -117,12 +167,19 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         }
         if let Some(why) = report.failure {
             let message = format!("{} probe failed: {why}", report.kind.title());
-            self.event(Some(&report.container), Severity::Warning, "Unhealthy", message);
+            self.event(
+                Some(&report.container),
+                Severity::Warning,
+                "Unhealthy",
+                message,
+            );
         }
     }
 }
 
 fn age(started_at_ms: i64) -> Duration {
-    let age = jiff::Timestamp::now().as_millisecond().saturating_sub(started_at_ms);
+    let age = jiff::Timestamp::now()
+        .as_millisecond()
+        .saturating_sub(started_at_ms);
     Duration::from_millis(u64::try_from(age).unwrap_or(0))
 }

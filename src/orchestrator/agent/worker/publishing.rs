@@ -23,14 +23,24 @@ pub(super) struct Published {
 impl<R: Runtime, A: PodApi> Worker<R, A> {
     /// Writes the status if the API has another; returns when to try again.
     pub(super) fn publish(&mut self, now: Instant) -> Option<Instant> {
-        let moment = Moment { now, wall: jiff::Timestamp::now(), host_address: self.context.host_address };
+        let moment = Moment {
+            now,
+            wall: jiff::Timestamp::now(),
+            host_address: self.context.host_address,
+        };
         let next = status::status(&self.pod, &self.observed, &self.status, &moment);
         self.status = next.clone();
-        if self.published.in_flight || self.published.gone || self.observed.gone || self.observed.farewell != Progress::Idle {
+        if self.published.in_flight
+            || self.published.gone
+            || self.observed.gone
+            || self.observed.farewell != Progress::Idle
+        {
             return None;
         }
         let outdated = match &self.published.sent {
-            Some((sent, revision)) => *sent != next || (self.there.0 > *revision && !covers(&self.there.1, &next)),
+            Some((sent, revision)) => {
+                *sent != next || (self.there.0 > *revision && !covers(&self.there.1, &next))
+            }
             None => !covers(&self.there.1, &next),
         };
         if !outdated {
@@ -61,7 +71,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             }
             Ok(Patched::Gone) => self.published.gone = true,
             Err(why) => {
-                tracing::debug!(pod = self.pod.metadata.uid, why, "the status cannot be written, trying again");
+                tracing::debug!(
+                    pod = self.pod.metadata.uid,
+                    why,
+                    "the status cannot be written, trying again"
+                );
                 self.published.retry_at = Some(Instant::now() + RETRY);
             }
         }
@@ -75,5 +89,11 @@ fn covers(there: &PodStatus, ours: &PodStatus) -> bool {
         && there.host_ip == ours.host_ip
         && there.container_statuses == ours.container_statuses
         && there.init_container_statuses == ours.init_container_statuses
-        && ours.conditions.iter().flatten().all(|condition| there.conditions.iter().flatten().any(|known| known == condition))
+        && ours.conditions.iter().flatten().all(|condition| {
+            there
+                .conditions
+                .iter()
+                .flatten()
+                .any(|known| known == condition)
+        })
 }

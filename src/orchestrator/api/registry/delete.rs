@@ -41,17 +41,30 @@ impl DeleteOptions {
     /// Removes a pod at once, as its agent does when its containers have stopped.
     #[must_use]
     pub fn now() -> Self {
-        Self { grace_period_seconds: Some(0), ..Self::default() }
+        Self {
+            grace_period_seconds: Some(0),
+            ..Self::default()
+        }
     }
 
     /// From a request's body.
     pub fn parse(body: &Value) -> Result<Self, Status> {
-        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let text = |pointer: &str| {
+            body.pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         let propagation = match body.get("propagationPolicy").and_then(Value::as_str) {
             None => body
                 .get("orphanDependents")
                 .and_then(Value::as_bool)
-                .map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background }),
+                .map(|orphan| {
+                    if orphan {
+                        Propagation::Orphan
+                    } else {
+                        Propagation::Background
+                    }
+                }),
             Some(name) => Some(Propagation::parse(name)?),
         };
         Ok(Self {
@@ -59,7 +72,10 @@ impl DeleteOptions {
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
             propagation,
-            dry_run: body.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
+            dry_run: body
+                .get("dryRun")
+                .and_then(Value::as_array)
+                .is_some_and(|list| !list.is_empty()),
         })
     }
 }
@@ -71,9 +87,9 @@ impl Propagation {
             "Orphan" => Ok(Self::Orphan),
             "Background" => Ok(Self::Background),
             "Foreground" => Ok(Self::Foreground),
-            other => {
-                Err(Status::bad_request(format!("propagationPolicy `{other}` is not one of Orphan, Background, Foreground")))
-            }
+            other => Err(Status::bad_request(format!(
+                "propagationPolicy `{other}` is not one of Orphan, Background, Foreground"
+            ))),
         }
     }
 }
@@ -97,7 +113,9 @@ pub(super) async fn delete(
     options: &DeleteOptions,
 ) -> Result<Arc<Value>, Status> {
     if kind.is(&kinds::NAMESPACE) && ["default", "kube-system", "kube-node-lease"].contains(&name) {
-        return Err(Status::forbidden(format!("namespaces \"{name}\" is forbidden: this namespace may not be deleted")));
+        return Err(Status::forbidden(format!(
+            "namespaces \"{name}\" is forbidden: this namespace may not be deleted"
+        )));
     }
     for _ in 0..RACE_RETRIES {
         let current = registry.entry(kind, namespace, name)?;
@@ -108,29 +126,59 @@ pub(super) async fn delete(
         }
         let done = match decision {
             Deletion::Nothing => return Ok(current.value),
-            Deletion::Remove => registry.store.delete(&current.key, current.revision, durability(kind)).await,
+            Deletion::Remove => {
+                registry
+                    .store
+                    .delete(&current.key, current.revision, durability(kind))
+                    .await
+            }
             Deletion::Begin(next) => {
-                registry.store.put(&current.key, next, Expected::At(current.revision), durability(kind)).await
+                registry
+                    .store
+                    .put(
+                        &current.key,
+                        next,
+                        Expected::At(current.revision),
+                        durability(kind),
+                    )
+                    .await
             }
         };
         match done {
             Ok(entry) => return Ok(entry.value),
-            Err(StoreError::Conflict { current: Some(_), .. }) => {}
+            Err(StoreError::Conflict {
+                current: Some(_), ..
+            }) => {}
             Err(error) => return Err(Status::from_store(&error, kind, name)),
         }
     }
     Err(Status::modified(kind, name))
 }
 
-fn check_preconditions(kind: &Kind, name: &str, current: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    for (what, pointer, wanted) in
-        [("UID", "/metadata/uid", &options.uid), ("ResourceVersion", "/metadata/resourceVersion", &options.resource_version)]
-    {
-        let found = current.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+fn check_preconditions(
+    kind: &Kind,
+    name: &str,
+    current: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    for (what, pointer, wanted) in [
+        ("UID", "/metadata/uid", &options.uid),
+        (
+            "ResourceVersion",
+            "/metadata/resourceVersion",
+            &options.resource_version,
+        ),
+    ] {
+        let found = current
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if let Some(wanted) = wanted
             && wanted != found
         {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            let why = format!(
+                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+            );
             return Err(Status::conflict(kind, name, &why));
         }
     }
@@ -145,11 +193,14 @@ fn decide(kind: &Kind, current: &Value, options: &DeleteOptions, now: &str) -> D
     if !terminating {
         propagate(kind, options, &mut finalizers);
     }
-    let held = !finalizers.is_empty() || (kind.is(&kinds::NAMESPACE) && has_spec_finalizers(current));
+    let held =
+        !finalizers.is_empty() || (kind.is(&kinds::NAMESPACE) && has_spec_finalizers(current));
     if grace == 0 && !held {
         return Deletion::Remove;
     }
-    let left = current.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let left = current
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
     if terminating && left.is_some_and(|left| left <= grace) {
         return Deletion::Nothing;
     }
@@ -157,11 +208,22 @@ fn decide(kind: &Kind, current: &Value, options: &DeleteOptions, now: &str) -> D
     Deletion::Begin(Value::Object(next))
 }
 
-fn begin(kind: &Kind, next: &mut Map<String, Value>, finalizers: Vec<Value>, grace: i64, now: &str) {
+fn begin(
+    kind: &Kind,
+    next: &mut Map<String, Value>,
+    finalizers: Vec<Value>,
+    grace: i64,
+    now: &str,
+) {
     let meta = metadata(next);
     let at: jiff::Timestamp = now.parse().unwrap_or_else(|_| jiff::Timestamp::now());
-    let at = at.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(at);
-    meta.insert("deletionTimestamp".to_owned(), json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+    let at = at
+        .checked_add(jiff::SignedDuration::from_secs(grace))
+        .unwrap_or(at);
+    meta.insert(
+        "deletionTimestamp".to_owned(),
+        json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+    );
     meta.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
     if !finalizers.is_empty() {
         meta.insert("finalizers".to_owned(), Value::Array(finalizers));
@@ -175,11 +237,18 @@ fn begin(kind: &Kind, next: &mut Map<String, Value>, finalizers: Vec<Value>, gra
 }
 
 fn finalizers_of(object: &Value) -> Vec<Value> {
-    object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default()
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default()
 }
 
 fn has_spec_finalizers(object: &Value) -> bool {
-    object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+    object
+        .pointer("/spec/finalizers")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty())
 }
 
 /// A pod's grace: what was asked for, or its own; none before it has a node or after it has ended.
@@ -187,26 +256,45 @@ fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
     if !kind.is(&kinds::POD) {
         return 0;
     }
-    let unbound = current.pointer("/spec/nodeName").and_then(Value::as_str).is_none_or(str::is_empty);
-    let phase = current.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    let unbound = current
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty);
+    let phase = current
+        .pointer("/status/phase")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if unbound || ["Succeeded", "Failed"].contains(&phase) {
         return 0;
     }
-    let own = current.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let own = current
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(30);
     options.grace_period_seconds.unwrap_or(own).max(0)
 }
 
 /// The garbage collector's finalizers stand for what is to become of the dependents.
 fn propagate(kind: &Kind, options: &DeleteOptions, finalizers: &mut Vec<Value>) {
-    let default = if kind.is(&kinds::REPLICATION_CONTROLLER) { Propagation::Orphan } else { Propagation::Background };
+    let default = if kind.is(&kinds::REPLICATION_CONTROLLER) {
+        Propagation::Orphan
+    } else {
+        Propagation::Background
+    };
     let wanted = match options.propagation.unwrap_or(default) {
         Propagation::Background => None,
-        Propagation::Foreground if kind.is(&kinds::REPLICATION_CONTROLLER) => Some("foregroundDeletion"),
+        Propagation::Foreground if kind.is(&kinds::REPLICATION_CONTROLLER) => {
+            Some("foregroundDeletion")
+        }
         Propagation::Orphan if kind.is(&kinds::REPLICATION_CONTROLLER) => Some("orphan"),
         // Only ReplicationControllers own anything so far.
         Propagation::Foreground | Propagation::Orphan => None,
     };
-    finalizers.retain(|present| !["orphan", "foregroundDeletion"].iter().any(|gc| present.as_str() == Some(gc)));
+    finalizers.retain(|present| {
+        !["orphan", "foregroundDeletion"]
+            .iter()
+            .any(|gc| present.as_str() == Some(gc))
+    });
     if let Some(wanted) = wanted {
         finalizers.push(json!(wanted));
     }
@@ -224,31 +312,58 @@ mod tests {
 
     #[test]
     fn a_bound_pod_gets_its_grace_and_an_unbound_one_goes() {
-        let Deletion::Begin(next) = decide(&kinds::POD, &pod("w1"), &DeleteOptions::default(), NOW) else {
+        let Deletion::Begin(next) = decide(&kinds::POD, &pod("w1"), &DeleteOptions::default(), NOW)
+        else {
             panic!("a bound pod stays for its grace");
         };
-        assert_eq!(next["metadata"]["deletionTimestamp"], json!("2026-11-23T00:00:30Z"));
+        assert_eq!(
+            next["metadata"]["deletionTimestamp"],
+            json!("2026-11-23T00:00:30Z")
+        );
         assert_eq!(next["metadata"]["deletionGracePeriodSeconds"], json!(30));
-        assert_eq!(decide(&kinds::POD, &next, &DeleteOptions::default(), NOW), Deletion::Nothing);
-        assert_eq!(decide(&kinds::POD, &next, &DeleteOptions::now(), NOW), Deletion::Remove);
-        assert_eq!(decide(&kinds::POD, &pod(""), &DeleteOptions::default(), NOW), Deletion::Remove);
+        assert_eq!(
+            decide(&kinds::POD, &next, &DeleteOptions::default(), NOW),
+            Deletion::Nothing
+        );
+        assert_eq!(
+            decide(&kinds::POD, &next, &DeleteOptions::now(), NOW),
+            Deletion::Remove
+        );
+        assert_eq!(
+            decide(&kinds::POD, &pod(""), &DeleteOptions::default(), NOW),
+            Deletion::Remove
+        );
     }
 
     #[test]
     fn a_replication_controller_orphans_unless_told_otherwise() {
         let rc = json!({"metadata": {"name": "r"}});
-        let Deletion::Begin(next) = decide(&kinds::REPLICATION_CONTROLLER, &rc, &DeleteOptions::default(), NOW) else {
+        let Deletion::Begin(next) = decide(
+            &kinds::REPLICATION_CONTROLLER,
+            &rc,
+            &DeleteOptions::default(),
+            NOW,
+        ) else {
             panic!("it waits for its pods to be orphaned");
         };
         assert_eq!(next["metadata"]["finalizers"], json!(["orphan"]));
-        let background = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
-        assert_eq!(decide(&kinds::REPLICATION_CONTROLLER, &rc, &background, NOW), Deletion::Remove);
+        let background = DeleteOptions {
+            propagation: Some(Propagation::Background),
+            ..DeleteOptions::default()
+        };
+        assert_eq!(
+            decide(&kinds::REPLICATION_CONTROLLER, &rc, &background, NOW),
+            Deletion::Remove
+        );
     }
 
     #[test]
     fn finalizers_hold_an_object() {
         let held = json!({"metadata": {"name": "c", "finalizers": ["a/b"]}});
-        assert!(matches!(decide(&kinds::CONFIG_MAP, &held, &DeleteOptions::default(), NOW), Deletion::Begin(_)));
+        assert!(matches!(
+            decide(&kinds::CONFIG_MAP, &held, &DeleteOptions::default(), NOW),
+            Deletion::Begin(_)
+        ));
     }
 
     #[test]

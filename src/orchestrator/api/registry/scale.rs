@@ -30,11 +30,16 @@ pub(in crate::orchestrator::api) fn from_object(object: &Value) -> Value {
 pub(in crate::orchestrator::api) fn apply(object: &Value, scale: &Value) -> Result<Value, Status> {
     let replicas = match scale.pointer("/spec/replicas") {
         None | Some(Value::Null) => 0,
-        Some(value) => value.as_i64().ok_or_else(|| Status::bad_request("spec.replicas must be a whole number"))?,
+        Some(value) => value
+            .as_i64()
+            .ok_or_else(|| Status::bad_request("spec.replicas must be a whole number"))?,
     };
     let mut next = object.clone();
     next["spec"]["replicas"] = json!(replicas);
-    if let Some(revision) = scale.pointer("/metadata/resourceVersion").filter(|revision| revision.is_string()) {
+    if let Some(revision) = scale
+        .pointer("/metadata/resourceVersion")
+        .filter(|revision| revision.is_string())
+    {
         next["metadata"]["resourceVersion"] = revision.clone();
     }
     Ok(next)

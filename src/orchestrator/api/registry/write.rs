@@ -25,12 +25,18 @@ const GENERATE_PREFIX_BYTES: usize = 58;
 const GENERATE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 pub(super) fn durability(kind: &Kind) -> Durability {
-    if kind.is(&kinds::EVENT) || kind.is(&kinds::LEASE) { Durability::Eventual } else { Durability::Synced }
+    if kind.is(&kinds::EVENT) || kind.is(&kinds::LEASE) {
+        Durability::Eventual
+    } else {
+        Durability::Synced
+    }
 }
 
 /// The time as Kubernetes writes it.
 pub(super) fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
 }
 
 /// `metadata`, which is made an object if it is none.
@@ -43,7 +49,10 @@ pub(super) fn metadata(object: &mut Map<String, Value>) -> &mut Map<String, Valu
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 pub(super) async fn create(
@@ -65,12 +74,20 @@ pub(super) async fn create(
     for _ in 0..RACE_RETRIES {
         if !named && !generate.is_empty() {
             let name = generated_name(&generate);
-            metadata(object.as_object_mut().expect("envelope checked that it is an object"))
-                .insert("name".to_owned(), json!(name));
+            metadata(
+                object
+                    .as_object_mut()
+                    .expect("envelope checked that it is an object"),
+            )
+            .insert("name".to_owned(), json!(name));
         }
         let mut ready = object.clone();
         // Held until the write is committed, so that no two Services get one address.
-        let guard = if kind.is(&kinds::SERVICE) { Some(registry.allocation.lock().await) } else { None };
+        let guard = if kind.is(&kinds::SERVICE) {
+            Some(registry.allocation.lock().await)
+        } else {
+            None
+        };
         let name = text(&ready, "/metadata/name").to_owned();
         let key = kind.key(namespace, &name);
         // Before validation: that a Service's own address is taken is no news when the Service exists.
@@ -84,7 +101,10 @@ pub(super) async fn create(
                 None => Ok(Arc::new(ready)),
             };
         }
-        let written = registry.store.put(&key, ready, Expected::Absent, durability(kind)).await;
+        let written = registry
+            .store
+            .put(&key, ready, Expected::Absent, durability(kind))
+            .await;
         drop(guard);
         match written {
             Ok(entry) => return Ok(entry.value),
@@ -101,14 +121,19 @@ fn envelope(kind: &Kind, namespace: Option<&str>, mut object: Value) -> Result<V
     let Some(map) = object.as_object_mut() else {
         return Err(Status::bad_request("the body must be a JSON object"));
     };
-    for (field, wanted) in [("kind", kind.kind.to_owned()), ("apiVersion", kind.api_version())] {
+    for (field, wanted) in [
+        ("kind", kind.kind.to_owned()),
+        ("apiVersion", kind.api_version()),
+    ] {
         match map.get(field).and_then(Value::as_str) {
             None | Some("") => {
                 map.insert(field.to_owned(), Value::String(wanted));
             }
             Some(given) if given == wanted => {}
             Some(given) => {
-                let message = format!("{field} `{given}` in the body does not match `{wanted}` of the request's path");
+                let message = format!(
+                    "{field} `{given}` in the body does not match `{wanted}` of the request's path"
+                );
                 return Err(Status::bad_request(message));
             }
         }
@@ -116,7 +141,10 @@ fn envelope(kind: &Kind, namespace: Option<&str>, mut object: Value) -> Result<V
     // kind and apiVersion first, as everybody prints them.
     let mut ordered = Map::new();
     for field in ["kind", "apiVersion"] {
-        ordered.insert(field.to_owned(), map.shift_remove(field).unwrap_or_default());
+        ordered.insert(
+            field.to_owned(),
+            map.shift_remove(field).unwrap_or_default(),
+        );
     }
     let meta = metadata(map);
     match (kind.namespaced, namespace) {
@@ -131,7 +159,11 @@ fn envelope(kind: &Kind, namespace: Option<&str>, mut object: Value) -> Result<V
                 ));
             }
         },
-        (true, None) => return Err(Status::bad_request("an object of this kind needs a namespace")),
+        (true, None) => {
+            return Err(Status::bad_request(
+                "an object of this kind needs a namespace",
+            ));
+        }
         (false, _) => {
             meta.shift_remove("namespace");
         }
@@ -151,10 +183,18 @@ fn admit_namespace(registry: &Registry, namespace: &str) -> Result<(), Status> {
 }
 
 fn initialise(kind: &Kind, object: &mut Value) {
-    let Some(map) = object.as_object_mut() else { return };
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
     let has_spec = map.contains_key("spec");
     let meta = metadata(map);
-    for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+    for field in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+    ] {
         meta.shift_remove(field);
     }
     meta.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
@@ -183,12 +223,25 @@ fn generated_name(prefix: &str) -> String {
 }
 
 /// Defaults, allocates and validates `object`; `old` is what it replaces.
-fn prepare(registry: &Registry, kind: &'static Kind, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+fn prepare(
+    registry: &Registry,
+    kind: &'static Kind,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), Status> {
     defaults::apply(kind, object);
-    let mut causes = if kind.is(&kinds::SERVICE) { services::allocate(registry, object, old) } else { Vec::new() };
+    let mut causes = if kind.is(&kinds::SERVICE) {
+        services::allocate(registry, object, old)
+    } else {
+        Vec::new()
+    };
     causes.extend(validation::check(kind, object, old));
     let name = text(object, "/metadata/name").to_owned();
-    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind, &name, causes)) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid(kind, &name, causes))
+    }
 }
 
 pub(super) async fn update(
@@ -209,18 +262,28 @@ pub(super) async fn update(
         }
         let wanted = envelope(kind, namespace, changed)?;
         let mut next = merge_parts(kind, subresource, &current.value, wanted, name)?;
-        let guard = if kind.is(&kinds::SERVICE) { Some(registry.allocation.lock().await) } else { None };
+        let guard = if kind.is(&kinds::SERVICE) {
+            Some(registry.allocation.lock().await)
+        } else {
+            None
+        };
         prepare(registry, kind, &mut next, Some(&current.value))?;
         bump_generation(kind, &current.value, &mut next);
         if next == *current.value || run == Run::Dry {
-            return Ok(if run == Run::Dry { Arc::new(next) } else { current.value });
+            return Ok(if run == Run::Dry {
+                Arc::new(next)
+            } else {
+                current.value
+            });
         }
         let written = store_changed(registry, kind, &current, next).await;
         drop(guard);
         match written {
             Ok(entry) => return Ok(entry.value),
             // A writer that named a revision has had its answer above; this one lost a race it does not know of.
-            Err(StoreError::Conflict { current: Some(_), .. }) => {}
+            Err(StoreError::Conflict {
+                current: Some(_), ..
+            }) => {}
             Err(error) => return Err(Status::from_store(&error, kind, name)),
         }
     }
@@ -228,17 +291,47 @@ pub(super) async fn update(
 }
 
 /// Writes `next`; an object that was only waiting for its finalizers goes when the last one is removed.
-async fn store_changed(registry: &Registry, kind: &Kind, current: &Entry, next: Value) -> Result<Entry, StoreError> {
-    let finalizers = |object: &Value| object.pointer("/metadata/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
-    let spec_finalizers = |object: &Value| object.pointer("/spec/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
+async fn store_changed(
+    registry: &Registry,
+    kind: &Kind,
+    current: &Entry,
+    next: Value,
+) -> Result<Entry, StoreError> {
+    let finalizers = |object: &Value| {
+        object
+            .pointer("/metadata/finalizers")
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len)
+    };
+    let spec_finalizers = |object: &Value| {
+        object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len)
+    };
     let waiting = next.pointer("/metadata/deletionTimestamp").is_some();
-    let grace = next.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-    let released = finalizers(&current.value) > 0 || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&current.value) > 0);
+    let grace = next
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
+    let released = finalizers(&current.value) > 0
+        || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&current.value) > 0);
     let held = finalizers(&next) > 0 || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&next) > 0);
     if waiting && grace == 0 && released && !held {
-        return registry.store.delete(&current.key, current.revision, durability(kind)).await;
+        return registry
+            .store
+            .delete(&current.key, current.revision, durability(kind))
+            .await;
     }
-    registry.store.put(&current.key, next, Expected::At(current.revision), durability(kind)).await
+    registry
+        .store
+        .put(
+            &current.key,
+            next,
+            Expected::At(current.revision),
+            durability(kind),
+        )
+        .await
 }
 
 /// What a write may change: the status endpoint the status, the main one everything else.
@@ -251,12 +344,16 @@ fn merge_parts(
 ) -> Result<Value, Status> {
     let given = text(&wanted, "/metadata/name");
     if !given.is_empty() && given != name {
-        return Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
     }
     let given = text(&wanted, "/metadata/uid");
     if !given.is_empty() && given != text(current, "/metadata/uid") {
-        let why =
-            format!("Precondition failed: UID in precondition: {given}, UID in object meta: {}", text(current, "/metadata/uid"));
+        let why = format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {}",
+            text(current, "/metadata/uid")
+        );
         return Err(Status::conflict(kind, name, &why));
     }
     if subresource == Some(Subresource::Status) {
@@ -270,7 +367,9 @@ fn merge_parts(
         return Ok(next);
     }
     let mut next = wanted;
-    let map = next.as_object_mut().expect("envelope checked that it is an object");
+    let map = next
+        .as_object_mut()
+        .expect("envelope checked that it is an object");
     let meta = metadata(map);
     meta.insert("name".to_owned(), json!(name));
     for field in [
@@ -299,30 +398,61 @@ fn merge_parts(
 }
 
 fn bump_generation(kind: &Kind, current: &Value, next: &mut Value) {
-    let generation = current.pointer("/metadata/generation").and_then(Value::as_i64);
+    let generation = current
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64);
     let Some(generation) = generation else { return };
     if current.get("spec") != next.get("spec") && !kind.is(&kinds::NAMESPACE) {
         next["metadata"]["generation"] = json!(generation + 1);
     }
 }
 
-pub(super) async fn bind(registry: &Registry, namespace: &str, pod: &str, node: &str) -> Result<Arc<Value>, Status> {
+pub(super) async fn bind(
+    registry: &Registry,
+    namespace: &str,
+    pod: &str,
+    node: &str,
+) -> Result<Arc<Value>, Status> {
     let kind = &kinds::POD;
     for _ in 0..RACE_RETRIES {
         let current = registry.entry(kind, Some(namespace), pod)?;
-        if current.value.pointer("/metadata/deletionTimestamp").is_some() {
-            return Err(Status::conflict(kind, pod, &format!("pod {pod} is being deleted, cannot be assigned to a host")));
+        if current
+            .value
+            .pointer("/metadata/deletionTimestamp")
+            .is_some()
+        {
+            return Err(Status::conflict(
+                kind,
+                pod,
+                &format!("pod {pod} is being deleted, cannot be assigned to a host"),
+            ));
         }
         let assigned = text(&current.value, "/spec/nodeName");
         if !assigned.is_empty() {
-            return Err(Status::conflict(kind, pod, &format!("pod {pod} is already assigned to node \"{assigned}\"")));
+            return Err(Status::conflict(
+                kind,
+                pod,
+                &format!("pod {pod} is already assigned to node \"{assigned}\""),
+            ));
         }
         let mut next = (*current.value).clone();
         next["spec"]["nodeName"] = json!(node);
         set_condition(&mut next, "PodScheduled", "True");
-        match registry.store.put(&current.key, next, Expected::At(current.revision), durability(kind)).await {
+        match registry
+            .store
+            .put(
+                &current.key,
+                next,
+                Expected::At(current.revision),
+                durability(kind),
+            )
+            .await
+        {
             Ok(entry) => return Ok(entry.value),
-            Err(StoreError::Conflict { current: Some(Revision(_)), .. }) => {}
+            Err(StoreError::Conflict {
+                current: Some(Revision(_)),
+                ..
+            }) => {}
             Err(error) => return Err(Status::from_store(&error, kind, pod)),
         }
     }
@@ -330,11 +460,15 @@ pub(super) async fn bind(registry: &Registry, namespace: &str, pod: &str, node: 
 }
 
 fn set_condition(object: &mut Value, kind: &str, status: &str) {
-    let condition = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": now()});
+    let condition =
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": now()});
     if !object.get("status").is_some_and(Value::is_object) {
         object["status"] = json!({});
     }
-    match object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+    match object
+        .pointer_mut("/status/conditions")
+        .and_then(Value::as_array_mut)
+    {
         Some(conditions) => {
             conditions.retain(|present| present.get("type").and_then(Value::as_str) != Some(kind));
             conditions.push(condition);

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, TopologySpreadConstraint,
+    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec,
+    TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
@@ -14,21 +15,41 @@ use super::Room;
 /// Whether the node has the pod's selector and one of its required terms.
 pub(super) fn node_matches(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
-    let selected = |(key, value): (&String, &String)| labels.and_then(|labels| labels.get(key)) == Some(value);
+    let selected =
+        |(key, value): (&String, &String)| labels.and_then(|labels| labels.get(key)) == Some(value);
     let required = spec
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     spec.node_selector.iter().flatten().all(selected)
-        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
+        && required.is_none_or(|required| {
+            required
+                .node_selector_terms
+                .iter()
+                .any(|term| term_matches(term, node))
+        })
 }
 
 /// The weights of the preferred terms that the node has.
 pub(super) fn node_preference(spec: &PodSpec, node: &Node) -> i64 {
-    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let preferred = affinity.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let matching = preferred.into_iter().flatten().filter(|term| term_matches(&term.preference, node));
+    let affinity = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref());
+    let preferred = affinity.and_then(|affinity| {
+        affinity
+            .preferred_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    let matching = preferred
+        .into_iter()
+        .flatten()
+        .filter(|term| term_matches(&term.preference, node));
     matching.map(|term| i64::from(term.weight)).sum()
 }
 
@@ -38,8 +59,17 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|wanted| meets(wanted, labels.and_then(|labels| labels.get(&wanted.key)).map(String::as_str)))
-        && fields.iter().all(|wanted| wanted.key == "metadata.name" && meets(wanted, node.metadata.name.as_deref()))
+        && expressions.iter().all(|wanted| {
+            meets(
+                wanted,
+                labels
+                    .and_then(|labels| labels.get(&wanted.key))
+                    .map(String::as_str),
+            )
+        })
+        && fields.iter().all(|wanted| {
+            wanted.key == "metadata.name" && meets(wanted, node.metadata.name.as_deref())
+        })
 }
 
 fn meets(wanted: &NodeSelectorRequirement, found: Option<&str>) -> bool {
@@ -52,19 +82,28 @@ fn meets(wanted: &NodeSelectorRequirement, found: Option<&str>) -> bool {
         "NotIn" => !found.is_some_and(listed),
         "Exists" => found.is_some(),
         "DoesNotExist" => found.is_none(),
-        "Gt" => found.and_then(number).zip(bound).is_some_and(|(found, bound)| found > bound),
-        "Lt" => found.and_then(number).zip(bound).is_some_and(|(found, bound)| found < bound),
+        "Gt" => found
+            .and_then(number)
+            .zip(bound)
+            .is_some_and(|(found, bound)| found > bound),
+        "Lt" => found
+            .and_then(number)
+            .zip(bound)
+            .is_some_and(|(found, bound)| found < bound),
         _ => false,
     }
 }
 
 /// Whether the labels satisfy the selector; none selects nothing, an empty one everything.
 fn label_matches(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
-    let Some(selector) = selector else { return false };
+    let Some(selector) = selector else {
+        return false;
+    };
     let labels = pod.metadata.labels.as_ref();
     let found = |key: &String| labels.and_then(|labels| labels.get(key));
     let expression = |wanted: &LabelSelectorRequirement| {
-        let listed = found(&wanted.key).is_some_and(|found| wanted.values.iter().flatten().any(|value| value == found));
+        let listed = found(&wanted.key)
+            .is_some_and(|found| wanted.values.iter().flatten().any(|value| value == found));
         match wanted.operator.as_str() {
             "In" => listed,
             "NotIn" => !listed,
@@ -73,7 +112,11 @@ fn label_matches(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
             _ => false,
         }
     };
-    selector.match_labels.iter().flatten().all(|(key, value)| found(key) == Some(value))
+    selector
+        .match_labels
+        .iter()
+        .flatten()
+        .all(|(key, value)| found(key) == Some(value))
         && selector.match_expressions.iter().flatten().all(expression)
 }
 
@@ -81,56 +124,103 @@ fn label_matches(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
 fn speaks_of(term: &PodAffinityTerm, pod: &Pod, other: &Pod) -> bool {
     let namespaces = term.namespaces.as_deref().unwrap_or_default();
     let namespace = other.metadata.namespace.as_deref();
-    let named = namespaces.iter().any(|name| Some(name.as_str()) == namespace);
+    let named = namespaces
+        .iter()
+        .any(|name| Some(name.as_str()) == namespace);
     // Namespaces have no labels that matter here: an empty selector means all, one with requirements none.
-    let all = term.namespace_selector.as_ref().is_some_and(|selector| *selector == LabelSelector::default());
-    let own = namespaces.is_empty() && term.namespace_selector.is_none() && namespace == pod.metadata.namespace.as_deref();
+    let all = term
+        .namespace_selector
+        .as_ref()
+        .is_some_and(|selector| *selector == LabelSelector::default());
+    let own = namespaces.is_empty()
+        && term.namespace_selector.is_none()
+        && namespace == pod.metadata.namespace.as_deref();
     (named || all || own) && label_matches(term.label_selector.as_ref(), other)
 }
 
 /// The value of a node's topology label.
 fn domain<'a>(room: &Room<'a>, key: &str) -> Option<&'a str> {
-    room.node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str)
+    room.node
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(key))
+        .map(String::as_str)
 }
 
 fn required_affinity(pod: &Pod) -> &[PodAffinityTerm] {
-    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()?.pod_affinity.as_ref());
-    affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
+    let affinity = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.affinity.as_ref()?.pod_affinity.as_ref());
+    affinity
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_deref()
+        })
+        .unwrap_or_default()
 }
 
 fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
-    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()?.pod_anti_affinity.as_ref());
-    affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
+    let affinity = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.affinity.as_ref()?.pod_anti_affinity.as_ref());
+    affinity
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_deref()
+        })
+        .unwrap_or_default()
 }
 
 /// Whether any pod that the term speaks of is in the same domain as the room.
 fn present(rooms: &[Room<'_>], room: &Room<'_>, term: &PodAffinityTerm, pod: &Pod) -> bool {
-    let Some(here) = domain(room, &term.topology_key) else { return false };
-    let same = rooms.iter().filter(|other| domain(other, &term.topology_key) == Some(here));
-    same.flat_map(|other| &other.pods).any(|other| speaks_of(term, pod, other))
+    let Some(here) = domain(room, &term.topology_key) else {
+        return false;
+    };
+    let same = rooms
+        .iter()
+        .filter(|other| domain(other, &term.topology_key) == Some(here));
+    same.flat_map(|other| &other.pods)
+        .any(|other| speaks_of(term, pod, other))
 }
 
 /// Why pods that are there already keep this one away, in the scheduler's own words.
 pub(super) fn pods_refuse(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Option<&'static str> {
     for term in required_affinity(pod) {
         // The first pod of a group that wants to be together may go anywhere the label exists.
-        let anywhere = rooms.iter().flat_map(|room| &room.pods).any(|other| speaks_of(term, pod, other));
-        let first = !anywhere && speaks_of(term, pod, pod) && domain(room, &term.topology_key).is_some();
+        let anywhere = rooms
+            .iter()
+            .flat_map(|room| &room.pods)
+            .any(|other| speaks_of(term, pod, other));
+        let first =
+            !anywhere && speaks_of(term, pod, pod) && domain(room, &term.topology_key).is_some();
         if !first && !present(rooms, room, term, pod) {
             return Some("node(s) didn't match pod affinity rules");
         }
     }
-    if required_anti_affinity(pod).iter().any(|term| present(rooms, room, term, pod)) {
+    if required_anti_affinity(pod)
+        .iter()
+        .any(|term| present(rooms, room, term, pod))
+    {
         return Some("node(s) didn't match pod anti-affinity rules");
     }
     // The same holds the other way round.
     let unwanted = |other: &Room<'_>, there: &Pod| {
         required_anti_affinity(there).iter().any(|term| {
             let here = domain(room, &term.topology_key);
-            here.is_some() && here == domain(other, &term.topology_key) && speaks_of(term, there, pod)
+            here.is_some()
+                && here == domain(other, &term.topology_key)
+                && speaks_of(term, there, pod)
         })
     };
-    if rooms.iter().any(|other| other.pods.iter().any(|there| unwanted(other, there))) {
+    if rooms
+        .iter()
+        .any(|other| other.pods.iter().any(|there| unwanted(other, there)))
+    {
         return Some("node(s) didn't satisfy existing pods anti-affinity rules");
     }
     None
@@ -140,11 +230,21 @@ pub(super) fn pods_refuse(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Opt
 pub(super) fn pod_preference(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> i64 {
     let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
     let towards = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
-    let towards = towards.and_then(|towards| towards.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let towards = towards.and_then(|towards| {
+        towards
+            .preferred_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
     let away = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
-    let away = away.and_then(|away| away.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let away = away.and_then(|away| {
+        away.preferred_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
     let sum = |terms: Option<&Vec<k8s_openapi::api::core::v1::WeightedPodAffinityTerm>>| -> i64 {
-        let present = terms.into_iter().flatten().filter(|term| present(rooms, room, &term.pod_affinity_term, pod));
+        let present = terms
+            .into_iter()
+            .flatten()
+            .filter(|term| present(rooms, room, &term.pod_affinity_term, pod));
         present.map(|term| i64::from(term.weight)).sum()
     };
     sum(towards) - sum(away)
@@ -152,17 +252,29 @@ pub(super) fn pod_preference(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> 
 
 /// How much more of the pods that a constraint speaks of this room's domain would have than the emptiest; `None` without the label. Only
 /// nodes that the pod could have by selector and affinity count.
-fn skew(rooms: &[Room<'_>], room: &Room<'_>, constraint: &TopologySpreadConstraint, pod: &Pod) -> Option<i64> {
+fn skew(
+    rooms: &[Room<'_>],
+    room: &Room<'_>,
+    constraint: &TopologySpreadConstraint,
+    pod: &Pod,
+) -> Option<i64> {
     let here = domain(room, &constraint.topology_key)?;
     let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
-    for other in rooms.iter().filter(|other| pod.spec.as_ref().is_some_and(|spec| node_matches(spec, other.node))) {
-        let Some(there) = domain(other, &constraint.topology_key) else { continue };
+    for other in rooms.iter().filter(|other| {
+        pod.spec
+            .as_ref()
+            .is_some_and(|spec| node_matches(spec, other.node))
+    }) {
+        let Some(there) = domain(other, &constraint.topology_key) else {
+            continue;
+        };
         let same = |one: &&&Pod| {
             one.metadata.namespace == pod.metadata.namespace
                 && one.metadata.deletion_timestamp.is_none()
                 && label_matches(constraint.label_selector.as_ref(), one)
         };
-        *counts.entry(there).or_default() += i64::try_from(other.pods.iter().filter(same).count()).unwrap_or(i64::MAX);
+        *counts.entry(there).or_default() +=
+            i64::try_from(other.pods.iter().filter(same).count()).unwrap_or(i64::MAX);
     }
     let least = counts.values().min().copied().unwrap_or(0);
     let own = i64::from(label_matches(constraint.label_selector.as_ref(), pod));
@@ -170,14 +282,28 @@ fn skew(rooms: &[Room<'_>], room: &Room<'_>, constraint: &TopologySpreadConstrai
 }
 
 fn constraints(pod: &Pod) -> &[TopologySpreadConstraint] {
-    pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.topology_spread_constraints.as_deref())
+        .unwrap_or_default()
 }
 
 /// Whether a spreading that must hold would not.
-pub(super) fn spread_refuses(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Option<&'static str> {
-    for constraint in constraints(pod).iter().filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule") {
+pub(super) fn spread_refuses(
+    rooms: &[Room<'_>],
+    room: &Room<'_>,
+    pod: &Pod,
+) -> Option<&'static str> {
+    for constraint in constraints(pod)
+        .iter()
+        .filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule")
+    {
         match skew(rooms, room, constraint, pod) {
-            None => return Some("node(s) didn't match pod topology spread constraints (missing required label)"),
+            None => {
+                return Some(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
+                );
+            }
             Some(skew) if skew > i64::from(constraint.max_skew) => {
                 return Some("node(s) didn't match pod topology spread constraints");
             }
@@ -189,6 +315,10 @@ pub(super) fn spread_refuses(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> 
 
 /// How far beyond its skews a spreading that should hold would be.
 pub(super) fn spread_excess(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> i64 {
-    let wished = constraints(pod).iter().filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway");
-    wished.map(|constraint| skew(rooms, room, constraint, pod).map_or(100, |skew| skew.max(0))).sum()
+    let wished = constraints(pod)
+        .iter()
+        .filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway");
+    wished
+        .map(|constraint| skew(rooms, room, constraint, pod).map_or(100, |skew| skew.max(0)))
+        .sum()
 }

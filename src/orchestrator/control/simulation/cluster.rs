@@ -37,9 +37,18 @@ pub(super) fn start() -> Timestamp {
 
 impl Cluster {
     pub(super) fn new(workers: usize) -> Self {
-        let world = World { now: start(), ..World::default() };
-        let mut cluster = Self { world, next: 0, events: Vec::new(), off: Vec::new() };
-        let taint = json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
+        let world = World {
+            now: start(),
+            ..World::default()
+        };
+        let mut cluster = Self {
+            world,
+            next: 0,
+            events: Vec::new(),
+            off: Vec::new(),
+        };
+        let taint =
+            json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
         cluster.node("c1", json!({"taints": taint}));
         for number in 1..=workers {
             cluster.node(&format!("w{number}"), json!({}));
@@ -61,7 +70,8 @@ impl Cluster {
 
     pub(super) fn rc(&mut self, name: &str, replicas: i32, version: &str) {
         let labels = json!({"app": "web", "version": version});
-        let container = json!({"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]});
+        let container =
+            json!({"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]});
         let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [container]}});
         let object = json!({"metadata": {"name": name, "generation": 1}, "spec": {"replicas": replicas, "selector": labels, "template": template}});
         self.put("ReplicationController", "default", object);
@@ -78,7 +88,8 @@ impl Cluster {
     pub(super) fn put(&mut self, kind: &str, namespace: &str, mut object: Value) {
         self.next += 1;
         let metadata = &mut object["metadata"];
-        if let (Value::Null, Some(prefix)) = (&metadata["name"], metadata["generateName"].as_str()) {
+        if let (Value::Null, Some(prefix)) = (&metadata["name"], metadata["generateName"].as_str())
+        {
             metadata["name"] = json!(format!("{prefix}{:05}", self.next));
         }
         if !namespace.is_empty() {
@@ -89,17 +100,26 @@ impl Cluster {
             metadata["creationTimestamp"] = json!(self.world.now.to_string());
         }
         metadata["resourceVersion"] = json!(self.next.to_string());
-        let key: Key = (namespace.to_owned(), metadata["name"].as_str().expect("a name").to_owned());
+        let key: Key = (
+            namespace.to_owned(),
+            metadata["name"].as_str().expect("a name").to_owned(),
+        );
         let world = &mut self.world;
         match kind {
             "Node" => drop(world.nodes.insert(key, typed::<Node>(object))),
             "Pod" => drop(world.pods.insert(key, typed::<Pod>(object))),
-            "ReplicationController" => drop(world.replication_controllers.insert(key, typed::<ReplicationController>(object))),
+            "ReplicationController" => drop(
+                world
+                    .replication_controllers
+                    .insert(key, typed::<ReplicationController>(object)),
+            ),
             "Service" => drop(world.services.insert(key, typed::<Service>(object))),
             "Endpoints" => drop(world.endpoints.insert(key, typed::<Endpoints>(object))),
             "EndpointSlice" => drop(world.slices.insert(key, typed::<EndpointSlice>(object))),
             "Namespace" => drop(world.namespaces.insert(key, typed::<Namespace>(object))),
-            "Event" => self.events.push(object["reason"].as_str().unwrap_or_default().to_owned()),
+            "Event" => self
+                .events
+                .push(object["reason"].as_str().unwrap_or_default().to_owned()),
             other => panic!("{other} is not simulated"),
         }
     }
@@ -137,33 +157,61 @@ impl Cluster {
 
     pub(super) fn apply(&mut self, action: Action) {
         match action {
-            Action::Create { kind, namespace, object } => self.put(kind, &namespace, object),
+            Action::Create {
+                kind,
+                namespace,
+                object,
+            } => self.put(kind, &namespace, object),
             Action::Replace { target, object } => {
                 let key = (target.namespace.clone(), target.name.clone());
-                let now = self.value(target.kind, &key).expect("controllers replace what exists");
-                assert_eq!(now["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"], "{target:?}");
+                let now = self
+                    .value(target.kind, &key)
+                    .expect("controllers replace what exists");
+                assert_eq!(
+                    now["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"],
+                    "{target:?}"
+                );
                 self.put(target.kind, &target.namespace, object);
             }
-            Action::Patch { target, status, patch } => {
+            Action::Patch {
+                target,
+                status,
+                patch,
+            } => {
                 let key = (target.namespace.clone(), target.name.clone());
-                let Some(mut object) = self.value(target.kind, &key) else { return };
-                if !status && object["metadata"]["resourceVersion"] != json!(target.resource_version) {
+                let Some(mut object) = self.value(target.kind, &key) else {
+                    return;
+                };
+                if !status
+                    && object["metadata"]["resourceVersion"] != json!(target.resource_version)
+                {
                     return;
                 }
                 merge(&mut object, &patch);
                 let waiting = !object["metadata"]["deletionTimestamp"].is_null();
-                let held = object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+                let held = object["metadata"]["finalizers"]
+                    .as_array()
+                    .is_some_and(|list| !list.is_empty());
                 if patch["metadata"]["finalizers"].is_array() && waiting && !held {
                     self.remove(target.kind, &key);
                 } else {
                     self.put(target.kind, &target.namespace, object);
                 }
             }
-            Action::Delete { target, force } => self.delete(target.kind, &(target.namespace, target.name), &target.uid, force),
-            Action::FinalizeNamespace(target) => self.remove("Namespace", &(String::new(), target.name)),
+            Action::Delete { target, force } => self.delete(
+                target.kind,
+                &(target.namespace, target.name),
+                &target.uid,
+                force,
+            ),
+            Action::FinalizeNamespace(target) => {
+                self.remove("Namespace", &(String::new(), target.name))
+            }
             Action::Bind { target, node } => {
                 let key = (target.namespace.clone(), target.name.clone());
-                let Some(mut pod) = self.value("Pod", &key) else { return };
+                let Some(mut pod) = self.value("Pod", &key) else {
+                    return;
+                };
                 assert!(pod["spec"]["nodeName"].is_null(), "bound twice: {target:?}");
                 pod["spec"]["nodeName"] = json!(node);
                 self.put("Pod", &target.namespace, pod);
@@ -172,7 +220,12 @@ impl Cluster {
     }
 
     pub(super) fn delete(&mut self, kind: &str, key: &Key, uid: &str, force: bool) {
-        let Some(mut object) = self.value(kind, key).filter(|object| object["metadata"]["uid"] == uid) else { return };
+        let Some(mut object) = self
+            .value(kind, key)
+            .filter(|object| object["metadata"]["uid"] == uid)
+        else {
+            return;
+        };
         let graceful = kind == "Pod" && !force && !object["spec"]["nodeName"].is_null();
         if graceful {
             object["metadata"]["deletionTimestamp"] = json!(self.world.now.to_string());
@@ -199,24 +252,51 @@ impl Cluster {
         for controller in self.world.replication_controllers.values() {
             let uid = controller.metadata.uid.as_deref().unwrap_or_default();
             let owned = |world: &World| {
-                let mine = |pod: &&Arc<Pod>| controller_of(&pod.metadata).is_some_and(|owner| owner.uid == uid) && is_active(pod);
+                let mine = |pod: &&Arc<Pod>| {
+                    controller_of(&pod.metadata).is_some_and(|owner| owner.uid == uid)
+                        && is_active(pod)
+                };
                 world.pods.values().filter(mine).count()
             };
-            let replicas = usize::try_from(controller.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)).unwrap_or(0);
+            let replicas = usize::try_from(
+                controller
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1),
+            )
+            .unwrap_or(0);
             let (was, is) = (owned(before), owned(&self.world));
-            assert!(is <= replicas.max(was) + adoptable(before), "over-created: {is} of {replicas}, {was} before");
+            assert!(
+                is <= replicas.max(was) + adoptable(before),
+                "over-created: {is} of {replicas}, {was} before"
+            );
         }
         for pod in self.world.pods.values() {
-            let owners = pod.metadata.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true)).count();
+            let owners = pod
+                .metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .filter(|owner| owner.controller == Some(true))
+                .count();
             assert!(owners <= 1, "two owners: {:?}", pod.metadata.name);
         }
     }
 
     /// What agents do: start bound pods, finish terminating ones, drop those the API does not know. Nodes that are off do nothing.
     pub(super) fn agents(&mut self) {
-        let pods: Vec<(Key, Arc<Pod>)> = self.world.pods.iter().map(|(key, pod)| (key.clone(), pod.clone())).collect();
+        let pods: Vec<(Key, Arc<Pod>)> = self
+            .world
+            .pods
+            .iter()
+            .map(|(key, pod)| (key.clone(), pod.clone()))
+            .collect();
         for (key, pod) in pods {
-            let Some(node) = node_of(&pod).filter(|node| !self.off.iter().any(|off| off == node)) else { continue };
+            let Some(node) = node_of(&pod).filter(|node| !self.off.iter().any(|off| off == node))
+            else {
+                continue;
+            };
             if pod.metadata.deletion_timestamp.is_some() {
                 self.remove("Pod", &key);
             } else if phase(&pod) == "Pending" {
@@ -238,7 +318,10 @@ impl Cluster {
                 return;
             }
         }
-        panic!("the controllers do not come to rest: {:?}", reconcile(&self.world).actions.first());
+        panic!(
+            "the controllers do not come to rest: {:?}",
+            reconcile(&self.world).actions.first()
+        );
     }
 
     pub(super) fn silence(&mut self, node: &str, liveness: Liveness) {
@@ -250,16 +333,44 @@ impl Cluster {
     }
 
     pub(super) fn owned_by(&self, name: &str) -> Vec<&Pod> {
-        let mine = |pod: &&Pod| controller_of(&pod.metadata).is_some_and(|owner| owner.name == name) && is_active(pod);
-        self.world.pods.values().map(|pod| &**pod).filter(mine).collect()
+        let mine = |pod: &&Pod| {
+            controller_of(&pod.metadata).is_some_and(|owner| owner.name == name) && is_active(pod)
+        };
+        self.world
+            .pods
+            .values()
+            .map(|pod| &**pod)
+            .filter(mine)
+            .collect()
     }
 
     pub(super) fn ready_addresses(&self) -> usize {
-        let slices = self.world.slices.values().flat_map(|slice| slice.endpoints.iter().flatten());
-        let ready =
-            slices.filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true)).count();
-        let subsets = self.world.endpoints.values().flat_map(|endpoints| endpoints.subsets.iter().flatten());
-        assert_eq!(ready, subsets.map(|subset| subset.addresses.iter().flatten().count()).sum::<usize>(), "both APIs agree");
+        let slices = self
+            .world
+            .slices
+            .values()
+            .flat_map(|slice| slice.endpoints.iter().flatten());
+        let ready = slices
+            .filter(|endpoint| {
+                endpoint
+                    .conditions
+                    .as_ref()
+                    .and_then(|conditions| conditions.ready)
+                    == Some(true)
+            })
+            .count();
+        let subsets = self
+            .world
+            .endpoints
+            .values()
+            .flat_map(|endpoints| endpoints.subsets.iter().flatten());
+        assert_eq!(
+            ready,
+            subsets
+                .map(|subset| subset.addresses.iter().flatten().count())
+                .sum::<usize>(),
+            "both APIs agree"
+        );
         ready
     }
 
@@ -275,7 +386,11 @@ impl Cluster {
 }
 
 pub(super) fn adoptable(world: &World) -> usize {
-    world.pods.values().filter(|pod| controller_of(&pod.metadata).is_none() && is_active(pod)).count()
+    world
+        .pods
+        .values()
+        .filter(|pod| controller_of(&pod.metadata).is_none() && is_active(pod))
+        .count()
 }
 
 /// Merge patch, with conditions merged by type.
@@ -309,7 +424,11 @@ pub(super) fn kinds_of(decision: &Decision) -> Vec<String> {
             Action::Create { kind, .. } => Some(format!("create {kind}")),
             Action::Patch { target, .. } => Some(format!("patch {}", target.name)),
             Action::Replace { target, .. } => Some(format!("replace {}", target.name)),
-            Action::Delete { target, force } => Some(format!("delete {}{}", target.name, if *force { " now" } else { "" })),
+            Action::Delete { target, force } => Some(format!(
+                "delete {}{}",
+                target.name,
+                if *force { " now" } else { "" }
+            )),
             Action::FinalizeNamespace(target) => Some(format!("finalize {}", target.name)),
             Action::Bind { target, node } => Some(format!("bind {} to {node}", target.name)),
         })

@@ -23,7 +23,11 @@ enum Fault {
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
-    let liveness = prop_oneof![Just(Liveness::Alive), Just(Liveness::Suspect), Just(Liveness::Lost)];
+    let liveness = prop_oneof![
+        Just(Liveness::Alive),
+        Just(Liveness::Suspect),
+        Just(Liveness::Lost)
+    ];
     prop_oneof![
         (any::<bool>(), 0..7_u8).prop_map(|(which, replicas)| Fault::Scale(which, replicas)),
         (any::<usize>(), any::<bool>()).prop_map(|(which, force)| Fault::DeletePod(which, force)),
@@ -40,40 +44,63 @@ fn fault() -> impl Strategy<Value = Fault> {
 impl Cluster {
     fn pick(&self, which: usize) -> Option<Arc<Pod>> {
         let count = self.world.pods.len();
-        if count == 0 { None } else { self.world.pods.values().nth(which % count).cloned() }
+        if count == 0 {
+            None
+        } else {
+            self.world.pods.values().nth(which % count).cloned()
+        }
     }
 
     fn suffer(&mut self, fault: &Fault) {
         match fault {
             Fault::Scale(which, replicas) => {
-                let key: Key = ("default".to_owned(), if *which { "web-v1" } else { "web-v2" }.to_owned());
+                let key: Key = (
+                    "default".to_owned(),
+                    if *which { "web-v1" } else { "web-v2" }.to_owned(),
+                );
                 let rc = self.world.replication_controllers[&key].clone();
                 self.edit("ReplicationController", &*rc, |value| {
                     value["spec"]["replicas"] = json!(replicas);
-                    value["metadata"]["generation"] = json!(value["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+                    value["metadata"]["generation"] =
+                        json!(value["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
                 });
             }
             Fault::DeletePod(which, force) => {
                 if let Some(pod) = self.pick(*which) {
-                    let key = ("default".to_owned(), pod.metadata.name.clone().unwrap_or_default());
-                    self.delete("Pod", &key, pod.metadata.uid.as_deref().unwrap_or_default(), *force);
+                    let key = (
+                        "default".to_owned(),
+                        pod.metadata.name.clone().unwrap_or_default(),
+                    );
+                    self.delete(
+                        "Pod",
+                        &key,
+                        pod.metadata.uid.as_deref().unwrap_or_default(),
+                        *force,
+                    );
                 }
             }
             Fault::Relabel(which) => {
                 if let Some(pod) = self.pick(*which) {
-                    self.edit("Pod", &*pod, |value| value["metadata"]["labels"]["version"] = json!("debug"));
+                    self.edit("Pod", &*pod, |value| {
+                        value["metadata"]["labels"]["version"] = json!("debug")
+                    });
                 }
             }
             Fault::Unready(which) => {
                 if let Some(pod) = self.pick(*which).filter(|pod| ready_since(pod).is_some()) {
-                    self.edit("Pod", &*pod, |value| value["status"]["conditions"][0]["status"] = json!("False"));
+                    self.edit("Pod", &*pod, |value| {
+                        value["status"]["conditions"][0]["status"] = json!("False")
+                    });
                 }
             }
             Fault::Silence(node, liveness) => self.silence(&format!("w{node}"), *liveness),
             Fault::Agents => self.agents(),
             Fault::Round => drop(self.round()),
             Fault::Recreate => {
-                self.remove("ReplicationController", &("default".to_owned(), "web-v1".to_owned()));
+                self.remove(
+                    "ReplicationController",
+                    &("default".to_owned(), "web-v1".to_owned()),
+                );
                 self.rc("web-v1", 2, "v1");
             }
         }

@@ -12,7 +12,11 @@ use crate::orchestrator::control::{nodes, scheduler};
 /// c1 and three workers in two zones; w3 is alone in zone b and has a fast disk.
 fn zones() -> Cluster {
     let mut cluster = Cluster::new(3);
-    for (name, zone, disk) in [("w1", "a", "slow"), ("w2", "a", "slow"), ("w3", "b", "fast")] {
+    for (name, zone, disk) in [
+        ("w1", "a", "slow"),
+        ("w2", "a", "slow"),
+        ("w3", "b", "fast"),
+    ] {
         let node = cluster.world.nodes[&(String::new(), name.to_owned())].clone();
         cluster.edit("Node", &*node, |value| {
             value["metadata"]["labels"]["zone"] = json!(zone);
@@ -27,14 +31,21 @@ fn pod(cluster: &mut Cluster, name: &str, labels: Value, mut spec: Value) {
     if spec["containers"].is_null() {
         spec["containers"] = json!([{"name": "c"}]);
     }
-    cluster.put("Pod", "default", json!({"metadata": {"name": name, "labels": labels}, "spec": spec}));
+    cluster.put(
+        "Pod",
+        "default",
+        json!({"metadata": {"name": name, "labels": labels}, "spec": spec}),
+    );
 }
 
 /// Where the pods went, by name; unplaced ones are at `-`.
 fn places(cluster: &mut Cluster) -> BTreeMap<String, String> {
     cluster.settle();
     let place = |pod: &k8s_openapi::api::core::v1::Pod| {
-        (pod.metadata.name.clone().unwrap_or_default(), node_of(pod).unwrap_or("-").to_owned())
+        (
+            pod.metadata.name.clone().unwrap_or_default(),
+            node_of(pod).unwrap_or("-").to_owned(),
+        )
     };
     cluster.world.pods.values().map(|pod| place(pod)).collect()
 }
@@ -55,10 +66,15 @@ fn required_node_affinity() {
     ] {
         let mut cluster = zones();
         let required = json!({"nodeSelectorTerms": [node_term("nothing", "Exists", &[]), node_term(key, operator, values)]});
-        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
+        let affinity =
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
         // The controller has no zone and would match NotIn: its taint keeps it out.
         pod(&mut cluster, "p", json!({}), json!({"affinity": affinity}));
-        assert_eq!(places(&mut cluster)["p"], wanted, "{key} {operator} {values:?}");
+        assert_eq!(
+            places(&mut cluster)["p"],
+            wanted,
+            "{key} {operator} {values:?}"
+        );
     }
     let mut cluster = zones();
     let fields = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["w2"]}]}]});
@@ -75,37 +91,74 @@ fn required_node_affinity() {
 fn preferred_node_affinity_and_taints_to_avoid() {
     let mut cluster = zones();
     let preferred = json!([{"weight": 50, "preference": node_term("disk", "In", &["fast"])}]);
-    let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}});
+    let affinity =
+        json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}});
     pod(&mut cluster, "p", json!({}), json!({"affinity": affinity}));
     assert_eq!(places(&mut cluster)["p"], "w3");
     let mut cluster = zones();
     for name in ["w1", "w2"] {
         let node = cluster.world.nodes[&(String::new(), name.to_owned())].clone();
-        cluster.edit("Node", &*node, |value| value["spec"]["taints"] = json!([{"key": "old", "effect": "PreferNoSchedule"}]));
+        cluster.edit("Node", &*node, |value| {
+            value["spec"]["taints"] = json!([{"key": "old", "effect": "PreferNoSchedule"}])
+        });
     }
     pod(&mut cluster, "p", json!({}), json!({}));
-    pod(&mut cluster, "tolerant", json!({}), json!({"tolerations": [{"key": "old", "operator": "Exists"}]}));
+    pod(
+        &mut cluster,
+        "tolerant",
+        json!({}),
+        json!({"tolerations": [{"key": "old", "operator": "Exists"}]}),
+    );
     let places = places(&mut cluster);
     assert_eq!(places["p"], "w3");
-    assert_ne!(places["tolerant"], "w3", "to it all are alike, and w3 is fuller");
+    assert_ne!(
+        places["tolerant"], "w3",
+        "to it all are alike, and w3 is fuller"
+    );
 }
 
 #[test]
 fn anti_affinity_separates_physically() {
     let mut cluster = zones();
-    let term = |key: &str| json!([{"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}}]);
-    let apart =
-        |key: &str| json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(key)}}});
+    let term =
+        |key: &str| json!([{"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let apart = |key: &str| json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(key)}}});
     for name in ["a", "b", "c", "d"] {
-        pod(&mut cluster, name, json!({"app": "web"}), apart("kubernetes.io/hostname"));
+        pod(
+            &mut cluster,
+            name,
+            json!({"app": "web"}),
+            apart("kubernetes.io/hostname"),
+        );
     }
     let found = places(&mut cluster);
     let mut taken: Vec<&str> = found.values().map(String::as_str).collect();
     taken.sort_unstable();
-    assert_eq!(taken, ["-", "w1", "w2", "w3"], "one a node, and the fourth waits");
-    let waiting = cluster.world.pods.values().find(|pod| node_of(pod).is_none()).expect("one waits");
-    let message = waiting.status.as_ref().unwrap().conditions.as_ref().unwrap()[0].message.clone().unwrap();
-    assert!(message.contains("3 node(s) didn't match pod anti-affinity rules"), "{message}");
+    assert_eq!(
+        taken,
+        ["-", "w1", "w2", "w3"],
+        "one a node, and the fourth waits"
+    );
+    let waiting = cluster
+        .world
+        .pods
+        .values()
+        .find(|pod| node_of(pod).is_none())
+        .expect("one waits");
+    let message = waiting
+        .status
+        .as_ref()
+        .unwrap()
+        .conditions
+        .as_ref()
+        .unwrap()[0]
+        .message
+        .clone()
+        .unwrap();
+    assert!(
+        message.contains("3 node(s) didn't match pod anti-affinity rules"),
+        "{message}"
+    );
     // Another pod that those do not want near finds no place either: it holds both ways.
     pod(&mut cluster, "web-too", json!({"app": "web"}), json!({}));
     assert_eq!(places(&mut cluster)["web-too"], "-");
@@ -124,18 +177,36 @@ fn affinity_brings_together() {
     let mut cluster = zones();
     let term = json!([{"topologyKey": "zone", "labelSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]}}]);
     let together = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
-    pod(&mut cluster, "cache", json!({"app": "cache"}), together.clone());
+    pod(
+        &mut cluster,
+        "cache",
+        json!({"app": "cache"}),
+        together.clone(),
+    );
     assert_eq!(places(&mut cluster)["cache"], "-", "there is no web yet");
-    pod(&mut cluster, "web", json!({"app": "web"}), json!({"nodeSelector": {"disk": "fast"}}));
+    pod(
+        &mut cluster,
+        "web",
+        json!({"app": "web"}),
+        json!({"nodeSelector": {"disk": "fast"}}),
+    );
     assert_eq!(places(&mut cluster)["cache"], "w3");
     let mut cluster = zones();
     pod(&mut cluster, "web", json!({"app": "web"}), together);
-    assert_ne!(places(&mut cluster)["web"], "-", "the first of its own group goes anywhere");
+    assert_ne!(
+        places(&mut cluster)["web"],
+        "-",
+        "the first of its own group goes anywhere"
+    );
     let mut cluster = zones();
-    pod(&mut cluster, "web", json!({"app": "web"}), json!({"nodeSelector": {"disk": "fast"}}));
+    pod(
+        &mut cluster,
+        "web",
+        json!({"app": "web"}),
+        json!({"nodeSelector": {"disk": "fast"}}),
+    );
     assert_eq!(places(&mut cluster)["web"], "w3");
-    let wish =
-        json!([{"weight": 10, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}}]);
+    let wish = json!([{"weight": 10, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}}]);
     pod(
         &mut cluster,
         "near",
@@ -149,7 +220,10 @@ fn affinity_brings_together() {
         json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": wish}}}),
     );
     let found = places(&mut cluster);
-    assert_eq!((found["near"].as_str(), found["far"] == "w3"), ("w3", false));
+    assert_eq!(
+        (found["near"].as_str(), found["far"] == "w3"),
+        ("w3", false)
+    );
 }
 
 #[test]
@@ -164,23 +238,44 @@ fn pods_spread_over_zones() {
             pod(&mut cluster, name, json!({"app": "web"}), spread(when));
         }
         let found = places(&mut cluster);
-        assert_eq!(found.values().filter(|place| *place == "w3").count(), 2, "{when}: two in each zone: {found:?}");
+        assert_eq!(
+            found.values().filter(|place| *place == "w3").count(),
+            2,
+            "{when}: two in each zone: {found:?}"
+        );
     }
     let mut cluster = zones();
     let node = cluster.world.nodes[&(String::new(), "w3".to_owned())].clone();
-    cluster.edit("Node", &*node, |value| value["spec"]["unschedulable"] = json!(true));
+    cluster.edit("Node", &*node, |value| {
+        value["spec"]["unschedulable"] = json!(true)
+    });
     for name in ["a", "b"] {
-        pod(&mut cluster, name, json!({"app": "web"}), spread("DoNotSchedule"));
+        pod(
+            &mut cluster,
+            name,
+            json!({"app": "web"}),
+            spread("DoNotSchedule"),
+        );
     }
     let found = places(&mut cluster);
-    assert_eq!(found.values().filter(|place| *place == "-").count(), 1, "zone b counts though it takes none: {found:?}");
+    assert_eq!(
+        found.values().filter(|place| *place == "-").count(),
+        1,
+        "zone b counts though it takes none: {found:?}"
+    );
 }
 
 #[test]
 fn replicas_are_separate_even_when_one_node_is_preferred() {
     let mut cluster = zones();
     cluster.rc("web", 3, "v1");
-    let rc = cluster.world.replication_controllers.values().next().expect("it").clone();
+    let rc = cluster
+        .world
+        .replication_controllers
+        .values()
+        .next()
+        .expect("it")
+        .clone();
     let preferred = json!([{"weight": 1, "preference": node_term("disk", "In", &["fast"])}]);
     cluster.edit("ReplicationController", &*rc, |value| {
         value["spec"]["template"]["spec"]["affinity"] =
@@ -209,23 +304,44 @@ fn requests_are_held_against_what_is_allocatable() {
 fn taints_drive_pods_out_when_their_time_is_up() {
     let mut cluster = Cluster::new(1);
     let tolerate = |seconds: Value| json!({"nodeName": "w1", "tolerations": [{"key": "x", "operator": "Exists", "tolerationSeconds": seconds}]});
-    pod(&mut cluster, "intolerant", json!({}), json!({"nodeName": "w1"}));
+    pod(
+        &mut cluster,
+        "intolerant",
+        json!({}),
+        json!({"nodeName": "w1"}),
+    );
     pod(&mut cluster, "for-a-while", json!({}), tolerate(json!(30)));
     pod(&mut cluster, "for-ever", json!({}), tolerate(Value::Null));
     let node = cluster.world.nodes[&(String::new(), "w1".to_owned())].clone();
-    cluster.edit("Node", &*node, |value| value["spec"]["taints"] = json!([{"key": "x", "effect": "NoExecute"}]));
-    assert_eq!(kinds_of(&nodes::reconcile(&cluster.world)), ["patch w1"], "the taint is dated first");
+    cluster.edit("Node", &*node, |value| {
+        value["spec"]["taints"] = json!([{"key": "x", "effect": "NoExecute"}])
+    });
+    assert_eq!(
+        kinds_of(&nodes::reconcile(&cluster.world)),
+        ["patch w1"],
+        "the taint is dated first"
+    );
     cluster.round();
     let decision = nodes::reconcile(&cluster.world);
     assert_eq!(kinds_of(&decision), ["delete intolerant"]);
-    assert_eq!(decision.recheck, Some(cluster.world.now + SignedDuration::from_secs(30)));
+    assert_eq!(
+        decision.recheck,
+        Some(cluster.world.now + SignedDuration::from_secs(30))
+    );
     let leaving = |cluster: &Cluster, name: &str| {
         let key: Key = ("default".to_owned(), name.to_owned());
-        cluster.world.pods.get(&key).is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
+        cluster
+            .world
+            .pods
+            .get(&key)
+            .is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
     };
     assert!(!leaving(&cluster, "for-a-while"));
     cluster.world.now += SignedDuration::from_secs(31);
     cluster.round();
     assert!(leaving(&cluster, "for-a-while") && !leaving(&cluster, "for-ever"));
-    assert_eq!(kinds_of(&scheduler::reconcile(&cluster.world)), Vec::<String>::new());
+    assert_eq!(
+        kinds_of(&scheduler::reconcile(&cluster.world)),
+        Vec::<String>::new()
+    );
 }

@@ -9,7 +9,9 @@ const PERIOD_MS: f64 = 40.0;
 
 /// One character a request, 40 ms apart: `.` good, `x` bad.
 fn log(text: &str) -> Vec<Record> {
-    let classes = text.bytes().map(|c| if c == b'.' { Class::Ok } else { Class::Refused });
+    let classes = text
+        .bytes()
+        .map(|c| if c == b'.' { Class::Ok } else { Class::Refused });
     let mut at = 0.0;
     classes
         .map(|class| {
@@ -35,7 +37,10 @@ fn lengths(text: &str) -> Vec<(f64, f64)> {
     let records = log(text);
     let records: Vec<&Record> = records.iter().collect();
     #[expect(clippy::cast_precision_loss, reason = "short logs")]
-    outages(&records, records.len() as f64 * PERIOD_MS).iter().map(|outage| (outage.from_ms, outage.to_ms)).collect()
+    outages(&records, records.len() as f64 * PERIOD_MS)
+        .iter()
+        .map(|outage| (outage.from_ms, outage.to_ms))
+        .collect()
 }
 
 #[test]
@@ -44,8 +49,16 @@ fn an_outage_runs_from_the_first_bad_to_the_next_good() {
     assert_eq!(lengths("..x.."), [(80.0, 120.0)]);
     assert_eq!(lengths("..xxx.."), [(80.0, 200.0)]);
     assert_eq!(lengths("x"), [(0.0, 40.0)], "open at the end");
-    assert_eq!(lengths("x..x..."), [(0.0, 160.0)], "two goods do not part outages");
-    assert_eq!(lengths("x...x..."), [(0.0, 40.0), (160.0, 200.0)], "three goods do");
+    assert_eq!(
+        lengths("x..x..."),
+        [(0.0, 160.0)],
+        "two goods do not part outages"
+    );
+    assert_eq!(
+        lengths("x...x..."),
+        [(0.0, 40.0), (160.0, 200.0)],
+        "three goods do"
+    );
     assert_eq!(lengths("x.x.x.."), [(0.0, 200.0)], "merging goes on");
 }
 
@@ -59,9 +72,21 @@ fn recovery_is_the_first_window_that_holds() {
     };
     assert_eq!(check("..........", 70.0, 200.0), Ok(0.0), "never down");
     assert_eq!(check("...xxx..........", 70.0, 200.0), Ok(170.0));
-    assert_eq!(check("...xxx.x........", 70.0, 200.0), Ok(250.0), "a short good run does not hold");
-    assert_eq!(check("...xxxxxxx", 70.0, 200.0), Err(330.0), "a lower bound");
-    assert_eq!(check("...xxxx...", 70.0, 200.0), Err(330.0), "the log ends before the window does");
+    assert_eq!(
+        check("...xxx.x........", 70.0, 200.0),
+        Ok(250.0),
+        "a short good run does not hold"
+    );
+    assert_eq!(
+        check("...xxxxxxx", 70.0, 200.0),
+        Err(330.0),
+        "a lower bound"
+    );
+    assert_eq!(
+        check("...xxxx...", 70.0, 200.0),
+        Err(330.0),
+        "the log ends before the window does"
+    );
 }
 
 #[test]
@@ -71,7 +96,10 @@ fn latency_counts_from_the_intended_time() {
     let found = latency(&records);
     let near = |found: f64, expected: f64| (found - expected).abs() / expected < 0.002;
     assert!(near(found.p50, 5.0), "{found:?}");
-    assert!(near(found.max, 900.0) && near(found.p99, 900.0), "{found:?}");
+    assert!(
+        near(found.max, 900.0) && near(found.p99, 900.0),
+        "{found:?}"
+    );
     assert_eq!(latency(&[]), Latency::default());
 }
 
@@ -81,7 +109,11 @@ fn versions_take_over_once() {
     for (record, version) in records.iter_mut().zip(["v1", "v1", "v2", "v1", "v2", "v2"]) {
         record.version = Some(version.to_owned());
     }
-    let expected = Takeover { version: "v2".to_owned(), last_other_ms: Some(120.0), answers_since: 2 };
+    let expected = Takeover {
+        version: "v2".to_owned(),
+        last_other_ms: Some(120.0),
+        answers_since: 2,
+    };
     assert_eq!(takeover(&records), Some(expected));
     assert_eq!(takeover(&log("..")), None);
 }
@@ -94,10 +126,17 @@ fn a_baseline_says_what_is_missing() {
         p99: None,
         within: std::time::Duration::from_secs(1),
     };
-    let check = |text: &str, settled: f64| baseline(&log(text), &[StreamKind::New], &rule, 0.0, settled);
-    assert_eq!(check("x.....", 240.0), BaselineState::Reached { from_ms: 40.0 });
+    let check =
+        |text: &str, settled: f64| baseline(&log(text), &[StreamKind::New], &rule, 0.0, settled);
+    assert_eq!(
+        check("x.....", 240.0),
+        BaselineState::Reached { from_ms: 40.0 }
+    );
     assert!(matches!(check("x.....", 160.0), BaselineState::NotYet(_)));
-    assert_eq!(check(".x....", 240.0), BaselineState::NotYet("stream `new`: 4 of 5 good (refused 1)".to_owned()));
+    assert_eq!(
+        check(".x....", 240.0),
+        BaselineState::NotYet("stream `new`: 4 of 5 good (refused 1)".to_owned())
+    );
 }
 
 proptest! {

@@ -50,12 +50,20 @@ impl DialService for Server {
                 Mode::Answer(status) => {
                     let acceptor = self.acceptor.clone();
                     tokio::spawn(async move {
-                        let Ok(stream) = acceptor.accept(server).await else { return };
+                        let Ok(stream) = acceptor.accept(server).await else {
+                            return;
+                        };
                         let answer = service_fn(move |_| async move {
-                            let response = http::Response::builder().status(status).header("X-Version", "v1");
+                            let response = http::Response::builder()
+                                .status(status)
+                                .header("X-Version", "v1");
                             response.body(Full::new(Bytes::from_static(b"hello")))
                         });
-                        drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
+                        drop(
+                            hyper::server::conn::http1::Builder::new()
+                                .serve_connection(TokioIo::new(stream), answer)
+                                .await,
+                        );
                     });
                 }
             }
@@ -66,23 +74,44 @@ impl DialService for Server {
 
 fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["web".to_owned()]).unwrap().self_signed(&key).unwrap();
-    (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    let certificate = rcgen::CertificateParams::new(vec!["web".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    (
+        certificate.der().clone(),
+        PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+    )
 }
 
 /// Runs load until `enough` says so of its records; they come back in the order of their intended times.
 async fn check(mode: Mode, trusted: bool, enough: impl Fn(&[Record]) -> bool) -> Vec<Record> {
     let (certificate, key) = certificate();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key)
-        .unwrap();
-    let server = Arc::new(Server { mode, acceptor: TlsAcceptor::from(Arc::new(config)) });
-    let url = Url { tls: true, host: "web".into(), namespace: "default".into(), port: 443, path: "/".into() };
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(vec![certificate.clone()], key)
+    .unwrap();
+    let server = Arc::new(Server {
+        mode,
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+    });
+    let url = Url {
+        tls: true,
+        host: "web".into(),
+        namespace: "default".into(),
+        port: 443,
+        path: "/".into(),
+    };
     // Where silence is the answer the deadline is short; elsewhere it must not strike on a busy host.
-    let deadline = Duration::from_millis(if matches!(mode, Mode::Hang | Mode::Silent) { 100 } else { 30_000 });
+    let deadline = Duration::from_millis(if matches!(mode, Mode::Hang | Mode::Silent) {
+        100
+    } else {
+        30_000
+    });
     let load = Load {
         url: url.clone(),
         rate: 50.0,
@@ -90,10 +119,27 @@ async fn check(mode: Mode, trusted: bool, enough: impl Fn(&[Record]) -> bool) ->
         deadline,
         good_status: 200,
         version_header: Some("X-Version".into()),
-        baseline: Baseline { window: Duration::from_secs(1), good: 1.0, p99: None, within: Duration::from_secs(1) },
+        baseline: Baseline {
+            window: Duration::from_secs(1),
+            good: 1.0,
+            p99: None,
+            within: Duration::from_secs(1),
+        },
     };
-    let tls = trust_only(if trusted { vec![certificate] } else { Vec::new() });
-    let running = start(&load, HttpRequest { dial: server, url, tls }, Instant::now());
+    let tls = trust_only(if trusted {
+        vec![certificate]
+    } else {
+        Vec::new()
+    });
+    let running = start(
+        &load,
+        HttpRequest {
+            dial: server,
+            url,
+            tls,
+        },
+        Instant::now(),
+    );
     while !enough(&running.shared.records()) {
         sleep(Duration::from_millis(5)).await;
     }
@@ -121,9 +167,18 @@ async fn every_failure_has_its_class() {
 #[tokio::test]
 async fn new_connects_each_time_and_reused_takes_idle_ones() {
     let of = |records: &[Record], stream| -> Vec<u64> {
-        records.iter().filter(|r| r.stream == stream).map(|r| r.connection.expect("all were answered")).collect()
+        records
+            .iter()
+            .filter(|r| r.stream == stream)
+            .map(|r| r.connection.expect("all were answered"))
+            .collect()
     };
-    let distinct = |numbers: &[u64]| numbers.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let distinct = |numbers: &[u64]| {
+        numbers
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
+    };
     let reuses = |records: &[Record]| {
         let numbers = of(records, StreamKind::Reused);
         distinct(&numbers) < numbers.len()
@@ -131,14 +186,26 @@ async fn new_connects_each_time_and_reused_takes_idle_ones() {
     let records = check(Mode::Answer(200), true, reuses).await;
     let new = of(&records, StreamKind::New);
     assert_eq!(distinct(&new), new.len());
-    assert!(records.iter().all(|record| record.version.as_deref() == Some("v1")));
+    assert!(
+        records
+            .iter()
+            .all(|record| record.version.as_deref() == Some("v1"))
+    );
 }
 
 #[tokio::test]
 async fn the_schedule_does_not_wait_for_answers() {
     // Each request lasts for five periods, yet they are intended one period apart.
     let records = check(Mode::Hang, true, |records| records.len() >= 10).await;
-    let new: Vec<f64> = records.iter().filter(|r| r.stream == StreamKind::New).map(|r| r.intended_ms).collect();
-    assert!(new.windows(2).all(|pair| (pair[1] - pair[0] - 20.0).abs() < 0.01), "{new:?}");
+    let new: Vec<f64> = records
+        .iter()
+        .filter(|r| r.stream == StreamKind::New)
+        .map(|r| r.intended_ms)
+        .collect();
+    assert!(
+        new.windows(2)
+            .all(|pair| (pair[1] - pair[0] - 20.0).abs() < 0.01),
+        "{new:?}"
+    );
     assert!(records.iter().all(|record| record.latency_ms() >= 100.0));
 }

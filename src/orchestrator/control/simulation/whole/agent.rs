@@ -139,14 +139,20 @@ pub(super) struct Call {
 
 impl Call {
     fn limit_ms(&self) -> u64 {
-        if matches!(self.request, Request::ListOwn) { LIST_LIMIT_MS } else { CALL_LIMIT_MS }
+        if matches!(self.request, Request::ListOwn) {
+            LIST_LIMIT_MS
+        } else {
+            CALL_LIMIT_MS
+        }
     }
 }
 
 impl Simulation {
     /// The other workers of a node, as `agent::peers` reads them from the routes.
     fn other_workers(&self, host: Host) -> Vec<Host> {
-        (SERVER + 1..self.hosts()).filter(|other| *other != host).collect()
+        (SERVER + 1..self.hosts())
+            .filter(|other| *other != host)
+            .collect()
     }
 
     pub(super) fn start_agent(&mut self, host: Host) {
@@ -158,8 +164,22 @@ impl Simulation {
         machine.agent = Agent::new(Instant::now(), machine.kept, others);
         let life = machine.life;
         self.audit.excused_until.insert(host, self.now_ms + 3500);
-        self.after(0, Event::Dial { host, purpose: Purpose::Tunnel, life });
-        self.after(0, Event::Dial { host, purpose: Purpose::Pods, life });
+        self.after(
+            0,
+            Event::Dial {
+                host,
+                purpose: Purpose::Tunnel,
+                life,
+            },
+        );
+        self.after(
+            0,
+            Event::Dial {
+                host,
+                purpose: Purpose::Pods,
+                life,
+            },
+        );
         self.after(0, Event::Fence { host, life });
         self.adopt_all(host);
     }
@@ -171,7 +191,9 @@ impl Simulation {
         machine.life += 1;
         (machine.agent.tunnel, machine.agent.watch) = (None, None);
         let mine = self.streams.iter().filter(|(_, stream)| {
-            stream.client == host && stream.open[CLIENT_END] && matches!(stream.purpose, Purpose::Tunnel | Purpose::Pods)
+            stream.client == host
+                && stream.open[CLIENT_END]
+                && matches!(stream.purpose, Purpose::Tunnel | Purpose::Pods)
         });
         let mine: Vec<u64> = mine.map(|(number, _)| *number).collect();
         for stream in mine {
@@ -206,10 +228,24 @@ impl Simulation {
         if agent.tunnel == Some(stream) {
             agent.tunnel = None;
             agent.backoff_ms = (agent.backoff_ms * 2).min(BACKOFF_LAST_MS);
-            self.after(backoff, Event::Dial { host, purpose: Purpose::Tunnel, life });
+            self.after(
+                backoff,
+                Event::Dial {
+                    host,
+                    purpose: Purpose::Tunnel,
+                    life,
+                },
+            );
         } else if agent.watch == Some(stream) {
             agent.watch = None;
-            self.after(BACKOFF_FIRST_MS, Event::Dial { host, purpose: Purpose::Pods, life });
+            self.after(
+                BACKOFF_FIRST_MS,
+                Event::Dial {
+                    host,
+                    purpose: Purpose::Pods,
+                    life,
+                },
+            );
         }
     }
 
@@ -219,9 +255,16 @@ impl Simulation {
         }
         let late = Duration::from_millis(self.now_ms - due_ms);
         let late = self.agent(host).contact.late(Instant::now(), late);
-        for (tunnel, limit) in [(Some(stream), SILENCE_LIMIT_MS), (self.machines[&host].agent.watch, CALL_LIMIT_MS)] {
+        for (tunnel, limit) in [
+            (Some(stream), SILENCE_LIMIT_MS),
+            (self.machines[&host].agent.watch, CALL_LIMIT_MS),
+        ] {
             let Some(number) = tunnel else { continue };
-            if self.streams.get(&number).is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > limit) {
+            if self
+                .streams
+                .get(&number)
+                .is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > limit)
+            {
                 self.close(number, CLIENT_END);
                 self.agent_lost(host, number);
             }
@@ -238,7 +281,15 @@ impl Simulation {
         let sequence = agent.sequence;
         let contact_ms = agent.contact.heard_ms_ago(Instant::now());
         let ping = agent.contact.ping(Instant::now());
-        self.send(stream, CLIENT_END, Message::FromNode(FromNode::Heartbeat { sequence, late_ms, contact_ms }));
+        self.send(
+            stream,
+            CLIENT_END,
+            Message::FromNode(FromNode::Heartbeat {
+                sequence,
+                late_ms,
+                contact_ms,
+            }),
+        );
         self.send(stream, CLIENT_END, Message::Ping(ping));
         self.after(HEARTBEAT_INTERVAL_MS, Event::Beat { host, stream });
     }
@@ -250,13 +301,21 @@ impl Simulation {
                 machine.kept = machine.agent.contact.answered(&ping).or(machine.kept);
             }
             Message::ToNode(ToNode::Probe { request, address }) => {
-                let std::net::IpAddr::V4(address) = address.ip() else { return };
+                let std::net::IpAddr::V4(address) = address.ip() else {
+                    return;
+                };
                 let to = usize::from(address.octets()[3]) - 10;
                 self.ask(host, to, Why::Server(request));
             }
-            Message::ToNode(ToNode::Drained { pod_uid, excluded }) => self.drained(host, &pod_uid, Some(excluded)),
+            Message::ToNode(ToNode::Drained { pod_uid, excluded }) => {
+                self.drained(host, &pod_uid, Some(excluded))
+            }
             Message::Pods(pods) => {
-                assert_eq!(self.machines[&host].agent.watch, Some(stream), "an agent has one watch");
+                assert_eq!(
+                    self.machines[&host].agent.watch,
+                    Some(stream),
+                    "an agent has one watch"
+                );
                 self.agent(host).wanted = Some(pods);
                 self.reconcile_pods(host);
             }
@@ -272,7 +331,10 @@ impl Simulation {
         let heard = agent.contact.heard();
         let mut ask = false;
         if now.saturating_duration_since(heard) > ASK_AFTER {
-            if agent.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY) {
+            if agent
+                .asked
+                .is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_EVERY)
+            {
                 agent.asked = Some(now);
                 ask = true;
             }
@@ -290,8 +352,16 @@ impl Simulation {
         let calm = self.ms_of(heard + ASK_AFTER) + 1;
         let round = self.now_ms + FENCE_ROUND_MS;
         let lapse = self.ms_of(agent.contact.lapse());
-        let due = if agent.fence_up == Some(false) && !agent.contact.is_in_doubt() { calm.max(round) } else { round };
-        let due = if lapse > self.now_ms { due.min(lapse) } else { due };
+        let due = if agent.fence_up == Some(false) && !agent.contact.is_in_doubt() {
+            calm.max(round)
+        } else {
+            round
+        };
+        let due = if lapse > self.now_ms {
+            due.min(lapse)
+        } else {
+            due
+        };
         self.at(due, Event::Fence { host, life });
     }
 
@@ -310,7 +380,10 @@ impl Simulation {
                 if since.elapsed() > REMOVAL_LIMIT {
                     agent.contact.give_up_doubt();
                     self.trust(host);
-                } else if agent.listing.is_none_or(|(asked, waits)| !waits && asked.elapsed() > LIST_EVERY) {
+                } else if agent
+                    .listing
+                    .is_none_or(|(asked, waits)| !waits && asked.elapsed() > LIST_EVERY)
+                {
                     agent.listing = Some((Instant::now(), true));
                     self.call(host, life, Request::ListOwn);
                 }
@@ -331,10 +404,17 @@ impl Simulation {
     fn set_fence(&mut self, host: Host, up: bool) {
         let agent = self.agent(host);
         if agent.fence_up.is_some() || up {
-            self.note(format!("fence of {} {}", node_name(host), if up { "up" } else { "down" }));
+            self.note(format!(
+                "fence of {} {}",
+                node_name(host),
+                if up { "up" } else { "down" }
+            ));
         }
         if up && self.audit.nobody_fences {
-            self.violated(format!("{} fences itself without a reason", node_name(host)));
+            self.violated(format!(
+                "{} fences itself without a reason",
+                node_name(host)
+            ));
         }
         self.agent(host).fence_up = Some(up);
         self.network().fenced[host] = up;
@@ -344,9 +424,17 @@ impl Simulation {
     pub(super) fn own_listed(&mut self, host: Host, asked_ms: u64, listed: Option<&[String]>) {
         let asked = self.instant(asked_ms);
         let machine = self.machines.get_mut(&host).expect("a node");
-        let Some(listing) = machine.agent.listing.as_mut().filter(|(last, _)| *last == asked) else { return };
+        let Some(listing) = machine
+            .agent
+            .listing
+            .as_mut()
+            .filter(|(last, _)| *last == asked)
+        else {
+            return;
+        };
         listing.1 = false;
-        let gone = listed.is_some_and(|known| machine.sandboxes.keys().all(|uid| known.contains(uid)));
+        let gone =
+            listed.is_some_and(|known| machine.sandboxes.keys().all(|uid| known.contains(uid)));
         if gone && machine.agent.contact.all_are_known(asked) {
             self.trust(host);
         }
@@ -355,15 +443,33 @@ impl Simulation {
     fn ask(&mut self, from: Host, to: Host, why: Why) {
         let life = self.machines[&from].life;
         let id = self.fresh();
-        self.asks.insert(id, Ask { from, life, to, begun_ms: self.now_ms, why, over: false });
+        self.asks.insert(
+            id,
+            Ask {
+                from,
+                life,
+                to,
+                begun_ms: self.now_ms,
+                why,
+                over: false,
+            },
+        );
         self.ask_leaves(id);
         self.after(CONNECT_AGAIN_MS, Event::AskLeaves(id));
-        self.after(ANSWER_WITHIN_MS, Event::AskEnds { ask: id, found: Found::Silence });
+        self.after(
+            ANSWER_WITHIN_MS,
+            Event::AskEnds {
+                ask: id,
+                found: Found::Silence,
+            },
+        );
     }
 
     /// A connection is dialled, the first or the second.
     pub(super) fn ask_leaves(&mut self, id: u64) {
-        let Some(Ask { from, to, .. }) = self.asks.get(&id).cloned() else { return };
+        let Some(Ask { from, to, .. }) = self.asks.get(&id).cloned() else {
+            return;
+        };
         let passes = self.network().passes(from, to);
         if let Some(after) = passes {
             self.after(after, Event::AskArrives(id));
@@ -372,13 +478,23 @@ impl Simulation {
 
     /// The question is at the other machine, whose kernel answers whatever its agent does.
     pub(super) fn ask_arrives(&mut self, id: u64) {
-        let Some(ask) = self.asks.get(&id).cloned().filter(|ask| !ask.over) else { return };
+        let Some(ask) = self.asks.get(&id).cloned().filter(|ask| !ask.over) else {
+            return;
+        };
         if self.network().frozen[ask.to] {
             return;
         }
-        let Some(back) = self.network().passes(ask.to, ask.from) else { return };
+        let Some(back) = self.network().passes(ask.to, ask.from) else {
+            return;
+        };
         if !self.machines[&ask.to].up {
-            self.after(back, Event::AskEnds { ask: id, found: Found::Machine });
+            self.after(
+                back,
+                Event::AskEnds {
+                    ask: id,
+                    found: Found::Machine,
+                },
+            );
             return;
         }
         // The handshake of TLS and the answer: two more round trips, each of which may be lost and sent again.
@@ -390,28 +506,55 @@ impl Simulation {
             }
         }
         let (now, agent) = (Instant::now(), self.agent(ask.to));
-        let hello = agent.words.hello(now, ask.from, agent.contact.heard_ms_ago(now), agent.fence_up == Some(true));
-        let found = if after <= ANSWER_WITHIN_MS { Found::Agent(hello) } else { Found::Machine };
-        self.after(after.min(ANSWER_WITHIN_MS), Event::AskEnds { ask: id, found });
+        let hello = agent.words.hello(
+            now,
+            ask.from,
+            agent.contact.heard_ms_ago(now),
+            agent.fence_up == Some(true),
+        );
+        let found = if after <= ANSWER_WITHIN_MS {
+            Found::Agent(hello)
+        } else {
+            Found::Machine
+        };
+        self.after(
+            after.min(ANSWER_WITHIN_MS),
+            Event::AskEnds { ask: id, found },
+        );
     }
 
     pub(super) fn ask_ends(&mut self, id: u64, found: Found) {
-        let Some(ask) = self.asks.remove(&id) else { return };
+        let Some(ask) = self.asks.remove(&id) else {
+            return;
+        };
         if self.machines[&ask.from].life != ask.life {
             return;
         }
         let late = self.now_ms - ask.begun_ms > ANSWER_WITHIN_MS + LATE_MS;
-        let found = if late && found == Found::Silence { Found::Late } else { found };
+        let found = if late && found == Found::Silence {
+            Found::Late
+        } else {
+            found
+        };
         match ask.why {
             Why::Fence(worker) => {
-                if let Some(said) = PeerSaid::new(self.instant(ask.begun_ms), Instant::now(), &found) {
+                if let Some(said) =
+                    PeerSaid::new(self.instant(ask.begun_ms), Instant::now(), &found)
+                {
                     self.agent(ask.from).peers[worker] = Some(said);
                 }
             }
             Why::Server(request) => {
-                let answer = self.agent(ask.from).words.testify(Instant::now(), ask.to, found.into());
+                let answer =
+                    self.agent(ask.from)
+                        .words
+                        .testify(Instant::now(), ask.to, found.into());
                 if let Some(stream) = self.machines[&ask.from].agent.tunnel {
-                    self.send(stream, CLIENT_END, Message::FromNode(FromNode::Probed { request, answer }));
+                    self.send(
+                        stream,
+                        CLIENT_END,
+                        Message::FromNode(FromNode::Probed { request, answer }),
+                    );
                 }
             }
         }
@@ -420,17 +563,34 @@ impl Simulation {
     /// Asks the API for something; the reply comes back, or `Failed` does.
     pub(super) fn call(&mut self, from: Host, life: u64, request: Request) {
         let id = self.fresh();
-        self.calls.insert(id, Call { from, life, request, begun_ms: self.now_ms, over: false });
+        self.calls.insert(
+            id,
+            Call {
+                from,
+                life,
+                request,
+                begun_ms: self.now_ms,
+                over: false,
+            },
+        );
         self.after(0, Event::CallLeaves(id));
     }
 
     pub(super) fn call_leaves(&mut self, id: u64) {
-        let Some(call) = self.calls.get(&id).cloned() else { return };
+        let Some(call) = self.calls.get(&id).cloned() else {
+            return;
+        };
         let passes = self.network().passes(call.from, SERVER);
         match passes {
             Some(after) => self.after(after, Event::CallArrives(id)),
             None if self.now_ms - call.begun_ms >= call.limit_ms() => {
-                self.after(0, Event::CallEnds { call: id, reply: Reply::Failed });
+                self.after(
+                    0,
+                    Event::CallEnds {
+                        call: id,
+                        reply: Reply::Failed,
+                    },
+                );
             }
             None => self.after(CALL_RESEND_MS, Event::CallLeaves(id)),
         }
@@ -441,36 +601,58 @@ impl Simulation {
             self.call_leaves(id);
             return;
         }
-        let Some(call) = self.calls.get_mut(&id).filter(|call| !call.over) else { return };
+        let Some(call) = self.calls.get_mut(&id).filter(|call| !call.over) else {
+            return;
+        };
         call.over = true;
         let call = call.clone();
-        let reply = if self.server.up { self.serve(call.from, call.request) } else { Reply::Failed };
+        let reply = if self.server.up {
+            self.serve(call.from, call.request)
+        } else {
+            Reply::Failed
+        };
         self.call_returns(id, reply);
     }
 
     pub(super) fn call_returns(&mut self, id: u64, reply: Reply) {
-        let Some(call) = self.calls.get(&id).cloned() else { return };
+        let Some(call) = self.calls.get(&id).cloned() else {
+            return;
+        };
         let passes = self.network().passes(SERVER, call.from);
         match passes {
             Some(after) => self.after(after, Event::CallEnds { call: id, reply }),
             None if self.now_ms - call.begun_ms >= call.limit_ms() => {
-                self.after(0, Event::CallEnds { call: id, reply: Reply::Failed });
+                self.after(
+                    0,
+                    Event::CallEnds {
+                        call: id,
+                        reply: Reply::Failed,
+                    },
+                );
             }
             None => self.after(CALL_RESEND_MS, Event::CallReturns { call: id, reply }),
         }
     }
 
     pub(super) fn call_ends(&mut self, id: u64, reply: Reply) {
-        let Some(call) = self.calls.remove(&id) else { return };
+        let Some(call) = self.calls.remove(&id) else {
+            return;
+        };
         if self.machines[&call.from].life != call.life {
             return;
         }
         match call.request {
             Request::ListOwn => {
-                let listed = if let Reply::Listed(uids) = &reply { Some(uids.as_slice()) } else { None };
+                let listed = if let Reply::Listed(uids) = &reply {
+                    Some(uids.as_slice())
+                } else {
+                    None
+                };
                 self.own_listed(call.from, call.begun_ms, listed);
             }
-            Request::PatchStatus { uid, status, .. } => self.patched(call.from, &uid, *status, &reply),
+            Request::PatchStatus { uid, status, .. } => {
+                self.patched(call.from, &uid, *status, &reply)
+            }
             Request::Delete { uid, .. } => self.deleted(call.from, &uid, &reply),
         }
     }

@@ -36,8 +36,15 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    pub(super) fn testified(&mut self, now_ms: u64, suspect: &str, observer: &str, answer: PeerAnswer) {
-        self.findings.push((now_ms, suspect.to_owned(), observer.to_owned(), answer));
+    pub(super) fn testified(
+        &mut self,
+        now_ms: u64,
+        suspect: &str,
+        observer: &str,
+        answer: PeerAnswer,
+    ) {
+        self.findings
+            .push((now_ms, suspect.to_owned(), observer.to_owned(), answer));
     }
 }
 
@@ -59,18 +66,24 @@ impl Simulation {
             .memory
             .liveness
             .iter()
-            .filter(|(node, now)| **now == Liveness::Lost && before.get(*node) != Some(&Liveness::Lost))
+            .filter(|(node, now)| {
+                **now == Liveness::Lost && before.get(*node) != Some(&Liveness::Lost)
+            })
             .map(|(node, _)| node.clone())
             .collect();
         for node in lost {
             let since = self.audit.beats.get(&node).copied().unwrap_or(0);
-            let corroborated = self.audit.findings.iter().any(|(at, suspect, observer, answer)| {
-                *suspect == node
-                    && *observer != node
-                    && *at >= since
-                    && self.now_ms - at <= FINDING_COUNTS_MS
-                    && matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced)
-            });
+            let corroborated = self
+                .audit
+                .findings
+                .iter()
+                .any(|(at, suspect, observer, answer)| {
+                    *suspect == node
+                        && *observer != node
+                        && *at >= since
+                        && self.now_ms - at <= FINDING_COUNTS_MS
+                        && matches!(answer, PeerAnswer::Silent | PeerAnswer::Fenced)
+                });
             if !corroborated {
                 self.violated(format!("{node} is lost, and nobody found it silent"));
             }
@@ -82,12 +95,17 @@ impl Simulation {
         let host = host_of_node(node);
         let liveness = &self.server.memory.liveness;
         let workers = self.hosts() - SERVER - 1;
-        let silent = liveness.iter().filter(|(node, liveness)| *node != "c1" && **liveness != Liveness::Alive).count();
+        let silent = liveness
+            .iter()
+            .filter(|(node, liveness)| *node != "c1" && **liveness != Liveness::Alive)
+            .count();
         if liveness.get(node) != Some(&Liveness::Lost) {
             self.violated(format!("{uid} is evicted from {node}, which is not lost"));
         }
         if silent == workers || silent > 1 && silent * 2 > workers {
-            self.violated(format!("{uid} is evicted from {node} though {silent} of {workers} workers are silent"));
+            self.violated(format!(
+                "{uid} is evicted from {node} though {silent} of {workers} workers are silent"
+            ));
         }
         self.audit.evictions += 1;
         self.audit.evicted.insert(uid.to_owned(), host);
@@ -99,18 +117,43 @@ impl Simulation {
     /// Whether a pod serves clients on a node that has no excuse.
     fn serves(&self, uid: &str, host: Host) -> bool {
         let machine = &self.machines[&host];
-        let Some(sandbox) = machine.sandboxes.get(uid).filter(|sandbox| !sandbox.stopping) else { return false };
+        let Some(sandbox) = machine
+            .sandboxes
+            .get(uid)
+            .filter(|sandbox| !sandbox.stopping)
+        else {
+            return false;
+        };
         let network = self.network();
-        let listens = network.pods.get(&sandbox.address).is_some_and(|pod| pod.listening && pod.uid == uid);
-        let leaves = machine.agent.workers.get(uid).is_some_and(|worker| worker.observed.deletion.is_some());
-        let excused = !machine.up || self.audit.excused_until.get(&host).is_some_and(|until| self.now_ms < *until);
-        listens && !leaves && !excused && !network.off[host] && !network.frozen[host] && !network.fenced[host]
+        let listens = network
+            .pods
+            .get(&sandbox.address)
+            .is_some_and(|pod| pod.listening && pod.uid == uid);
+        let leaves = machine
+            .agent
+            .workers
+            .get(uid)
+            .is_some_and(|worker| worker.observed.deletion.is_some());
+        let excused = !machine.up
+            || self
+                .audit
+                .excused_until
+                .get(&host)
+                .is_some_and(|until| self.now_ms < *until);
+        listens
+            && !leaves
+            && !excused
+            && !network.off[host]
+            && !network.frozen[host]
+            && !network.fenced[host]
     }
 
     /// An agent stops only what is to go.
     pub(super) fn audit_stop(&mut self, host: Host, uid: &str, wanted: bool) {
         let pods = &self.server.store.world.pods;
-        let there = pods.values().find(|pod| pod.metadata.uid.as_deref() == Some(uid));
+        let there = pods
+            .values()
+            .find(|pod| pod.metadata.uid.as_deref() == Some(uid));
         if !wanted || there.is_some_and(|pod| is_active(pod)) {
             self.violated(format!("{} stops {uid}, which is to run", node_name(host)));
         }
@@ -127,26 +170,45 @@ impl Simulation {
         for (host, machine) in &self.machines {
             for uid in machine.sandboxes.keys() {
                 if !owners.insert(uid) {
-                    found = Some(format!("{uid} is on {} and on another node", node_name(*host)));
+                    found = Some(format!(
+                        "{uid} is on {} and on another node",
+                        node_name(*host)
+                    ));
                 }
             }
         }
         for (uid, host) in &self.audit.evicted {
             if self.serves(uid, *host) {
-                found = Some(format!("{uid} was replaced, and serves on {}", node_name(*host)));
+                found = Some(format!(
+                    "{uid} was replaced, and serves on {}",
+                    node_name(*host)
+                ));
             }
         }
         {
             let network = self.network();
             let key = service_port();
             for (address, stopped) in &network.stopped {
-                if network.pods.get(address).is_some_and(|pod| pod.uid != stopped.uid) {
+                if network
+                    .pods
+                    .get(address)
+                    .is_some_and(|pod| pod.uid != stopped.uid)
+                {
                     continue;
                 }
                 let to = (IpAddr::V4(*address), 8080).into();
-                for process in self.balancers.iter().filter(|process| process.up && !stopped.excused.contains(&process.name)) {
-                    if process.balancer.confirmed(&key, to) || process.balancer.open_connections(&key, to) > 0 {
-                        found = Some(format!("{} has {address} of {}, which was drained", process.name, stopped.uid));
+                for process in self
+                    .balancers
+                    .iter()
+                    .filter(|process| process.up && !stopped.excused.contains(&process.name))
+                {
+                    if process.balancer.confirmed(&key, to)
+                        || process.balancer.open_connections(&key, to) > 0
+                    {
+                        found = Some(format!(
+                            "{} has {address} of {}, which was drained",
+                            process.name, stopped.uid
+                        ));
                     }
                 }
             }
@@ -172,28 +234,65 @@ impl Simulation {
         if self.rollout.is_some() {
             return Some("an update is under way".to_owned());
         }
-        if let Some((node, liveness)) = self.server.memory.liveness.iter().find(|(_, liveness)| **liveness != Liveness::Alive) {
+        if let Some((node, liveness)) = self
+            .server
+            .memory
+            .liveness
+            .iter()
+            .find(|(_, liveness)| **liveness != Liveness::Alive)
+        {
             return Some(format!("{node} is {liveness:?}"));
         }
         let world = &self.server.store.world;
         let wanted = usize::try_from(self.replicas(&self.web)).expect("not negative");
-        let pods: BTreeSet<&str> = world.pods.values().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        let ready = world.pods.values().filter(|pod| is_active(pod) && ready_since(pod).is_some()).count();
+        let pods: BTreeSet<&str> = world
+            .pods
+            .values()
+            .filter_map(|pod| pod.metadata.uid.as_deref())
+            .collect();
+        let ready = world
+            .pods
+            .values()
+            .filter(|pod| is_active(pod) && ready_since(pod).is_some())
+            .count();
         if (pods.len(), ready) != (wanted, wanted) {
-            return Some(format!("{} pods, {ready} ready, {wanted} wanted", pods.len()));
+            return Some(format!(
+                "{} pods, {ready} ready, {wanted} wanted",
+                pods.len()
+            ));
         }
-        let run: BTreeSet<&str> =
-            self.machines.values().flat_map(|machine| machine.sandboxes.keys().map(String::as_str)).collect();
+        let run: BTreeSet<&str> = self
+            .machines
+            .values()
+            .flat_map(|machine| machine.sandboxes.keys().map(String::as_str))
+            .collect();
         if run != pods {
             return Some(format!("{run:?} run, {pods:?} are to"));
         }
-        if let Some((host, machine)) = self.machines.iter().find(|(_, machine)| machine.agent.fence_up != Some(false)) {
-            return Some(format!("the fence of {} is {:?}", node_name(*host), machine.agent.fence_up));
+        if let Some((host, machine)) = self
+            .machines
+            .iter()
+            .find(|(_, machine)| machine.agent.fence_up != Some(false))
+        {
+            return Some(format!(
+                "the fence of {} is {:?}",
+                node_name(*host),
+                machine.agent.fence_up
+            ));
         }
         let key = service_port();
         for process in &self.balancers {
-            let endpoints = process.table.ports.get(&key).map(|port| port.endpoints.clone()).unwrap_or_default();
-            if endpoints.len() != wanted || !endpoints.iter().all(|endpoint| process.balancer.confirmed(&key, endpoint.addr)) {
+            let endpoints = process
+                .table
+                .ports
+                .get(&key)
+                .map(|port| port.endpoints.clone())
+                .unwrap_or_default();
+            if endpoints.len() != wanted
+                || !endpoints
+                    .iter()
+                    .all(|endpoint| process.balancer.confirmed(&key, endpoint.addr))
+            {
                 return Some(format!("{} knows {endpoints:?}", process.name));
             }
         }

@@ -49,13 +49,21 @@ pub(super) struct Process {
 }
 
 pub(super) fn service_port() -> ServicePortKey {
-    ServicePortKey { namespace: "default".to_owned(), name: "web".to_owned(), port: 80 }
+    ServicePortKey {
+        namespace: "default".to_owned(),
+        name: "web".to_owned(),
+        port: 80,
+    }
 }
 
 impl Process {
     pub(super) fn new(simulation: &Simulation, host: Host) -> Self {
         let name = balancer_name(host);
-        let dial = SimulatedDial { network: simulation.network.clone(), from: host, balancer: name.clone() };
+        let dial = SimulatedDial {
+            network: simulation.network.clone(),
+            from: host,
+            balancer: name.clone(),
+        };
         Self {
             host,
             name,
@@ -90,12 +98,42 @@ impl Simulation {
     pub(super) fn start_balancer(&mut self, index: usize) {
         let (host, life) = (self.balancers[index].host, self.balancers[index].life + 1);
         let kept = self.balancers[index].kept.take();
-        self.balancers[index] = Process { life, kept, ..Process::new(self, host) };
+        self.balancers[index] = Process {
+            life,
+            kept,
+            ..Process::new(self, host)
+        };
         self.note(format!("{} starts", self.balancers[index].name));
-        self.after(0, Event::Dial { host, purpose: Purpose::Reports(index), life });
-        self.after(0, Event::Dial { host, purpose: Purpose::Endpoints(index), life });
-        self.after(100, Event::Client { balancer: index, life });
-        self.after(API_WAIT_MS, Event::Rules { balancer: index, life });
+        self.after(
+            0,
+            Event::Dial {
+                host,
+                purpose: Purpose::Reports(index),
+                life,
+            },
+        );
+        self.after(
+            0,
+            Event::Dial {
+                host,
+                purpose: Purpose::Endpoints(index),
+                life,
+            },
+        );
+        self.after(
+            100,
+            Event::Client {
+                balancer: index,
+                life,
+            },
+        );
+        self.after(
+            API_WAIT_MS,
+            Event::Rules {
+                balancer: index,
+                life,
+            },
+        );
     }
 
     /// `proxy::follow` has waited for the API.
@@ -105,7 +143,10 @@ impl Simulation {
             && let Some(kept) = process.kept.clone()
         {
             process.apply(&kept, 0);
-            self.note(format!("{} goes by the rules of before", self.balancers[index].name));
+            self.note(format!(
+                "{} goes by the rules of before",
+                self.balancers[index].name
+            ));
         }
     }
 
@@ -118,7 +159,10 @@ impl Simulation {
         let name = process.name.clone();
         self.note(format!("{name} stops"));
         let mine = [Purpose::Reports(index), Purpose::Endpoints(index)];
-        let mine = self.streams.iter().filter(|(_, stream)| stream.open[CLIENT_END] && mine.contains(&stream.purpose));
+        let mine = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.open[CLIENT_END] && mine.contains(&stream.purpose));
         let mine: Vec<u64> = mine.map(|(number, _)| *number).collect();
         for stream in mine {
             self.close(stream, CLIENT_END);
@@ -132,7 +176,15 @@ impl Simulation {
             process.stream = Some(stream);
             process.last = None;
             process.regular = 0;
-            self.after(0, Event::Report { balancer: index, life, stream, regular: true });
+            self.after(
+                0,
+                Event::Report {
+                    balancer: index,
+                    life,
+                    stream,
+                    regular: true,
+                },
+            );
         } else {
             process.watch = Some(stream);
         }
@@ -144,10 +196,24 @@ impl Simulation {
         if process.stream == Some(stream) {
             process.stream = None;
             process.backoff_ms = (process.backoff_ms * 2).min(BACKOFF_LAST_MS);
-            self.after(backoff, Event::Dial { host, purpose: Purpose::Reports(index), life });
+            self.after(
+                backoff,
+                Event::Dial {
+                    host,
+                    purpose: Purpose::Reports(index),
+                    life,
+                },
+            );
         } else if process.watch == Some(stream) {
             process.watch = None;
-            self.after(BACKOFF_FIRST_MS, Event::Dial { host, purpose: Purpose::Endpoints(index), life });
+            self.after(
+                BACKOFF_FIRST_MS,
+                Event::Dial {
+                    host,
+                    purpose: Purpose::Endpoints(index),
+                    life,
+                },
+            );
         }
     }
 
@@ -163,7 +229,15 @@ impl Simulation {
                 follow(&process.balancer, orders, &mut process.known);
                 if let (Some(stream), true) = (process.stream, drains) {
                     let life = process.life;
-                    self.after(1, Event::Report { balancer: index, life, stream, regular: false });
+                    self.after(
+                        1,
+                        Event::Report {
+                            balancer: index,
+                            life,
+                            stream,
+                            regular: false,
+                        },
+                    );
                 }
             }
             Message::Endpoints(objects) => {
@@ -173,10 +247,20 @@ impl Simulation {
                 }
                 let (life, stream, name) = (process.life, process.stream, process.name.clone());
                 if !connected {
-                    self.violated(format!("{name} changed its rules without the control plane"));
+                    self.violated(format!(
+                        "{name} changed its rules without the control plane"
+                    ));
                 }
                 if let Some(stream) = stream {
-                    self.after(0, Event::Report { balancer: index, life, stream, regular: false });
+                    self.after(
+                        0,
+                        Event::Report {
+                            balancer: index,
+                            life,
+                            stream,
+                            regular: false,
+                        },
+                    );
                 }
             }
             _ => {}
@@ -189,7 +273,12 @@ impl Simulation {
             return;
         }
         let life = process.life;
-        if regular && self.streams.get(&stream).is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > SILENCE_LIMIT_MS) {
+        if regular
+            && self
+                .streams
+                .get(&stream)
+                .is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > SILENCE_LIMIT_MS)
+        {
             self.close(stream, CLIENT_END);
             self.balancer_lost(index, stream);
             return;
@@ -209,9 +298,25 @@ impl Simulation {
             }
         }
         if regular {
-            self.after(REPORT_INTERVAL_MS, Event::Report { balancer: index, life, stream, regular: true });
+            self.after(
+                REPORT_INTERVAL_MS,
+                Event::Report {
+                    balancer: index,
+                    life,
+                    stream,
+                    regular: true,
+                },
+            );
         } else if drains {
-            self.after(NEWS_EVERY_MS, Event::Report { balancer: index, life, stream, regular: false });
+            self.after(
+                NEWS_EVERY_MS,
+                Event::Report {
+                    balancer: index,
+                    life,
+                    stream,
+                    regular: false,
+                },
+            );
         }
     }
 
@@ -234,9 +339,18 @@ impl Simulation {
                 () = tokio::time::sleep(Duration::from_millis(stay)) => {}
             }
         });
-        self.after(next, Event::Client { balancer: index, life });
+        self.after(
+            next,
+            Event::Client {
+                balancer: index,
+                life,
+            },
+        );
         if let Some(watch) = watch
-            && self.streams.get(&watch).is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > WATCH_LIMIT_MS)
+            && self
+                .streams
+                .get(&watch)
+                .is_some_and(|one| self.now_ms - one.heard_ms[CLIENT_END] > WATCH_LIMIT_MS)
         {
             self.close(watch, CLIENT_END);
             self.balancer_lost(index, watch);

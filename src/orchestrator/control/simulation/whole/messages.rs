@@ -36,8 +36,15 @@ pub(super) enum Message {
 /// A request to the API.
 #[derive(Debug, Clone)]
 pub(super) enum Request {
-    PatchStatus { uid: String, key: Key, status: Box<PodStatus> },
-    Delete { uid: String, key: Key },
+    PatchStatus {
+        uid: String,
+        key: Key,
+        status: Box<PodStatus>,
+    },
+    Delete {
+        uid: String,
+        key: Key,
+    },
     ListOwn,
 }
 
@@ -69,28 +76,91 @@ pub(super) enum Deed {
 /// Something that happens at a time. `life` is that of the process it happens to: it is void once that has ended.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    Pump { stream: u64, end: usize },
-    Reset { stream: u64, end: usize },
-    Dial { host: Host, purpose: Purpose, life: u64 },
-    Beat { host: Host, stream: u64 },
-    Fence { host: Host, life: u64 },
-    Worker { host: Host, life: u64, uid: String },
-    Worked { host: Host, life: u64, uid: String, work: Work },
-    Container { host: Host, boot: u64, uid: String, instance: u32, deed: Deed },
+    Pump {
+        stream: u64,
+        end: usize,
+    },
+    Reset {
+        stream: u64,
+        end: usize,
+    },
+    Dial {
+        host: Host,
+        purpose: Purpose,
+        life: u64,
+    },
+    Beat {
+        host: Host,
+        stream: u64,
+    },
+    Fence {
+        host: Host,
+        life: u64,
+    },
+    Worker {
+        host: Host,
+        life: u64,
+        uid: String,
+    },
+    Worked {
+        host: Host,
+        life: u64,
+        uid: String,
+        work: Work,
+    },
+    Container {
+        host: Host,
+        boot: u64,
+        uid: String,
+        instance: u32,
+        deed: Deed,
+    },
     AskLeaves(u64),
     AskArrives(u64),
-    AskEnds { ask: u64, found: Found },
+    AskEnds {
+        ask: u64,
+        found: Found,
+    },
     CallLeaves(u64),
     CallArrives(u64),
-    CallReturns { call: u64, reply: Reply },
-    CallEnds { call: u64, reply: Reply },
-    Report { balancer: usize, life: u64, stream: u64, regular: bool },
-    Client { balancer: usize, life: u64 },
-    Rules { balancer: usize, life: u64 },
-    Detect { life: u64 },
-    Reconcile { life: u64 },
-    Write { life: u64, actions: Vec<Action> },
-    Barrier { life: u64 },
-    TunnelOver { life: u64, stream: u64 },
+    CallReturns {
+        call: u64,
+        reply: Reply,
+    },
+    CallEnds {
+        call: u64,
+        reply: Reply,
+    },
+    Report {
+        balancer: usize,
+        life: u64,
+        stream: u64,
+        regular: bool,
+    },
+    Client {
+        balancer: usize,
+        life: u64,
+    },
+    Rules {
+        balancer: usize,
+        life: u64,
+    },
+    Detect {
+        life: u64,
+    },
+    Reconcile {
+        life: u64,
+    },
+    Write {
+        life: u64,
+        actions: Vec<Action>,
+    },
+    Barrier {
+        life: u64,
+    },
+    TunnelOver {
+        life: u64,
+        stream: u64,
+    },
     Script(Step),
 }

@@ -39,7 +39,10 @@ use agent::{Agent, Ask, Call, Machine};
 use audit::Audit;
 use balancers::Process;
 use messages::{Event, Message};
-use network::{CLIENT_END, Host, Network, OUTSIDE, Pipe, Purpose, RESEND_FIRST_MS, RESEND_LAST_MS, SERVER, SERVER_END, Stream};
+use network::{
+    CLIENT_END, Host, Network, OUTSIDE, Pipe, Purpose, RESEND_FIRST_MS, RESEND_LAST_MS, SERVER,
+    SERVER_END, Stream,
+};
 use script::{Rollout, Step};
 use server::Server;
 
@@ -64,8 +67,9 @@ use server::Server;
 /// 405571: a node was replaced because it had been found fenced, and lifted its fence because the server had looked gone.
 /// 412575: Endpoints were written with a pod, as decided before its deletion, when its drain had found that none have it.
 const REGRESSIONS: &[u64] = &[
-    0, 3, 151, 171, 242, 545, 585, 100_545, 100_570, 100_833, 200_146, 200_244, 200_285, 202_797, 300_285, 300_367, 300_969,
-    300_990, 400_530, 402_682, 404_656, 404_718, 405_571, 408_356, 408_464, 410_764, 412_575, 1_024_147, 1_024_815,
+    0, 3, 151, 171, 242, 545, 585, 100_545, 100_570, 100_833, 200_146, 200_244, 200_285, 202_797,
+    300_285, 300_367, 300_969, 300_990, 400_530, 402_682, 404_656, 404_718, 405_571, 408_356,
+    408_464, 410_764, 412_575, 1_024_147, 1_024_815,
 ];
 /// So many others run by default.
 const SEEDS: u64 = 60;
@@ -167,7 +171,9 @@ impl Simulation {
             events: 0,
             over: false,
         };
-        simulation.balancers = (OUTSIDE..hosts).map(|host| Process::new(&simulation, host)).collect();
+        simulation.balancers = (OUTSIDE..hosts)
+            .map(|host| Process::new(&simulation, host))
+            .collect();
         simulation
     }
 
@@ -181,7 +187,8 @@ impl Simulation {
             self.at(at, Event::Script(step));
         }
         while !self.over {
-            let ((at, _), (due, event)) = self.queue.pop_first().expect("somebody always looks again");
+            let ((at, _), (due, event)) =
+                self.queue.pop_first().expect("somebody always looks again");
             if at > self.now_ms {
                 tokio::time::sleep_until(self.instant(at)).await;
                 self.now_ms = at;
@@ -197,7 +204,13 @@ impl Simulation {
         }
         let [connected, refused] = self.network().connects;
         let (events, evictions) = (self.events, self.audit.evictions);
-        Ok(Outcome { events, evictions, connected, refused, simulated_ms: self.now_ms })
+        Ok(Outcome {
+            events,
+            evictions,
+            connected,
+            refused,
+            simulated_ms: self.now_ms,
+        })
     }
 
     /// All machines, the one outside among them.
@@ -231,7 +244,8 @@ impl Simulation {
         if self.lines.len() >= LINES {
             self.lines.pop_front();
         }
-        self.lines.push_back(format!("{:>7} ms  {line}", self.now_ms));
+        self.lines
+            .push_back(format!("{:>7} ms  {line}", self.now_ms));
     }
 
     fn after(&mut self, ms: u64, event: Event) {
@@ -244,7 +258,8 @@ impl Simulation {
 
     fn enqueue(&mut self, at_ms: u64, due_ms: u64, event: Event) {
         let number = self.fresh();
-        self.queue.insert((at_ms.max(self.now_ms), number), (due_ms, event));
+        self.queue
+            .insert((at_ms.max(self.now_ms), number), (due_ms, event));
     }
 
     /// The machine that an event happens on: while that is frozen, the event waits.
@@ -261,7 +276,9 @@ impl Simulation {
             | Event::Worked { host, .. }
             | Event::Container { host, .. } => Some(*host),
             Event::AskLeaves(ask) | Event::AskEnds { ask, .. } => self.asker(*ask),
-            Event::CallLeaves(call) | Event::CallEnds { call, .. } => self.calls.get(call).map(|call| call.from),
+            Event::CallLeaves(call) | Event::CallEnds { call, .. } => {
+                self.calls.get(call).map(|call| call.from)
+            }
             Event::CallArrives(_)
             | Event::CallReturns { .. }
             | Event::Detect { .. }
@@ -269,9 +286,9 @@ impl Simulation {
             | Event::Write { .. }
             | Event::Barrier { .. }
             | Event::TunnelOver { .. } => Some(SERVER),
-            Event::Report { balancer, .. } | Event::Client { balancer, .. } | Event::Rules { balancer, .. } => {
-                Some(self.balancers[*balancer].host)
-            }
+            Event::Report { balancer, .. }
+            | Event::Client { balancer, .. }
+            | Event::Rules { balancer, .. } => Some(self.balancers[*balancer].host),
             Event::AskArrives(_) | Event::Script(_) => None,
         }
     }
@@ -284,23 +301,45 @@ impl Simulation {
             return;
         }
         let server = |life: u64| self.server.up && life == self.server.life;
-        let agent = |host: Host, life: u64| self.machines[&host].up && life == self.machines[&host].life;
-        let balancer = |index: usize, life: u64| self.balancers[index].up && life == self.balancers[index].life;
+        let agent =
+            |host: Host, life: u64| self.machines[&host].up && life == self.machines[&host].life;
+        let balancer = |index: usize, life: u64| {
+            self.balancers[index].up && life == self.balancers[index].life
+        };
         match event {
             Event::Pump { stream, end } => self.pump(stream, end),
             Event::Reset { stream, end } => self.reset(stream, end),
-            Event::Dial { host, purpose, life } => self.dial(host, purpose, life),
+            Event::Dial {
+                host,
+                purpose,
+                life,
+            } => self.dial(host, purpose, life),
             Event::Beat { host, stream } => self.beat(host, stream, due_ms),
             Event::Fence { host, life } if agent(host, life) => self.fence(host, life),
             Event::Worker { host, life, uid } if agent(host, life) => {
-                let due = self.machines[&host].agent.workers.get(&uid).and_then(|worker| worker.observed.deletion);
+                let due = self.machines[&host]
+                    .agent
+                    .workers
+                    .get(&uid)
+                    .and_then(|worker| worker.observed.deletion);
                 if due.is_some_and(|deletion| deletion.drained_by() <= Instant::now()) {
                     self.drained(host, &uid, None);
                 }
                 self.worker_turn(host, &uid);
             }
-            Event::Worked { host, life, uid, work } if agent(host, life) => self.worked(host, &uid, work),
-            Event::Container { host, boot, uid, instance, deed } if self.machines[&host].boot == boot => {
+            Event::Worked {
+                host,
+                life,
+                uid,
+                work,
+            } if agent(host, life) => self.worked(host, &uid, work),
+            Event::Container {
+                host,
+                boot,
+                uid,
+                instance,
+                deed,
+            } if self.machines[&host].boot == boot => {
                 self.container(host, &uid, instance, deed);
             }
             Event::AskLeaves(ask) => self.ask_leaves(ask),
@@ -310,11 +349,22 @@ impl Simulation {
             Event::CallArrives(call) => self.call_arrives(call),
             Event::CallReturns { call, reply } => self.call_returns(call, reply),
             Event::CallEnds { call, reply } => self.call_ends(call, reply),
-            Event::Report { balancer: index, life, stream, regular } if balancer(index, life) => {
+            Event::Report {
+                balancer: index,
+                life,
+                stream,
+                regular,
+            } if balancer(index, life) => {
                 self.report(index, stream, regular);
             }
-            Event::Client { balancer: index, life } if balancer(index, life) => self.client(index),
-            Event::Rules { balancer: index, life } if balancer(index, life) => self.old_rules(index),
+            Event::Client {
+                balancer: index,
+                life,
+            } if balancer(index, life) => self.client(index),
+            Event::Rules {
+                balancer: index,
+                life,
+            } if balancer(index, life) => self.old_rules(index),
             Event::Detect { life } if server(life) => self.detect(life),
             Event::Reconcile { life } if server(life) => self.reconcile(life),
             Event::Write { life, actions } if server(life) => self.write(actions),
@@ -334,9 +384,17 @@ impl Simulation {
         if now_life != life {
             return;
         }
-        let answers = !self.network().frozen[SERVER] && self.network().round_trip(host, SERVER).is_some();
+        let answers =
+            !self.network().frozen[SERVER] && self.network().round_trip(host, SERVER).is_some();
         if !answers || !self.server.up {
-            self.after(DIAL_AGAIN_MS, Event::Dial { host, purpose, life });
+            self.after(
+                DIAL_AGAIN_MS,
+                Event::Dial {
+                    host,
+                    purpose,
+                    life,
+                },
+            );
             return;
         }
         let number = self.fresh();
@@ -351,14 +409,20 @@ impl Simulation {
         self.streams.insert(number, stream);
         match purpose {
             Purpose::Tunnel | Purpose::Pods => self.agent_dialled(host, number, purpose),
-            Purpose::Reports(index) | Purpose::Endpoints(index) => self.balancer_dialled(index, number, purpose),
+            Purpose::Reports(index) | Purpose::Endpoints(index) => {
+                self.balancer_dialled(index, number, purpose)
+            }
         }
         self.accepted(number, purpose, host);
     }
 
     /// Sends from an end of a connection.
     fn send(&mut self, number: u64, from_end: usize, message: Message) {
-        if self.streams.get(&number).is_some_and(|stream| stream.open[from_end]) {
+        if self
+            .streams
+            .get(&number)
+            .is_some_and(|stream| stream.open[from_end])
+        {
             self.push(number, from_end, message);
         }
     }
@@ -368,19 +432,38 @@ impl Simulation {
         let now_ms = self.now_ms;
         let (from, to) = self.ends(number, from_end);
         let delay_ms = self.network().links[from][to].delay_ms;
-        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return;
+        };
         let pipe = &mut stream.pipes[to_end];
-        let ready = pipe.queue.back().map_or(0, |(ready, _)| *ready).max(now_ms + if from == to { 0 } else { delay_ms });
+        let ready = pipe
+            .queue
+            .back()
+            .map_or(0, |(ready, _)| *ready)
+            .max(now_ms + if from == to { 0 } else { delay_ms });
         pipe.queue.push_back((ready, message));
         if !std::mem::replace(&mut pipe.pumping, true) {
-            self.at(ready, Event::Pump { stream: number, end: to_end });
+            self.at(
+                ready,
+                Event::Pump {
+                    stream: number,
+                    end: to_end,
+                },
+            );
         }
     }
 
     /// The machines at an end of a connection, and at the other.
     fn ends(&self, number: u64, end: usize) -> (Host, Host) {
-        let client = self.streams.get(&number).map_or(SERVER, |stream| stream.client);
-        if end == CLIENT_END { (client, SERVER) } else { (SERVER, client) }
+        let client = self
+            .streams
+            .get(&number)
+            .map_or(SERVER, |stream| stream.client);
+        if end == CLIENT_END {
+            (client, SERVER)
+        } else {
+            (SERVER, client)
+        }
     }
 
     /// What is on its way to an end arrives, or is sent again later.
@@ -388,7 +471,9 @@ impl Simulation {
         let (to, from) = self.ends(number, end);
         let passes = self.network().passes(from, to).is_some();
         let now_ms = self.now_ms;
-        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return;
+        };
         let pipe = &mut stream.pipes[end];
         if !passes {
             pipe.resend_ms = (pipe.resend_ms * 2).clamp(RESEND_FIRST_MS, RESEND_LAST_MS);
@@ -397,18 +482,34 @@ impl Simulation {
                 self.streams.remove(&number);
                 return;
             }
-            self.after(after, Event::Pump { stream: number, end });
+            self.after(
+                after,
+                Event::Pump {
+                    stream: number,
+                    end,
+                },
+            );
             return;
         }
         pipe.resend_ms = 0;
         let mut arrived = Vec::new();
-        while pipe.queue.front().is_some_and(|(ready, _)| *ready <= now_ms) {
+        while pipe
+            .queue
+            .front()
+            .is_some_and(|(ready, _)| *ready <= now_ms)
+        {
             arrived.extend(pipe.queue.pop_front().map(|(_, message)| message));
         }
         pipe.pumping = !pipe.queue.is_empty();
         let next = pipe.queue.front().map(|(ready, _)| *ready);
         if let Some(next) = next {
-            self.at(next, Event::Pump { stream: number, end });
+            self.at(
+                next,
+                Event::Pump {
+                    stream: number,
+                    end,
+                },
+            );
         }
         for message in arrived {
             self.arrives(number, end, message);
@@ -416,11 +517,19 @@ impl Simulation {
     }
 
     fn arrives(&mut self, number: u64, end: usize, message: Message) {
-        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return;
+        };
         if !stream.open[end] {
             // A reset, if the other end still cares.
             if stream.open[1 - end] {
-                self.after(1, Event::Reset { stream: number, end: 1 - end });
+                self.after(
+                    1,
+                    Event::Reset {
+                        stream: number,
+                        end: 1 - end,
+                    },
+                );
             } else {
                 self.streams.remove(&number);
             }
@@ -438,13 +547,21 @@ impl Simulation {
         }
         match purpose {
             Purpose::Tunnel | Purpose::Pods => self.agent_hears(client, number, message),
-            Purpose::Reports(index) | Purpose::Endpoints(index) => self.balancer_hears(index, message),
+            Purpose::Reports(index) | Purpose::Endpoints(index) => {
+                self.balancer_hears(index, message)
+            }
         }
     }
 
     /// An end learns that the other is closed.
     fn reset(&mut self, number: u64, end: usize) {
-        let Some(stream) = self.streams.get_mut(&number).filter(|stream| stream.open[end]) else { return };
+        let Some(stream) = self
+            .streams
+            .get_mut(&number)
+            .filter(|stream| stream.open[end])
+        else {
+            return;
+        };
         stream.open[end] = false;
         let (purpose, client) = (stream.purpose, stream.client);
         if end == SERVER_END {
@@ -453,13 +570,21 @@ impl Simulation {
         }
         match purpose {
             Purpose::Tunnel | Purpose::Pods => self.agent_lost(client, number),
-            Purpose::Reports(index) | Purpose::Endpoints(index) => self.balancer_lost(index, number),
+            Purpose::Reports(index) | Purpose::Endpoints(index) => {
+                self.balancer_lost(index, number)
+            }
         }
     }
 
     /// An end closes the connection; the other learns of it when the network lets it.
     fn close(&mut self, number: u64, end: usize) {
-        let Some(stream) = self.streams.get_mut(&number).filter(|stream| stream.open[end]) else { return };
+        let Some(stream) = self
+            .streams
+            .get_mut(&number)
+            .filter(|stream| stream.open[end])
+        else {
+            return;
+        };
         stream.open[end] = false;
         stream.pipes[end].queue.clear();
         self.push(number, end, Message::End);
@@ -479,16 +604,33 @@ fn run(seed: u64, plan: Plan) -> Result<Outcome, (String, Vec<String>)> {
     let simulated = || runtime.block_on(async { Simulation::new(seed).run(plan).await });
     // An assertion of production's that fails is a finding, too, and needs its seed.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(simulated)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        Err((format!("panicked: {}", text.unwrap_or_default()), Vec::new()))
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err((
+            format!("panicked: {}", text.unwrap_or_default()),
+            Vec::new(),
+        ))
     })
 }
 
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    match (number("FLIGHTCAGE_SIM_SEED"), number("FLIGHTCAGE_SIM_SEEDS")) {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect("a number"))
+    };
+    match (
+        number("FLIGHTCAGE_SIM_SEED"),
+        number("FLIGHTCAGE_SIM_SEEDS"),
+    ) {
         (Some(first), count) => (first..first + count.unwrap_or(1)).collect(),
-        (None, count) => REGRESSIONS.iter().copied().chain(0..count.unwrap_or(SEEDS)).collect(),
+        (None, count) => REGRESSIONS
+            .iter()
+            .copied()
+            .chain(0..count.unwrap_or(SEEDS))
+            .collect(),
     }
 }
 
@@ -503,7 +645,10 @@ fn invariants_hold_whatever_happens() {
         }
     }
     if let Some((seed, _, lines)) = failed.first() {
-        let violations: Vec<String> = failed.iter().map(|(seed, violation, _)| format!("seed {seed}: {violation}")).collect();
+        let violations: Vec<String> = failed
+            .iter()
+            .map(|(seed, violation, _)| format!("seed {seed}: {violation}"))
+            .collect();
         panic!(
             "{} of {} seeds failed\n{}\nbefore that of seed {seed}:\n{}\nagain: FLIGHTCAGE_SIM_SEED={seed} cargo test --lib simulation::whole",
             failed.len(),
@@ -512,13 +657,19 @@ fn invariants_hold_whatever_happens() {
             lines.join("\n"),
         );
     }
-    assert!(seeds.len() < 10 || total.evictions > 0 && total.connected > 1000, "the simulation does not bite: {total:?}");
+    assert!(
+        seeds.len() < 10 || total.evictions > 0 && total.connected > 1000,
+        "the simulation does not bite: {total:?}"
+    );
 }
 
 #[test]
 fn a_seed_repeats() {
     let once = run(7, script::plan).map_err(|(violation, _)| violation);
-    assert_eq!(once, run(7, script::plan).map_err(|(violation, _)| violation));
+    assert_eq!(
+        once,
+        run(7, script::plan).map_err(|(violation, _)| violation)
+    );
 }
 
 /// Fail static: whatever agents and nodes go through meanwhile, without the server nothing is replaced, so nobody has to be fenced.

@@ -74,7 +74,16 @@ impl Network {
             off: vec![false; hosts],
             frozen: vec![false; hosts],
             fenced: vec![false; hosts],
-            links: vec![vec![Link { delay_ms: 1, ..Link::default() }; hosts]; hosts],
+            links: vec![
+                vec![
+                    Link {
+                        delay_ms: 1,
+                        ..Link::default()
+                    };
+                    hosts
+                ];
+                hosts
+            ],
             pods: BTreeMap::new(),
             stopped: BTreeMap::new(),
             violation: None,
@@ -99,7 +108,10 @@ impl Network {
 
     /// Whether both directions are open, losses aside.
     pub(super) fn connected(&self, one: Host, other: Host) -> bool {
-        !self.off[one] && !self.off[other] && !self.links[one][other].cut && !self.links[other][one].cut
+        !self.off[one]
+            && !self.off[other]
+            && !self.links[one][other].cut
+            && !self.links[other][one].cut
     }
 
     /// A round trip of a packet and its answer.
@@ -114,15 +126,30 @@ impl Network {
         if self.frozen[from] || self.frozen[host] {
             return Syn::Silent;
         }
-        let Some(after) = self.round_trip(from, host) else { return Syn::Silent };
+        let Some(after) = self.round_trip(from, host) else {
+            return Syn::Silent;
+        };
         let fenced = self.fenced[host] && from != host;
-        if pod.is_some_and(|pod| pod.listening) && !fenced { Syn::Accepted(after) } else { Syn::Refused(after) }
+        if pod.is_some_and(|pod| pod.listening) && !fenced {
+            Syn::Accepted(after)
+        } else {
+            Syn::Refused(after)
+        }
     }
 
     fn dialled(&mut self, balancer: &str, to: Ipv4Addr) {
-        let Some(stopped) = self.stopped.get(&to).filter(|stopped| !stopped.excused.contains(balancer)) else { return };
+        let Some(stopped) = self
+            .stopped
+            .get(&to)
+            .filter(|stopped| !stopped.excused.contains(balancer))
+        else {
+            return;
+        };
         if self.pods.get(&to).is_none_or(|pod| pod.uid == stopped.uid) {
-            self.violation.get_or_insert(format!("{balancer} dials {to} of {}, which was drained and stopped", stopped.uid));
+            self.violation.get_or_insert(format!(
+                "{balancer} dials {to} of {}, which was drained and stopped",
+                stopped.uid
+            ));
         }
     }
 }
@@ -147,7 +174,9 @@ impl SimulatedDial {
 
 impl Dial for SimulatedDial {
     fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
-        let IpAddr::V4(address) = to.ip() else { unreachable!("pods have IPv4 addresses here") };
+        let IpAddr::V4(address) = to.ip() else {
+            unreachable!("pods have IPv4 addresses here")
+        };
         Box::pin(async move {
             self.network().dialled(&self.balancer, address);
             loop {

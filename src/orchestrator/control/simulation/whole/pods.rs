@@ -14,7 +14,9 @@ use super::agent::Sandbox;
 use super::messages::{Deed, Event, Message, Reply, Request, Work};
 use super::network::{CLIENT_END, Host, PodAddress, Stopped};
 use super::server::node_name;
-use crate::orchestrator::agent::decide::{Deletion, Effect, Observed, Progress, Pull, decide, grace};
+use crate::orchestrator::agent::decide::{
+    Deletion, Effect, Observed, Progress, Pull, decide, grace,
+};
 use crate::orchestrator::agent::runtime::{ContainerState, ContainerStatus, Image};
 use crate::orchestrator::agent::status::{Moment, status};
 use crate::orchestrator::control::simulation::cluster::start;
@@ -34,12 +36,18 @@ pub(super) struct Worker {
     in_flight: bool,
     retry_ms: Option<u64>,
     /// A drain that was asked for, and its address.
-    #[expect(clippy::option_option, reason = "a pod of the host's network drains without an address")]
+    #[expect(
+        clippy::option_option,
+        reason = "a pod of the host's network drains without an address"
+    )]
     drain: Option<Option<Ipv4Addr>>,
 }
 
 fn image() -> Image {
-    Image { digest: "sha256:0".to_owned(), reference: "i:latest".to_owned() }
+    Image {
+        digest: "sha256:0".to_owned(),
+        reference: "i:latest".to_owned(),
+    }
 }
 
 impl Simulation {
@@ -49,8 +57,11 @@ impl Simulation {
 
     /// A new agent looks after what its predecessor left (`Pods::adopt`).
     pub(super) fn adopt_all(&mut self, host: Host) {
-        let known: Vec<(String, Arc<Pod>)> =
-            self.machines[&host].checkpoint.iter().map(|(uid, pod)| (uid.clone(), pod.clone())).collect();
+        let known: Vec<(String, Arc<Pod>)> = self.machines[&host]
+            .checkpoint
+            .iter()
+            .map(|(uid, pod)| (uid.clone(), pod.clone()))
+            .collect();
         for (uid, pod) in known {
             self.spawn_worker(host, &uid, pod);
         }
@@ -70,7 +81,8 @@ impl Simulation {
             view.observe(&container, Instant::now());
             view.started = true;
             let id = format!("flightcage://{}", container.id);
-            view.ready = api.is_some_and(|api| api.ready && api.container_id.as_deref() == Some(&id));
+            view.ready =
+                api.is_some_and(|api| api.ready && api.container_id.as_deref() == Some(&id));
         }
         let worker = Worker {
             pod: pod.clone(),
@@ -89,7 +101,9 @@ impl Simulation {
     /// `Worker::take_input`.
     fn take_input(&mut self, host: Host, uid: &str, pod: Arc<Pod>, gone: bool) {
         // One whose end was noticed on the way here has gone.
-        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else {
+            return;
+        };
         worker.pod = pod;
         worker.gone = gone;
         worker.observed.gone = gone;
@@ -99,9 +113,19 @@ impl Simulation {
             let allowed = grace(worker.pod.metadata.deletion_grace_period_seconds, spec);
             match &mut worker.observed.deletion {
                 Some(deletion) => deletion.grace = deletion.grace.min(allowed),
-                None => worker.observed.deletion = Some(Deletion { since: Instant::now(), grace: allowed }),
+                None => {
+                    worker.observed.deletion = Some(Deletion {
+                        since: Instant::now(),
+                        grace: allowed,
+                    })
+                }
             }
-            if let Some(view) = worker.observed.containers.get_mut(CONTAINER).filter(|view| view.pull == Pull::InFlight) {
+            if let Some(view) = worker
+                .observed
+                .containers
+                .get_mut(CONTAINER)
+                .filter(|view| view.pull == Pull::InFlight)
+            {
                 view.pull = Pull::Idle;
             }
         }
@@ -111,8 +135,13 @@ impl Simulation {
     /// `Pods::reconcile`.
     pub(super) fn reconcile_pods(&mut self, host: Host) {
         let machine = self.machines.get_mut(&host).expect("a node");
-        let Some(wanted) = machine.agent.wanted.clone() else { return };
-        machine.agent.finished.retain(|uid| wanted.contains_key(uid));
+        let Some(wanted) = machine.agent.wanted.clone() else {
+            return;
+        };
+        machine
+            .agent
+            .finished
+            .retain(|uid| wanted.contains_key(uid));
         let gone: Vec<(String, Arc<Pod>)> = machine
             .agent
             .workers
@@ -128,7 +157,11 @@ impl Simulation {
             if machine.agent.orphans.contains(uid) || machine.agent.finished.contains(uid) {
                 continue;
             }
-            let known = machine.agent.workers.get(uid).map(|worker| (worker.pod.metadata.resource_version.clone(), worker.gone));
+            let known = machine
+                .agent
+                .workers
+                .get(uid)
+                .map(|worker| (worker.pod.metadata.resource_version.clone(), worker.gone));
             if known.as_ref() == Some(&(pod.metadata.resource_version.clone(), false)) {
                 continue;
             }
@@ -141,17 +174,26 @@ impl Simulation {
         }
         let machine = self.machines.get_mut(&host).expect("a node");
         let agent = &machine.agent;
-        let unknown = machine
-            .sandboxes
-            .keys()
-            .filter(|uid| !wanted.contains_key(*uid) && !agent.workers.contains_key(*uid) && !agent.orphans.contains(*uid));
+        let unknown = machine.sandboxes.keys().filter(|uid| {
+            !wanted.contains_key(*uid)
+                && !agent.workers.contains_key(*uid)
+                && !agent.orphans.contains(*uid)
+        });
         let unknown: Vec<String> = unknown.cloned().collect();
         for uid in unknown {
             self.note(format!("{} removes orphan {uid}", node_name(host)));
             self.agent(host).orphans.insert(uid.clone());
             self.stop_container(host, &uid);
             let life = self.machines[&host].life;
-            self.after(500, Event::Worked { host, life, uid, work: Work::Removed });
+            self.after(
+                500,
+                Event::Worked {
+                    host,
+                    life,
+                    uid,
+                    work: Work::Removed,
+                },
+            );
         }
     }
 
@@ -159,9 +201,15 @@ impl Simulation {
     pub(super) fn worker_turn(&mut self, host: Host, uid: &str) {
         let now = Instant::now();
         let sandbox = self.machines[&host].sandboxes.get(uid).cloned();
-        let listening =
-            sandbox.as_ref().is_some_and(|sandbox| self.network().pods.get(&sandbox.address).is_some_and(|pod| pod.listening));
-        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
+        let listening = sandbox.as_ref().is_some_and(|sandbox| {
+            self.network()
+                .pods
+                .get(&sandbox.address)
+                .is_some_and(|pod| pod.listening)
+        });
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else {
+            return;
+        };
         if worker.observed.finished() {
             self.worker_ends(host, uid);
             return;
@@ -180,11 +228,18 @@ impl Simulation {
 
     fn begin(&mut self, host: Host, uid: &str, effect: Effect) {
         let life = self.machines[&host].life;
-        let work = |work: Work| Event::Worked { host, life, uid: uid.to_owned(), work };
+        let work = |work: Work| Event::Worked {
+            host,
+            life,
+            uid: uid.to_owned(),
+            work,
+        };
         let (brief, long) = (self.random(2..40), self.random(20..300));
         let worker = self.agent(host).workers.get_mut(uid).expect("a worker");
-        let key =
-            (worker.pod.metadata.namespace.clone().unwrap_or_default(), worker.pod.metadata.name.clone().unwrap_or_default());
+        let key = (
+            worker.pod.metadata.namespace.clone().unwrap_or_default(),
+            worker.pod.metadata.name.clone().unwrap_or_default(),
+        );
         match effect {
             Effect::SetUp => {
                 worker.observed.setup = Progress::InFlight;
@@ -203,7 +258,14 @@ impl Simulation {
                 worker.drain = Some(worker.observed.address);
                 self.tell_drains(host);
                 let by = self.ms_of(by);
-                self.at(by, Event::Worker { host, life, uid: uid.to_owned() });
+                self.at(
+                    by,
+                    Event::Worker {
+                        host,
+                        life,
+                        uid: uid.to_owned(),
+                    },
+                );
             }
             Effect::Stop { .. } => {
                 worker.observed.container(CONTAINER).stopping = true;
@@ -217,11 +279,25 @@ impl Simulation {
             }
             Effect::Delete => {
                 worker.observed.farewell = Progress::InFlight;
-                self.call(host, life, Request::Delete { uid: uid.to_owned(), key });
+                self.call(
+                    host,
+                    life,
+                    Request::Delete {
+                        uid: uid.to_owned(),
+                        key,
+                    },
+                );
             }
             Effect::Wake(at) => {
                 let at = self.ms_of(at).max(self.now_ms + 1);
-                self.at(at, Event::Worker { host, life, uid: uid.to_owned() });
+                self.at(
+                    at,
+                    Event::Worker {
+                        host,
+                        life,
+                        uid: uid.to_owned(),
+                    },
+                );
             }
         }
     }
@@ -231,14 +307,31 @@ impl Simulation {
         let after = self.random(5..400);
         let machine = self.machines.get_mut(&host).expect("a node");
         let boot = machine.boot;
-        let Some(sandbox) = machine.sandboxes.get_mut(uid) else { return };
+        let Some(sandbox) = machine.sandboxes.get_mut(uid) else {
+            return;
+        };
         sandbox.stopping = true;
         let address = sandbox.address;
-        let Some(instance) = sandbox.container.as_ref().map(|container| container.restart_count) else { return };
+        let Some(instance) = sandbox
+            .container
+            .as_ref()
+            .map(|container| container.restart_count)
+        else {
+            return;
+        };
         if let Some(pod) = self.network().pods.get_mut(&address) {
             pod.listening = false;
         }
-        self.after(after, Event::Container { host, boot, uid: uid.to_owned(), instance, deed: Deed::Exits });
+        self.after(
+            after,
+            Event::Container {
+                host,
+                boot,
+                uid: uid.to_owned(),
+                instance,
+                deed: Deed::Exits,
+            },
+        );
     }
 
     /// A task of the worker is done.
@@ -258,23 +351,36 @@ impl Simulation {
                     },
                     |sandbox| sandbox.address,
                 );
-                let sandbox = Sandbox { address, container: None, stopping: false };
+                let sandbox = Sandbox {
+                    address,
+                    container: None,
+                    stopping: false,
+                };
                 machine.sandboxes.entry(uid.to_owned()).or_insert(sandbox);
                 let worker = machine.agent.workers.get_mut(uid).expect("looked at above");
                 worker.observed.address = Some(address);
                 worker.observed.setup = Progress::Done;
                 let mut network = self.network();
-                network.pods.entry(address).or_insert(PodAddress { host, uid: uid.to_owned(), listening: false });
+                network.pods.entry(address).or_insert(PodAddress {
+                    host,
+                    uid: uid.to_owned(),
+                    listening: false,
+                });
             }
             Work::Pulled => {
-                let Some(worker) = machine.agent.workers.get_mut(uid) else { return };
+                let Some(worker) = machine.agent.workers.get_mut(uid) else {
+                    return;
+                };
                 let view = worker.observed.container(CONTAINER);
                 if view.pull == Pull::InFlight {
                     view.pull = Pull::Done(image());
                 }
             }
             Work::Started(instance) => {
-                let (Some(worker), Some(sandbox)) = (machine.agent.workers.get_mut(uid), machine.sandboxes.get_mut(uid)) else {
+                let (Some(worker), Some(sandbox)) = (
+                    machine.agent.workers.get_mut(uid),
+                    machine.sandboxes.get_mut(uid),
+                ) else {
                     return;
                 };
                 let container = ContainerStatus {
@@ -289,18 +395,32 @@ impl Simulation {
                 let view = worker.observed.container(CONTAINER);
                 let again = view.status.is_some();
                 view.observe(&container, Instant::now());
-                (view.started, view.ready, view.answers, view.kill, view.pull) = (true, false, true, None, Pull::Idle);
+                (view.started, view.ready, view.answers, view.kill, view.pull) =
+                    (true, false, true, None, Pull::Idle);
                 view.start = Progress::Idle;
                 if again {
                     view.crash_backoff.next();
                 }
                 let after = self.random(50..900);
-                self.after(after, Event::Container { host, boot, uid: uid.to_owned(), instance, deed: Deed::Listens });
+                self.after(
+                    after,
+                    Event::Container {
+                        host,
+                        boot,
+                        uid: uid.to_owned(),
+                        instance,
+                        deed: Deed::Listens,
+                    },
+                );
             }
             Work::Removed => {
                 if let Some(sandbox) = machine.sandboxes.remove(uid) {
                     let mut network = self.network();
-                    if network.pods.get(&sandbox.address).is_some_and(|pod| pod.uid == uid) {
+                    if network
+                        .pods
+                        .get(&sandbox.address)
+                        .is_some_and(|pod| pod.uid == uid)
+                    {
                         network.pods.remove(&sandbox.address);
                     }
                 }
@@ -310,7 +430,9 @@ impl Simulation {
                     self.reconcile_pods(host);
                     return;
                 }
-                let Some(worker) = machine.agent.workers.get_mut(uid) else { return };
+                let Some(worker) = machine.agent.workers.get_mut(uid) else {
+                    return;
+                };
                 worker.observed.removal = Progress::Done;
             }
         }
@@ -322,17 +444,37 @@ impl Simulation {
         let now_ms = self.wall().as_millisecond();
         let machine = self.machines.get_mut(&host).expect("a node");
         let up = machine.up;
-        let Some(sandbox) = machine.sandboxes.get_mut(uid) else { return };
+        let Some(sandbox) = machine.sandboxes.get_mut(uid) else {
+            return;
+        };
         let address = sandbox.address;
         let stopping = sandbox.stopping;
-        let Some(container) = sandbox.container.as_mut().filter(|container| container.restart_count == instance) else { return };
-        let ContainerState::Running { started_at_ms } = container.state else { return };
+        let Some(container) = sandbox
+            .container
+            .as_mut()
+            .filter(|container| container.restart_count == instance)
+        else {
+            return;
+        };
+        let ContainerState::Running { started_at_ms } = container.state else {
+            return;
+        };
         let listening = deed == Deed::Listens && !stopping;
         if deed == Deed::Exits {
-            container.state = ContainerState::Exited { exit_code: 0, oom_killed: false, started_at_ms, finished_at_ms: now_ms };
+            container.state = ContainerState::Exited {
+                exit_code: 0,
+                oom_killed: false,
+                started_at_ms,
+                finished_at_ms: now_ms,
+            };
         }
         let container = container.clone();
-        if let Some(pod) = self.network().pods.get_mut(&address).filter(|pod| pod.uid == uid) {
+        if let Some(pod) = self
+            .network()
+            .pods
+            .get_mut(&address)
+            .filter(|pod| pod.uid == uid)
+        {
             pod.listening = listening;
         }
         if !up {
@@ -362,27 +504,54 @@ impl Simulation {
     pub(super) fn tell_drains(&mut self, host: Host) {
         let agent = self.agent(host);
         let Some(stream) = agent.tunnel else { return };
-        let now: BTreeMap<String, Option<Ipv4Addr>> =
-            agent.workers.iter().filter_map(|(uid, worker)| Some((uid.clone(), worker.drain?))).collect();
+        let now: BTreeMap<String, Option<Ipv4Addr>> = agent
+            .workers
+            .iter()
+            .filter_map(|(uid, worker)| Some((uid.clone(), worker.drain?)))
+            .collect();
         let said = std::mem::replace(&mut agent.said, now.clone());
         for uid in said.keys().filter(|uid| !now.contains_key(*uid)) {
-            self.send(stream, CLIENT_END, Message::FromNode(FromNode::DrainOver { pod_uid: uid.clone() }));
+            self.send(
+                stream,
+                CLIENT_END,
+                Message::FromNode(FromNode::DrainOver {
+                    pod_uid: uid.clone(),
+                }),
+            );
         }
-        for (uid, address) in now.into_iter().filter(|(uid, address)| said.get(uid) != Some(address)) {
-            self.send(stream, CLIENT_END, Message::FromNode(FromNode::Drain { pod_uid: uid, address }));
+        for (uid, address) in now
+            .into_iter()
+            .filter(|(uid, address)| said.get(uid) != Some(address))
+        {
+            self.send(
+                stream,
+                CLIENT_END,
+                Message::FromNode(FromNode::Drain {
+                    pod_uid: uid,
+                    address,
+                }),
+            );
         }
     }
 
     /// The server says that a pod is drained.
     pub(super) fn drained(&mut self, host: Host, uid: &str, excluded: Option<Vec<String>>) {
-        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else {
+            return;
+        };
         if worker.observed.drain != Progress::InFlight {
             return;
         }
         worker.observed.drain = Progress::Done;
         if let (Some(excluded), Some(address)) = (excluded, worker.observed.address) {
-            self.note(format!("{} may stop {uid}, without {excluded:?}", node_name(host)));
-            let stopped = Stopped { uid: uid.to_owned(), excused: excluded.into_iter().collect() };
+            self.note(format!(
+                "{} may stop {uid}, without {excluded:?}",
+                node_name(host)
+            ));
+            let stopped = Stopped {
+                uid: uid.to_owned(),
+                excused: excluded.into_iter().collect(),
+            };
             self.network().stopped.insert(address, stopped);
         }
         self.worker_turn(host, uid);
@@ -393,8 +562,19 @@ impl Simulation {
         let (wall, now_ms) = (self.wall(), self.now_ms);
         let life = self.machines[&host].life;
         let host_address = Ipv4Addr::new(10, 77, 0, 10 + u8::try_from(host).expect("few"));
-        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
-        let next = status(&worker.pod, &worker.observed, &worker.status, &Moment { now: Instant::now(), wall, host_address });
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else {
+            return;
+        };
+        let next = status(
+            &worker.pod,
+            &worker.observed,
+            &worker.status,
+            &Moment {
+                now: Instant::now(),
+                wall,
+                host_address,
+            },
+        );
         worker.status.clone_from(&next);
         if worker.in_flight
             || worker.observed.gone
@@ -404,19 +584,38 @@ impl Simulation {
             return;
         }
         if let Some(at) = worker.retry_ms.filter(|at| *at > now_ms) {
-            self.at(at, Event::Worker { host, life, uid: uid.to_owned() });
+            self.at(
+                at,
+                Event::Worker {
+                    host,
+                    life,
+                    uid: uid.to_owned(),
+                },
+            );
             return;
         }
         worker.retry_ms = None;
         worker.in_flight = true;
-        let key =
-            (worker.pod.metadata.namespace.clone().unwrap_or_default(), worker.pod.metadata.name.clone().unwrap_or_default());
-        self.call(host, life, Request::PatchStatus { uid: uid.to_owned(), key, status: Box::new(next) });
+        let key = (
+            worker.pod.metadata.namespace.clone().unwrap_or_default(),
+            worker.pod.metadata.name.clone().unwrap_or_default(),
+        );
+        self.call(
+            host,
+            life,
+            Request::PatchStatus {
+                uid: uid.to_owned(),
+                key,
+                status: Box::new(next),
+            },
+        );
     }
 
     pub(super) fn patched(&mut self, host: Host, uid: &str, status: PodStatus, reply: &Reply) {
         let now_ms = self.now_ms;
-        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else {
+            return;
+        };
         worker.in_flight = false;
         match reply {
             Reply::Failed => worker.retry_ms = Some(now_ms + 2000),
@@ -426,9 +625,15 @@ impl Simulation {
     }
 
     pub(super) fn deleted(&mut self, host: Host, uid: &str, reply: &Reply) {
-        let Some(worker) = self.agent(host).workers.get_mut(uid) else { return };
+        let Some(worker) = self.agent(host).workers.get_mut(uid) else {
+            return;
+        };
         worker.observed.farewell = match reply {
-            Reply::Failed => Progress::Failed { until: Instant::now() + RETRY, reason: String::new(), message: String::new() },
+            Reply::Failed => Progress::Failed {
+                until: Instant::now() + RETRY,
+                reason: String::new(),
+                message: String::new(),
+            },
             _ => Progress::Done,
         };
         self.worker_turn(host, uid);

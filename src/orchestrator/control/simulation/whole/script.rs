@@ -64,7 +64,11 @@ pub(super) fn plan(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)> {
     let mut steps = Vec::new();
     for _ in 0..rng.random_range(1..8) {
         let at = rng.random_range(QUIET_UNTIL_MS..FAULTS_END_MS - 2_000);
-        let lasts = if rng.random_bool(0.4) { rng.random_range(100..2_500) } else { rng.random_range(1_000..14_000) };
+        let lasts = if rng.random_bool(0.4) {
+            rng.random_range(100..2_500)
+        } else {
+            rng.random_range(1_000..14_000)
+        };
         let until = (at + lasts).min(FAULTS_END_MS);
         let (begin, end) = fault(rng, hosts);
         steps.push((at, begin));
@@ -85,7 +89,11 @@ pub(super) fn plan(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)> {
 
 /// The server ends and comes back; meanwhile agents end and start again, and one node at a time is frozen.
 pub(super) fn without_server(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)> {
-    let ends = if rng.random_bool(0.5) { Step::KillServer } else { Step::PowerOff(SERVER) };
+    let ends = if rng.random_bool(0.5) {
+        Step::KillServer
+    } else {
+        Step::PowerOff(SERVER)
+    };
     let mut steps = vec![(QUIET_UNTIL_MS, Step::NobodyFences), (QUIET_UNTIL_MS, ends)];
     let workers = SERVER + 1..hosts;
     for worker in workers.clone() {
@@ -93,7 +101,10 @@ pub(super) fn without_server(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)>
         while rng.random_bool(0.7) && at < FAULTS_END_MS - 8_000 {
             // systemd starts it after a second.
             let until = at + rng.random_range(1_000..2_500);
-            steps.extend([(at, Step::KillAgent(worker)), (until, Step::StartAgent(worker))]);
+            steps.extend([
+                (at, Step::KillAgent(worker)),
+                (until, Step::StartAgent(worker)),
+            ]);
             at = until + rng.random_range(100..5_000);
         }
     }
@@ -101,7 +112,10 @@ pub(super) fn without_server(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)>
     if workers.len() > 2 {
         let worker = rng.random_range(workers);
         let at = QUIET_UNTIL_MS + rng.random_range(3_000..10_000);
-        steps.extend([(at, Step::Freeze(worker)), (at + rng.random_range(500..9_000), Step::Thaw(worker))]);
+        steps.extend([
+            (at, Step::Freeze(worker)),
+            (at + rng.random_range(500..9_000), Step::Thaw(worker)),
+        ]);
     }
     steps.push((FAULTS_END_MS, Step::EndOfFaults));
     steps
@@ -110,7 +124,10 @@ pub(super) fn without_server(rng: &mut StdRng, hosts: usize) -> Vec<(u64, Step)>
 fn fault(rng: &mut StdRng, hosts: usize) -> (Step, Option<Step>) {
     let node = rng.random_range(SERVER..hosts);
     let worker = rng.random_range(SERVER + 1..hosts);
-    let (from, to) = (rng.random_range(OUTSIDE..hosts), rng.random_range(OUTSIDE..hosts));
+    let (from, to) = (
+        rng.random_range(OUTSIDE..hosts),
+        rng.random_range(OUTSIDE..hosts),
+    );
     match rng.random_range(0..14) {
         0 => (Step::Cut(from, to), Some(Step::Mend(from, to))),
         1 => (Step::Cut(worker, SERVER), Some(Step::Mend(worker, SERVER))),
@@ -121,8 +138,22 @@ fn fault(rng: &mut StdRng, hosts: usize) -> (Step, Option<Step>) {
             (Step::Part(group), Some(Step::Unite(group)))
         }
         6 => {
-            let link = Link { cut: false, loss: rng.random_range(0.0..0.3), delay_ms: rng.random_range(1..150) };
-            (Step::Spoil(from, to, link), Some(Step::Spoil(from, to, Link { delay_ms: 1, ..Link::default() })))
+            let link = Link {
+                cut: false,
+                loss: rng.random_range(0.0..0.3),
+                delay_ms: rng.random_range(1..150),
+            };
+            (
+                Step::Spoil(from, to, link),
+                Some(Step::Spoil(
+                    from,
+                    to,
+                    Link {
+                        delay_ms: 1,
+                        ..Link::default()
+                    },
+                )),
+            )
         }
         7 => (Step::Freeze(node), Some(Step::Thaw(node))),
         8 | 9 => (Step::PowerOff(worker), Some(Step::PowerOn(worker))),
@@ -136,7 +167,8 @@ fn fault(rng: &mut StdRng, hosts: usize) -> (Step, Option<Step>) {
 
 fn controller(name: &str, replicas: i32, grace_seconds: u64) -> Value {
     let labels = json!({"app": "web", "version": name});
-    let container = json!({"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]});
+    let container =
+        json!({"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]});
     let spec = json!({"containers": [container], "terminationGracePeriodSeconds": grace_seconds});
     let template = json!({"metadata": {"labels": labels}, "spec": spec});
     json!({"metadata": {"name": name, "generation": 1}, "spec": {"replicas": replicas, "selector": labels, "template": template}})
@@ -145,7 +177,11 @@ fn controller(name: &str, replicas: i32, grace_seconds: u64) -> Value {
 impl Simulation {
     pub(super) fn create(&mut self, name: &str, replicas: i32) {
         let grace_seconds = self.random(4..31);
-        self.server.store.put("ReplicationController", "default", controller(name, replicas, grace_seconds));
+        self.server.store.put(
+            "ReplicationController",
+            "default",
+            controller(name, replicas, grace_seconds),
+        );
         self.stored();
     }
 
@@ -169,7 +205,9 @@ impl Simulation {
             Step::PowerOff(host) => self.power_off(host),
             Step::PowerOn(host) => self.power_on(host),
             Step::KillAgent(host) if self.machines[&host].up => self.stop_agent(host),
-            Step::StartAgent(host) if !self.machines[&host].up && !self.network().off[host] => self.start_agent(host),
+            Step::StartAgent(host) if !self.machines[&host].up && !self.network().off[host] => {
+                self.start_agent(host)
+            }
             Step::KillBalancer(index) if self.balancers[index].up => self.stop_balancer(index),
             Step::StartBalancer(index) => {
                 let host = self.balancers[index].host;
@@ -178,7 +216,9 @@ impl Simulation {
                 }
             }
             Step::KillServer if self.server.up => self.stop_server(),
-            Step::StartServer if !self.server.up && !self.network().off[SERVER] => self.start_server(),
+            Step::StartServer if !self.server.up && !self.network().off[SERVER] => {
+                self.start_server()
+            }
             Step::KillContainer(which) => self.kill_container(which),
             Step::DeletePod(which) => self.delete_pod(which),
             Step::Scale(replicas) => self.scale_web(replicas),
@@ -218,8 +258,9 @@ impl Simulation {
         *excused = (*excused).max(self.now_ms + 1500);
         let deferred = self.deferred.remove(&host).unwrap_or_default();
         // What waits in the network card comes before timers that have run out.
-        let (packets, timers): (Vec<_>, Vec<_>) =
-            deferred.into_iter().partition(|(_, event)| matches!(event, Event::Pump { .. } | Event::CallArrives(_)));
+        let (packets, timers): (Vec<_>, Vec<_>) = deferred
+            .into_iter()
+            .partition(|(_, event)| matches!(event, Event::Pump { .. } | Event::CallArrives(_)));
         for (due_ms, event) in packets.into_iter().chain(timers) {
             self.enqueue(self.now_ms, due_ms, event);
         }
@@ -241,9 +282,17 @@ impl Simulation {
             network.pods.retain(|_, pod| pod.host != host);
         }
         // Nobody says good-bye.
-        let end_of =
-            |purpose: Purpose| matches!(purpose, Purpose::Tunnel | Purpose::Pods | Purpose::Reports(_) | Purpose::Endpoints(_));
-        for stream in self.streams.values_mut().filter(|stream| stream.client == host && end_of(stream.purpose)) {
+        let end_of = |purpose: Purpose| {
+            matches!(
+                purpose,
+                Purpose::Tunnel | Purpose::Pods | Purpose::Reports(_) | Purpose::Endpoints(_)
+            )
+        };
+        for stream in self
+            .streams
+            .values_mut()
+            .filter(|stream| stream.client == host && end_of(stream.purpose))
+        {
             stream.open[CLIENT_END] = false;
         }
         if self.machines[&host].up {
@@ -275,18 +324,34 @@ impl Simulation {
     }
 
     fn kill_container(&mut self, which: usize) {
-        let running: Vec<_> =
-            self.machines
-                .iter()
-                .flat_map(|(host, machine)| {
-                    let boot = machine.boot;
-                    machine.sandboxes.iter().filter_map(move |(uid, sandbox)| {
-                        Some((*host, boot, uid.clone(), sandbox.container.as_ref()?.restart_count))
-                    })
+        let running: Vec<_> = self
+            .machines
+            .iter()
+            .flat_map(|(host, machine)| {
+                let boot = machine.boot;
+                machine.sandboxes.iter().filter_map(move |(uid, sandbox)| {
+                    Some((
+                        *host,
+                        boot,
+                        uid.clone(),
+                        sandbox.container.as_ref()?.restart_count,
+                    ))
                 })
-                .collect();
-        if let Some((host, boot, uid, instance)) = running.get(which % running.len().max(1)).cloned() {
-            self.after(0, Event::Container { host, boot, uid, instance, deed: Deed::Exits });
+            })
+            .collect();
+        if let Some((host, boot, uid, instance)) =
+            running.get(which % running.len().max(1)).cloned()
+        {
+            self.after(
+                0,
+                Event::Container {
+                    host,
+                    boot,
+                    uid,
+                    instance,
+                    deed: Deed::Exits,
+                },
+            );
         }
     }
 
@@ -306,7 +371,8 @@ impl Simulation {
             .filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none())
             .map(|(key, pod)| (key.clone(), pod.metadata.uid.clone().unwrap_or_default()))
             .collect();
-        if let (true, Some((key, uid))) = (self.api_answers(), pods.get(which % pods.len().max(1))) {
+        if let (true, Some((key, uid))) = (self.api_answers(), pods.get(which % pods.len().max(1)))
+        {
             self.server.store.delete("Pod", key, uid, false);
             self.server.store.next += 1;
             self.stored();
@@ -323,7 +389,11 @@ impl Simulation {
     fn scale(&mut self, name: &str, replicas: i32) {
         let key = ("default".to_owned(), name.to_owned());
         let controller = self.server.store.world.replication_controllers[&key].clone();
-        self.server.store.edit("ReplicationController", &*controller, |value| value["spec"]["replicas"] = json!(replicas));
+        self.server
+            .store
+            .edit("ReplicationController", &*controller, |value| {
+                value["spec"]["replicas"] = json!(replicas)
+            });
         self.stored();
     }
 
@@ -341,16 +411,30 @@ impl Simulation {
     pub(super) fn replicas(&self, name: &str) -> i32 {
         let key = ("default".to_owned(), name.to_owned());
         let controller = self.server.store.world.replication_controllers.get(&key);
-        controller.and_then(|controller| controller.spec.as_ref()?.replicas).unwrap_or(0)
+        controller
+            .and_then(|controller| controller.spec.as_ref()?.replicas)
+            .unwrap_or(0)
     }
 
     /// One step of production's algorithm of the rolling update.
     fn roll(&mut self, turn: Turn) {
-        let Some(rollout) = self.rollout.clone() else { return };
-        let other = if turn == Turn::Up { Turn::Down } else { Turn::Up };
+        let Some(rollout) = self.rollout.clone() else {
+            return;
+        };
+        let other = if turn == Turn::Up {
+            Turn::Down
+        } else {
+            Turn::Up
+        };
         let mut next = Step::Roll(other);
         if self.api_answers() {
-            let ready = self.server.store.owned_by(&rollout.new).iter().filter(|pod| ready_since(pod).is_some()).count();
+            let ready = self
+                .server
+                .store
+                .owned_by(&rollout.new)
+                .iter()
+                .filter(|pod| ready_since(pod).is_some())
+                .count();
             let state = State {
                 desired: rollout.desired,
                 max_surge: 1,
@@ -365,7 +449,10 @@ impl Simulation {
                 rolling_update::Action::ScaleDown(replicas) => self.scale(&rollout.old, replicas),
                 rolling_update::Action::Wait => {}
                 rolling_update::Action::Finish => {
-                    self.server.store.remove("ReplicationController", &("default".to_owned(), rollout.old));
+                    self.server.store.remove(
+                        "ReplicationController",
+                        &("default".to_owned(), rollout.old),
+                    );
                     self.server.store.next += 1;
                     self.web = rollout.new;
                     self.rollout = None;
@@ -381,7 +468,16 @@ impl Simulation {
 
     fn end_faults(&mut self) {
         let hosts = self.hosts();
-        self.network().links = vec![vec![Link { delay_ms: 1, ..Link::default() }; hosts]; hosts];
+        self.network().links = vec![
+            vec![
+                Link {
+                    delay_ms: 1,
+                    ..Link::default()
+                };
+                hosts
+            ];
+            hosts
+        ];
         for host in SERVER..hosts {
             self.step(Step::Thaw(host));
             self.step(Step::PowerOn(host));

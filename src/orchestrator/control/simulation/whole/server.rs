@@ -87,15 +87,26 @@ impl Server {
     pub(super) fn new(now: Instant, workers: usize) -> Self {
         let mut store = Cluster::new(workers);
         let controller = store.world.nodes[&(String::new(), "c1".to_owned())].clone();
-        store
-            .edit("Node", &*controller, |value| value["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = json!(""));
-        Self { up: true, life: 1, store, endpoints_revision: 0, memory: Memory::new(now) }
+        store.edit("Node", &*controller, |value| {
+            value["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = json!("")
+        });
+        Self {
+            up: true,
+            life: 1,
+            store,
+            endpoints_revision: 0,
+            memory: Memory::new(now),
+        }
     }
 }
 
 /// The name of a balancer's certificate.
 pub(super) fn balancer_name(host: Host) -> String {
-    if host == OUTSIDE { LOAD_BALANCER.to_owned() } else { format!("system:kube-proxy:{}", node_name(host)) }
+    if host == OUTSIDE {
+        LOAD_BALANCER.to_owned()
+    } else {
+        format!("system:kube-proxy:{}", node_name(host))
+    }
 }
 
 pub(super) fn node_name(host: Host) -> String {
@@ -144,7 +155,12 @@ impl Simulation {
         match purpose {
             Purpose::Tunnel => {
                 let old = memory.tunnels.insert(client, stream);
-                let beat = Beat { last: Instant::now(), late: Duration::ZERO, contact: Duration::MAX, connected: true };
+                let beat = Beat {
+                    last: Instant::now(),
+                    late: Duration::ZERO,
+                    contact: Duration::MAX,
+                    connected: true,
+                };
                 memory.beats.insert(node_name(client), beat);
                 if let Some(old) = old {
                     self.close(old, SERVER_END);
@@ -169,7 +185,11 @@ impl Simulation {
         let memory = &mut self.server.memory;
         memory.told.remove(&stream);
         memory.sent.remove(&stream);
-        let tunnel = memory.tunnels.iter().find(|(_, open)| **open == stream).map(|(host, _)| *host);
+        let tunnel = memory
+            .tunnels
+            .iter()
+            .find(|(_, open)| **open == stream)
+            .map(|(host, _)| *host);
         if let Some(host) = tunnel {
             memory.tunnels.remove(&host);
             if let Some(beat) = memory.beats.get_mut(&node_name(host)) {
@@ -182,8 +202,12 @@ impl Simulation {
     /// A tunnel's drains end with it.
     pub(super) fn tunnel_over(&mut self, stream: u64) {
         let memory = &mut self.server.memory;
-        let over: Vec<String> =
-            memory.drains.keys().filter(|(tunnel, _)| *tunnel == stream).map(|(_, uid)| uid.clone()).collect();
+        let over: Vec<String> = memory
+            .drains
+            .keys()
+            .filter(|(tunnel, _)| *tunnel == stream)
+            .map(|(_, uid)| uid.clone())
+            .collect();
         for uid in over {
             memory.drains.remove(&(stream, uid.clone()));
             memory.barrier.change(|state| state.end(&uid, stream));
@@ -194,35 +218,72 @@ impl Simulation {
     pub(super) fn server_hears(&mut self, stream: u64, client: Host, message: Message) {
         let now = Instant::now();
         match message {
-            Message::FromNode(FromNode::Heartbeat { late_ms, contact_ms, .. }) => {
-                let contact = if contact_ms == NEVER_MS { Duration::MAX } else { Duration::from_millis(contact_ms) };
-                let beat = Beat { last: now, late: Duration::from_millis(late_ms), contact, connected: true };
+            Message::FromNode(FromNode::Heartbeat {
+                late_ms,
+                contact_ms,
+                ..
+            }) => {
+                let contact = if contact_ms == NEVER_MS {
+                    Duration::MAX
+                } else {
+                    Duration::from_millis(contact_ms)
+                };
+                let beat = Beat {
+                    last: now,
+                    late: Duration::from_millis(late_ms),
+                    contact,
+                    connected: true,
+                };
                 self.server.memory.beats.insert(node_name(client), beat);
                 self.audit.beats.insert(node_name(client), self.now_ms);
             }
             Message::FromNode(FromNode::Probed { request, answer }) => {
                 if let Some((_, suspect, asked)) = self.server.memory.probes.remove(&request) {
                     self.note(format!("{} finds {suspect} {answer:?}", node_name(client)));
-                    self.audit.testified(self.now_ms, &suspect, &node_name(client), answer);
-                    testify(&mut self.server.memory.statements, &suspect, &node_name(client), Statement { asked, answer });
+                    self.audit
+                        .testified(self.now_ms, &suspect, &node_name(client), answer);
+                    testify(
+                        &mut self.server.memory.statements,
+                        &suspect,
+                        &node_name(client),
+                        Statement { asked, answer },
+                    );
                 }
             }
             Message::FromNode(FromNode::Drain { pod_uid, address }) => {
                 self.note(format!("{} drains {pod_uid}", node_name(client)));
-                self.server.memory.barrier.change(|state| state.begin(&pod_uid, address, stream));
+                self.server
+                    .memory
+                    .barrier
+                    .change(|state| state.begin(&pod_uid, address, stream));
                 self.server.memory.drains.insert((stream, pod_uid), None);
                 self.barrier_turn();
             }
-            #[expect(clippy::collapsible_match, reason = "a guard that removes would surprise")]
+            #[expect(
+                clippy::collapsible_match,
+                reason = "a guard that removes would surprise"
+            )]
             Message::FromNode(FromNode::DrainOver { pod_uid }) => {
-                if self.server.memory.drains.remove(&(stream, pod_uid.clone())).is_some() {
-                    self.server.memory.barrier.change(|state| state.end(&pod_uid, stream));
+                if self
+                    .server
+                    .memory
+                    .drains
+                    .remove(&(stream, pod_uid.clone()))
+                    .is_some()
+                {
+                    self.server
+                        .memory
+                        .barrier
+                        .change(|state| state.end(&pod_uid, stream));
                     self.barrier_turn();
                 }
             }
             Message::Ping(ping) => self.send(stream, SERVER_END, Message::Pong(ping)),
             Message::Report(report) => {
-                self.server.memory.barrier.heard(&balancer_name(client), report, now);
+                self.server
+                    .memory
+                    .barrier
+                    .heard(&balancer_name(client), report, now);
                 self.barrier_turn();
             }
             _ => {}
@@ -232,30 +293,68 @@ impl Simulation {
     /// One round of failure detection.
     pub(super) fn detect(&mut self, life: u64) {
         let now = Instant::now();
-        let watched: Vec<Watched> =
-            (SERVER..self.hosts()).map(|host| Watched { name: node_name(host), beside_server: host == SERVER }).collect();
+        let watched: Vec<Watched> = (SERVER..self.hosts())
+            .map(|host| Watched {
+                name: node_name(host),
+                beside_server: host == SERVER,
+            })
+            .collect();
         let memory = &mut self.server.memory;
-        let round = memory.detector.round(now, &watched, &memory.beats, &memory.statements);
+        let round = memory
+            .detector
+            .round(now, &watched, &memory.beats, &memory.statements);
         let due = memory.detector.due();
         let due = self.ms_of(due);
         let before = std::mem::replace(&mut self.server.memory.liveness, round.liveness);
         for (observer, suspect) in round.ask {
             self.server.memory.number += 1;
             let request = self.server.memory.number;
-            let Some(stream) = self.server.memory.tunnels.get(&host_of_node(&observer)).copied() else { continue };
-            let address =
-                (std::net::Ipv4Addr::new(10, 77, 0, 10 + u8::try_from(host_of_node(&suspect)).expect("few")), PEER_PORT);
-            self.server.memory.probes.insert(request, (stream, suspect, now));
-            self.send(stream, SERVER_END, Message::ToNode(ToNode::Probe { request, address: address.into() }));
+            let Some(stream) = self
+                .server
+                .memory
+                .tunnels
+                .get(&host_of_node(&observer))
+                .copied()
+            else {
+                continue;
+            };
+            let address = (
+                std::net::Ipv4Addr::new(
+                    10,
+                    77,
+                    0,
+                    10 + u8::try_from(host_of_node(&suspect)).expect("few"),
+                ),
+                PEER_PORT,
+            );
+            self.server
+                .memory
+                .probes
+                .insert(request, (stream, suspect, now));
+            self.send(
+                stream,
+                SERVER_END,
+                Message::ToNode(ToNode::Probe {
+                    request,
+                    address: address.into(),
+                }),
+            );
         }
         if before != self.server.memory.liveness {
             self.note(format!("liveness {:?}", self.server.memory.liveness));
             self.audit_liveness(&before);
             let nodes = &self.server.memory.liveness;
             let at_least = |least: Liveness| -> BTreeSet<String> {
-                nodes.iter().filter(|(_, liveness)| **liveness >= least).map(|(node, _)| node.clone()).collect()
+                nodes
+                    .iter()
+                    .filter(|(_, liveness)| **liveness >= least)
+                    .map(|(node, _)| node.clone())
+                    .collect()
             };
-            self.server.memory.barrier.set_silent_nodes(at_least(Liveness::Suspect), at_least(Liveness::Silent));
+            self.server
+                .memory
+                .barrier
+                .set_silent_nodes(at_least(Liveness::Suspect), at_least(Liveness::Silent));
             self.barrier_turn();
             self.changed();
         }
@@ -279,10 +378,10 @@ impl Simulation {
         }
         if self.now_ms >= self.server.memory.alive_at_ms {
             self.server.memory.alive_at_ms = self.now_ms + ALIVE_EVERY_MS;
-            let watches = self
-                .streams
-                .iter()
-                .filter(|(_, stream)| stream.open[SERVER_END] && matches!(stream.purpose, Purpose::Pods | Purpose::Endpoints(_)));
+            let watches = self.streams.iter().filter(|(_, stream)| {
+                stream.open[SERVER_END]
+                    && matches!(stream.purpose, Purpose::Pods | Purpose::Endpoints(_))
+            });
             let watches: Vec<u64> = watches.map(|(number, _)| *number).collect();
             for stream in watches {
                 self.send(stream, SERVER_END, Message::Alive);
@@ -308,13 +407,19 @@ impl Simulation {
         memory.dirty = false;
         memory.barrier.deciding();
         let world = &mut self.server.store.world;
-        world.now = start() + SignedDuration::from_millis(i64::try_from(self.now_ms).expect("short"));
+        world.now =
+            start() + SignedDuration::from_millis(i64::try_from(self.now_ms).expect("short"));
         world.liveness = memory.liveness.clone();
         let decision = reconcile(world);
         if let Some(at) = decision.recheck {
-            let after = u64::try_from(at.duration_since(world.now).as_millis()).unwrap_or(0).max(10);
+            let after = u64::try_from(at.duration_since(world.now).as_millis())
+                .unwrap_or(0)
+                .max(10);
             let at = self.now_ms + after;
-            if memory.recheck_ms.is_none_or(|known| known <= self.now_ms || at < known) {
+            if memory
+                .recheck_ms
+                .is_none_or(|known| known <= self.now_ms || at < known)
+            {
                 memory.recheck_ms = Some(at);
                 self.at(at, Event::Reconcile { life });
             }
@@ -324,7 +429,13 @@ impl Simulation {
         } else {
             self.server.memory.writing = true;
             let after = self.random(1..6);
-            self.after(after, Event::Write { life, actions: decision.actions });
+            self.after(
+                after,
+                Event::Write {
+                    life,
+                    actions: decision.actions,
+                },
+            );
         }
     }
 
@@ -342,11 +453,19 @@ impl Simulation {
 
     fn apply(&mut self, action: Action) {
         let store = &mut self.server.store;
-        let key_of = |namespace: &str, name: &str| -> Key { (namespace.to_owned(), name.to_owned()) };
+        let key_of =
+            |namespace: &str, name: &str| -> Key { (namespace.to_owned(), name.to_owned()) };
         let current = match &action {
             Action::Create { kind: "Event", .. } => return,
-            Action::Create { kind, namespace, object } => {
-                if object["metadata"]["name"].as_str().is_some_and(|name| store.value(kind, &key_of(namespace, name)).is_some()) {
+            Action::Create {
+                kind,
+                namespace,
+                object,
+            } => {
+                if object["metadata"]["name"]
+                    .as_str()
+                    .is_some_and(|name| store.value(kind, &key_of(namespace, name)).is_some())
+                {
                     return;
                 }
                 None
@@ -356,7 +475,11 @@ impl Simulation {
             | Action::Delete { target, .. }
             | Action::Bind { target, .. }
             | Action::FinalizeNamespace(target) => {
-                let Some(current) = store.value(target.kind, &key_of(&target.namespace, &target.name)) else { return };
+                let Some(current) =
+                    store.value(target.kind, &key_of(&target.namespace, &target.name))
+                else {
+                    return;
+                };
                 if !target.uid.is_empty()
                     && current["metadata"]["uid"] != json!(target.uid)
                     && !matches!(action, Action::Replace { .. })
@@ -369,8 +492,9 @@ impl Simulation {
         let kind = match &action {
             Action::Create { kind, .. } => *kind,
             Action::Replace { target, object } => {
-                if current.is_some_and(|current| current["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"])
-                {
+                if current.is_some_and(|current| {
+                    current["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"]
+                }) {
                     return;
                 }
                 target.kind
@@ -386,7 +510,10 @@ impl Simulation {
             }
             Action::Delete { target, force } => {
                 let current = current.expect("looked up above");
-                let node = current["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+                let node = current["spec"]["nodeName"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned();
                 if target.kind == "Pod" && *force && !node.is_empty() {
                     self.note(format!("{} is evicted from {node}", target.name));
                     self.audit_evict(&target.uid, &node);
@@ -421,7 +548,9 @@ impl Simulation {
         for (stream, purpose, client) in watches {
             match purpose {
                 Purpose::Pods => self.push_pods(stream, client, false),
-                Purpose::Endpoints(_) => self.push_endpoints(stream, self.server.endpoints_revision),
+                Purpose::Endpoints(_) => {
+                    self.push_endpoints(stream, self.server.endpoints_revision)
+                }
                 Purpose::Tunnel | Purpose::Reports(_) => {}
             }
         }
@@ -431,15 +560,27 @@ impl Simulation {
 
     fn push_pods(&mut self, stream: u64, client: Host, first: bool) {
         let name = node_name(client);
-        let own: Vec<Arc<Pod>> =
-            self.server.store.world.pods.values().filter(|pod| node_of(pod) == Some(name.as_str())).cloned().collect();
+        let own: Vec<Arc<Pod>> = self
+            .server
+            .store
+            .world
+            .pods
+            .values()
+            .filter(|pod| node_of(pod) == Some(name.as_str()))
+            .cloned()
+            .collect();
         let sent = self.server.memory.sent.get(&stream);
-        let same = sent.is_some_and(|sent| sent.len() == own.len() && sent.iter().zip(&own).all(|(a, b)| Arc::ptr_eq(a, b)));
+        let same = sent.is_some_and(|sent| {
+            sent.len() == own.len() && sent.iter().zip(&own).all(|(a, b)| Arc::ptr_eq(a, b))
+        });
         if same && !first {
             return;
         }
         self.server.memory.sent.insert(stream, own.clone());
-        let by_uid = own.into_iter().filter_map(|pod| Some((pod.metadata.uid.clone()?, pod))).collect();
+        let by_uid = own
+            .into_iter()
+            .filter_map(|pod| Some((pod.metadata.uid.clone()?, pod)))
+            .collect();
         self.send(stream, SERVER_END, Message::Pods(Arc::new(by_uid)));
     }
 
@@ -456,7 +597,11 @@ impl Simulation {
             stream.pushed = Some((self.server.endpoints_revision, services));
         }
         let world = &self.server.store.world;
-        let message = (all(&world.services), all(&world.endpoints), revision.max(self.server.endpoints_revision));
+        let message = (
+            all(&world.services),
+            all(&world.endpoints),
+            revision.max(self.server.endpoints_revision),
+        );
         self.send(stream, SERVER_END, Message::Endpoints(Arc::new(message)));
     }
 
@@ -473,7 +618,11 @@ impl Simulation {
             barrier.change(|state| state.set_nodes(nodes));
         }
         for (uid, address) in barrier.look(State::unsettled) {
-            if !world.endpoints.values().any(|endpoints| lists(&json!(&**endpoints), &uid, address)) {
+            if !world
+                .endpoints
+                .values()
+                .any(|endpoints| lists(&json!(&**endpoints), &uid, address))
+            {
                 barrier.change(|state| state.left(&uid, self.server.endpoints_revision));
             }
         }
@@ -487,10 +636,15 @@ impl Simulation {
             let standing = barrier.look(|state| state.standing(uid, now));
             match &standing {
                 Standing::Drained { excluded } => {
-                    let answer = ToNode::Drained { pod_uid: uid.clone(), excluded: excluded.clone() };
+                    let answer = ToNode::Drained {
+                        pod_uid: uid.clone(),
+                        excluded: excluded.clone(),
+                    };
                     out.push((*stream, Message::ToNode(answer)));
                 }
-                Standing::Waiting { recheck: at, .. } => recheck = at.iter().copied().chain(recheck).min(),
+                Standing::Waiting { recheck: at, .. } => {
+                    recheck = at.iter().copied().chain(recheck).min()
+                }
             }
             *told = Some(standing);
         }
@@ -517,12 +671,25 @@ impl Simulation {
     /// The API's answer to an agent.
     pub(super) fn serve(&mut self, client: Host, request: Request) -> Reply {
         let uid_at = |simulation: &Self, key: &Key| {
-            simulation.server.store.world.pods.get(key).and_then(|pod| pod.metadata.uid.clone()).unwrap_or_default()
+            simulation
+                .server
+                .store
+                .world
+                .pods
+                .get(key)
+                .and_then(|pod| pod.metadata.uid.clone())
+                .unwrap_or_default()
         };
         match request {
             Request::ListOwn => {
                 let name = node_name(client);
-                let pods = self.server.store.world.pods.values().filter(|pod| node_of(pod) == Some(name.as_str()));
+                let pods = self
+                    .server
+                    .store
+                    .world
+                    .pods
+                    .values()
+                    .filter(|pod| node_of(pod) == Some(name.as_str()));
                 Reply::Listed(pods.filter_map(|pod| pod.metadata.uid.clone()).collect())
             }
             Request::PatchStatus { uid, key, status } => {
@@ -530,7 +697,9 @@ impl Simulation {
                     return Reply::Gone;
                 }
                 let pod = self.server.store.world.pods[&key].clone();
-                self.server.store.edit("Pod", &*pod, |value| value["status"] = json!(status));
+                self.server
+                    .store
+                    .edit("Pod", &*pod, |value| value["status"] = json!(status));
                 self.stored();
                 Reply::Done
             }
