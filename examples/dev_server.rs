@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use flightcage::orchestrator::api;
-use flightcage::orchestrator::config::{IdentityFiles, ServerConfig};
+use flightcage::orchestrator::config::{IdentityFiles, ServerConfig, eviction_brake_percent};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType,
@@ -48,12 +48,13 @@ async fn main() -> Result<(), Failure> {
         certificate: directory.join("server.pem"),
         key: directory.join("server.key"),
     };
-    let secrets_key = directory.join("secrets.key");
     api::run(ServerConfig {
         listen,
+        address: Ipv4Addr::LOCALHOST,
         data_dir: directory.join("data"),
         identity,
-        secrets_key,
+        secrets_key: directory.join("secrets.key"),
+        eviction_brake_percent: eviction_brake_percent(),
     })
     .await?;
     Ok(())
