@@ -71,7 +71,9 @@ impl Repeated {
         let mut scenario = shipped(&home, &name, shipped_name)?;
         for load in scenario.loads.values_mut() {
             load.baseline.p99 = Some(BASELINE_P99);
-            load.rate = self.rate.map_or(load.rate, f64::from);
+            if let Some(rate) = self.rate {
+                (load.rate, load.automatic) = (f64::from(rate), None);
+            }
         }
         let spec = scenario
             .cluster

@@ -214,6 +214,7 @@ impl Run {
                 trusted: None,
                 target: target.clone(),
                 nodes: Vec::new(),
+                workers: Vec::new(),
                 daemon: None,
             };
             let judged = judge(case, environment, updates, stop, live).await;

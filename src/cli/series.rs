@@ -16,8 +16,8 @@ use crate::cluster::home::Home;
 use crate::cluster::inventory;
 use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
 use crate::machines::provider::Acceleration;
-use crate::model::cluster::{ClusterSpec, ProviderKind};
-use crate::model::names::ClusterName;
+use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
+use crate::model::names::{ClusterName, NodeName};
 use crate::scenario::fault::{DialService, Faults};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
@@ -229,6 +229,7 @@ pub(super) async fn run_on(
                 .iter()
                 .map(|machine| machine.name.clone())
                 .collect(),
+            workers: workers(&status.spec),
             daemon: inventory::daemon(&cluster.paths)
                 .filter(|_| status.spec.provider == ProviderKind::Qemu),
         };
@@ -241,6 +242,14 @@ pub(super) async fn run_on(
     };
     let outcome = outcome.await;
     (cluster, outcome)
+}
+
+fn workers(spec: &ClusterSpec) -> Vec<NodeName> {
+    let machines = spec.machines.iter();
+    machines
+        .filter(|machine| machine.role == Role::Worker)
+        .map(|machine| machine.name.clone())
+        .collect()
 }
 
 fn facts(spec: &ClusterSpec, acceleration: Option<Acceleration>) -> TargetFacts {

@@ -4,6 +4,7 @@ mod against;
 mod deploy;
 mod fault;
 mod matrix;
+mod rate;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -31,8 +32,6 @@ const BASELINE_WITHIN: Duration = Duration::from_mins(1);
 const UPDATE_PERIOD: Duration = Duration::from_mins(1);
 /// How long a rolling update may take that says nothing.
 const UPDATE_WITHIN: Duration = Duration::from_mins(5);
-/// Requests a second that one stream may ask for.
-const RATE_MAX: f64 = 2000.0;
 const STATUS: RangeInclusive<u64> = 100..=599;
 const COUNT: RangeInclusive<u64> = 0..=10_000;
 /// Longest name of a scenario, load or step: names become files' names, which systems limit to 255 bytes.
@@ -243,16 +242,7 @@ fn load(table: &Table<'_, '_>) -> Option<Load> {
         "url", "rate", "streams", "deadline", "good", "version", "baseline",
     ]);
     let url = table.require("url").and_then(|value| url(&value));
-    let rate_value = table.require("rate");
-    let rate = rate_value.and_then(|value| value.rate());
-    if let (Some(value), Some(rate)) = (rate_value, rate)
-        && rate > RATE_MAX
-    {
-        value.problem(
-            format!("at most {RATE_MAX} requests a second a stream"),
-            None,
-        );
-    }
+    let rate = table.require("rate").and_then(|value| rate::rate(&value));
     let known = [("new", StreamKind::New), ("reused", StreamKind::Reused)];
     let streams_value = table.require("streams");
     let mut streams: Vec<StreamKind> = Vec::new();
@@ -299,7 +289,8 @@ fn load(table: &Table<'_, '_>) -> Option<Load> {
         .and_then(|table| baseline(&table));
     Some(Load {
         url: url?,
-        rate: rate?,
+        rate: rate?.0,
+        automatic: rate?.1,
         streams,
         deadline: deadline?,
         good_status: good_status.unwrap_or(200),

@@ -50,10 +50,13 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
     );
     lines.extend(scenario.loads.iter().map(|(name, load)| {
         let streams: Vec<&str> = load.streams.iter().map(|stream| stream.name()).collect();
+        let rate = load.automatic.map_or_else(
+            || format!("{}/s", load.rate),
+            |automatic| automatic.to_string(),
+        );
         format!(
-            "load `{name}`: {} at {}/s on each of {}",
+            "load `{name}`: {} at {rate} on each of {}",
             load.url,
-            load.rate,
             streams.join(", ")
         )
     }));

@@ -1,8 +1,8 @@
 //! Runs a scenario: deploy, load, baseline, steps, hold, judgement.
 //!
 //! ```text
-//! undo what was left ─► capabilities? ─► deploy ─► ready ─► load starts ─► baseline ─► steps ─► hold ─► load ends ─► judge
-//!        SKIPPED ◄──────────┘     FAIL ◄───┘                 INCONCLUSIVE ◄──┘
+//! undo what was left ─► capabilities? ─► deploy ─► ready ─► rates ─► load starts ─► baseline ─► steps ─► hold ─► load ends ─► judge
+//!        SKIPPED ◄──────────┘     FAIL ◄───┘          └─► INCONCLUSIVE ◄──┘
 //! ```
 //! However it ends, every fault that began is healed before [`run`] returns; if `run` is dropped, the journal remembers them.
 
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::deploy::{self, DeployError, Deployed, NAMESPACE};
 use super::events::View;
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
-use super::host::Watch;
+use super::host::{Starvation, Watch};
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
 use super::report::{EventReport, Report, StepReport, TargetFacts, Verdict};
@@ -55,6 +55,8 @@ pub struct Environment {
     pub target: TargetFacts,
     /// The cluster's nodes.
     pub nodes: Vec<NodeName>,
+    /// Those of them that run pods, where that is known.
+    pub workers: Vec<NodeName>,
     /// The process whose children the machines are, where they run on this host.
     pub daemon: Option<u32>,
 }
@@ -193,7 +195,7 @@ impl Run<'_> {
         u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn now_ms(&self) -> f64 {
+    pub(super) fn now_ms(&self) -> f64 {
         self.epoch.elapsed().as_secs_f64() * 1000.0
     }
 
@@ -213,63 +215,92 @@ impl Run<'_> {
                 .flat_map(|pem| certificates_in(pem.as_bytes())),
         );
         let tls = trust_only(trusted);
+        let request = |url: &super::spec::Url| HttpRequest {
+            dial: Arc::clone(&self.environment.dial),
+            url: url.clone(),
+            tls: Arc::clone(&tls),
+        };
         let mut measured = Measured::default();
-        let mut steps = Vec::new();
         if let Some(failure) = self.wait_ready(&view, &deployed).await {
             self.note_failure(&mut measured, failure);
-        } else {
-            self.tell("deployed; the load starts");
-            let watch = Watch::start(self.environment.daemon);
-            let request = |url: &super::spec::Url| HttpRequest {
-                dial: Arc::clone(&self.environment.dial),
-                url: url.clone(),
-                tls: Arc::clone(&tls),
-            };
-            let loads: BTreeMap<String, Running> = self
-                .scenario
-                .loads
-                .iter()
-                .map(|(name, spec)| {
-                    (
-                        name.clone(),
-                        load::start(spec, request(&spec.url), self.epoch),
-                    )
-                })
-                .collect();
-            let begun_ms = self.now_ms();
-            let mut from_ms = BTreeMap::new();
-            for (name, running) in &loads {
-                match self.wait_baseline(name, running, begun_ms).await {
-                    Ok(at) => drop(from_ms.insert(name.clone(), at)),
-                    Err(doubt) => {
-                        measured.doubts.push(doubt);
-                        break;
-                    }
-                }
-            }
-            if measured.doubts.is_empty() {
-                steps = self.run_steps(&view, &request, &mut measured).await;
-                self.hold().await;
-                // Whatever is cut short, be it only the hold, has not shown what it should.
-                if self.cancel.is_cancelled() && measured.doubts.is_empty() {
-                    measured.doubts.push("interrupted".to_owned());
-                }
-            }
-            let end_ms = self.now_ms();
-            self.tell("the load ends");
-            // All schedules end together: while one load waits for its last answers, none of the others sends on.
-            loads.values().for_each(Running::stop);
-            for (name, running) in loads {
-                let from_ms = from_ms.get(&name).copied().unwrap_or(begun_ms);
-                let shared = Arc::clone(&running.shared);
-                let records = running.finish().await;
-                measured.loads.insert(
-                    name,
-                    MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()),
-                );
-            }
-            measured.starvation = watch.seen();
+            return self.end(measured, Vec::new(), &view).await;
         }
+        self.tell("deployed");
+        match self.with_rates(&request).await {
+            Ok(scenario) => {
+                let run = Run {
+                    scenario: &scenario,
+                    ..*self
+                };
+                let steps = run.under_load(&view, &request, &mut measured).await;
+                run.end(measured, steps, &view).await
+            }
+            Err(doubt) => {
+                measured.doubts.push(doubt);
+                self.end(measured, Vec::new(), &view).await
+            }
+        }
+    }
+
+    /// Everything from the start of the loads to their end.
+    async fn under_load(
+        &self,
+        view: &View,
+        request: &(dyn Fn(&super::spec::Url) -> HttpRequest + Sync),
+        measured: &mut Measured,
+    ) -> Vec<StepReport> {
+        self.tell("the load starts");
+        let watch = Watch::start(self.environment.daemon, self.epoch);
+        let mut steps = Vec::new();
+        let loads: BTreeMap<String, Running> = self
+            .scenario
+            .loads
+            .iter()
+            .map(|(name, spec)| {
+                (
+                    name.clone(),
+                    load::start(spec, request(&spec.url), self.epoch),
+                )
+            })
+            .collect();
+        let begun_ms = self.now_ms();
+        let mut from_ms = BTreeMap::new();
+        for (name, running) in &loads {
+            match self.wait_baseline(name, running, begun_ms).await {
+                Ok(at) => drop(from_ms.insert(name.clone(), at)),
+                Err(doubt) => {
+                    measured.doubts.push(doubt);
+                    break;
+                }
+            }
+        }
+        if measured.doubts.is_empty() {
+            steps = self.run_steps(view, request, measured).await;
+            self.hold().await;
+            // Whatever is cut short, be it only the hold, has not shown what it should.
+            if self.cancel.is_cancelled() && measured.doubts.is_empty() {
+                measured.doubts.push("interrupted".to_owned());
+            }
+        }
+        let end_ms = self.now_ms();
+        self.tell("the load ends");
+        // All schedules end together: while one load waits for its last answers, none of the others sends on.
+        loads.values().for_each(Running::stop);
+        for (name, running) in loads {
+            let from_ms = from_ms.get(&name).copied().unwrap_or(begun_ms);
+            let shared = Arc::clone(&running.shared);
+            let records = running.finish().await;
+            measured.loads.insert(
+                name,
+                MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()),
+            );
+        }
+        measured.starvation = Starvation::of(&watch.seen());
+        steps
+    }
+
+    /// What is counted at the end, and the report.
+    async fn end(&self, mut measured: Measured, steps: Vec<StepReport>, view: &View) -> Report {
         for expectation in &self.scenario.expectations {
             if let Check::Replicas { rc, .. } = &expectation.check {
                 measured
@@ -289,7 +320,7 @@ impl Run<'_> {
             .filter(|event| event.kind == "pod.deleted")
             .count();
         measured.pods_deleted = u32::try_from(deleted).unwrap_or(u32::MAX);
-        let mut report = self.report(&measured, steps, &view);
+        let mut report = self.report(&measured, steps, view);
         report.events.extend(self.troubles().await);
         report.events.sort_by_key(|event| event.at_ms);
         report

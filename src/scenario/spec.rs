@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use super::injection::{Fault, FaultKind};
+pub use super::load::automatic::Automatic;
 use super::matrix::{Cell, Matrix};
 pub use super::pods::{Exec, Which};
 use crate::model::cluster::ClusterSpec;
@@ -122,8 +123,10 @@ pub struct TlsSecret {
 pub struct Load {
     /// What is asked for.
     pub url: Url,
-    /// Requests a second of each stream.
+    /// Requests a second of each stream; the most that may be asked for while an automatic one is not found.
     pub rate: f64,
+    /// How the rate is found before the baseline, if the file leaves it to the host.
+    pub automatic: Option<Automatic>,
     /// The streams, each with a schedule of its own.
     pub streams: Vec<StreamKind>,
     /// Total, from the intended send time.

@@ -21,6 +21,7 @@ pub(super) mod qcow2;
 mod qmp;
 mod snapshot;
 mod sparse;
+mod yielding;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,6 +49,7 @@ use console::Console;
 use directory::{MachineDirectory, Record};
 use process::{Exit, Launch, Spawner};
 use qmp::Qmp;
+use yielding::Yielding;
 
 pub use preflight::{MINIMUM_VERSION, version, version_text};
 pub(crate) use preflight::{available_memory, free_disk};
@@ -89,6 +91,7 @@ pub struct QemuProvider {
     config: QemuConfig,
     spawner: Spawner,
     nodes: std::sync::Mutex<BTreeMap<NodeName, Arc<Mutex<Option<Vm>>>>>,
+    yielding: Yielding,
 }
 
 /// A process that this provider has started.
@@ -122,6 +125,7 @@ impl QemuProvider {
             config,
             spawner,
             nodes: std::sync::Mutex::default(),
+            yielding: Yielding::default(),
         })
     }
 
@@ -368,7 +372,7 @@ impl QemuProvider {
             .filter(|pid| process::runs_in(*pid, directory.path()));
         let power = match pid {
             None => Power::Off,
-            Some(pid) if process::is_stopped(pid) => Power::Frozen,
+            Some(pid) if !self.yielding.is(node) && process::is_stopped(pid) => Power::Frozen,
             Some(_) => Power::On,
         };
         let ssh = record
@@ -389,6 +393,7 @@ impl QemuProvider {
     ) -> Result<(), ProviderError> {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
+        self.yielding.end(node).await;
         let machine = self
             .find(node)
             .ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
@@ -409,7 +414,7 @@ impl QemuProvider {
                     .record()
                     .map_err(|error| failed(what("power on"), error))?;
                 let vm = self.start(record, None).await?;
-                process::boot_behind_others(vm.pid, vm.exit.clone());
+                self.yield_to_others(node, &vm);
                 *slot = Some(vm);
                 Ok(())
             }
@@ -433,12 +438,20 @@ impl QemuProvider {
                     .await
                     .map_err(|error| failed(what("reset"), error))?;
                 if let Some(vm) = slot.as_mut() {
-                    process::boot_behind_others(vm.pid, vm.exit.clone());
+                    self.yield_to_others(node, vm);
                     vm.console_from = from;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Lets a machine that boots come behind those that run.
+    fn yield_to_others(&self, node: &NodeName, vm: &Vm) {
+        let nodes = directory::nodes(&self.config.state_dir).unwrap_or_default();
+        let others = nodes.iter().filter(|other| *other != node);
+        let others = others.filter_map(|other| self.find(other)?.pid).collect();
+        self.yielding.begin(node, vm.pid, vm.exit.clone(), others);
     }
 
     async fn reset(&self, node: &NodeName) -> Result<(), qmp::QmpError> {

@@ -18,8 +18,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, getpriority_process, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal, setpriority_pgrp, umask,
+    Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, umask,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -212,34 +212,6 @@ pub(super) async fn set_stopped(pid: u32, stopped: bool) -> io::Result<()> {
     tokio::time::timeout(STOP_LIMIT, wait).await.map_err(late)
 }
 
-/// While a machine boots beside others that serve, it gets what they leave of the processors: a real one would have its own.
-const BOOT_NICENESS: i32 = 10;
-/// A boot takes no longer, even so.
-const BOOT_LIMIT: Duration = Duration::from_secs(30);
-
-/// Lets the machines beside it, and us, come first while a process boots. Only for who may take that back, which needs a privilege.
-pub(super) fn boot_behind_others(pid: u32, mut exit: Exit) {
-    let privileged = rustix::thread::capabilities(None).is_ok_and(|sets| {
-        sets.effective
-            .contains(rustix::thread::CapabilitySet::SYS_NICE)
-    });
-    let (Ok(group), Ok(usual)) = (as_pid(pid), getpriority_process(None)) else {
-        return;
-    };
-    // Of all its threads: it leads a process group of its own.
-    if !privileged || setpriority_pgrp(Some(group), usual + BOOT_NICENESS).is_err() {
-        return;
-    }
-    tokio::spawn(async move {
-        let ended = exit.wait_for(Option::is_some);
-        if tokio::time::timeout(BOOT_LIMIT, ended).await.is_err()
-            && let Err(error) = setpriority_pgrp(Some(group), usual)
-        {
-            tracing::warn!(pid, %error, "a machine stays behind the others");
-        }
-    });
-}
-
 /// Kills a process and returns when it is gone; one that is gone already is fine.
 pub(super) async fn kill(pid: u32) -> io::Result<()> {
     let kill = move || {
@@ -326,7 +298,7 @@ fn machine_of(command_line: &[u8], machines: &Path) -> Option<String> {
     })
 }
 
-fn as_pid(pid: u32) -> io::Result<Pid> {
+pub(super) fn as_pid(pid: u32) -> io::Result<Pid> {
     i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)

@@ -29,7 +29,14 @@ pub(crate) struct PodProber<R> {
     pub(crate) pod_uid: String,
 }
 
+/// Pressure stall information (the kernel's `Documentation/accounting/psi.rst`).
+const PROCESSOR_PRESSURE: &str = "/proc/pressure/cpu";
+
 impl<R: Runtime> Prober for PodProber<R> {
+    fn processor_waited(&self) -> Option<Duration> {
+        waited(&std::fs::read_to_string(PROCESSOR_PRESSURE).ok()?)
+    }
+
     async fn ask(
         &self,
         action: &Action,
@@ -86,6 +93,15 @@ impl<R: Runtime> Prober for PodProber<R> {
             }
         }
     }
+}
+
+/// Of `some avg10=1.00 avg60=… total=MICROSECONDS`: how long at least one task has waited.
+fn waited(pressure: &str) -> Option<Duration> {
+    let some = pressure.lines().find(|line| line.starts_with("some "))?;
+    let total = some
+        .split(' ')
+        .find_map(|word| word.strip_prefix("total="))?;
+    Some(Duration::from_micros(total.parse().ok()?))
 }
 
 async fn connect(address: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
@@ -219,6 +235,16 @@ fn unverified() -> Arc<rustls::ClientConfig> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn how_long_something_waited_for_a_processor() {
+        let pressure = "some avg10=0.00 avg60=0.12 avg300=0.05 total=1500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(
+            super::waited(pressure),
+            Some(std::time::Duration::from_millis(1500))
+        );
+        assert_eq!(super::waited("full total=7"), None);
+    }
+
     use super::*;
 
     async fn check(answer: &'static str) -> (Result<u16, String>, String) {

@@ -266,6 +266,37 @@ impl Tracker {
     }
 }
 
+/// So many silences in a row are not counted against a container while its machine has no processor to spare.
+const EXCUSES_MAX: u32 = 3;
+/// The agent itself woke later than this: the machine was not run, or not enough.
+const LATE: Duration = Duration::from_millis(200);
+/// Something waited for a processor for more than this share of the time.
+const WAITED_SHARE: f64 = 0.6;
+
+/// Whether a machine had no processor to spare while a question stayed without an answer until its `timeout`: it took `took` to notice,
+/// and meanwhile something `waited` for a processor for so long.
+fn starved(timeout: Duration, took: Duration, waited: Duration) -> bool {
+    took > timeout + LATE || waited > took.mul_f64(WAITED_SHARE)
+}
+
+/// Silences that were not counted, since the last answer.
+#[derive(Debug, Default)]
+struct Excuses {
+    taken: u32,
+}
+
+impl Excuses {
+    /// Whether this one is excused.
+    fn take(&mut self, starved: bool, good: bool) -> bool {
+        if good {
+            self.taken = 0;
+        }
+        let excused = starved && self.taken < EXCUSES_MAX;
+        self.taken += u32::from(excused);
+        excused
+    }
+}
+
 /// What a probe has to say to its pod's worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -279,12 +310,17 @@ pub(crate) struct Report {
     pub(crate) verdict: Option<bool>,
     /// Why the answer was a failure.
     pub(crate) failure: Option<String>,
+    /// Whether the failure says nothing about the container: the machine had no processor to spare.
+    pub(crate) excused: bool,
     /// The grace of the kill that a verdict may cause.
     pub(crate) grace: Option<Duration>,
 }
 
 /// Asks one question; the caller bounds its time.
 pub(crate) trait Prober: Send + Sync + 'static {
+    /// For how long something on this machine has waited for a processor, since it booted; `None` where its kernel does not say.
+    fn processor_waited(&self) -> Option<Duration>;
+
     /// `Err` says why the answer is a failure.
     fn ask(
         &self,
@@ -329,6 +365,7 @@ pub(crate) async fn watch_container<P: Prober>(
         Kind::Startup => None,
     };
     let mut tracker = Tracker::new(&plan, initial);
+    let mut excuses = Excuses::default();
     let mut failing = false;
     let mut ticks = tokio::time::interval(plan.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -340,10 +377,28 @@ pub(crate) async fn watch_container<P: Prober>(
             &target.container,
             plan.timeout,
         );
-        let answer = tokio::time::timeout(plan.timeout, ask)
-            .await
+        let (asked, waited) = (Instant::now(), prober.processor_waited());
+        let answered = tokio::time::timeout(plan.timeout, ask).await;
+        let silent = answered.is_err();
+        let mut answer = answered
             .unwrap_or_else(|_| Err(format!("no answer within {} s", plan.timeout.as_secs())));
-        let verdict = tracker.record(answer.is_ok());
+        let strained = plan.kind == Kind::Liveness && silent && {
+            let waited = waited.zip(prober.processor_waited());
+            let waited = waited.map_or(Duration::ZERO, |(then, now)| now.saturating_sub(then));
+            starved(plan.timeout, asked.elapsed(), waited)
+        };
+        let excused = excuses.take(strained, answer.is_ok());
+        if let (true, Err(why)) = (excused, &mut answer) {
+            let (taken, most) = (excuses.taken, EXCUSES_MAX);
+            *why += &format!(
+                "; not counted, since this node had no processor to spare ({taken} of at most {most} in a row)"
+            );
+        }
+        let verdict = if excused {
+            None
+        } else {
+            tracker.record(answer.is_ok())
+        };
         // A success that follows a failure is news, even where the verdict stays.
         let recovered = std::mem::replace(&mut failing, answer.is_err()) && answer.is_ok();
         if verdict.is_none() && answer.is_ok() && !recovered {
@@ -355,6 +410,7 @@ pub(crate) async fn watch_container<P: Prober>(
             kind: plan.kind,
             verdict,
             failure: answer.err(),
+            excused,
             grace: plan.grace,
         };
         if reports.send(report).await.is_err() || (plan.kind == Kind::Startup && verdict.is_some())
@@ -390,10 +446,40 @@ pub(crate) fn ready_at_once(container: &Container) -> bool {
     container.readiness_probe.is_none() && listening_ports(container).is_empty()
 }
 
-/// Patience with a first answer.
+/// So many answers in a row that are not much slower than the quickest so far show that a program has loaded what it needs.
+const STEADY_ANSWERS: u32 = 3;
+/// An answer may take so much longer than twice the quickest and still be as quick.
+const JITTER: Duration = Duration::from_millis(50);
+
+/// How a new container's answers become quicker.
+#[derive(Debug, Default)]
+struct WarmUp {
+    quickest: Option<Duration>,
+    steady: u32,
+}
+
+impl WarmUp {
+    /// Counts an answer that took so long; whether there were enough of one speed.
+    fn is_steady(&mut self, took: Duration) -> bool {
+        let quickest = self.quickest.map_or(took, |quickest| quickest.min(took));
+        let slower_before = self
+            .quickest
+            .is_some_and(|before| before > 2 * took + JITTER);
+        self.quickest = Some(quickest);
+        self.steady = match (took <= 2 * quickest + JITTER, slower_before) {
+            (true, false) => self.steady + 1,
+            // Much quicker than all before: those are not its speed.
+            (true, true) => 1,
+            (false, _) => 0,
+        };
+        self.steady >= STEADY_ANSWERS
+    }
+}
+
+/// Patience with the first answers.
 const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a container without a readiness probe is asked once before it is ready: what its liveness probe asks by HTTP.
+/// What a container without a readiness probe is asked before it is ready: what its liveness probe asks by HTTP.
 pub(crate) fn first_question(container: &Container) -> Option<Action> {
     let liveness = plans(container)
         .into_iter()
@@ -401,9 +487,9 @@ pub(crate) fn first_question(container: &Container) -> Option<Action> {
     matches!(liveness.action, Action::Http { .. }).then_some(liveness.action)
 }
 
-/// Reports a container without a readiness probe as ready when every port that it declares accepts and it has answered `question`, or
-/// patience is over. A program's first answer takes longest, since it loads what it needs for it: no client shall wait for that. What
-/// the answer says is of no consequence, that is for the probe itself to judge, when its time has come.
+/// Reports a container without a readiness probe as ready when every port that it declares accepts and it has answered `question` a few
+/// times at one speed, or patience is over. A program's first answers take longest, since it loads what it needs for them: no client
+/// shall wait for that. What the answers say is of no consequence, that is for the probe itself to judge, when its time has come.
 pub(crate) async fn wait_listening<P: Prober>(
     prober: &P,
     ports: &[u16],
@@ -424,14 +510,25 @@ pub(crate) async fn wait_listening<P: Prober>(
             }
         }
         if let Some(question) = question {
-            let ask = prober.ask(
-                &question,
-                target.address,
-                &target.container,
-                FIRST_ANSWER_PATIENCE,
-            );
-            // Answered or not, it has had its time.
-            let _ = tokio::time::timeout(FIRST_ANSWER_PATIENCE, ask).await;
+            let mut pace = WarmUp::default();
+            let steady = async {
+                loop {
+                    let asked = Instant::now();
+                    let ask = prober.ask(
+                        &question,
+                        target.address,
+                        &target.container,
+                        FIRST_ANSWER_PATIENCE,
+                    );
+                    // What it says is of no consequence here.
+                    let _ = ask.await;
+                    if pace.is_steady(asked.elapsed()) {
+                        break;
+                    }
+                }
+            };
+            // Steady or not, it has had its time.
+            let _ = tokio::time::timeout(FIRST_ANSWER_PATIENCE, steady).await;
         }
     };
     tokio::select! {
@@ -445,6 +542,7 @@ pub(crate) async fn wait_listening<P: Prober>(
         kind: Kind::Readiness,
         verdict: Some(true),
         failure: None,
+        excused: false,
         grace: None,
     };
     // Nobody to hear it: the pod is gone.
@@ -517,10 +615,59 @@ mod tests {
         assert_eq!(verdicts.iter().flatten().count(), 2);
     }
 
+    #[test]
+    fn a_program_is_warm_when_its_answers_are_of_one_speed() {
+        let answers = |took: &[u64]| {
+            let mut warm_up = WarmUp::default();
+            let steady = |ms: &u64| warm_up.is_steady(Duration::from_millis(*ms));
+            took.iter().map(steady).collect::<Vec<bool>>()
+        };
+        assert_eq!(answers(&[900, 40, 30, 35]), [false, false, false, true]);
+        assert_eq!(answers(&[30, 30, 30]), [false, false, true]);
+        assert_eq!(
+            answers(&[30, 300, 30, 30, 30]),
+            [false, false, false, false, true]
+        );
+        // Slow by nature.
+        assert_eq!(answers(&[1500, 1500, 1500]), [false, false, true]);
+    }
+
+    #[test]
+    fn silence_on_a_starved_machine_is_excused_a_few_times() {
+        let second = Duration::from_secs(1);
+        let ms = Duration::from_millis;
+        for (took, waited, wanted) in [
+            (ms(1005), ms(100), false),
+            (ms(1005), ms(500), false),
+            (ms(1005), ms(700), true),
+            (ms(1500), ms(0), true),
+        ] {
+            assert_eq!(starved(second, took, waited), wanted, "{took:?} {waited:?}");
+        }
+        let mut excuses = Excuses::default();
+        let excused: Vec<bool> = [
+            (true, false),
+            (true, false),
+            (false, false),
+            (true, false),
+            (true, false),
+            (false, true),
+            (true, false),
+        ]
+        .into_iter()
+        .map(|(starved, good)| excuses.take(starved, good))
+        .collect();
+        assert_eq!(excused, [true, true, false, true, false, false, true]);
+    }
+
     /// Answers from a list; `None` never answers.
     struct Script(Mutex<Vec<Option<Result<(), String>>>>);
 
     impl Prober for Script {
+        fn processor_waited(&self) -> Option<Duration> {
+            None
+        }
+
         async fn ask(&self, _: &Action, _: Ipv4Addr, _: &str, _: Duration) -> Result<(), String> {
             let answer = self.0.lock().unwrap().pop().unwrap_or(Some(Ok(())));
             match answer {
@@ -604,7 +751,7 @@ mod tests {
         wait_listening(&prober, &[80, 443], question, target, send).await;
         assert!(
             prober.0.lock().unwrap().is_empty(),
-            "it was asked until both accepted, and then once more, whatever it said"
+            "it was asked until both accepted, and then a few times more, whatever it said"
         );
         let report = receive.recv().await.unwrap();
         assert_eq!(

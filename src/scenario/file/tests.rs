@@ -72,6 +72,36 @@ baseline = { for = "5s", good = "100%" }
 "#;
 
 #[test]
+fn an_automatic_rate_says_its_share_and_its_most() {
+    let with = |rate: &str| check(&LOAD.replace("\"25/s\"", rate));
+    assert_eq!(with("{ auto = \"45%\", at_most = \"50/s\" }"), [""; 0]);
+    let table: &[(&str, &[&str])] = &[
+        (
+            "{ auto = \"45\", most = \"50/s\" }",
+            &[
+                "4:8 `at_most` is missing",
+                "4:17 `45` is not a share [write a percentage, such as \"100%\"]",
+                "4:23 unknown key `most` [known: `auto`, `at_most`]",
+            ],
+        ),
+        (
+            "{ auto = \"99%\", at_most = \"1/s\" }",
+            &[
+                "4:17 from 5% to 95% of a worker's processors",
+                "4:34 an automatic rate is at least 2/s",
+            ],
+        ),
+        (
+            "{ auto = \"45%\", at_most = \"5000/s\" }",
+            &["4:34 at most 2000 requests a second a stream"],
+        ),
+    ];
+    for (rate, wanted) in table {
+        assert_eq!(&with(rate), wanted, "{rate}");
+    }
+}
+
+#[test]
 fn each_problem_has_its_place() {
     let table: &[(&str, &[&str])] = &[
         (

@@ -7,6 +7,7 @@
 //! - What the prober itself did late is counted, so that a busy host makes the result inconclusive rather than wrong.
 
 pub mod analysis;
+pub mod automatic;
 mod connection;
 mod generator;
 mod tls;

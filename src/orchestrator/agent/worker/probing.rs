@@ -161,7 +161,7 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             }
             (Kind::Liveness, Some(true)) | (_, None) => {}
         }
-        if report.kind == Kind::Liveness {
+        if report.kind == Kind::Liveness && !report.excused {
             // Its restart needs several failures in a row; traffic turns away at the first, and comes back at the first success.
             view.answers = report.failure.is_none();
         }

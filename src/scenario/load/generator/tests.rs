@@ -115,6 +115,7 @@ async fn check(mode: Mode, trusted: bool, enough: impl Fn(&[Record]) -> bool) ->
     let load = Load {
         url: url.clone(),
         rate: 50.0,
+        automatic: None,
         streams: vec![StreamKind::New, StreamKind::Reused],
         deadline,
         good_status: 200,
