@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::journal::JournalOptions;
 use super::manifests;
 use super::terminal::{self, say};
+use crate::kubernetes;
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
 use crate::kubernetes::manifest::{self, ManifestError};
@@ -136,27 +137,31 @@ impl Get {
         } else {
             &self.namespace.namespace
         };
+        let params = ListParams {
+            label_selector: self.selector.clone(),
+            field_selector: None,
+        };
+        let Some(output) = &self.output else {
+            let table = client
+                .table(&kind, namespace, self.object.as_deref(), &params)
+                .await?;
+            print_table(&table, self.all_namespaces && kind.namespaced);
+            return Ok(ExitCode::SUCCESS);
+        };
         let items = match &self.object {
             Some(object) => vec![client.get_value(&kind, namespace, object).await?],
-            None => {
-                let params = ListParams {
-                    label_selector: self.selector.clone(),
-                    field_selector: None,
-                };
-                client.list_values(&kind, namespace, &params).await?.items
-            }
+            None => client.list_values(&kind, namespace, &params).await?.items,
         };
-        match self.output.as_deref() {
-            Some("json") if self.object.is_some() => say(&serde_json::to_string_pretty(&items[0])?),
-            Some("json") => {
+        match output.as_str() {
+            "json" if self.object.is_some() => say(&serde_json::to_string_pretty(&items[0])?),
+            "json" => {
                 let list =
                     serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items });
                 say(&serde_json::to_string_pretty(&list)?);
             }
-            Some(_) => items
+            _ => items
                 .iter()
                 .for_each(|item| say(text(item, "/metadata/name"))),
-            None => print_table(kind.kind, &items),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -166,113 +171,25 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
-fn number(value: &Value, pointer: &str) -> String {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
-        .to_string()
-}
-
-/// The columns that matter of each kind; the name and namespace of any other.
-fn print_table(kind: &str, items: &[Value]) {
-    type Column = (&'static str, fn(&Value) -> String);
-    let columns: &[Column] = match kind {
-        "Pod" => &[
-            ("PHASE", |pod| {
-                if pod.pointer("/metadata/deletionTimestamp").is_some() {
-                    "Terminating".into()
-                } else {
-                    text(pod, "/status/phase").into()
-                }
-            }),
-            ("READY", |pod| {
-                let statuses = pod
-                    .pointer("/status/containerStatuses")
-                    .and_then(Value::as_array)
-                    .cloned()
-                    .unwrap_or_default();
-                let ready = statuses
-                    .iter()
-                    .filter(|status| status["ready"] == true)
-                    .count();
-                let containers = pod
-                    .pointer("/spec/containers")
-                    .and_then(Value::as_array)
-                    .map_or(0, Vec::len);
-                format!("{ready}/{containers}")
-            }),
-            ("RESTARTS", |pod| {
-                number(pod, "/status/containerStatuses/0/restartCount")
-            }),
-            ("IP", |pod| text(pod, "/status/podIP").into()),
-            ("NODE", |pod| text(pod, "/spec/nodeName").into()),
-        ],
-        "ReplicationController" => &[
-            ("DESIRED", |rc| number(rc, "/spec/replicas")),
-            ("CURRENT", |rc| number(rc, "/status/replicas")),
-            ("READY", |rc| number(rc, "/status/readyReplicas")),
-        ],
-        "Service" => &[
-            ("TYPE", |service| text(service, "/spec/type").into()),
-            ("CLUSTER-IP", |service| {
-                text(service, "/spec/clusterIP").into()
-            }),
-            ("PORTS", |service| {
-                let ports = service
-                    .pointer("/spec/ports")
-                    .and_then(Value::as_array)
-                    .cloned()
-                    .unwrap_or_default();
-                ports
-                    .iter()
-                    .map(|port| port["port"].to_string())
-                    .collect::<Vec<_>>()
-                    .join(",")
-            }),
-        ],
-        "Node" => &[("READY", |node| {
-            let conditions = node
-                .pointer("/status/conditions")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-            let ready = conditions
-                .iter()
-                .find(|condition| condition["type"] == "Ready");
-            ready.map_or("Unknown".into(), |condition| {
-                text(condition, "/status").into()
-            })
-        })],
-        "Event" => &[
-            ("REASON", |event| text(event, "/reason").into()),
-            ("OBJECT", |event| {
-                format!(
-                    "{}/{}",
-                    text(event, "/involvedObject/kind"),
-                    text(event, "/involvedObject/name")
-                )
-            }),
-            ("MESSAGE", |event| text(event, "/message").into()),
-        ],
-        _ => &[],
-    };
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let namespaced = items
-        .iter()
-        .any(|item| !text(item, "/metadata/namespace").is_empty());
-    let mut header = vec!["NAME".to_owned()];
-    header.extend(namespaced.then(|| "NAMESPACE".to_owned()));
-    header.extend(columns.iter().map(|(title, _)| (*title).to_owned()));
-    table.set_header(header);
-    for item in items {
-        let mut row = vec![text(item, "/metadata/name").to_owned()];
-        row.extend(namespaced.then(|| text(item, "/metadata/namespace").to_owned()));
-        row.extend(columns.iter().map(|(_, cell)| cell(item)));
-        table.add_row(row);
+/// The server's own table, as kubectl prints it.
+fn print_table(table: &kubernetes::client::Table, with_namespace: bool) {
+    let mut printed = Table::new();
+    printed.load_style(presets::NOTHING);
+    let mut header: Vec<String> = with_namespace
+        .then(|| "NAMESPACE".to_owned())
+        .into_iter()
+        .collect();
+    header.extend(table.columns.iter().map(|title| title.to_uppercase()));
+    printed.set_header(header);
+    for row in &table.rows {
+        let mut cells: Vec<&str> = with_namespace
+            .then_some(row.namespace.as_str())
+            .into_iter()
+            .collect();
+        cells.extend(row.cells.iter().map(String::as_str));
+        printed.add_row(cells);
     }
-    say(&table.trim_fmt());
+    say(&printed.trim_fmt());
 }
 
 /// Arguments of `logs`.

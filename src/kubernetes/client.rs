@@ -9,6 +9,7 @@ mod error;
 mod http;
 mod list;
 mod logs;
+mod table;
 mod values;
 mod watch;
 
@@ -27,6 +28,7 @@ pub use self::error::ClientError;
 use self::http::{Body, Http};
 pub use self::list::{ListParams, Listed};
 pub use self::logs::{ByteStream, LogParams};
+pub use self::table::{Row, Table};
 pub use self::watch::{WatchEvent, WatchStream};
 pub use super::client_config::{ClientConfig, ClientConfigError};
 pub use super::reflector::{ObjectKey, ObjectMap, Progress, Reflector};

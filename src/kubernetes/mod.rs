@@ -10,3 +10,4 @@ pub mod manifest;
 pub mod reflector;
 pub mod resources;
 pub mod rolling_update;
+pub mod version;

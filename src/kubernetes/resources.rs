@@ -1,8 +1,12 @@
 //! The kinds that are served, for code that handles objects as plain JSON.
+//!
+//! The identity of a kind stands here, once, on one line of [`every_kind`]; the API server adds the kind's strategy, from the
+//! file that the line names. Everything else (manifests, listing, the reset between scenarios, discovery, garbage collection)
+//! follows from these lines.
 
 use k8s_openapi::Resource;
 
-/// Where objects of one kind live in the API.
+/// Where objects of one kind live in the API, and what people call them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceKind {
     /// API group, empty for the core group.
@@ -17,56 +21,94 @@ pub struct ResourceKind {
     pub namespaced: bool,
     /// Short names that kubectl accepts.
     pub short: &'static [&'static str],
+    /// Whether kubectl's category `all` has it.
+    pub in_all: bool,
+    /// Whether the cluster itself keeps these objects, so that a user's clean-up leaves them alone.
+    pub kept_by_cluster: bool,
 }
+
+/// Calls `$with!` with every kind: the name of its module, the name of its constant, and its identity. They are in the order in
+/// which they are listed to people.
+macro_rules! every_kind {
+    ($with:ident) => {
+        $with! {
+            namespace NAMESPACE = core("Namespace", "namespaces", &["ns"]).cluster_wide();
+            node NODE = core("Node", "nodes", &["no"]).cluster_wide();
+            pod POD = core("Pod", "pods", &["po"]).in_all();
+            replication_controller REPLICATION_CONTROLLER = core("ReplicationController", "replicationcontrollers", &["rc"]).in_all();
+            service SERVICE = core("Service", "services", &["svc"]).in_all();
+            endpoints ENDPOINTS = core("Endpoints", "endpoints", &["ep"]).kept_by_cluster();
+            endpoint_slice ENDPOINT_SLICE = of("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", &[]).kept_by_cluster();
+            secret SECRET = core("Secret", "secrets", &[]);
+            config_map CONFIG_MAP = core("ConfigMap", "configmaps", &["cm"]);
+            service_account SERVICE_ACCOUNT = core("ServiceAccount", "serviceaccounts", &["sa"]);
+            event EVENT = core("Event", "events", &["ev"]).kept_by_cluster();
+            lease LEASE = of("coordination.k8s.io/v1", "Lease", "leases", &[]).kept_by_cluster();
+        }
+    };
+}
+pub(crate) use every_kind;
+
+macro_rules! identities {
+    ($($module:ident $name:ident = $identity:expr;)*) => {
+        $(
+            #[doc = concat!("See `", stringify!($module), "`.")]
+            pub static $name: ResourceKind = $identity;
+        )*
+
+        /// Every kind that is served, in the order in which they are listed to people.
+        pub static RESOURCES: &[&ResourceKind] = &[$(&$name),*];
+    };
+}
+every_kind!(identities);
 
 const fn core(
     kind: &'static str,
     plural: &'static str,
     short: &'static [&'static str],
 ) -> ResourceKind {
+    of("v1", kind, plural, short)
+}
+
+/// A kind of this `apiVersion`.
+const fn of(
+    api_version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+) -> ResourceKind {
+    let (group, version) = split(api_version);
     ResourceKind {
-        group: "",
-        version: "v1",
+        group,
+        version,
         kind,
         plural,
         namespaced: true,
         short,
+        in_all: false,
+        kept_by_cluster: false,
     }
 }
 
-/// Every kind that is served, in the order in which they are listed to people.
-pub const RESOURCES: &[ResourceKind] = &[
-    ResourceKind {
-        namespaced: false,
-        ..core("Namespace", "namespaces", &["ns"])
-    },
-    ResourceKind {
-        namespaced: false,
-        ..core("Node", "nodes", &["no"])
-    },
-    core("Pod", "pods", &["po"]),
-    core("ReplicationController", "replicationcontrollers", &["rc"]),
-    core("Service", "services", &["svc"]),
-    core("Endpoints", "endpoints", &["ep"]),
-    ResourceKind {
-        group: "discovery.k8s.io",
-        ..core("EndpointSlice", "endpointslices", &[])
-    },
-    core("Secret", "secrets", &[]),
-    core("ConfigMap", "configmaps", &["cm"]),
-    core("Event", "events", &["ev"]),
-    ResourceKind {
-        group: "coordination.k8s.io",
-        ..core("Lease", "leases", &[])
-    },
-];
+const fn split(api_version: &'static str) -> (&'static str, &'static str) {
+    let bytes = api_version.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'/' {
+            let (group, rest) = api_version.split_at(at);
+            return (group, rest.split_at(1).1);
+        }
+        at += 1;
+    }
+    ("", api_version)
+}
 
 /// The kind with this `apiVersion` and `kind`, as they are written in manifests.
 pub fn resource_for(api_version: &str, kind: &str) -> Option<ResourceKind> {
     RESOURCES
         .iter()
         .find(|resource| resource.kind == kind && resource.api_version() == api_version)
-        .cloned()
+        .map(|resource| (*resource).clone())
 }
 
 /// The kind that a person calls `name`: kind, plural, singular or short name, in any case.
@@ -79,10 +121,31 @@ pub fn resource_named(name: &str) -> Option<ResourceKind> {
                 || resource.kind.to_ascii_lowercase() == name
                 || resource.short.contains(&name.as_str())
         })
-        .cloned()
+        .map(|resource| (*resource).clone())
 }
 
 impl ResourceKind {
+    const fn cluster_wide(self) -> Self {
+        Self {
+            namespaced: false,
+            ..self
+        }
+    }
+
+    const fn in_all(self) -> Self {
+        Self {
+            in_all: true,
+            ..self
+        }
+    }
+
+    const fn kept_by_cluster(self) -> Self {
+        Self {
+            kept_by_cluster: true,
+            ..self
+        }
+    }
+
     /// The kind of a typed object.
     pub fn of<K: Resource>() -> Self {
         resource_for(K::API_VERSION, K::KIND).unwrap_or(Self {
@@ -92,7 +155,23 @@ impl ResourceKind {
             plural: K::URL_PATH_SEGMENT,
             namespaced: true,
             short: &[],
+            in_all: false,
+            kept_by_cluster: false,
         })
+    }
+
+    /// `pod`, as people write it.
+    pub fn singular(&self) -> String {
+        self.kind.to_ascii_lowercase()
+    }
+
+    /// `pods`, `leases.coordination.k8s.io`: as messages name it.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// `apiVersion` as manifests write it.

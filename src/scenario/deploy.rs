@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, ReplicationController, Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, Secret};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::load::certificates_in;
 use super::spec::{Action, Scenario, TlsSecret};
 use crate::kubernetes::client::{
-    Client, ClientError, DeleteParams, ListParams, Propagation, ResourceKind,
+    Client, ClientError, DeleteParams, ListParams, Propagation, RESOURCES, ResourceKind,
 };
 use crate::kubernetes::manifest::{self, Manifest, ManifestError};
 
@@ -127,8 +127,10 @@ pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, De
     })
 }
 
-/// Removes every object of users from namespace `default`, and waits until the pods are gone. For clusters that are ours alone.
+/// Removes every object of users from namespace `default`, whatever its kind, and waits until the pods and what would make them
+/// again are gone. For clusters that are ours alone.
 pub async fn reset(client: &Client) -> Result<(), DeployError> {
+    // ReplicationControllers first, and not alone: by themselves they would leave their pods.
     let list = client
         .list::<ReplicationController>(NAMESPACE, &ListParams::all())
         .await;
@@ -139,25 +141,38 @@ pub async fn reset(client: &Client) -> Result<(), DeployError> {
         .filter_map(|rc| rc.metadata.name)
         .collect::<Vec<_>>();
     remove_controllers(client, &names).await?;
-    for kind in [
-        ResourceKind::of::<Service>(),
-        ResourceKind::of::<Secret>(),
-        ResourceKind::of::<ConfigMap>(),
-        ResourceKind::of::<Pod>(),
-    ] {
-        let doing = format!("list {}", kind.plural);
-        let listed = client
-            .list_values(&kind, NAMESPACE, &ListParams::all())
-            .await
-            .map_err(client_error(doing))?;
-        for item in listed.items {
-            let name = item["metadata"]["name"].as_str().unwrap_or_default();
-            if !matches!(name, "kubernetes" | "kube-root-ca.crt") {
-                delete_if_there(client, &kind, NAMESPACE, name).await?;
-            }
+    for kind in RESOURCES {
+        for name in of_users(client, kind).await? {
+            delete_if_there(client, kind, NAMESPACE, &name).await?;
         }
     }
     wait_gone(client, |_| true).await
+}
+
+/// The names of a kind's objects in namespace `default` that users made. What has an owner goes with it.
+async fn of_users(client: &Client, kind: &ResourceKind) -> Result<Vec<String>, DeployError> {
+    if !kind.namespaced || kind.kept_by_cluster {
+        return Ok(Vec::new());
+    }
+    let listed = client
+        .list_values(kind, NAMESPACE, &ListParams::all())
+        .await
+        .map_err(client_error(format!("list {}", kind.plural)))?;
+    let names = listed
+        .items
+        .iter()
+        .filter(|item| item.pointer("/metadata/ownerReferences/0").is_none())
+        .filter_map(|item| item["metadata"]["name"].as_str())
+        .filter(|name| {
+            !matches!(
+                (kind.kind, *name),
+                ("Service", "kubernetes")
+                    | ("ConfigMap", "kube-root-ca.crt")
+                    | ("ServiceAccount", "default")
+            )
+        })
+        .map(str::to_owned);
+    Ok(names.collect())
 }
 
 /// Reads manifests; what is wrong in them was told by the file's own check, unless they changed since.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,7 +160,34 @@ impl Http {
         body: Option<Body>,
     ) -> Result<Bytes, ClientError> {
         let request = format!("{method} {path}");
-        let mut builder = self.request(method, path, query).timeout(REQUEST_TIMEOUT);
+        let builder = self.request(method, path, query);
+        self.finish(request, builder, body).await
+    }
+
+    /// Reads what is answered in the form that `accept` names.
+    pub(super) async fn call_as<T: DeserializeOwned>(
+        &self,
+        accept: &'static str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, ClientError> {
+        let request = format!("GET {path}");
+        let headers = [(header::ACCEPT, HeaderValue::from_static(accept))];
+        // `headers` replaces what `request` says.
+        let builder = self
+            .request(Method::GET, path, query)
+            .headers(HeaderMap::from_iter(headers));
+        let bytes = self.finish(request.clone(), builder, None).await?;
+        json::from_slice(&bytes).map_err(|source| ClientError::Decode { request, source })
+    }
+
+    async fn finish(
+        &self,
+        request: String,
+        builder: RequestBuilder,
+        body: Option<Body>,
+    ) -> Result<Bytes, ClientError> {
+        let mut builder = builder.timeout(REQUEST_TIMEOUT);
         if let Some(body) = body {
             builder = builder
                 .header(header::CONTENT_TYPE, body.content_type)

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::probe::{Action, Prober};
 use super::runtime::Runtime;
+use crate::kubernetes::version::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
 
 /// A status line is not longer than this.
 const STATUS_LINE_LIMIT: usize = 1024;
@@ -128,7 +129,10 @@ async fn get<S: AsyncRead + AsyncWrite + Unpin>(
         let _ = write!(request, "Host: {address}:{port}\r\n");
     }
     if !has("user-agent") {
-        request.push_str("User-Agent: kube-probe/1.37\r\n");
+        let _ = write!(
+            request,
+            "User-Agent: kube-probe/{KUBERNETES_MAJOR}.{KUBERNETES_MINOR}\r\n"
+        );
     }
     if !has("accept") {
         request.push_str("Accept: */*\r\n");

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::status::time;
 use super::work::chain;
 use crate::kubernetes::client::{Client, ClientError, ListParams, Patch};
+use crate::kubernetes::version::KUBERNETES_VERSION;
 use crate::orchestrator::config::AgentConfig;
 
 /// Kubernetes' pace of Leases.
@@ -39,8 +40,6 @@ const RESERVED_MEMORY_BYTES: u64 = 96 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 /// Between attempts to write the Lease when the API refuses it.
 const LEASE_RETRY: Duration = Duration::from_secs(2);
-/// The version of Kubernetes whose API this is.
-const KUBERNETES_VERSION: &str = "v1.37.0";
 
 /// What is found out about the machine once.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +76,7 @@ impl Machine {
                 container_runtime_version: format!("flightcage://{}", env!("CARGO_PKG_VERSION")),
                 kernel_version: read("/proc/sys/kernel/osrelease"),
                 kubelet_version: format!(
-                    "{KUBERNETES_VERSION}-flightcage.{}",
+                    "v{KUBERNETES_VERSION}-flightcage.{}",
                     env!("CARGO_PKG_VERSION")
                 ),
                 machine_id: read("/etc/machine-id"),

@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::kinds::{self, Kind, Subresource};
-
-/// The Kubernetes release whose API this is a subset of.
-pub const KUBERNETES_VERSION: (&str, &str, &str) = ("1", "34", "v1.34.0+flightcage");
+use crate::kubernetes::version::{KUBERNETES_MAJOR, KUBERNETES_MINOR, KUBERNETES_VERSION};
 
 /// `/api`.
 #[must_use]
@@ -20,12 +18,12 @@ pub fn legacy_versions(address: &str) -> Value {
 /// `/apis`.
 #[must_use]
 pub fn groups() -> Value {
-    let mut names: Vec<&str> = kinds::ALL
-        .iter()
-        .map(|kind| kind.group)
-        .filter(|group| !group.is_empty())
-        .collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for kind in kinds::ALL {
+        if !kind.group.is_empty() && !names.contains(&kind.group) {
+            names.push(kind.group);
+        }
+    }
     let groups: Vec<Value> = names.iter().filter_map(|name| group(name)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
@@ -54,7 +52,7 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
         group_version = Some(kind.api_version());
         list.push(resource(kind));
         list.extend(
-            kind.subresources
+            kind.subresources()
                 .iter()
                 .map(|part| subresource(kind, *part)),
         );
@@ -67,13 +65,13 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 fn resource(kind: &Kind) -> Value {
     let mut out = json!({
         "name": kind.plural,
-        "singularName": kind.singular,
+        "singularName": kind.singular(),
         "namespaced": kind.namespaced,
         "kind": kind.kind,
         "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
     });
-    if !kind.short_names.is_empty() {
-        out["shortNames"] = json!(kind.short_names);
+    if !kind.short.is_empty() {
+        out["shortNames"] = json!(kind.short);
     }
     if kind.in_all {
         out["categories"] = json!(["all"]);
@@ -105,11 +103,10 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
 /// `/version`.
 #[must_use]
 pub fn version() -> Value {
-    let (major, minor, git) = KUBERNETES_VERSION;
     json!({
-        "major": major,
-        "minor": minor,
-        "gitVersion": git,
+        "major": KUBERNETES_MAJOR,
+        "minor": KUBERNETES_MINOR,
+        "gitVersion": format!("v{KUBERNETES_VERSION}+flightcage"),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

@@ -641,12 +641,12 @@ async fn object(
             let found = server.registry.get(kind, namespace, name)?;
             Ok(json_response(
                 StatusCode::OK,
-                scale::from_object(&found).to_string().into_bytes(),
+                scale::from_object(kind, &found).to_string().into_bytes(),
             ))
         }
         ("update" | "patch", Some(Subresource::Scale)) => {
             let change = |current: &Value| {
-                let present = scale::from_object(current);
+                let present = scale::from_object(kind, current);
                 let wanted = if verb == "update" {
                     call.object()?
                 } else {
@@ -660,7 +660,7 @@ async fn object(
                 .await?;
             Ok(json_response(
                 StatusCode::OK,
-                scale::from_object(&changed).to_string().into_bytes(),
+                scale::from_object(kind, &changed).to_string().into_bytes(),
             ))
         }
         ("update", None | Some(Subresource::Status)) => {

@@ -1,4 +1,35 @@
-//! The kinds the API serves, in one table: routes, discovery, tables and storage keys are derived from it.
+//! The kinds that the API serves: one file each, which the lines of [`every_kind`] name.
+//!
+//! A kind is an identity, which clients share, and a [`Strategy`]: everything in which the server treats it differently from
+//! others. Routes, discovery, tables, storage keys, field checks, garbage collection and the reset between scenarios are derived
+//! from these; a file that leaves out a part of the strategy does not compile. To add a kind, add its line to
+//! `kubernetes/resources.rs`, `mod NAME` below, and the file.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::kubernetes::resources::{self, ResourceKind, every_kind};
+use crate::orchestrator::store::Durability;
+
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+pub(super) mod parts;
+mod pod;
+mod replication_controller;
+mod secret;
+mod service;
+mod service_account;
+
+pub use parts::causes::Cause;
+use parts::causes::Causes;
+use parts::cells::Column;
 
 /// How an object may be reached besides itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,50 +57,123 @@ impl Subresource {
     }
 }
 
-/// One kind of object. Compare kinds by `group` and `plural`.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// API group; empty for the core group.
-    pub group: &'static str,
-    /// Version in the group.
-    pub version: &'static str,
-    /// `Pod`.
-    pub kind: &'static str,
-    /// `pods`.
-    pub plural: &'static str,
-    /// `pod`.
-    pub singular: &'static str,
-    /// `po`.
-    pub short_names: &'static [&'static str],
-    /// Whether objects live in namespaces.
-    pub namespaced: bool,
-    /// Subresources.
-    pub subresources: &'static [Subresource],
-    /// Whether kubectl's category `all` has it.
-    pub in_all: bool,
+/// What becomes of an object's dependents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// They stay, without their owner.
+    Orphan,
+    /// They are collected afterwards.
+    Background,
+    /// They are deleted first.
+    Foreground,
 }
 
+/// Whether `metadata.generation` counts the changes of an object's spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// It does, from 1.
+    Counted,
+    /// Objects of this kind have none.
+    Absent,
+}
+
+/// Whether whoever creates an object may set its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusOnCreate {
+    /// It stays as it was sent.
+    Kept,
+    /// It is dropped: only controllers report.
+    Dropped,
+}
+
+/// The order in which objects of a kind are deleted.
+#[derive(Debug, Clone, Copy)]
+pub struct DeletionRule {
+    /// Whether dependents stay by default.
+    pub propagation: Propagation,
+    /// The grace in seconds, of an object and of what the client asked for; 0 removes it at once.
+    pub grace: fn(&Value, Option<i64>) -> i64,
+    /// Whether something other than `metadata.finalizers` holds the object.
+    pub held: fn(&Value) -> bool,
+    /// What changes in the object when its deletion begins.
+    pub begin: fn(&mut Map<String, Value>),
+    /// Names of objects that may not be deleted.
+    pub protected: &'static [&'static str],
+}
+
+impl DeletionRule {
+    /// An object goes at once, unless a finalizer holds it; what depends on it is collected afterwards.
+    pub const AT_ONCE: Self = Self {
+        propagation: Propagation::Background,
+        grace: |_, _| 0,
+        held: |_| false,
+        begin: |_| {},
+        protected: &[],
+    };
+}
+
+/// Fills in what only the server can choose, given all objects of the kind; returns what cannot be had. It is called, and the
+/// object stored, under a lock.
+pub type Allocate = fn(&[Arc<Value>], &mut Value, Option<&Value>) -> Vec<Cause>;
+
+/// Everything in which the server treats a kind differently from others, as Kubernetes' `strategy.go` of each kind.
+#[derive(Debug)]
+pub struct Strategy {
+    /// Subresources.
+    pub subresources: &'static [Subresource],
+    /// Reads an object into Kubernetes' own type and writes it again: what does not come back is unknown. An error names a field
+    /// of a wrong type.
+    pub decode: fn(&Value) -> Result<Value, serde_json::Error>,
+    /// Fills in what the client left out. Idempotent.
+    pub default: fn(&mut Map<String, Value>),
+    /// What is wrong with a name, if anything is.
+    pub name: fn(&str) -> Option<&'static str>,
+    /// Finds what is wrong with an object that has its defaults; the second is what it replaces.
+    pub validate: fn(&Value, Option<&Value>, &mut Causes),
+    /// Columns of its table, in order.
+    pub columns: &'static [Column],
+    /// Fields that a field selector may name, besides those of every kind.
+    pub selectable_fields: &'static [&'static str],
+    /// The selector of an object as a request would write it; empty if it has none.
+    pub selector: fn(&Value) -> String,
+    /// Whether changes of the spec are counted.
+    pub generation: Generation,
+    /// Whether a client may set the status of a new object.
+    pub status_on_create: StatusOnCreate,
+    /// Whether a write is on disk before it is acknowledged.
+    pub durability: Durability,
+    /// How objects go.
+    pub deletion: DeletionRule,
+    /// What the server chooses.
+    pub allocate: Option<Allocate>,
+}
+
+/// One kind of object: its identity, and how the server treats it.
+#[derive(Debug)]
+pub struct Kind {
+    /// What clients know of it too.
+    pub identity: &'static ResourceKind,
+    /// How the server treats it.
+    pub strategy: &'static Strategy,
+}
+
+impl Deref for Kind {
+    type Target = ResourceKind;
+
+    fn deref(&self) -> &ResourceKind {
+        self.identity
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other)
+    }
+}
+
+impl Eq for Kind {}
+
 impl Kind {
-    /// `v1`, `coordination.k8s.io/v1`.
-    #[must_use]
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_owned()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
-    }
-
-    /// `pods`, `leases.coordination.k8s.io`: as messages name it.
-    #[must_use]
-    pub fn resource(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.to_owned()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
-    }
-
     /// Below this prefix the store keeps the kind, or one namespace of it.
     #[must_use]
     pub fn prefix(&self, namespace: Option<&str>) -> String {
@@ -92,10 +196,16 @@ impl Kind {
         format!("{}{name}", self.prefix(namespace))
     }
 
+    /// Its subresources.
+    #[must_use]
+    pub fn subresources(&self) -> &'static [Subresource] {
+        self.strategy.subresources
+    }
+
     /// Whether it has this subresource.
     #[must_use]
     pub fn has(&self, subresource: Subresource) -> bool {
-        self.subresources.contains(&subresource)
+        self.subresources().contains(&subresource)
     }
 
     /// Whether it is this kind.
@@ -105,139 +215,21 @@ impl Kind {
     }
 }
 
-const CORE: Kind = Kind {
-    group: "",
-    version: "v1",
-    kind: "",
-    plural: "",
-    singular: "",
-    short_names: &[],
-    namespaced: true,
-    subresources: &[],
-    in_all: false,
-};
+macro_rules! served {
+    ($($module:ident $name:ident = $identity:expr;)*) => {
+        $(
+            #[doc = concat!("See `", stringify!($module), "`.")]
+            pub static $name: Kind = Kind {
+                identity: &resources::$name,
+                strategy: &$module::STRATEGY,
+            };
+        )*
 
-/// v1 Namespace.
-pub static NAMESPACE: Kind = Kind {
-    kind: "Namespace",
-    plural: "namespaces",
-    singular: "namespace",
-    short_names: &["ns"],
-    namespaced: false,
-    subresources: &[Subresource::Status],
-    ..CORE
-};
-/// v1 Node.
-pub static NODE: Kind = Kind {
-    kind: "Node",
-    plural: "nodes",
-    singular: "node",
-    short_names: &["no"],
-    namespaced: false,
-    subresources: &[Subresource::Status],
-    ..CORE
-};
-/// v1 Pod.
-pub static POD: Kind = Kind {
-    kind: "Pod",
-    plural: "pods",
-    singular: "pod",
-    short_names: &["po"],
-    subresources: &[Subresource::Status, Subresource::Binding, Subresource::Log],
-    in_all: true,
-    ..CORE
-};
-/// v1 ReplicationController.
-pub static REPLICATION_CONTROLLER: Kind = Kind {
-    kind: "ReplicationController",
-    plural: "replicationcontrollers",
-    singular: "replicationcontroller",
-    short_names: &["rc"],
-    subresources: &[Subresource::Status, Subresource::Scale],
-    in_all: true,
-    ..CORE
-};
-/// v1 Service.
-pub static SERVICE: Kind = Kind {
-    kind: "Service",
-    plural: "services",
-    singular: "service",
-    short_names: &["svc"],
-    subresources: &[Subresource::Status],
-    in_all: true,
-    ..CORE
-};
-/// v1 Endpoints.
-pub static ENDPOINTS: Kind = Kind {
-    kind: "Endpoints",
-    plural: "endpoints",
-    singular: "endpoints",
-    short_names: &["ep"],
-    ..CORE
-};
-/// v1 Secret.
-pub static SECRET: Kind = Kind {
-    kind: "Secret",
-    plural: "secrets",
-    singular: "secret",
-    ..CORE
-};
-/// v1 ConfigMap.
-pub static CONFIG_MAP: Kind = Kind {
-    kind: "ConfigMap",
-    plural: "configmaps",
-    singular: "configmap",
-    short_names: &["cm"],
-    ..CORE
-};
-/// v1 Event.
-pub static EVENT: Kind = Kind {
-    kind: "Event",
-    plural: "events",
-    singular: "event",
-    short_names: &["ev"],
-    ..CORE
-};
-/// v1 ServiceAccount.
-pub static SERVICE_ACCOUNT: Kind = Kind {
-    kind: "ServiceAccount",
-    plural: "serviceaccounts",
-    singular: "serviceaccount",
-    short_names: &["sa"],
-    ..CORE
-};
-/// coordination.k8s.io/v1 Lease.
-pub static LEASE: Kind = Kind {
-    group: "coordination.k8s.io",
-    kind: "Lease",
-    plural: "leases",
-    singular: "lease",
-    ..CORE
-};
-/// discovery.k8s.io/v1 EndpointSlice.
-pub static ENDPOINT_SLICE: Kind = Kind {
-    group: "discovery.k8s.io",
-    kind: "EndpointSlice",
-    plural: "endpointslices",
-    singular: "endpointslice",
-    ..CORE
-};
-
-/// Every kind, in the order discovery prints them.
-pub static ALL: &[&Kind] = &[
-    &CONFIG_MAP,
-    &ENDPOINTS,
-    &EVENT,
-    &NAMESPACE,
-    &NODE,
-    &POD,
-    &REPLICATION_CONTROLLER,
-    &SECRET,
-    &SERVICE_ACCOUNT,
-    &SERVICE,
-    &LEASE,
-    &ENDPOINT_SLICE,
-];
+        /// Every kind.
+        pub static ALL: &[&Kind] = &[$(&$name),*];
+    };
+}
+every_kind!(served);
 
 /// The kind served at this group, version and plural.
 #[must_use]
@@ -245,4 +237,10 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     ALL.iter()
         .copied()
         .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+}
+
+/// The kind of this name; controllers name only kinds that are served.
+#[must_use]
+pub fn named(kind: &str) -> Option<&'static Kind> {
+    ALL.iter().copied().find(|known| known.kind == kind)
 }

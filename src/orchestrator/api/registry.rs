@@ -5,7 +5,6 @@
 
 mod delete;
 pub(super) mod scale;
-mod services;
 mod write;
 
 use std::sync::Arc;
@@ -13,7 +12,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use delete::{DeleteOptions, Propagation};
+pub use super::kinds::Propagation;
+pub use delete::DeleteOptions;
 pub(super) use write::Run;
 
 use super::heartbeats::Heartbeats;

@@ -112,7 +112,7 @@ fn below(kind: &'static Kind, namespace: Option<String>, rest: &[&str]) -> Optio
             let subresource = match part {
                 None => None,
                 Some(part) => Some(
-                    kind.subresources
+                    kind.subresources()
                         .iter()
                         .copied()
                         .find(|known| known.name() == part)?,

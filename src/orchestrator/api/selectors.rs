@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::kinds::{self, Kind};
+use super::kinds::Kind;
 use super::status::Status;
 
 /// Which objects of a kind are meant.
@@ -106,19 +106,6 @@ impl FieldRequirement {
     }
 }
 
-/// An object's own selector, as a request would name it.
-pub(super) fn written(object: &Value) -> String {
-    let labels = object
-        .pointer("/spec/selector")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten();
-    labels
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 /// Splits at commas outside parentheses.
 fn split_labels(text: &str) -> Vec<String> {
     let (mut parts, mut part, mut depth) = (Vec::new(), String::new(), 0_u32);
@@ -186,33 +173,8 @@ fn field_requirement(kind: &Kind, part: &str) -> Result<FieldRequirement, Status
             "invalid selector: '{part}'; can't understand '{part}'"
         )));
     };
-    let extra: &[&str] = if kind.is(&kinds::POD) {
-        &[
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "status.phase",
-            "status.podIP",
-        ]
-    } else if kind.is(&kinds::SECRET) {
-        &["type"]
-    } else if kind.is(&kinds::NODE) {
-        &["spec.unschedulable"]
-    } else if kind.is(&kinds::NAMESPACE) {
-        &["status.phase"]
-    } else if kind.is(&kinds::REPLICATION_CONTROLLER) {
-        &["status.replicas"]
-    } else if kind.is(&kinds::SERVICE) {
-        &["spec.clusterIP", "spec.type"]
-    } else if kind.is(&kinds::EVENT) {
-        &["reason", "type", "reportingComponent", "source"]
-    } else {
-        &[]
-    };
     let known = ["metadata.name", "metadata.namespace"].contains(&field)
-        || extra.contains(&field)
-        || (kind.is(&kinds::EVENT) && field.starts_with("involvedObject."));
+        || kind.strategy.selectable_fields.contains(&field);
     if !known {
         return Err(Status::bad_request(format!(
             "field label not supported: {field}"
@@ -230,6 +192,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::orchestrator::api::kinds;
 
     #[test]
     fn labels() {

@@ -3,18 +3,9 @@
 use serde_json::{Value, json};
 
 use super::kinds::Kind;
-use crate::orchestrator::store::StoreError;
 
-/// One field that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
-    /// `FieldValueInvalid`, `FieldValueRequired`, …
-    pub reason: &'static str,
-    /// Path of the field, `spec.template.spec.containers[0].name`.
-    pub field: String,
-    /// What is wrong, without the field.
-    pub message: String,
-}
+pub use super::kinds::Cause;
+use crate::orchestrator::store::StoreError;
 
 /// A refused request, as Kubernetes words it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

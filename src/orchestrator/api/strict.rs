@@ -2,16 +2,10 @@
 //!
 //! Kubernetes' own types find them: an object is read into its type and written again; what did not come back is unknown.
 
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::kinds::Kind;
 use super::status::Status;
-use crate::model::json;
 
 /// What to do about unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,54 +55,15 @@ pub fn check(
 
 /// Drops unknown fields of `object` and returns their paths. 400 when a field has the wrong type.
 pub fn drop_unknown_fields(kind: &Kind, object: &mut Value) -> Result<Vec<String>, Status> {
-    let typed = round_trip(kind, object).map_err(|error| {
+    let typed = (kind.strategy.decode)(object).map_err(|error| {
         Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {error}",
             kind.kind, kind.version, kind.kind
         ))
     })?;
-    let Some(typed) = typed else {
-        return Ok(Vec::new());
-    };
     let mut unknown = Vec::new();
     drop_unknown(object, &typed, "", &mut unknown);
     Ok(unknown)
-}
-
-fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, serde_json::Error> {
-    json::to_value(&json::from_value::<T>(object)?)
-}
-
-fn round_trip(kind: &Kind, object: &Value) -> Result<Option<Value>, serde_json::Error> {
-    let typed = match kind.kind {
-        "Pod" => through::<core::Pod>(object)?,
-        "ReplicationController" => through::<core::ReplicationController>(object)?,
-        "Service" => through::<core::Service>(object)?,
-        "Endpoints" => through::<core::Endpoints>(object)?,
-        "Secret" => return secret(object).map(Some),
-        "ConfigMap" => through::<core::ConfigMap>(object)?,
-        "Event" => return Ok(None),
-        "Namespace" => through::<core::Namespace>(object)?,
-        "Node" => through::<core::Node>(object)?,
-        "ServiceAccount" => through::<core::ServiceAccount>(object)?,
-        "Lease" => through::<Lease>(object)?,
-        "EndpointSlice" => through::<EndpointSlice>(object)?,
-        _ => return Ok(None),
-    };
-    Ok(Some(typed))
-}
-
-/// Base64 that is wrong is for validation to name, key by key.
-fn secret(object: &Value) -> Result<Value, serde_json::Error> {
-    let mut without = object.clone();
-    let data = without
-        .as_object_mut()
-        .and_then(|map| map.shift_remove("data"));
-    let mut typed = through::<core::Secret>(&without)?;
-    if let (Some(data), Some(map)) = (data, typed.as_object_mut()) {
-        map.insert("data".to_owned(), data);
-    }
-    Ok(typed)
 }
 
 fn drop_unknown(object: &mut Value, typed: &Value, path: &str, unknown: &mut Vec<String>) {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::detection::detect;
 use super::nodes::Brake;
 use super::reconcile;
-use super::world::{Action, Key, Liveness, Objects, Target, World};
+use super::world::{Action, Key, Liveness, Objects, Target, World, seen_whole};
 use crate::model::json;
 use crate::orchestrator::api::barrier::Barrier;
 use crate::orchestrator::api::heartbeats::Heartbeats;
@@ -312,11 +312,7 @@ fn some(namespace: &str) -> Option<&str> {
 }
 
 fn kind_of(name: &str) -> &'static Kind {
-    kinds::ALL
-        .iter()
-        .copied()
-        .find(|kind| kind.kind == name)
-        .expect("controllers name only kinds that are served")
+    kinds::named(name).expect("controllers name only kinds that are served")
 }
 
 /// Deletes old events, for ever.
@@ -351,18 +347,28 @@ async fn sweep_events(registry: &Registry) {
     }
 }
 
-/// Objects as they were parsed last: only what has changed is parsed again.
-#[derive(Default)]
-struct Cache {
-    nodes: Parsed<Node>,
-    pods: Parsed<Pod>,
-    replication_controllers: Parsed<ReplicationController>,
-    services: Parsed<Service>,
-    endpoints: Parsed<Endpoints>,
-    slices: Parsed<EndpointSlice>,
-    namespaces: Parsed<Namespace>,
-    others: BTreeMap<&'static str, Parsed<Bare>>,
+macro_rules! cache {
+    ($($field:ident: $type:ident = $kind:ident;)*) => {
+        /// Objects as they were parsed last: only what has changed is parsed again.
+        #[derive(Default)]
+        struct Cache {
+            $($field: Parsed<$type>,)*
+            others: BTreeMap<&'static str, Parsed<Bare>>,
+        }
+
+        /// The kinds that controllers read whole.
+        const WHOLE: &[&Kind] = &[$(&kinds::$kind),*];
+
+        impl Cache {
+            /// Every kind that is read whole, in the order of [`seen_whole`].
+            fn read_whole(&mut self, registry: &Registry) -> World {
+                $(let $field = self.$field.refresh(&registry.list(&kinds::$kind, None).0, typed);)*
+                World { $($field,)* ..World::default() }
+            }
+        }
+    };
 }
+seen_whole!(cache);
 
 /// An object of which only the metadata matter.
 #[derive(Default, serde::Deserialize)]
@@ -396,19 +402,13 @@ impl Cache {
     }
 
     fn read(&mut self, registry: &Registry) -> World {
-        let list = |kind: &Kind| registry.list(kind, None).0;
-        let namespaces = self.namespaces.refresh(&list(&kinds::NAMESPACE), typed);
-        let terminating = namespaces
-            .values()
-            .any(|namespace| namespace.metadata.deletion_timestamp.is_some());
         let mut others = Vec::new();
-        for kind in [
-            &kinds::SECRET,
-            &kinds::CONFIG_MAP,
-            &kinds::SERVICE_ACCOUNT,
-            &kinds::LEASE,
-            &kinds::EVENT,
-        ] {
+        let terminating = registry
+            .list(&kinds::NAMESPACE, None)
+            .0
+            .iter()
+            .any(|namespace| namespace.pointer("/metadata/deletionTimestamp").is_some());
+        for kind in kinds::ALL.iter().filter(|kind| !WHOLE.contains(kind)) {
             // Events are many, and matter only to a namespace that is to go.
             if kind.is(&kinds::EVENT) && !terminating {
                 continue;
@@ -417,26 +417,16 @@ impl Cache {
                 .others
                 .entry(kind.kind)
                 .or_default()
-                .refresh(&list(kind), bare);
+                .refresh(&registry.list(kind, None).0, bare);
             others.extend(
                 parsed
                     .into_values()
                     .map(|object| (kind.kind, Arc::new(object.metadata.clone()))),
             );
         }
-        // Dependents are read before what may own them.
         World {
-            pods: self.pods.refresh(&list(&kinds::POD), typed),
-            slices: self.slices.refresh(&list(&kinds::ENDPOINT_SLICE), typed),
-            endpoints: self.endpoints.refresh(&list(&kinds::ENDPOINTS), typed),
-            replication_controllers: self
-                .replication_controllers
-                .refresh(&list(&kinds::REPLICATION_CONTROLLER), typed),
-            services: self.services.refresh(&list(&kinds::SERVICE), typed),
-            nodes: self.nodes.refresh(&list(&kinds::NODE), typed),
-            namespaces,
             others,
-            ..World::default()
+            ..self.read_whole(registry)
         }
     }
 }

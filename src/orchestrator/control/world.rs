@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::{Value, json};
 
 use super::nodes::Brake;
+use crate::orchestrator::api::kinds;
 
 /// Namespace (empty for kinds without one) and name.
 pub type Key = (String, String);
@@ -29,32 +30,54 @@ pub enum Liveness {
     Lost,
 }
 
-/// A snapshot of the cluster at one revision.
-#[derive(Debug, Clone, Default)]
-pub struct World {
-    /// The hour.
-    pub now: Timestamp,
-    /// Nodes.
-    pub nodes: Objects<Node>,
-    /// Pods.
-    pub pods: Objects<Pod>,
-    /// ReplicationControllers.
-    pub replication_controllers: Objects<ReplicationController>,
-    /// Services.
-    pub services: Objects<Service>,
-    /// Endpoints.
-    pub endpoints: Objects<Endpoints>,
-    /// EndpointSlices.
-    pub slices: Objects<EndpointSlice>,
-    /// Namespaces.
-    pub namespaces: Objects<Namespace>,
-    /// Metadata of all objects of all other kinds, by kind.
-    pub others: Vec<(&'static str, Arc<ObjectMeta>)>,
-    /// Nodes that do not beat; a node that is missing here is alive.
-    pub liveness: BTreeMap<String, Liveness>,
-    /// When evictions stop.
-    pub brake: Brake,
+/// Calls `$with!` with every kind that controllers read whole: the field of [`World`], the type, and the constant of its kind.
+/// Dependents stand before what may own them, so that a newborn child is never read without its owner. Of all other kinds
+/// controllers see the metadata.
+macro_rules! seen_whole {
+    ($with:ident) => {
+        $with! {
+            pods: Pod = POD;
+            slices: EndpointSlice = ENDPOINT_SLICE;
+            endpoints: Endpoints = ENDPOINTS;
+            replication_controllers: ReplicationController = REPLICATION_CONTROLLER;
+            services: Service = SERVICE;
+            nodes: Node = NODE;
+            namespaces: Namespace = NAMESPACE;
+        }
+    };
 }
+pub(super) use seen_whole;
+
+macro_rules! world {
+    ($($field:ident: $type:ident = $kind:ident;)*) => {
+        /// A snapshot of the cluster at one revision.
+        #[derive(Debug, Clone, Default)]
+        pub struct World {
+            /// Current time.
+            pub now: Timestamp,
+            $(
+                #[doc = concat!("Every ", stringify!($type), ".")]
+                pub $field: Objects<$type>,
+            )*
+            /// Metadata of all objects of all other kinds, by kind.
+            pub others: Vec<(&'static str, Arc<ObjectMeta>)>,
+            /// Nodes that do not beat; a node that is missing here is alive.
+            pub liveness: BTreeMap<String, Liveness>,
+            /// When evictions stop.
+            pub brake: Brake,
+        }
+
+        impl World {
+            /// The metadata of every object, with its kind.
+            pub fn all_metadata(&self) -> impl Iterator<Item = (&'static str, &ObjectMeta)> {
+                std::iter::empty()
+                    $(.chain(self.$field.values().map(|object| (kinds::$kind.kind, &object.metadata))))*
+                    .chain(self.others.iter().map(|(kind, metadata)| (*kind, &**metadata)))
+            }
+        }
+    };
+}
+seen_whole!(world);
 
 /// Something to do through the API.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,44 +183,6 @@ impl World {
     /// How a node fares.
     pub fn liveness_of(&self, node: &str) -> Liveness {
         self.liveness.get(node).copied().unwrap_or(Liveness::Alive)
-    }
-
-    /// The metadata of every object, with its kind.
-    pub fn all_metadata(&self) -> impl Iterator<Item = (&'static str, &ObjectMeta)> {
-        let nodes = self.nodes.values().map(|object| ("Node", &object.metadata));
-        let pods = self.pods.values().map(|object| ("Pod", &object.metadata));
-        let rcs = self
-            .replication_controllers
-            .values()
-            .map(|object| ("ReplicationController", &object.metadata));
-        let services = self
-            .services
-            .values()
-            .map(|object| ("Service", &object.metadata));
-        let endpoints = self
-            .endpoints
-            .values()
-            .map(|object| ("Endpoints", &object.metadata));
-        let slices = self
-            .slices
-            .values()
-            .map(|object| ("EndpointSlice", &object.metadata));
-        let namespaces = self
-            .namespaces
-            .values()
-            .map(|object| ("Namespace", &object.metadata));
-        let others = self
-            .others
-            .iter()
-            .map(|(kind, metadata)| (*kind, &**metadata));
-        nodes
-            .chain(pods)
-            .chain(rcs)
-            .chain(services)
-            .chain(endpoints)
-            .chain(slices)
-            .chain(namespaces)
-            .chain(others)
     }
 }
 

@@ -5,22 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::write::{durability, metadata, now};
+use super::write::{metadata, now};
 use super::{RACE_RETRIES, Registry};
-use crate::orchestrator::api::kinds::{self, Kind};
+use crate::orchestrator::api::kinds::{Kind, Propagation};
 use crate::orchestrator::api::status::Status;
 use crate::orchestrator::store::{Expected, StoreError};
-
-/// What becomes of an object's dependents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
-    /// They stay, without their owner.
-    Orphan,
-    /// They are collected afterwards.
-    Background,
-    /// They are deleted first.
-    Foreground,
-}
 
 /// meta/v1 DeleteOptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,9 +101,11 @@ pub(super) async fn delete(
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Arc<Value>, Status> {
-    if kind.is(&kinds::NAMESPACE) && ["default", "kube-system", "kube-node-lease"].contains(&name) {
+    if kind.strategy.deletion.protected.contains(&name) {
         return Err(Status::forbidden(format!(
-            "namespaces \"{name}\" is forbidden: this namespace may not be deleted"
+            "{} \"{name}\" is forbidden: this {} may not be deleted",
+            kind.resource(),
+            kind.singular()
         )));
     }
     for _ in 0..RACE_RETRIES {
@@ -129,7 +120,7 @@ pub(super) async fn delete(
             Deletion::Remove => {
                 registry
                     .store
-                    .delete(&current.key, current.revision, durability(kind))
+                    .delete(&current.key, current.revision, kind.strategy.durability)
                     .await
             }
             Deletion::Begin(next) => {
@@ -139,7 +130,7 @@ pub(super) async fn delete(
                         &current.key,
                         next,
                         Expected::At(current.revision),
-                        durability(kind),
+                        kind.strategy.durability,
                     )
                     .await
             }
@@ -186,15 +177,18 @@ fn check_preconditions(
 }
 
 fn decide(kind: &Kind, current: &Value, options: &DeleteOptions, now: &str) -> Deletion {
-    let grace = grace_seconds(kind, current, options);
+    let rule = &kind.strategy.deletion;
+    let grace = (rule.grace)(current, options.grace_period_seconds);
     let mut next = current.as_object().cloned().unwrap_or_default();
     let terminating = current.pointer("/metadata/deletionTimestamp").is_some();
     let mut finalizers = finalizers_of(current);
     if !terminating {
-        propagate(kind, options, &mut finalizers);
+        propagate(
+            options.propagation.unwrap_or(rule.propagation),
+            &mut finalizers,
+        );
     }
-    let held =
-        !finalizers.is_empty() || (kind.is(&kinds::NAMESPACE) && has_spec_finalizers(current));
+    let held = !finalizers.is_empty() || (rule.held)(current);
     if grace == 0 && !held {
         return Deletion::Remove;
     }
@@ -231,9 +225,7 @@ fn begin(
     if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
         meta.insert("generation".to_owned(), json!(generation + 1));
     }
-    if kind.is(&kinds::NAMESPACE) {
-        next.insert("status".to_owned(), json!({"phase": "Terminating"}));
-    }
+    (kind.strategy.deletion.begin)(next);
 }
 
 fn finalizers_of(object: &Value) -> Vec<Value> {
@@ -244,51 +236,12 @@ fn finalizers_of(object: &Value) -> Vec<Value> {
         .unwrap_or_default()
 }
 
-fn has_spec_finalizers(object: &Value) -> bool {
-    object
-        .pointer("/spec/finalizers")
-        .and_then(Value::as_array)
-        .is_some_and(|list| !list.is_empty())
-}
-
-/// A pod's grace: what was asked for, or its own; none before it has a node or after it has ended.
-fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
-    if !kind.is(&kinds::POD) {
-        return 0;
-    }
-    let unbound = current
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .is_none_or(str::is_empty);
-    let phase = current
-        .pointer("/status/phase")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if unbound || ["Succeeded", "Failed"].contains(&phase) {
-        return 0;
-    }
-    let own = current
-        .pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_i64)
-        .unwrap_or(30);
-    options.grace_period_seconds.unwrap_or(own).max(0)
-}
-
 /// The garbage collector's finalizers stand for what is to become of the dependents.
-fn propagate(kind: &Kind, options: &DeleteOptions, finalizers: &mut Vec<Value>) {
-    let default = if kind.is(&kinds::REPLICATION_CONTROLLER) {
-        Propagation::Orphan
-    } else {
-        Propagation::Background
-    };
-    let wanted = match options.propagation.unwrap_or(default) {
+fn propagate(propagation: Propagation, finalizers: &mut Vec<Value>) {
+    let wanted = match propagation {
         Propagation::Background => None,
-        Propagation::Foreground if kind.is(&kinds::REPLICATION_CONTROLLER) => {
-            Some("foregroundDeletion")
-        }
-        Propagation::Orphan if kind.is(&kinds::REPLICATION_CONTROLLER) => Some("orphan"),
-        // Only ReplicationControllers own anything so far.
-        Propagation::Foreground | Propagation::Orphan => None,
+        Propagation::Foreground => Some("foregroundDeletion"),
+        Propagation::Orphan => Some("orphan"),
     };
     finalizers.retain(|present| {
         !["orphan", "foregroundDeletion"]
@@ -303,6 +256,7 @@ fn propagate(kind: &Kind, options: &DeleteOptions, finalizers: &mut Vec<Value>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::api::kinds;
 
     const NOW: &str = "2026-11-23T00:00:00Z";
 

@@ -1,12 +1,12 @@
-//! autoscaling/v1 Scale, as a view of a ReplicationController.
+//! autoscaling/v1 Scale, as a view of an object with `spec.replicas`.
 
 use serde_json::{Value, json};
 
-use crate::orchestrator::api::selectors;
+use crate::orchestrator::api::kinds::Kind;
 use crate::orchestrator::api::status::Status;
 
 /// The Scale of an object.
-pub(in crate::orchestrator::api) fn from_object(object: &Value) -> Value {
+pub(in crate::orchestrator::api) fn from_object(kind: &Kind, object: &Value) -> Value {
     let get = |pointer: &str| object.pointer(pointer).cloned().unwrap_or_default();
     json!({
         "kind": "Scale",
@@ -21,7 +21,7 @@ pub(in crate::orchestrator::api) fn from_object(object: &Value) -> Value {
         "spec": {"replicas": object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0)},
         "status": {
             "replicas": object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0),
-            "selector": selectors::written(object),
+            "selector": (kind.strategy.selector)(object),
         },
     })
 }

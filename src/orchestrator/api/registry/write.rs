@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{RACE_RETRIES, Registry, services};
-use crate::orchestrator::api::kinds::{self, Kind, Subresource};
+use super::{RACE_RETRIES, Registry};
+use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
 use crate::orchestrator::api::{defaults, validation};
-use crate::orchestrator::store::{Durability, Entry, Expected, Revision, StoreError};
+use crate::orchestrator::store::{Entry, Expected, Revision, StoreError};
 
 /// Whether a write is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +23,6 @@ pub(in crate::orchestrator::api) enum Run {
 const GENERATE_PREFIX_BYTES: usize = 58;
 /// Kubernetes' alphabet of generated names: no vowels, no look-alikes (util/rand).
 const GENERATE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
-pub(super) fn durability(kind: &Kind) -> Durability {
-    if kind.is(&kinds::EVENT) || kind.is(&kinds::LEASE) {
-        Durability::Eventual
-    } else {
-        Durability::Synced
-    }
-}
 
 /// The time as Kubernetes writes it.
 pub(super) fn now() -> String {
@@ -83,7 +75,7 @@ pub(super) async fn create(
         }
         let mut ready = object.clone();
         // Held until the write is committed, so that no two Services get one address.
-        let guard = if kind.is(&kinds::SERVICE) {
+        let guard = if kind.strategy.allocate.is_some() {
             Some(registry.allocation.lock().await)
         } else {
             None
@@ -103,7 +95,7 @@ pub(super) async fn create(
         }
         let written = registry
             .store
-            .put(&key, ready, Expected::Absent, durability(kind))
+            .put(&key, ready, Expected::Absent, kind.strategy.durability)
             .await;
         drop(guard);
         match written {
@@ -200,10 +192,10 @@ fn initialise(kind: &Kind, object: &mut Value) {
     meta.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
     meta.insert("creationTimestamp".to_owned(), json!(now()));
     meta.shift_remove("generation");
-    if has_spec && (kind.is(&kinds::POD) || kind.is(&kinds::REPLICATION_CONTROLLER)) {
+    if has_spec && kind.strategy.generation == Generation::Counted {
         meta.insert("generation".to_owned(), json!(1));
     }
-    if kind.has(Subresource::Status) && !kind.is(&kinds::NODE) {
+    if kind.strategy.status_on_create == StatusOnCreate::Dropped {
         map.shift_remove("status");
     }
 }
@@ -230,10 +222,9 @@ fn prepare(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     defaults::apply(kind, object);
-    let mut causes = if kind.is(&kinds::SERVICE) {
-        services::allocate(registry, object, old)
-    } else {
-        Vec::new()
+    let mut causes = match kind.strategy.allocate {
+        Some(allocate) => allocate(&registry.list(kind, None).0, object, old),
+        None => Vec::new(),
     };
     causes.extend(validation::check(kind, object, old));
     let name = text(object, "/metadata/name").to_owned();
@@ -262,7 +253,7 @@ pub(super) async fn update(
         }
         let wanted = envelope(kind, namespace, changed)?;
         let mut next = merge_parts(kind, subresource, &current.value, wanted, name)?;
-        let guard = if kind.is(&kinds::SERVICE) {
+        let guard = if kind.strategy.allocate.is_some() {
             Some(registry.allocation.lock().await)
         } else {
             None
@@ -303,24 +294,18 @@ async fn store_changed(
             .and_then(Value::as_array)
             .map_or(0, Vec::len)
     };
-    let spec_finalizers = |object: &Value| {
-        object
-            .pointer("/spec/finalizers")
-            .and_then(Value::as_array)
-            .map_or(0, Vec::len)
-    };
+    let held_otherwise = kind.strategy.deletion.held;
     let waiting = next.pointer("/metadata/deletionTimestamp").is_some();
     let grace = next
         .pointer("/metadata/deletionGracePeriodSeconds")
         .and_then(Value::as_i64)
         .unwrap_or(0);
-    let released = finalizers(&current.value) > 0
-        || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&current.value) > 0);
-    let held = finalizers(&next) > 0 || (kind.is(&kinds::NAMESPACE) && spec_finalizers(&next) > 0);
+    let released = finalizers(&current.value) > 0 || held_otherwise(&current.value);
+    let held = finalizers(&next) > 0 || held_otherwise(&next);
     if waiting && grace == 0 && released && !held {
         return registry
             .store
-            .delete(&current.key, current.revision, durability(kind))
+            .delete(&current.key, current.revision, kind.strategy.durability)
             .await;
     }
     registry
@@ -329,7 +314,7 @@ async fn store_changed(
             &current.key,
             next,
             Expected::At(current.revision),
-            durability(kind),
+            kind.strategy.durability,
         )
         .await
 }
@@ -402,7 +387,7 @@ fn bump_generation(kind: &Kind, current: &Value, next: &mut Value) {
         .pointer("/metadata/generation")
         .and_then(Value::as_i64);
     let Some(generation) = generation else { return };
-    if current.get("spec") != next.get("spec") && !kind.is(&kinds::NAMESPACE) {
+    if current.get("spec") != next.get("spec") && kind.strategy.generation == Generation::Counted {
         next["metadata"]["generation"] = json!(generation + 1);
     }
 }
@@ -444,7 +429,7 @@ pub(super) async fn bind(
                 &current.key,
                 next,
                 Expected::At(current.revision),
-                durability(kind),
+                kind.strategy.durability,
             )
             .await
         {

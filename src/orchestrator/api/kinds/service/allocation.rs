@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Registry;
 use crate::model::addresses::{DNS_SERVICE, SERVICE_NETWORK, SERVICE_PREFIX};
-use crate::orchestrator::api::kinds;
-use crate::orchestrator::api::status::Cause;
+use crate::orchestrator::api::kinds::Cause;
 
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 
@@ -18,12 +17,11 @@ struct Taken {
     ports: BTreeSet<(u16, String)>,
 }
 
-fn taken(registry: &Registry, own_uid: &str) -> Taken {
+fn taken(services: &[Arc<Value>], own_uid: &str) -> Taken {
     let mut taken = Taken {
         addresses: BTreeSet::from([DNS_SERVICE]),
         ports: BTreeSet::new(),
     };
-    let (services, _) = registry.list(&kinds::SERVICE, None);
     for service in services
         .iter()
         .filter(|service| service["metadata"]["uid"].as_str() != Some(own_uid))
@@ -58,7 +56,7 @@ fn protocol(port: &Value) -> String {
 
 /// Gives a Service its address and node ports, keeps those it had, and names what it may not have.
 pub(super) fn allocate(
-    registry: &Registry,
+    services: &[Arc<Value>],
     service: &mut Value,
     old: Option<&Value>,
 ) -> Vec<Cause> {
@@ -67,7 +65,7 @@ pub(super) fn allocate(
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned();
-    let mut taken = taken(registry, &own_uid);
+    let mut taken = taken(services, &own_uid);
     let mut causes = Vec::new();
     let kind = service
         .pointer("/spec/type")
@@ -229,6 +227,7 @@ fn node_ports(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::api::kinds;
     use crate::orchestrator::api::patch::Patch;
     use crate::orchestrator::api::registry::tests::registry;
 

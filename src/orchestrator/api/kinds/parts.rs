@@ -1,0 +1,12 @@
+//! What the strategies of several kinds share.
+
+pub(in crate::orchestrator::api) mod causes;
+pub(in crate::orchestrator::api) mod cells;
+pub(in crate::orchestrator::api) mod container;
+pub(in crate::orchestrator::api) mod data;
+pub(in crate::orchestrator::api) mod decode;
+pub(in crate::orchestrator::api) mod fields;
+pub(in crate::orchestrator::api) mod names;
+pub(in crate::orchestrator::api) mod pod_defaults;
+pub(in crate::orchestrator::api) mod pod_spec;
+pub(in crate::orchestrator::api) mod selector;

@@ -1,0 +1,101 @@
+//! What is wrong with an object: every field at once.
+
+use serde_json::Value;
+
+/// One field that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// `FieldValueInvalid`, `FieldValueRequired`, …
+    pub reason: &'static str,
+    /// Path of the field, `spec.template.spec.containers[0].name`.
+    pub field: String,
+    /// What is wrong, without the field.
+    pub message: String,
+}
+
+/// The kind has no rules of its own.
+pub(in crate::orchestrator::api) fn no_rules(_: &Value, _: Option<&Value>, _: &mut Causes) {}
+
+/// What has been found so far, in Kubernetes' words.
+#[derive(Debug, Default)]
+pub struct Causes(pub(in crate::orchestrator::api) Vec<Cause>);
+
+impl Causes {
+    pub(in crate::orchestrator::api) fn required(&mut self, field: impl Into<String>, why: &str) {
+        let message = if why.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {why}")
+        };
+        self.0.push(Cause {
+            reason: "FieldValueRequired",
+            field: field.into(),
+            message,
+        });
+    }
+
+    pub(in crate::orchestrator::api) fn invalid(
+        &mut self,
+        field: impl Into<String>,
+        value: &Value,
+        why: &str,
+    ) {
+        self.0.push(Cause {
+            reason: "FieldValueInvalid",
+            field: field.into(),
+            message: format!("Invalid value: {value}: {why}"),
+        });
+    }
+
+    pub(in crate::orchestrator::api) fn duplicate(
+        &mut self,
+        field: impl Into<String>,
+        value: &Value,
+    ) {
+        self.0.push(Cause {
+            reason: "FieldValueDuplicate",
+            field: field.into(),
+            message: format!("Duplicate value: {value}"),
+        });
+    }
+
+    pub(in crate::orchestrator::api) fn unsupported(
+        &mut self,
+        field: impl Into<String>,
+        value: &Value,
+        supported: &[&str],
+    ) {
+        let list: Vec<String> = supported.iter().map(|one| format!("\"{one}\"")).collect();
+        let message = format!(
+            "Unsupported value: {value}: supported values: {}",
+            list.join(", ")
+        );
+        self.0.push(Cause {
+            reason: "FieldValueNotSupported",
+            field: field.into(),
+            message,
+        });
+    }
+
+    pub(in crate::orchestrator::api) fn forbidden(&mut self, field: impl Into<String>, why: &str) {
+        self.0.push(Cause {
+            reason: "FieldValueForbidden",
+            field: field.into(),
+            message: format!("Forbidden: {why}"),
+        });
+    }
+
+    /// The value must be one of these.
+    pub(in crate::orchestrator::api) fn one_of(
+        &mut self,
+        field: impl Into<String>,
+        value: Option<&Value>,
+        supported: &[&str],
+    ) {
+        match value {
+            Some(value) if value.as_str().is_some_and(|text| supported.contains(&text)) => {}
+            Some(value) => self.unsupported(field, value, supported),
+            None => self.required(field, ""),
+        }
+    }
+}
