@@ -1,6 +1,6 @@
 //! One run of one scenario: what is shown while it runs, and what is printed and written of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,11 @@ pub(super) struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// Its folder below that of all reports.
+    pub(super) fn folder(&self, reports: &Path) -> PathBuf {
+        reports.join(self.title())
+    }
+
     fn title(&self) -> String {
         self.cell.name.as_ref().map_or_else(
             || self.scenario.name.clone(),

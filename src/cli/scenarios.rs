@@ -216,6 +216,7 @@ impl Run {
                 nodes: Vec::new(),
                 workers: Vec::new(),
                 daemon: None,
+                folder: self.report.as_deref().map(|folder| case.folder(folder)),
             };
             let judged = judge(case, environment, updates, stop, live).await;
             outcomes.push(tell(judged, self.report.as_deref(), say, live));

@@ -232,6 +232,7 @@ pub(super) async fn run_on(
             workers: workers(&status.spec),
             daemon: inventory::daemon(&cluster.paths)
                 .filter(|_| status.spec.provider == ProviderKind::Qemu),
+            folder: settings.report.map(|folder| case.folder(folder)),
         };
         Ok(tell(
             judge(case, environment, updates, stop, live).await,

@@ -72,7 +72,10 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
     }
     let scenario = scenario(&root, name, path, against);
     drop(document);
-    problems.finish(scenario)
+    problems.finish(Scenario {
+        text: text.to_owned(),
+        ..scenario
+    })
 }
 
 /// What the parts of a file are read with.
@@ -193,6 +196,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         loads,
         steps,
         expectations,
+        text: String::new(),
     }
 }
 
@@ -239,7 +243,7 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
 
 fn load(table: &Table<'_, '_>) -> Option<Load> {
     table.allow(&[
-        "url", "rate", "streams", "deadline", "good", "version", "baseline",
+        "url", "rate", "streams", "deadline", "good", "version", "endpoint", "baseline",
     ]);
     let url = table.require("url").and_then(|value| url(&value));
     let rate = table.require("rate").and_then(|value| rate::rate(&value));
@@ -271,18 +275,8 @@ fn load(table: &Table<'_, '_>) -> Option<Load> {
             good.allow(&["status"]);
             good.require("status").and_then(|value| status(&value))
         });
-    let version_header = table
-        .get("version")
-        .and_then(|value| value.table())
-        .and_then(|version| {
-            version.allow(&["header"]);
-            let value = version.require("header")?;
-            let name = value.string()?;
-            if name.parse::<http::HeaderName>().is_err() {
-                value.problem(format!("`{name}` is not a header's name"), None);
-            }
-            Some(name.to_owned())
-        });
+    let version_header = header_name(table, "version");
+    let endpoint_header = header_name(table, "endpoint");
     let baseline = table
         .require("baseline")
         .and_then(|value| value.table())
@@ -295,8 +289,21 @@ fn load(table: &Table<'_, '_>) -> Option<Load> {
         deadline: deadline?,
         good_status: good_status.unwrap_or(200),
         version_header,
+        endpoint_header,
         baseline: baseline?,
     })
+}
+
+/// `key = { header = "…" }`.
+fn header_name(table: &Table<'_, '_>, key: &str) -> Option<String> {
+    let inner = table.get(key)?.table()?;
+    inner.allow(&["header"]);
+    let value = inner.require("header")?;
+    let name = value.string()?;
+    if name.parse::<http::HeaderName>().is_err() {
+        value.problem(format!("`{name}` is not a header's name"), None);
+    }
+    Some(name.to_owned())
 }
 
 fn baseline(table: &Table<'_, '_>) -> Option<Baseline> {

@@ -21,6 +21,7 @@ pub mod matrix;
 pub mod plan;
 pub mod pods;
 pub mod report;
+pub mod requests;
 pub mod run;
 pub mod spec;
 mod step;

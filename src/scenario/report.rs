@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::load::analysis::Latency;
 
@@ -65,8 +65,8 @@ pub fn exit_code(outcomes: &[Outcome]) -> u8 {
         .unwrap_or(0)
 }
 
-/// Everything that is known about one run.
-#[derive(Debug, Clone, Serialize)]
+/// Everything that is known about one run: its verdict, and the evidence from which [`super::judge`] says it again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// Of this format.
     pub version: u32,
@@ -76,22 +76,44 @@ pub struct Report {
     #[serde(skip)]
     pub cell: Option<String>,
     /// What decided the ties.
+    #[serde(default)]
     pub seed: u64,
     /// How it ended.
     pub verdict: Verdict,
     /// Why it did not pass.
+    #[serde(default)]
     pub reasons: Vec<String>,
     /// What it ran on.
     pub target: TargetFacts,
     /// The steps that began.
+    #[serde(default)]
     pub steps: Vec<StepReport>,
     /// The faults that were asked for.
+    #[serde(default)]
     pub faults: Vec<FaultReport>,
+    /// By fault: the pods of the loads' paths that were at its place when it struck.
+    #[serde(default)]
+    pub struck: BTreeMap<String, Vec<String>>,
     /// What the API server showed meanwhile.
+    #[serde(default)]
     pub events: Vec<EventReport>,
+    /// How awake the prober was.
+    #[serde(default)]
+    pub prober: ProberReport,
+    /// Whether the machines had the host's processors.
+    #[serde(default)]
+    pub host: HostReport,
+    /// What the API server said at the end; absent if it could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<CountedReport>,
+    /// Why the run cannot be judged, whatever its figures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
     /// The loads.
+    #[serde(default)]
     pub load: BTreeMap<String, LoadReport>,
     /// The expectations.
+    #[serde(default)]
     pub expectations: Vec<ExpectationReport>,
 }
 
@@ -107,18 +129,26 @@ pub struct TargetFacts {
 }
 
 /// One step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Its id.
     pub id: String,
     /// When it began.
+    #[serde(deserialize_with = "whole_millis")]
     pub start_ms: u64,
     /// When it ended.
+    #[serde(deserialize_with = "whole_millis")]
     pub end_ms: u64,
+    /// Whether it did a rolling update to its end: what answers from then on is the new version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub updated: bool,
+    /// Why it failed; absent if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// One fault.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultReport {
     /// The step's id.
     pub id: String,
@@ -127,22 +157,27 @@ pub struct FaultReport {
     /// The node.
     pub target: String,
     /// When it was asked for.
+    #[serde(deserialize_with = "whole_millis")]
     pub requested_ms: u64,
     /// When it took effect, as measured; `null` if it did not.
+    #[serde(default, deserialize_with = "whole_millis_or_none")]
     pub onset_ms: Option<u64>,
     /// When it was healed; `null` if it was not.
+    #[serde(default, deserialize_with = "whole_millis_or_none")]
     pub healed_ms: Option<u64>,
     /// Whether its effect was seen.
+    #[serde(default)]
     pub verified: bool,
     /// What was measured of its effect; absent if it did not take effect.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<String>,
 }
 
 /// One event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventReport {
     /// When it was seen.
+    #[serde(deserialize_with = "whole_millis")]
     pub at_ms: u64,
     /// What happened, for instance `node.not_ready`.
     pub kind: String,
@@ -150,18 +185,107 @@ pub struct EventReport {
     pub object: String,
 }
 
+/// A span of time, in milliseconds since the start of the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpanReport {
+    /// Its beginning.
+    #[serde(deserialize_with = "whole_millis")]
+    pub from_ms: u64,
+    /// Its end.
+    #[serde(deserialize_with = "whole_millis")]
+    pub to_ms: u64,
+}
+
+/// How awake the prober was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProberReport {
+    /// When its own clock check was late, by more than 50 ms each time.
+    #[serde(default)]
+    pub pauses: Vec<SpanReport>,
+}
+
+/// Whether the machines had the host's processors.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// How long the host was watched.
+    #[serde(default, deserialize_with = "whole_millis")]
+    pub watched_ms: u64,
+    /// When a machine had none, in order.
+    #[serde(default)]
+    pub starved: Vec<StarvedReport>,
+}
+
+/// A time in which a machine had no processor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StarvedReport {
+    /// Its beginning.
+    #[serde(deserialize_with = "whole_millis")]
+    pub from_ms: u64,
+    /// Its end.
+    #[serde(deserialize_with = "whole_millis")]
+    pub to_ms: u64,
+    /// Who had the processor instead.
+    pub by: StarvedBy,
+    /// The machine; any if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// The share of the host's processors that was taken, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+}
+
+/// Who kept the processors from a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StarvedBy {
+    /// Programs that have nothing to do with the cluster.
+    Others,
+    /// The cage itself: another machine's boot, emulation.
+    Cage,
+}
+
+/// What the API server said at the end of the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedReport {
+    /// Ready replicas by workload: plain names where they are unique, `kind/name` always.
+    #[serde(default)]
+    pub replicas: BTreeMap<String, u32>,
+    /// Restarts of containers since the baseline began, by workload as above.
+    #[serde(default)]
+    pub restarts: BTreeMap<String, u32>,
+    /// Pods that were deleted during the run.
+    #[serde(default)]
+    pub pods_deleted: u32,
+    /// Faults that still act.
+    #[serde(default)]
+    pub faults_left: u32,
+}
+
 /// So many failed requests of a stream are told one by one.
 pub const FAILURES_SHOWN: usize = 100;
 
 /// One load.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
+    /// The counted span: from the start of the baseline to the end of all schedules.
+    #[serde(default)]
+    pub window: Option<SpanReport>,
+    /// Requests a second of each stream, as run.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// The pods that were on its path at some time of the run; with several loads it tells whose pods a fault struck.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<String>,
+    /// The machines on which these ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<String>,
     /// Its streams, by name.
+    #[serde(default)]
     pub streams: BTreeMap<String, StreamReport>,
 }
 
-/// One stream, from the start of the baseline to the end.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One stream, in the counted span.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StreamReport {
     /// Requests.
     pub sent: u64,
@@ -170,8 +294,9 @@ pub struct StreamReport {
     /// All others.
     pub failed: u64,
     /// The failed ones by how they ended.
-    pub by_class: BTreeMap<&'static str, u64>,
+    pub by_class: BTreeMap<String, u64>,
     /// The first [`FAILURES_SHOWN`] of them, by intended time.
+    #[serde(default)]
     pub failures: Vec<FailureReport>,
     /// Requests that the prober sent too late.
     pub late: u64,
@@ -188,7 +313,7 @@ pub struct StreamReport {
 }
 
 /// One failed request, in milliseconds since the start of the run: how far it got tells where it was stuck.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailureReport {
     /// When it should have been sent.
     pub intended_ms: u64,
@@ -201,11 +326,11 @@ pub struct FailureReport {
     /// Number of its connection within the load.
     pub connection: Option<u64>,
     /// How it ended.
-    pub class: &'static str,
+    pub class: String,
 }
 
 /// One outage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutageReport {
     /// Intended time of the first bad request.
     pub from_ms: u64,
@@ -214,7 +339,7 @@ pub struct OutageReport {
 }
 
 /// One expectation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExpectationReport {
     /// Its key.
     pub name: String,
@@ -224,8 +349,67 @@ pub struct ExpectationReport {
     pub measured: String,
     /// How exact that is; `±0` for what is counted exactly.
     pub error: String,
-    /// Whether it held.
+    /// Whether it held: true for `met` alone.
     pub ok: bool,
+    /// What can be said of it.
+    pub state: State,
+    /// The lower end of the interval that holds the truth, a share or milliseconds or a count; `null` if nothing is known.
+    #[serde(default)]
+    pub low: Option<f64>,
+    /// Its upper end; `null` if there is none.
+    #[serde(default)]
+    pub high: Option<f64>,
+}
+
+/// What can be said of an expectation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Every value of the interval keeps the bound.
+    Met,
+    /// None does.
+    NotMet,
+    /// Some do.
+    Undecided,
+    /// It could not have failed.
+    Vacuous,
+}
+
+impl State {
+    /// As it is printed.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::NotMet => "not met",
+            Self::Undecided => "undecided",
+            Self::Vacuous => "could not have failed",
+        }
+    }
+}
+
+/// Milliseconds, rounded: other writers of this format may write `12.0`.
+fn whole_millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(rounded(f64::deserialize(deserializer)?))
+}
+
+fn whole_millis_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u64>, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.map(rounded))
+}
+
+/// Whole milliseconds of a time of a run.
+#[must_use]
+pub fn rounded(ms: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive times of a run"
+    )]
+    {
+        ms.max(0.0).round() as u64
+    }
 }
 
 impl Report {
@@ -248,7 +432,12 @@ impl Report {
             target,
             steps: Vec::new(),
             faults: Vec::new(),
+            struck: BTreeMap::new(),
             events: Vec::new(),
+            prober: ProberReport::default(),
+            host: HostReport::default(),
+            counted: None,
+            doubts: Vec::new(),
             load: BTreeMap::new(),
             expectations: Vec::new(),
         }

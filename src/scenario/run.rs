@@ -22,6 +22,8 @@ use super::host::{Starvation, Watch};
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
 use super::report::{EventReport, Report, StepReport, TargetFacts, Verdict};
+use super::requests::RequestLog;
+use super::requests::folder::{self, KeepError};
 use super::spec::{Action, Capability, Check, Scenario, Target};
 use super::step::Steps;
 use super::verdict::{Measured, MeasuredLoad, judge};
@@ -59,6 +61,8 @@ pub struct Environment {
     pub workers: Vec<NodeName>,
     /// The process whose children the machines are, where they run on this host.
     pub daemon: Option<u32>,
+    /// The folder in which the run is kept: its scenario, and every request while it goes on.
+    pub folder: Option<PathBuf>,
 }
 
 /// What a run tells while it goes on.
@@ -79,6 +83,9 @@ pub enum RunError {
     /// The cluster could not be prepared.
     #[error(transparent)]
     Deploy(#[from] DeployError),
+    /// What is measured could not be kept.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
 }
 
 /// Runs a scenario and judges it. On cancellation everything is healed and the verdict is INCONCLUSIVE.
@@ -88,6 +95,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<Report, RunError> {
     undo(&environment.journal_dir, environment.faults.as_ref()).await?;
+    folder::prepare(environment.folder.as_deref(), &scenario.text)?;
     let early = |verdict, reasons| {
         Ok(Report::without_run(
             &scenario.name,
@@ -118,7 +126,7 @@ pub async fn run(
         () = cancel.cancelled() => return early(Verdict::Inconclusive, vec!["interrupted".to_owned()]),
     };
     match deployed {
-        Ok(deployed) => Ok(run.go(deployed).await),
+        Ok(deployed) => run.go(deployed).await,
         Err(DeployError::Refused(reason)) => early(Verdict::Invalid, vec![reason]),
         Err(error) => Err(error.into()),
     }
@@ -199,7 +207,7 @@ impl Run<'_> {
         self.epoch.elapsed().as_secs_f64() * 1000.0
     }
 
-    async fn go(&self, deployed: Deployed) -> Report {
+    async fn go(&self, deployed: Deployed) -> Result<Report, RunError> {
         let elsewhere = self
             .scenario
             .loads
@@ -223,7 +231,7 @@ impl Run<'_> {
         let mut measured = Measured::default();
         if let Some(failure) = self.wait_ready(&view, &deployed).await {
             self.note_failure(&mut measured, failure);
-            return self.end(measured, Vec::new(), &view).await;
+            return Ok(self.end(measured, Vec::new(), &view).await);
         }
         self.tell("deployed");
         match self.with_rates(&request).await {
@@ -232,12 +240,12 @@ impl Run<'_> {
                     scenario: &scenario,
                     ..*self
                 };
-                let steps = run.under_load(&view, &request, &mut measured).await;
-                run.end(measured, steps, &view).await
+                let steps = run.under_load(&view, &request, &mut measured).await?;
+                Ok(run.end(measured, steps, &view).await)
             }
             Err(doubt) => {
                 measured.doubts.push(doubt);
-                self.end(measured, Vec::new(), &view).await
+                Ok(self.end(measured, Vec::new(), &view).await)
             }
         }
     }
@@ -248,8 +256,9 @@ impl Run<'_> {
         view: &View,
         request: &(dyn Fn(&super::spec::Url) -> HttpRequest + Sync),
         measured: &mut Measured,
-    ) -> Vec<StepReport> {
+    ) -> Result<Vec<StepReport>, KeepError> {
         self.tell("the load starts");
+        let log = self.log_requests()?;
         let watch = Watch::start(self.environment.daemon, self.epoch);
         let mut steps = Vec::new();
         let loads: BTreeMap<String, Running> = self
@@ -257,10 +266,9 @@ impl Run<'_> {
             .loads
             .iter()
             .map(|(name, spec)| {
-                (
-                    name.clone(),
-                    load::start(spec, request(&spec.url), self.epoch),
-                )
+                let sink = log.sink(name);
+                let running = load::start_kept(spec, request(&spec.url), self.epoch, &sink);
+                (name.clone(), running)
             })
             .collect();
         let begun_ms = self.now_ms();
@@ -295,8 +303,27 @@ impl Run<'_> {
                 MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()),
             );
         }
+        log.finish().await.map_err(|source| self.not_kept(source))?;
         measured.starvation = Starvation::of(&watch.seen());
-        steps
+        Ok(steps)
+    }
+
+    /// Begins the file that holds every request.
+    fn log_requests(&self) -> Result<RequestLog, KeepError> {
+        let file = folder::create(self.environment.folder.as_deref())?;
+        let streams = self.scenario.loads.iter().flat_map(|(name, load)| {
+            let streams = load.streams.iter();
+            streams.map(move |stream| (name.clone(), *stream))
+        });
+        RequestLog::start(file, streams.collect()).map_err(|source| self.not_kept(source))
+    }
+
+    fn not_kept(&self, source: std::io::Error) -> KeepError {
+        let folder = self.environment.folder.clone();
+        KeepError {
+            folder: folder.unwrap_or_else(std::env::temp_dir),
+            source,
+        }
     }
 
     /// What is counted at the end, and the report.

@@ -36,6 +36,8 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// What must hold at the end, in the order of the file.
     pub expectations: Vec<Expectation>,
+    /// The file's text as it is run: kept beside the report.
+    pub text: String,
 }
 
 impl Scenario {
@@ -135,6 +137,8 @@ pub struct Load {
     pub good_status: u16,
     /// The header that carries the version, if versions are counted.
     pub version_header: Option<String>,
+    /// The header that names the pod that answered.
+    pub endpoint_header: Option<String>,
     /// What must be reached before anything is broken.
     pub baseline: Baseline,
 }

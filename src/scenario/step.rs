@@ -191,6 +191,7 @@ impl<'a> Steps<'a> {
                 id: step.id.clone(),
                 start_ms,
                 end_ms,
+                ..StepReport::default()
             })
         });
         match done {

@@ -10,7 +10,7 @@ use super::load::analysis::{
 use super::load::{Pause, Record};
 use super::report::{
     ExpectationReport, FAILURES_SHOWN, FailureReport, FaultReport, LoadReport, OutageReport,
-    StreamReport, Verdict,
+    SpanReport, State, StreamReport, Verdict, rounded as millis,
 };
 use super::spec::{Check, Expectation, Load, Scenario, StreamKind};
 
@@ -53,6 +53,8 @@ pub struct Measured {
 pub struct MeasuredLoad {
     /// All requests, by intended time.
     pub records: Vec<Record>,
+    /// When its baseline began.
+    pub from_ms: f64,
     /// When the schedules ended.
     pub end_ms: f64,
     /// How long the prober slept meanwhile.
@@ -69,6 +71,7 @@ impl MeasuredLoad {
         let stalled = Duration::from_secs_f64(pauses.iter().map(inside).sum::<f64>() / 1000.0);
         Self {
             records,
+            from_ms,
             end_ms,
             stalled,
         }
@@ -222,17 +225,6 @@ fn holds(scenario: &Scenario, load_name: &str) -> BTreeMap<String, Duration> {
     scenario.expectations.iter().filter_map(hold).collect()
 }
 
-fn millis(ms: f64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "positive times of a run"
-    )]
-    {
-        ms.max(0.0).round() as u64
-    }
-}
-
 fn failure(record: &Record) -> FailureReport {
     FailureReport {
         intended_ms: millis(record.intended_ms),
@@ -240,7 +232,7 @@ fn failure(record: &Record) -> FailureReport {
         first_byte_ms: record.first_byte_ms.map(millis),
         end_ms: millis(record.end_ms),
         connection: record.connection,
-        class: record.class.name(),
+        class: record.class.name().to_owned(),
     }
 }
 
@@ -271,7 +263,10 @@ fn load_report(
             sent,
             good,
             failed: sent - good,
-            by_class: classes,
+            by_class: classes
+                .into_iter()
+                .map(|(class, count)| (class.to_owned(), count))
+                .collect(),
             failures: records
                 .iter()
                 .filter(|record| !record.good())
@@ -298,7 +293,13 @@ fn load_report(
         (stream.name().to_owned(), report)
     });
     LoadReport {
+        window: Some(SpanReport {
+            from_ms: millis(load.from_ms),
+            to_ms: millis(load.end_ms),
+        }),
+        rate: Some(spec.rate),
         streams: streams.collect(),
+        ..LoadReport::default()
     }
 }
 
@@ -384,6 +385,9 @@ fn row(scenario: &Scenario, expectation: &Expectation, measured: &Measured) -> E
         measured: value,
         error,
         ok,
+        state: if ok { State::Met } else { State::NotMet },
+        low: None,
+        high: None,
     }
 }
 

@@ -114,7 +114,7 @@ pub fn share(part: usize, whole: usize) -> f64 {
 }
 
 /// Latency from the intended time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Latency {
     /// Median.
     pub p50: f64,

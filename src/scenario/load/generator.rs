@@ -9,8 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Connection, HttpRequest, Keep, Moments};
+use super::connection::{Answer, Connection, HttpRequest, Keep, Moments};
 use super::{Class, LATE_MS, Pause, Record};
+use crate::scenario::requests::{LoadSink, StreamSink};
 use crate::scenario::spec::{Load, StreamKind};
 
 /// Idle connections that a `reused` stream keeps.
@@ -18,16 +19,21 @@ const IDLE_MAX: usize = 64;
 /// How often the control echo looks whether the prober itself is awake.
 const ECHO_PERIOD: Duration = Duration::from_millis(20);
 
+/// Looked so often, in requests, whether old ones can go.
+const FORGET_EVERY: usize = 1024;
+
 /// What a running load has recorded so far.
 #[derive(Debug, Default)]
 pub struct Shared {
     records: Mutex<Vec<Record>>,
+    /// How long requests stay at hand, in milliseconds; all of them if it does not say.
+    kept_ms: Option<f64>,
     pauses: Mutex<Vec<Pause>>,
     connections: AtomicU64,
 }
 
 impl Shared {
-    /// A copy of the records, by intended time.
+    /// A copy of the records that are at hand, by intended time.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         let mut records = self
@@ -49,10 +55,14 @@ impl Shared {
     }
 
     fn keep(&self, record: Record) {
-        self.records
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(record);
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest_ms = record.intended_ms;
+        records.push(record);
+        if let Some(kept_ms) = self.kept_ms
+            && records.len().is_multiple_of(FORGET_EVERY)
+        {
+            records.retain(|record| newest_ms - record.intended_ms <= kept_ms);
+        }
     }
 }
 
@@ -82,10 +92,28 @@ impl Running {
     }
 }
 
-/// Starts all streams of a load. Times are recorded relative to `epoch`, the start of the run.
+/// Starts all streams of a load. Times are recorded relative to `epoch`, the start of the run; all requests stay at hand.
 #[must_use]
 pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
-    let shared = Arc::new(Shared::default());
+    start_streams(load, request, epoch, None)
+}
+
+/// Starts all streams of a load whose requests go to `sink`; only those that its baseline looks at stay at hand.
+#[must_use]
+pub fn start_kept(load: &Load, request: HttpRequest, epoch: Instant, sink: &LoadSink) -> Running {
+    start_streams(load, request, epoch, Some(sink))
+}
+
+fn start_streams(
+    load: &Load,
+    request: HttpRequest,
+    epoch: Instant,
+    sink: Option<&LoadSink>,
+) -> Running {
+    let shared = Arc::new(Shared {
+        kept_ms: None,
+        ..Shared::default()
+    });
     let stop = CancellationToken::new();
     let period = Duration::from_secs_f64(1.0 / load.rate);
     let begin = Instant::now() + period;
@@ -97,6 +125,7 @@ pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
             epoch,
             shared: Arc::clone(&shared),
             idle: Mutex::default(),
+            sink: sink.and_then(|sink| sink.stream(kind)),
         });
         // The streams' schedules are interleaved, so that they do not disturb each other.
         let offset = period.mul_f64(
@@ -122,6 +151,7 @@ struct Stream {
     epoch: Instant,
     shared: Arc<Shared>,
     idle: Mutex<Vec<Connection>>,
+    sink: Option<StreamSink>,
 }
 
 impl Stream {
@@ -136,13 +166,16 @@ impl Stream {
                 () = stop.cancelled() => break,
                 () = sleep_until(intended) => {}
             }
-            requests.spawn(Arc::clone(&self).send(intended));
+            requests.spawn(Arc::clone(&self).send(u64::from(number), intended));
             while requests.try_join_next().is_some() {}
         }
         while requests.join_next().await.is_some() {}
+        if let Some(sink) = &self.sink {
+            sink.end().await;
+        }
     }
 
-    async fn send(self: Arc<Self>, intended: Instant) {
+    async fn send(self: Arc<Self>, number: u64, intended: Instant) {
         let sent = Instant::now();
         let mut moments = Moments::default();
         let mut connection_number = None;
@@ -154,14 +187,16 @@ impl Stream {
         let end = Instant::now();
         let asked = asked.unwrap_or_else(|_| Err(moments.class_at_deadline()));
         let since = |at: Instant| at.saturating_duration_since(self.epoch).as_secs_f64() * 1000.0;
-        let (class, status, version) = match asked {
-            Ok((status, version)) if status == self.load.good_status => {
-                (Class::Ok, Some(status), version)
-            }
-            Ok((status, version)) => (Class::Status, Some(status), version),
-            Err(class) => (class, None, None),
+        let (class, answer) = match asked {
+            Ok(answer) if answer.status == self.load.good_status => (Class::Ok, Some(answer)),
+            Ok(answer) => (Class::Status, Some(answer)),
+            Err(class) => (class, None),
         };
-        self.shared.keep(Record {
+        let header = |name: &Option<String>| {
+            let value = answer.as_ref()?.headers.get(name.as_ref()?)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let record = Record {
             stream: self.kind,
             intended_ms: since(intended),
             sent_ms: since(sent),
@@ -169,17 +204,18 @@ impl Stream {
             first_byte_ms: moments.first_byte.map(since),
             end_ms: since(end),
             connection: connection_number,
-            status,
-            version,
+            status: answer.as_ref().map(|answer| answer.status),
+            version: header(&self.load.version_header),
+            endpoint: header(&self.load.endpoint_header),
             class,
-        });
+        };
+        if let Some(sink) = &self.sink {
+            sink.keep(number, record.clone()).await;
+        }
+        self.shared.keep(record);
     }
 
-    async fn ask(
-        &self,
-        moments: &mut Moments,
-        number: &mut Option<u64>,
-    ) -> Result<(u16, Option<String>), Class> {
+    async fn ask(&self, moments: &mut Moments, number: &mut Option<u64>) -> Result<Answer, Class> {
         let taken = if self.kind == StreamKind::Reused {
             self.take_idle().await
         } else {
@@ -201,15 +237,11 @@ impl Stream {
             Keep::Close
         };
         let answer = connection.ask(&self.load.url, keep, moments).await?;
-        let header = self.load.version_header.as_ref();
-        let version = header
-            .and_then(|name| answer.headers.get(name)?.to_str().ok())
-            .map(str::to_owned);
         if keep == Keep::Open {
             // Not awaited here: it would count as latency. A connection that the peer is closing is found out when it is taken.
             self.give_back(connection);
         }
-        Ok((answer.status, version))
+        Ok(answer)
     }
 
     /// The idle connection that was used last. One that the peer has closed is dropped: nothing was sent on it.

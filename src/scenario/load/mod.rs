@@ -17,7 +17,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use connection::{HttpRequest, ask_once};
-pub use generator::{Running, Shared, start};
+pub use generator::{Running, Shared, start, start_kept};
 pub use tls::{certificates_in, trust_only};
 
 use super::spec::StreamKind;
@@ -46,6 +46,8 @@ pub struct Record {
     pub status: Option<u16>,
     /// Value of the version header.
     pub version: Option<String>,
+    /// The pod that answered, where a header tells it.
+    pub endpoint: Option<String>,
     /// How it ended.
     pub class: Class,
 }

@@ -52,6 +52,7 @@ fn measured() -> Measured {
             connection: Some(u64::from(number)),
             status: Some(200),
             version: Some(if number < 250 { "v1" } else { "v2" }.to_owned()),
+            endpoint: None,
             class: Class::Ok,
         });
     }
@@ -70,6 +71,7 @@ fn measured() -> Measured {
             "web".to_owned(),
             MeasuredLoad {
                 records,
+                from_ms: 0.0,
                 end_ms: 20_000.0,
                 stalled: Duration::ZERO,
             },

@@ -27,6 +27,7 @@ fn log(text: &str) -> Vec<Record> {
                 connection: None,
                 status: None,
                 version: None,
+                endpoint: None,
                 class,
             }
         })

@@ -119,6 +119,7 @@ async fn check(mode: Mode, trusted: bool, enough: impl Fn(&[Record]) -> bool) ->
         streams: vec![StreamKind::New, StreamKind::Reused],
         deadline,
         good_status: 200,
+        endpoint_header: None,
         version_header: Some("X-Version".into()),
         baseline: Baseline {
             window: Duration::from_secs(1),
