@@ -590,6 +590,7 @@ mod tests {
             id: id.to_owned(),
             start_ms,
             end_ms,
+            ..StepReport::default()
         };
         let steps = vec![
             step("inner", 200, 300),
