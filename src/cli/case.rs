@@ -126,7 +126,8 @@ pub(super) fn write_report(report: &Report, folder: &Path) -> Result<(), Failure
         ))
         .because(error)
     })?;
-    complain(&format!("report: {}", written.display()));
+    let page = scenario::page::write(&written).map_err(Failure::from)?;
+    complain(&format!("report: {}", page.display()));
     Ok(())
 }
 

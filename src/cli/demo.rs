@@ -10,6 +10,7 @@ use super::cluster::open_home;
 use super::doctor;
 use super::failure::Failure;
 use super::manifests;
+use super::report::index_after_runs;
 use super::series::{Settings, run_on_own_clusters, verdict_words};
 use super::snapshots::Automatic;
 use super::terminal::{Live, say};
@@ -92,6 +93,7 @@ impl Demo {
         let outcomes =
             run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;
         live.finish();
+        index_after_runs(self.report.as_deref());
         for (scenario, word) in scenarios.iter().zip(verdict_words(&outcomes)) {
             say(&format!("{word}  {}", scenario.name));
         }

@@ -18,6 +18,7 @@ mod kubernetes;
 mod machines;
 mod manifests;
 mod net;
+mod report;
 mod roles;
 mod scenario_files;
 mod scenarios;
@@ -80,6 +81,10 @@ enum Command {
     Plan(scenarios::Plan),
     /// Check scenario files: every problem at once, with line and column.
     Lint(scenarios::Lint),
+    /// Make the page of a run that is over again, from its files.
+    Report(report::ReportCommand),
+    /// Tell the story of a verdict in a few plain sentences.
+    Explain(report::Explain),
     /// Heal whatever an interrupted run left broken.
     Undo,
     /// Print a kubeconfig that any client on this host can use.
@@ -181,6 +186,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(command) => command.run(name).await,
         Command::Plan(command) => command.run(name),
         Command::Lint(command) => command.run(),
+        Command::Report(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::Undo => scenarios::undo(name).await,
         Command::Kubeconfig => kubernetes::kubeconfig(name),
         Command::Apply(command) => command.run(name).await,

@@ -14,6 +14,7 @@ use super::environment::{ForeignCluster, OwnCluster};
 use super::failure::{self, Failure};
 use super::interruption::Interruption;
 use super::manifests;
+use super::report::index_after_runs;
 use super::scenario_files::{as_one_failure, read, read_all, report_refused};
 use super::series::{Settings, run_on_own_clusters};
 use super::snapshots::Automatic;
@@ -62,7 +63,7 @@ pub(super) struct Run {
     /// Scenario files.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<File>,
-    /// Write each scenario's report.json and junit.xml below this directory.
+    /// Write each scenario's report.html, report.json, junit.xml and requests below this directory.
     #[arg(long, value_name = "DIR")]
     report: Option<File>,
     /// Decides what a scenario leaves to chance, such as a tie between nodes, or which cells a sample of its matrix has.
@@ -118,6 +119,7 @@ impl Run {
             }
         };
         live.finish();
+        index_after_runs(self.report.as_deref());
         Ok(ExitCode::from(exit_code(&outcomes)))
     }
 

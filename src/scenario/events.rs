@@ -32,7 +32,17 @@ pub struct View {
 struct Facts {
     nodes: BTreeMap<String, bool>,
     pods: BTreeMap<String, String>,
+    places: BTreeMap<String, PodPlace>,
     endpoints: BTreeSet<String>,
+}
+
+/// Whose a pod is, where it runs, and how often its containers were started again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct PodPlace {
+    owner: Option<String>,
+    node: Option<String>,
+    address: Option<String>,
+    restarts: BTreeMap<String, i32>,
 }
 
 impl View {
@@ -84,6 +94,11 @@ impl View {
                         .borrow()
                         .values()
                         .map(|pod| (name(&pod.metadata), pod_state(pod)))
+                        .collect(),
+                    places: pod_changes
+                        .borrow()
+                        .values()
+                        .map(|pod| (name(&pod.metadata), pod_place(pod)))
                         .collect(),
                     endpoints: endpoint_changes
                         .borrow()
@@ -301,6 +316,45 @@ fn pod_state(pod: &Pod) -> String {
     }
 }
 
+fn pod_place(pod: &Pod) -> PodPlace {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let owner = owners.clone().find(|owner| owner.controller == Some(true));
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_ref());
+    PodPlace {
+        owner: owner.map(|owner| format!("{}/{}", owner.kind, owner.name)),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        address: status.and_then(|status| status.pod_ip.clone()),
+        restarts: containers
+            .into_iter()
+            .flatten()
+            .map(|container| (container.name.clone(), container.restart_count))
+            .collect(),
+    }
+}
+
+/// What became known of a pod, as an event's kind and the words after the pod's name.
+fn place_changes(known: &PodPlace, now: &PodPlace) -> Vec<(&'static str, String)> {
+    let mut changes = Vec::new();
+    let facts = [
+        ("pod.owned", &known.owner, &now.owner),
+        ("pod.placed", &known.node, &now.node),
+        ("pod.address", &known.address, &now.address),
+    ];
+    for (kind, before, after) in facts {
+        if let Some(after) = after.as_ref().filter(|_| before != after) {
+            changes.push((kind, after.clone()));
+        }
+    }
+    for (container, count) in &now.restarts {
+        let before = known.restarts.get(container);
+        if before.is_some_and(|before| before < count) {
+            changes.push(("pod.restarted", container.clone()));
+        }
+    }
+    changes
+}
+
 fn waiting_reason(pod: &Pod) -> String {
     let status = pod.status.as_ref();
     let containers = status
@@ -370,6 +424,12 @@ fn changes(known: &Facts, now: &Facts) -> Vec<(String, String)> {
             tell(&format!("pod.{state}"), pod);
         }
     }
+    let nothing = PodPlace::default();
+    for (pod, place) in &now.places {
+        for (kind, what) in place_changes(known.places.get(pod).unwrap_or(&nothing), place) {
+            tell(kind, &format!("{pod} {what}"));
+        }
+    }
     for pod in known.pods.keys().filter(|pod| !now.pods.contains_key(*pod)) {
         tell("pod.deleted", pod);
     }
@@ -388,6 +448,7 @@ mod tests {
                 .map(|state| ("a".to_owned(), state.to_owned()))
                 .into_iter()
                 .collect(),
+            places: BTreeMap::new(),
             endpoints: endpoint.iter().map(|e| (*e).to_owned()).collect(),
         };
         let before = facts(true, Some("running"), &["web 10.78.1.2"]);
@@ -405,5 +466,31 @@ mod tests {
                 "pod.deleted a"
             ]
         );
+    }
+
+    #[test]
+    fn where_a_pod_runs_and_that_it_was_started_again_is_told_once() {
+        let place = |node: Option<&str>, restarts: i32| PodPlace {
+            owner: Some("ReplicationController/web".to_owned()),
+            node: node.map(str::to_owned),
+            address: None,
+            restarts: BTreeMap::from([("php".to_owned(), restarts)]),
+        };
+        let kinds = |known: &PodPlace, now: &PodPlace| -> Vec<String> {
+            place_changes(known, now)
+                .into_iter()
+                .map(|(kind, what)| format!("{kind} {what}"))
+                .collect()
+        };
+        // A count that was there when the pod was first seen is no restart of this run.
+        assert_eq!(
+            kinds(&PodPlace::default(), &place(None, 3)),
+            ["pod.owned ReplicationController/web"]
+        );
+        assert_eq!(
+            kinds(&place(None, 3), &place(Some("w1"), 4)),
+            ["pod.placed w1", "pod.restarted php"]
+        );
+        assert!(kinds(&place(Some("w1"), 4), &place(Some("w1"), 4)).is_empty());
     }
 }
