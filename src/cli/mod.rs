@@ -14,6 +14,7 @@ mod init;
 mod interruption;
 mod inventory;
 mod journal;
+mod judge;
 mod kubernetes;
 mod machines;
 mod manifests;
@@ -85,6 +86,8 @@ enum Command {
     Report(report::ReportCommand),
     /// Tell the story of a verdict in a few plain sentences.
     Explain(report::Explain),
+    /// Judge a stored run again, from its files alone.
+    Judge(judge::Judge),
     /// Heal whatever an interrupted run left broken.
     Undo,
     /// Print a kubeconfig that any client on this host can use.
@@ -188,6 +191,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Lint(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Judge(command) => command.run(),
         Command::Undo => scenarios::undo(name).await,
         Command::Kubeconfig => kubernetes::kubeconfig(name),
         Command::Apply(command) => command.run(name).await,

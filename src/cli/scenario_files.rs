@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use super::case::write_report;
 use super::failure::{self, Failure};
 use super::scenarios::refused;
+use super::terminal::complain;
+use crate::model::diagnostic::Diagnostic;
 use crate::scenario::file::Against;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
@@ -60,6 +62,61 @@ pub(super) fn read_all(
         Ok(scenarios)
     } else {
         Err(refused)
+    }
+}
+
+/// Reads all files that are to be run: one of which nothing is expected is refused.
+pub(super) fn read_all_to_run(
+    files: &[PathBuf],
+    against: &Against<'_>,
+) -> Result<Vec<Scenario>, Vec<Refused>> {
+    let scenarios = read_all(files, against)?;
+    let refused: Vec<Refused> = scenarios.iter().filter_map(cannot_fail).collect();
+    if !refused.is_empty() {
+        return Err(refused);
+    }
+    scenarios
+        .iter()
+        .for_each(|scenario| warn(&scenario.warnings));
+    Ok(scenarios)
+}
+
+fn cannot_fail(scenario: &Scenario) -> Option<Refused> {
+    let first = scenario.cannot_fail.first()?;
+    for problem in &scenario.cannot_fail {
+        tell("", problem);
+    }
+    let file = scenario.path.clone();
+    Some(Refused {
+        problems: scenario
+            .cannot_fail
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        failure: Failure::new(format!("{}: {}", file.display(), first.message)).invalid(),
+        file,
+    })
+}
+
+/// Prints what a file is not refused for.
+pub(super) fn warn(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        tell("warning: ", warning);
+    }
+}
+
+fn tell(kind: &str, problem: &Diagnostic) {
+    let Diagnostic {
+        file,
+        line,
+        column,
+        message,
+        help,
+        ..
+    } = problem;
+    complain(&format!("{file}:{line}:{column}: {kind}{message}"));
+    if let Some(help) = help {
+        complain(&format!("  hint: {help}"));
     }
 }
 

@@ -15,7 +15,9 @@ use super::failure::{self, Failure};
 use super::interruption::Interruption;
 use super::manifests;
 use super::report::index_after_runs;
-use super::scenario_files::{as_one_failure, read, read_all, report_refused};
+use super::scenario_files::{
+    as_one_failure, read, read_all, read_all_to_run, report_refused, warn,
+};
 use super::series::{Settings, run_on_own_clusters};
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
@@ -143,7 +145,7 @@ impl Run {
             _ if self.kubeconfig.is_some() => FOREIGN.to_owned(),
             _ => ProviderKind::default().to_string(),
         };
-        let read = read_all(
+        let read = read_all_to_run(
             &self.files,
             &Against {
                 cluster_name: name,
@@ -298,6 +300,8 @@ impl Lint {
         let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check))
             .map_err(as_one_failure)?;
         for scenario in scenarios {
+            warn(&scenario.warnings);
+            warn(&scenario.cannot_fail);
             say(&format!("{}: right", scenario.path.display()));
         }
         Ok(ExitCode::SUCCESS)

@@ -19,6 +19,7 @@ pub struct Problems<'t> {
     file: String,
     text: &'t str,
     found: RefCell<Vec<Diagnostic>>,
+    warned: RefCell<Vec<Diagnostic>>,
 }
 
 impl<'t> Problems<'t> {
@@ -29,6 +30,7 @@ impl<'t> Problems<'t> {
             file: file.to_owned(),
             text,
             found: RefCell::default(),
+            warned: RefCell::default(),
         }
     }
 
@@ -37,6 +39,27 @@ impl<'t> Problems<'t> {
         self.found
             .borrow_mut()
             .push(Diagnostic::new(&self.file, self.text, span, message, help));
+    }
+
+    /// Adds a warning: the file is not refused for it.
+    pub fn warn(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+        self.warned
+            .borrow_mut()
+            .push(Diagnostic::new(&self.file, self.text, span, message, help));
+    }
+
+    /// The warnings so far, in the order of their places.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        let mut warnings = self.warned.borrow().clone();
+        warnings.sort_by_key(|warning| warning.span.start);
+        warnings
+    }
+
+    /// A note about a part of the file that is put on no list.
+    #[must_use]
+    pub fn note(&self, span: Range<usize>, message: &str, help: Option<String>) -> Diagnostic {
+        Diagnostic::new(&self.file, self.text, span, message, help)
     }
 
     /// The document as a table; what is not TOML becomes problems.
@@ -226,6 +249,11 @@ impl<'r, 't> Value<'r, 't> {
     #[must_use]
     pub fn span(&self) -> Range<usize> {
         self.value.span()
+    }
+
+    /// Adds a warning about this value.
+    pub fn warn(&self, message: impl Into<String>, help: Option<String>) {
+        self.problems.warn(self.span(), message, help);
     }
 
     /// Adds a problem with this value.

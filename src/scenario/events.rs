@@ -15,6 +15,9 @@ use crate::model::names::NodeName;
 /// A run keeps at most this many events.
 const EVENTS_MAX: usize = 10_000;
 
+/// By pod: its workload, and how often its containers were restarted.
+pub type Restarts = BTreeMap<String, (String, u32)>;
+
 /// Copies of what the scenario looks at: in its own namespace, among the Nodes, and the endpoints that its loads ask elsewhere.
 pub struct View {
     nodes: Reflector<Node>,
@@ -24,6 +27,7 @@ pub struct View {
     endpoints_elsewhere: BTreeMap<String, Reflector<Endpoints>>,
     controllers: Reflector<ReplicationController>,
     events: Arc<Mutex<Vec<EventReport>>>,
+    restarts: Arc<Mutex<Restarts>>,
     _timeline: AbortOnDropHandle<()>,
 }
 
@@ -73,6 +77,8 @@ impl View {
         let (mut node_changes, mut pod_changes, mut endpoint_changes) =
             (nodes.subscribe(), pods.subscribe(), endpoints.subscribe());
         let kept = Arc::clone(&events);
+        let restarts = Arc::new(Mutex::new(Restarts::new()));
+        let counted = Arc::clone(&restarts);
         let timeline = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut known = Facts::default();
             loop {
@@ -107,6 +113,10 @@ impl View {
                         .collect(),
                 };
                 let at_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+                note_restarts(
+                    &mut counted.lock().unwrap_or_else(PoisonError::into_inner),
+                    pod_changes.borrow().values().map(AsRef::as_ref),
+                );
                 let mut events = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 for (kind, object) in changes(&known, &now) {
                     if events.len() < EVENTS_MAX {
@@ -127,6 +137,7 @@ impl View {
             endpoints_elsewhere,
             controllers,
             events,
+            restarts,
             _timeline: timeline,
         }
     }
@@ -229,6 +240,79 @@ impl View {
         endpoints
             .get(namespace, service)
             .is_some_and(|endpoints| !addresses(&endpoints).is_empty())
+    }
+
+    /// Restarts so far, of pods that are gone too.
+    #[must_use]
+    pub fn restarts(&self) -> Restarts {
+        self.restarts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Restarts by workload since `before`: by `kind/name`, and by plain names where these are unique.
+    #[must_use]
+    pub fn restarts_since(&self, before: &Restarts) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for (pod, (workload, count)) in self.restarts() {
+            let known = before.get(&pod).map_or(0, |(_, known)| *known);
+            *counts.entry(workload).or_insert(0) += count.saturating_sub(known);
+        }
+        with_plain_names(counts)
+    }
+
+    /// Ready replicas by workload: by `kind/name`, and by plain names where these are unique.
+    #[must_use]
+    pub fn ready_by_workload(&self) -> BTreeMap<String, u32> {
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        for pod in self.pods.objects().values() {
+            if let Some(workload) = workload(pod) {
+                *counts.entry(workload).or_insert(0) += u32::from(pod_ready(pod));
+            }
+        }
+        for controller in self.controllers.objects().values() {
+            let name = name(&controller.metadata);
+            let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
+            let ready = self.replicas_ready(namespace, &name);
+            counts.insert(format!("replicationcontroller/{name}"), ready);
+        }
+        with_plain_names(counts)
+    }
+
+    /// The pods that this selector matches, with the node of each.
+    #[must_use]
+    pub fn pods_with_node(&self, selector: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let pods = self.pods.objects();
+        let matching = pods.values().filter(|pod| {
+            matches_labels(pod, selector) && pod.metadata.deletion_timestamp.is_none()
+        });
+        matching
+            .filter_map(|pod| Some((name(&pod.metadata), pod.spec.as_ref()?.node_name.clone()?)))
+            .collect()
+    }
+
+    /// The pods behind a Service, with the node of each.
+    #[must_use]
+    pub fn endpoint_pods(&self, namespace: &str, service: &str) -> BTreeMap<String, String> {
+        let of_namespace = self.endpoints_elsewhere.get(namespace);
+        let Some(endpoints) = of_namespace
+            .unwrap_or(&self.endpoints)
+            .get(namespace, service)
+        else {
+            return BTreeMap::new();
+        };
+        let subsets = endpoints.subsets.iter().flatten();
+        let addresses = subsets.flat_map(|subset| {
+            let ready = subset.addresses.iter().flatten();
+            ready.chain(subset.not_ready_addresses.iter().flatten())
+        });
+        addresses
+            .filter_map(|address| {
+                let pod = address.target_ref.as_ref()?.name.clone()?;
+                Some((pod, address.node_name.clone()?))
+            })
+            .collect()
     }
 
     /// The nodes of the pods that this selector matches, with how many each runs.
@@ -353,6 +437,58 @@ fn place_changes(known: &PodPlace, now: &PodPlace) -> Vec<(&'static str, String)
         }
     }
     changes
+}
+
+/// What made a pod, as `kind/name`. A Deployment's ReplicaSet bears the hash of its pods' template.
+fn workload(pod: &Pod) -> Option<String> {
+    let owners = pod.metadata.owner_references.as_ref()?;
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    let hash = pod.metadata.labels.as_ref();
+    let hash = hash.and_then(|labels| labels.get("pod-template-hash"));
+    let deployment = hash.and_then(|hash| {
+        let name = owner.name.strip_suffix(hash.as_str())?;
+        name.strip_suffix('-')
+    });
+    Some(match (owner.kind.as_str(), deployment) {
+        ("ReplicaSet", Some(deployment)) => format!("deployment/{deployment}"),
+        (kind, _) => format!("{}/{}", kind.to_ascii_lowercase(), owner.name),
+    })
+}
+
+fn note_restarts<'a>(restarts: &mut Restarts, pods: impl Iterator<Item = &'a Pod>) {
+    for pod in pods {
+        let Some(workload) = workload(pod) else {
+            continue;
+        };
+        let statuses = pod.status.as_ref();
+        let statuses = statuses.and_then(|status| status.container_statuses.as_ref());
+        let count: i32 = statuses
+            .into_iter()
+            .flatten()
+            .map(|s| s.restart_count)
+            .sum();
+        let count = u32::try_from(count).unwrap_or(0);
+        let known = restarts
+            .entry(name(&pod.metadata))
+            .or_insert_with(|| (workload, 0));
+        known.1 = known.1.max(count);
+    }
+}
+
+/// Adds the plain names of those whose name no other kind has.
+fn with_plain_names(mut counts: BTreeMap<String, u32>) -> BTreeMap<String, u32> {
+    let mut plain: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for (workload, count) in &counts {
+        if let Some((_, name)) = workload.split_once('/') {
+            plain.entry(name.to_owned()).or_default().push(*count);
+        }
+    }
+    for (name, found) in plain {
+        if let [count] = found[..] {
+            counts.insert(name, count);
+        }
+    }
+    counts
 }
 
 fn waiting_reason(pod: &Pod) -> String {

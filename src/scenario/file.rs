@@ -3,6 +3,7 @@
 mod against;
 mod deploy;
 mod fault;
+mod lint;
 mod matrix;
 mod rate;
 
@@ -15,7 +16,7 @@ use super::spec::{
     Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step,
     StreamKind, UpdateEnd, Url, When, Which,
 };
-use super::{expectation, file_problem::ScenarioFileError};
+use super::{expectations, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
 use crate::kubernetes::manifest::Check;
 use crate::model::diagnostic::Refusal;
@@ -71,9 +72,13 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
         );
     }
     let scenario = scenario(&root, name, path, against);
+    let cannot_fail = lint::cannot_fail(&root, &problems, &scenario);
     drop(document);
+    let warnings = problems.warnings();
     problems.finish(Scenario {
         text: text.to_owned(),
+        warnings,
+        cannot_fail,
         ..scenario
     })
 }
@@ -84,6 +89,8 @@ struct Reading<'a> {
     folder: &'a Path,
     nodes: Nodes,
     check: Check,
+    /// Whether manifests must be there.
+    manifests: bool,
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
@@ -136,6 +143,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         folder: path.parent().unwrap_or_else(|| Path::new("")),
         nodes,
         check: against.manifests,
+        manifests: !matches!(against.machines, Machines::Gone),
     };
     let deploy = root
         .get("deploy")
@@ -176,9 +184,9 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     let loads_written = names_written(root, "load");
     let steps_written = step_ids_written(root);
     let expectations = expect.map_or_else(Vec::new, |table| {
-        expectation::read(
+        expectations::read(
             &table,
-            &expectation::Known {
+            &expectations::Known {
                 loads: &loads,
                 loads_written: &loads_written,
                 steps: &steps,
@@ -197,6 +205,8 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         steps,
         expectations,
         text: String::new(),
+        warnings: Vec::new(),
+        cannot_fail: Vec::new(),
     }
 }
 
@@ -309,7 +319,14 @@ fn header_name(table: &Table<'_, '_>, key: &str) -> Option<String> {
 fn baseline(table: &Table<'_, '_>) -> Option<Baseline> {
     table.allow(&["for", "good", "p99", "within"]);
     let window = table.require("for").and_then(|value| positive(&value));
-    let good = table.require("good").and_then(|value| share(&value));
+    let good = table.require("good").and_then(|value| {
+        let good = share(&value)?;
+        if good <= 0.0 {
+            let what = "no baseline can fail this, so that nothing of the load counts";
+            value.warn(what, Some("such as \"100%\"".into()));
+        }
+        Some(good)
+    });
     let p99 = table.get("p99").and_then(|value| value.duration());
     let within = table
         .get("within")
@@ -561,9 +578,10 @@ fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action
         .map(str::to_owned);
     let to = table.require("to").and_then(|value| {
         let (path, manifests) = manifest_file(&value, reading)?;
-        if !manifests
-            .iter()
-            .any(|manifest| manifest.kind.kind == "ReplicationController")
+        if reading.manifests
+            && !manifests
+                .iter()
+                .any(|manifest| manifest.kind.kind == "ReplicationController")
         {
             value.problem(
                 format!("`{}` holds no ReplicationController", path.display()),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::report::{HostReport, StarvedBy, StarvedReport, rounded};
 pub(super) use decide::{By, Starved};
 use decide::{Slice, Spans};
 use sample::Sample;
@@ -32,33 +33,22 @@ pub(super) struct Seen {
     pub(super) starved: Vec<Starved>,
 }
 
-/// For how long others kept the processors from the machines.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Starvation {
-    /// How long the host was watched.
-    pub watched: Duration,
-    /// How long of that the machines were starved.
-    pub starved: Duration,
-    /// The share of the host that others took meanwhile.
-    pub others: f64,
-}
-
-impl Starvation {
-    pub(super) fn of(seen: &Seen) -> Self {
-        let (mut starved_ms, mut others) = (0.0, 0.0);
-        let host = |span: &&Starved| span.machine.is_none() && span.by == By::Others;
-        for span in seen.starved.iter().filter(host) {
-            starved_ms += span.to_ms - span.from_ms;
-            others += (span.to_ms - span.from_ms) * span.share;
-        }
-        Self {
-            watched: seen.watched,
-            starved: Duration::from_secs_f64(starved_ms / 1000.0),
-            others: if starved_ms > 0.0 {
-                others / starved_ms
-            } else {
-                0.0
+impl Seen {
+    /// As the report holds it.
+    pub(super) fn report(&self) -> HostReport {
+        let starved = self.starved.iter().map(|span| StarvedReport {
+            from_ms: rounded(span.from_ms),
+            to_ms: rounded(span.to_ms),
+            by: match span.by {
+                By::Others => StarvedBy::Others,
+                By::Cage => StarvedBy::Cage,
             },
+            machine: span.machine.clone(),
+            share: Some((span.share * 1000.0).round() / 1000.0),
+        });
+        HostReport {
+            watched_ms: u64::try_from(self.watched.as_millis()).unwrap_or(u64::MAX),
+            starved: starved.collect(),
         }
     }
 }

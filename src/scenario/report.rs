@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::load::analysis::Latency;
+pub use super::load::analysis::Latency;
 
 /// How a scenario ended. The five never blur into each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +109,9 @@ pub struct Report {
     /// Why the run cannot be judged, whatever its figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<String>,
+    /// What failed beside the steps, for instance the deployment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
     /// The loads.
     #[serde(default)]
     pub load: BTreeMap<String, LoadReport>,
@@ -359,6 +362,9 @@ pub struct ExpectationReport {
     /// Its upper end; `null` if there is none.
     #[serde(default)]
     pub high: Option<f64>,
+    /// Why it is undecided or could not have failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// What can be said of an expectation.
@@ -438,6 +444,7 @@ impl Report {
             host: HostReport::default(),
             counted: None,
             doubts: Vec::new(),
+            failures: Vec::new(),
             load: BTreeMap::new(),
             expectations: Vec::new(),
         }
@@ -473,19 +480,21 @@ impl Report {
         }
         suite.add_test_case(case);
         for row in &self.expectations {
-            let failed = || TestCaseStatus::non_success(NonSuccessKind::Failure);
-            let mut case = TestCase::new(
-                row.name.clone(),
-                if row.ok {
-                    TestCaseStatus::success()
-                } else {
-                    failed()
-                },
-            );
+            let status = match row.state {
+                State::Met => TestCaseStatus::success(),
+                State::NotMet => TestCaseStatus::non_success(NonSuccessKind::Failure),
+                State::Undecided | State::Vacuous => {
+                    TestCaseStatus::non_success(NonSuccessKind::Error)
+                }
+            };
+            let mut case = TestCase::new(row.name.clone(), status);
             if !row.ok {
                 case.status.set_message(format!(
-                    "expected {}, measured {} {}",
-                    row.expected, row.measured, row.error
+                    "{}: expected {}, measured {} {}",
+                    row.state.words(),
+                    row.expected,
+                    row.measured,
+                    row.error
                 ));
             }
             suite.add_test_case(case);

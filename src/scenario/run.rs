@@ -7,33 +7,42 @@
 //! However it ends, every fault that began is healed before [`run`] returns; if `run` is dropped, the journal remembers them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Seek as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use k8s_openapi::api::core::v1::ReplicationController;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::deploy::{self, DeployError, Deployed, NAMESPACE};
+use super::events::Restarts;
 use super::events::View;
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
-use super::host::{Starvation, Watch};
+use super::host::Watch;
+use super::judge::again;
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
-use super::report::{EventReport, Report, StepReport, TargetFacts, Verdict};
-use super::requests::RequestLog;
+use super::path::LoadPath;
+use super::report::{
+    CountedReport, EventReport, LoadReport, Report, SpanReport, TargetFacts, Verdict, rounded,
+};
 use super::requests::folder::{self, KeepError};
-use super::spec::{Action, Capability, Check, Scenario, Target};
-use super::step::Steps;
-use super::verdict::{Measured, MeasuredLoad, judge};
-use crate::kubernetes::client::Client;
+use super::requests::{RequestLog, Requests};
+use super::spec::{Action, Capability, Scenario, Target};
+use super::step::{PathsSeen, Steps};
+use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::journal::Sighting;
 use crate::model::link::Port;
 use crate::model::names::NodeName;
 
 /// How often the baseline is looked at.
 const BASELINE_POLL: Duration = Duration::from_millis(250);
+/// How long the API may take to answer at the end.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
 /// A change that was missed is seen after this.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -228,10 +237,22 @@ impl Run<'_> {
             url: url.clone(),
             tls: Arc::clone(&tls),
         };
-        let mut measured = Measured::default();
+        let mut evidence = Report::without_run(
+            &self.scenario.name,
+            self.environment.seed,
+            self.environment.target.clone(),
+            Verdict::Inconclusive,
+            Vec::new(),
+        );
         if let Some(failure) = self.wait_ready(&view, &deployed).await {
-            self.note_failure(&mut measured, failure);
-            return Ok(self.end(measured, Vec::new(), &view).await);
+            if self.cancel.is_cancelled() {
+                evidence.doubts.push("interrupted".to_owned());
+            } else {
+                evidence.failures.push(failure);
+            }
+            return self
+                .end(evidence, Requests::default(), &view, &Restarts::new())
+                .await;
         }
         self.tell("deployed");
         match self.with_rates(&request).await {
@@ -240,12 +261,14 @@ impl Run<'_> {
                     scenario: &scenario,
                     ..*self
                 };
-                let steps = run.under_load(&view, &request, &mut measured).await?;
-                Ok(run.end(measured, steps, &view).await)
+                let (file, restarts) = run.under_load(&view, &request, &mut evidence).await?;
+                let requests = run.read(file, &evidence)?;
+                run.end(evidence, requests, &view, &restarts).await
             }
             Err(doubt) => {
-                measured.doubts.push(doubt);
-                Ok(self.end(measured, Vec::new(), &view).await)
+                evidence.doubts.push(doubt);
+                self.end(evidence, Requests::default(), &view, &Restarts::new())
+                    .await
             }
         }
     }
@@ -255,12 +278,11 @@ impl Run<'_> {
         &self,
         view: &View,
         request: &(dyn Fn(&super::spec::Url) -> HttpRequest + Sync),
-        measured: &mut Measured,
-    ) -> Result<Vec<StepReport>, KeepError> {
+        evidence: &mut Report,
+    ) -> Result<(File, Restarts), KeepError> {
         self.tell("the load starts");
         let log = self.log_requests()?;
         let watch = Watch::start(self.environment.daemon, self.epoch);
-        let mut steps = Vec::new();
         let loads: BTreeMap<String, Running> = self
             .scenario
             .loads
@@ -277,19 +299,30 @@ impl Run<'_> {
             match self.wait_baseline(name, running, begun_ms).await {
                 Ok(at) => drop(from_ms.insert(name.clone(), at)),
                 Err(doubt) => {
-                    measured.doubts.push(doubt);
+                    evidence.doubts.push(doubt);
                     break;
                 }
             }
         }
-        if measured.doubts.is_empty() {
-            steps = self.run_steps(view, request, measured).await;
+        let restarts = view.restarts();
+        let paths = LoadPath::of(self.scenario);
+        let mut on_path = PathsSeen::default();
+        on_path.look(&paths, view);
+        if evidence.doubts.is_empty() {
+            let steps = Steps::new(self, view, request, &paths);
+            let outcome = steps.run_all().await;
+            evidence.doubts.extend(outcome.doubts);
+            evidence.steps = outcome.steps;
+            evidence.faults = outcome.faults;
+            evidence.struck = outcome.struck;
+            on_path.join(outcome.on_path);
             self.hold().await;
             // Whatever is cut short, be it only the hold, has not shown what it should.
-            if self.cancel.is_cancelled() && measured.doubts.is_empty() {
-                measured.doubts.push("interrupted".to_owned());
+            if self.cancel.is_cancelled() && evidence.doubts.is_empty() {
+                evidence.doubts.push("interrupted".to_owned());
             }
         }
+        on_path.look(&paths, view);
         let end_ms = self.now_ms();
         self.tell("the load ends");
         // All schedules end together: while one load waits for its last answers, none of the others sends on.
@@ -297,15 +330,40 @@ impl Run<'_> {
         for (name, running) in loads {
             let from_ms = from_ms.get(&name).copied().unwrap_or(begun_ms);
             let shared = Arc::clone(&running.shared);
-            let records = running.finish().await;
-            measured.loads.insert(
-                name,
-                MeasuredLoad::between(from_ms, end_ms, records, &shared.pauses()),
-            );
+            drop(running.finish().await);
+            let rate = self.scenario.loads[&name].rate;
+            let (pods, machines) = on_path.of(&name);
+            let report = LoadReport {
+                window: Some(SpanReport {
+                    from_ms: rounded(from_ms),
+                    to_ms: rounded(end_ms),
+                }),
+                // As it is written: to three decimals.
+                rate: Some((rate * 1000.0).round() / 1000.0),
+                pods,
+                machines,
+                ..LoadReport::default()
+            };
+            evidence.load.insert(name, report);
+            evidence
+                .prober
+                .pauses
+                .extend(shared.pauses().iter().map(|pause| SpanReport {
+                    from_ms: rounded(pause.from_ms.floor()),
+                    to_ms: rounded(pause.to_ms.ceil()),
+                }));
         }
-        log.finish().await.map_err(|source| self.not_kept(source))?;
-        measured.starvation = Starvation::of(&watch.seen());
-        Ok(steps)
+        evidence.prober.pauses.sort_by_key(|pause| pause.from_ms);
+        evidence.host = watch.seen().report();
+        let file = log.finish().await.map_err(|source| self.not_kept(source))?;
+        Ok((file, restarts))
+    }
+
+    /// Reads back every request.
+    fn read(&self, mut file: File, evidence: &Report) -> Result<Requests, KeepError> {
+        file.rewind().map_err(|source| self.not_kept(source))?;
+        let read = again::read_requests(file, self.scenario, evidence);
+        read.map_err(|error| self.not_kept(std::io::Error::other(error)))
     }
 
     /// Begins the file that holds every request.
@@ -326,50 +384,45 @@ impl Run<'_> {
         }
     }
 
-    /// What is counted at the end, and the report.
-    async fn end(&self, mut measured: Measured, steps: Vec<StepReport>, view: &View) -> Report {
-        for expectation in &self.scenario.expectations {
-            if let Check::Replicas { rc, .. } = &expectation.check {
-                measured
-                    .replicas
-                    .insert(rc.clone(), view.replicas_ready(NAMESPACE, rc));
-            }
+    /// What is counted at the end, and the judgement.
+    async fn end(
+        &self,
+        mut evidence: Report,
+        requests: Requests,
+        view: &View,
+        restarts: &Restarts,
+    ) -> Result<Report, RunError> {
+        let client = &self.environment.client;
+        let all = ListParams::all();
+        let asked = client.list::<ReplicationController>(NAMESPACE, &all);
+        if matches!(timeout(ASKED_WITHIN, asked).await, Ok(Ok(_))) {
+            evidence.counted = Some(self.counted(view, restarts));
+        } else if self.cancel.is_cancelled() {
+            evidence.doubts.push("interrupted".to_owned());
+        } else {
+            let doubt = "the target's API could not be asked at the end";
+            evidence.doubts.push(doubt.to_owned());
         }
+        evidence.doubts.dedup();
+        evidence.events = view.events();
+        evidence.events.extend(self.troubles().await);
+        evidence.events.sort_by_key(|event| event.at_ms);
+        Ok(again::judged(self.scenario, evidence, &requests))
+    }
+
+    fn counted(&self, view: &View, restarts: &Restarts) -> CountedReport {
         let left = Journal::new(&self.environment.journal_dir)
             .entries()
             .map_or(u32::MAX, |entries| {
                 u32::try_from(entries.len()).unwrap_or(u32::MAX)
             });
-        measured.faults_left = left;
-        let deleted = view
-            .events()
-            .iter()
-            .filter(|event| event.kind == "pod.deleted")
-            .count();
-        measured.pods_deleted = u32::try_from(deleted).unwrap_or(u32::MAX);
-        let mut report = self.report(&measured, steps, view);
-        report.events.extend(self.troubles().await);
-        report.events.sort_by_key(|event| event.at_ms);
-        report
-    }
-
-    fn report(&self, measured: &Measured, steps: Vec<StepReport>, view: &View) -> Report {
-        let judgement = judge(self.scenario, measured);
-        Report {
-            verdict: judgement.verdict,
-            reasons: judgement.reasons,
-            steps,
-            faults: measured.faults.clone(),
-            events: view.events(),
-            load: judgement.loads,
-            expectations: judgement.rows,
-            ..Report::without_run(
-                &self.scenario.name,
-                self.environment.seed,
-                self.environment.target.clone(),
-                judgement.verdict,
-                Vec::new(),
-            )
+        let events = view.events();
+        let deleted = events.iter().filter(|event| event.kind == "pod.deleted");
+        CountedReport {
+            replicas: view.ready_by_workload(),
+            restarts: view.restarts_since(restarts),
+            pods_deleted: u32::try_from(deleted.count()).unwrap_or(u32::MAX),
+            faults_left: left,
         }
     }
 
@@ -386,15 +439,6 @@ impl Run<'_> {
             object: format!("{}: {}", sighting.node, sighting.line),
         };
         seen.into_iter().map(event).collect()
-    }
-
-    /// A failure while we are being cancelled says nothing about the stack.
-    fn note_failure(&self, measured: &mut Measured, failure: String) {
-        if self.cancel.is_cancelled() {
-            measured.doubts.push("interrupted".to_owned());
-        } else {
-            measured.step_failures.push(failure);
-        }
     }
 
     /// Waits until everything deployed is ready; else what is not.
@@ -470,40 +514,12 @@ impl Run<'_> {
         }
     }
 
-    async fn run_steps(
-        &self,
-        view: &View,
-        request: &(dyn Fn(&super::spec::Url) -> HttpRequest + Sync),
-        measured: &mut Measured,
-    ) -> Vec<StepReport> {
-        let steps = Steps::new(self, view, request);
-        let outcome = steps.run_all().await;
-        for failure in outcome.failures {
-            self.note_failure(measured, failure);
-        }
-        measured.doubts.extend(outcome.doubts);
-        measured.faults = outcome.faults;
-        #[expect(clippy::cast_precision_loss, reason = "times of a run")]
-        measured
-            .updates_ended_ms
-            .extend(outcome.updates_ended_ms.iter().map(|ms| *ms as f64));
-        outcome.steps
-    }
-
     /// Lets the load run on for as long as the longest expectation must hold.
     async fn hold(&self) {
-        let holds = self
-            .scenario
-            .expectations
-            .iter()
-            .map(|expectation| match &expectation.check {
-                Check::Recovery { hold, .. } => *hold,
-                Check::FinalVersion { .. } => Duration::from_secs(3),
-                _ => Duration::ZERO,
-            });
-        let hold = holds.max().unwrap_or_default();
+        let tails = self.scenario.expectations.iter();
+        let tail = tails.map(|row| row.check.needs_tail()).max();
         tokio::select! {
-            () = sleep(hold + BASELINE_POLL) => {}
+            () = sleep(tail.unwrap_or_default() + BASELINE_POLL) => {}
             () = self.cancel.cancelled() => {}
         }
     }

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::expectations::Expectation;
 pub use super::injection::{Fault, FaultKind};
 pub use super::load::automatic::Automatic;
 use super::matrix::{Cell, Matrix};
 pub use super::pods::{Exec, Which};
 use crate::model::cluster::ClusterSpec;
+use crate::model::diagnostic::Diagnostic;
 use crate::model::link::Links;
 use crate::model::names::NodeName;
 
@@ -35,9 +38,13 @@ pub struct Scenario {
     /// What happens, in order.
     pub steps: Vec<Step>,
     /// What must hold at the end, in the order of the file.
-    pub expectations: Vec<Expectation>,
+    pub expectations: Vec<Row>,
     /// The file's text as it is run: kept beside the report.
     pub text: String,
+    /// What `lint` warns of.
+    pub warnings: Vec<Diagnostic>,
+    /// What nothing is expected of: `lint` warns of it, and a run is INVALID.
+    pub cannot_fail: Vec<Diagnostic>,
 }
 
 impl Scenario {
@@ -377,108 +384,14 @@ impl fmt::Display for Condition {
 }
 
 /// One entry of `[expect]`, which becomes one row of the report.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Expectation {
+#[derive(Debug, Clone)]
+pub struct Row {
     /// Its key as written, for instance `web.new.longest_outage`.
     pub name: String,
     /// Its value as written.
     pub expected: String,
+    /// The load that it is about.
+    pub load: Option<String>,
     /// What is checked.
-    pub check: Check,
-}
-
-/// What an expectation checks.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Check {
-    /// Share of failed requests of a load, or of one stream of it.
-    Failed {
-        /// The load.
-        load: String,
-        /// One stream; all if `None`.
-        stream: Option<StreamKind>,
-        /// The bound, a share from 0 to 1.
-        bound: Bound,
-    },
-    /// The longest outage of any stream, or of one, in milliseconds.
-    LongestOutage {
-        /// The load.
-        load: String,
-        /// One stream; all if `None`.
-        stream: Option<StreamKind>,
-        /// The bound in milliseconds.
-        bound: Bound,
-    },
-    /// From the verified onset of a fault to the first window of `hold` with at least 99 % good answers, on every stream.
-    Recovery {
-        /// The load.
-        load: String,
-        /// The fault step's id.
-        step: String,
-        /// At most so long.
-        within: Duration,
-        /// For how long it must stay good.
-        hold: Duration,
-    },
-    /// This version answers at the end, and no other after it took over.
-    FinalVersion {
-        /// The load.
-        load: String,
-        /// The version.
-        version: String,
-    },
-    /// Ready replicas of a ReplicationController at the end.
-    Replicas {
-        /// Its name.
-        rc: String,
-        /// How many.
-        count: u32,
-    },
-    /// Pods that were deleted during the run, for instance since their node was given up: replacements have other names.
-    PodsDeleted {
-        /// How many.
-        count: u32,
-    },
-    /// Faults still acting at the end.
-    FaultsLeft {
-        /// How many.
-        count: u32,
-    },
-}
-
-/// `<= 0.5%`: a comparison with a number whose unit depends on the check.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bound {
-    /// The comparison.
-    pub comparison: Comparison,
-    /// The limit.
-    pub limit: f64,
-}
-
-/// How a measured value compares to the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
-    /// `<`
-    Less,
-    /// `<=`
-    AtMost,
-    /// `==`
-    Equal,
-    /// `>=`
-    AtLeast,
-    /// `>`
-    More,
-}
-
-impl Bound {
-    /// Whether `measured` satisfies the bound.
-    #[must_use]
-    pub fn holds(self, measured: f64) -> bool {
-        match self.comparison {
-            Comparison::Less => measured < self.limit,
-            Comparison::AtMost => measured <= self.limit,
-            Comparison::Equal => (measured - self.limit).abs() < f64::EPSILON,
-            Comparison::AtLeast => measured >= self.limit,
-            Comparison::More => measured > self.limit,
-        }
-    }
+    pub check: Arc<dyn Expectation>,
 }

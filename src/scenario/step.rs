@@ -1,5 +1,6 @@
 //! Runs the steps: each starts when the one before has ended or at its `when`, and a failed one stops those that have not begun.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::events::View;
 use super::fault::Journal;
 use super::injection::{Fault, Injection, Place};
 use super::load::{HttpRequest, ask_once};
+use super::path::{LoadPath, struck};
 use super::pods;
 use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
@@ -39,9 +41,41 @@ const HTTP_PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct StepsOutcome {
     pub(super) steps: Vec<StepReport>,
     pub(super) faults: Vec<FaultReport>,
-    pub(super) failures: Vec<String>,
     pub(super) doubts: Vec<String>,
-    pub(super) updates_ended_ms: Vec<u64>,
+    /// By fault: the pods of the loads' paths at its place.
+    pub(super) struck: BTreeMap<String, Vec<String>>,
+    pub(super) on_path: PathsSeen,
+}
+
+/// The pods and machines that were on each load's path at some time.
+#[derive(Debug, Default)]
+pub(super) struct PathsSeen(BTreeMap<String, BTreeMap<String, String>>);
+
+impl PathsSeen {
+    /// Looks which pods are there now, and returns them all.
+    pub(super) fn look(&mut self, paths: &[LoadPath], view: &View) -> BTreeMap<String, String> {
+        let mut now = BTreeMap::new();
+        for path in paths {
+            let pods = path.pods(view);
+            now.extend(pods.clone());
+            self.0.entry(path.load.clone()).or_default().extend(pods);
+        }
+        now
+    }
+
+    pub(super) fn join(&mut self, other: Self) {
+        for (load, pods) in other.0 {
+            self.0.entry(load).or_default().extend(pods);
+        }
+    }
+
+    /// Pods and machines of one load's path.
+    pub(super) fn of(&self, load: &str) -> (Vec<String>, Vec<String>) {
+        let pods = self.0.get(load).into_iter().flatten();
+        let (pods, machines): (Vec<String>, BTreeSet<String>) =
+            pods.map(|(pod, node)| (pod.clone(), node.clone())).unzip();
+        (pods, machines.into_iter().collect())
+    }
 }
 
 impl StepsOutcome {
@@ -77,6 +111,7 @@ pub(super) struct Steps<'a> {
     run: &'a Run<'a>,
     view: &'a View,
     request: &'a (dyn Fn(&Url) -> HttpRequest + Sync),
+    paths: &'a [LoadPath],
     states: Vec<watch::Sender<State>>,
     stop: CancellationToken,
     outcome: Mutex<StepsOutcome>,
@@ -87,6 +122,7 @@ impl<'a> Steps<'a> {
         run: &'a Run<'a>,
         view: &'a View,
         request: &'a (dyn Fn(&Url) -> HttpRequest + Sync),
+        paths: &'a [LoadPath],
     ) -> Self {
         let states = run
             .scenario
@@ -98,6 +134,7 @@ impl<'a> Steps<'a> {
             run,
             view,
             request,
+            paths,
             states,
             stop: run.cancel.child_token(),
             outcome: Mutex::default(),
@@ -186,32 +223,38 @@ impl<'a> Steps<'a> {
         };
         let ended = Instant::now();
         let (start_ms, end_ms) = (self.run.millis(started), self.run.millis(ended));
+        let failed = match done {
+            Ok(()) => {
+                self.run.tell(format!("step `{}` done", step.id));
+                None
+            }
+            Err(ref problem) => self.failed(step, problem),
+        };
+        let updates = matches!(step.action, Action::RollingUpdate { .. });
         self.note(|outcome| {
             outcome.steps.push(StepReport {
                 id: step.id.clone(),
                 start_ms,
                 end_ms,
-                ..StepReport::default()
-            })
+                updated: updates && done.is_ok(),
+                failed,
+            });
         });
-        match done {
-            Ok(()) => {
-                self.run.tell(format!("step `{}` done", step.id));
-                if matches!(step.action, Action::RollingUpdate { .. }) {
-                    self.note(|outcome| outcome.updates_ended_ms.push(end_ms));
-                }
-            }
-            Err(problem) => self.failed(step, problem),
-        }
         self.states[index].send_modify(|state| state.ended = true);
     }
 
-    fn failed(&self, step: &Step, problem: Problem) {
+    /// Notes a problem, and returns why the step failed. A failure while we are being cancelled says nothing about the stack.
+    fn failed(&self, step: &Step, problem: &Problem) -> Option<String> {
         let id = &step.id;
+        let mut failed = None;
         match problem {
             Problem::Failed(why) => {
                 self.run.tell(format!("step `{id}` failed: {why}"));
-                self.note(|outcome| outcome.failures.push(format!("step `{id}`: {why}")));
+                if self.run.cancel.is_cancelled() {
+                    self.note(|outcome| outcome.doubts.push("interrupted".to_owned()));
+                } else {
+                    failed = Some(why.clone());
+                }
             }
             Problem::Doubt(why) => {
                 self.run.tell(format!("step `{id}`: {why}"));
@@ -220,6 +263,7 @@ impl<'a> Steps<'a> {
             Problem::Stopped => {}
         }
         self.stop.cancel();
+        failed
     }
 
     async fn stoppable(
@@ -441,6 +485,11 @@ impl<'a> Steps<'a> {
         let file = journal.write(&injection).map_err(|error| {
             Problem::Doubt(format!("the journal of faults cannot be written: {error}"))
         })?;
+        self.note(|outcome| {
+            let pods = outcome.on_path.look(self.paths, self.view);
+            let struck = struck(&pods, &injection.place);
+            outcome.struck.insert(id.clone(), struck);
+        });
         let requested = Instant::now();
         self.run.tell(format!("{fault} of `{}`", injection.place));
         self.states[index].send_modify(|state| state.node = injection.place.node().cloned());

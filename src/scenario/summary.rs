@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::Report;
+use super::report::{Report, State};
 
 /// The whole summary, with a line break at its end.
 #[must_use]
@@ -79,7 +79,12 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     for row in &report.expectations {
-        let mark = if row.ok { "ok      " } else { "NOT MET " };
+        let mark = match row.state {
+            State::Met => "ok      ",
+            State::NotMet => "NOT MET ",
+            State::Undecided => "UNSURE  ",
+            State::Vacuous => "VACUOUS ",
+        };
         writeln!(
             out,
             "  {mark} {}: {} (measured {} {})",

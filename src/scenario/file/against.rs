@@ -24,6 +24,8 @@ pub enum Machines<'a> {
     OfFile,
     /// Those of this cluster, whatever its file asks for.
     Of(&'a ClusterSpec),
+    /// None any more, nor the manifests: the run is over and is judged again.
+    Gone,
     /// Not known here, as those of a cluster that is not ours: any name may be right.
     Unknown,
 }
@@ -58,7 +60,7 @@ impl Nodes {
                 .collect()
         };
         Self(match (against.machines, written) {
-            (Machines::Unknown, _) => None,
+            (Machines::Unknown | Machines::Gone, _) => None,
             (Machines::Of(spec), _) | (Machines::OfFile, Some(spec)) => Some(names(spec)),
             (Machines::OfFile, None) => Some(names(&ClusterSpec::with_workers(
                 against.cluster_name.clone(),

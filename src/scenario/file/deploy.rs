@@ -66,6 +66,9 @@ pub(super) fn manifest_file(
 ) -> Option<(PathBuf, Vec<Manifest>)> {
     let name = value.string()?;
     let path = reading.folder.join(name);
+    if !reading.manifests {
+        return Some((path, Vec::new()));
+    }
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {

@@ -155,7 +155,7 @@ fn each_problem_has_its_place() {
         (
             "flightcage = 1\n[expect]\nwbe.failed = \"<= 1%\"",
             &[
-                "3:1 unknown expectation or load `wbe` [known: `replicas`, `pods_deleted`, `faults_left`]",
+                "3:1 unknown expectation or load `wbe` [known: `replicas`, `restarts`, `pods_deleted`, `faults_left`]",
             ],
         ),
     ];

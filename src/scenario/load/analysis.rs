@@ -1,4 +1,4 @@
-//! What the records of a load say: outages, recovery, latency, versions. Pure functions of the records.
+//! Whether a load's baseline is reached: a pure function of its records.
 
 use std::collections::BTreeMap;
 
@@ -7,100 +7,8 @@ use hdrhistogram::Histogram;
 use super::Record;
 use crate::scenario::spec::{Baseline, StreamKind};
 
-/// Bad runs with fewer good requests than this between them are one outage.
-pub const GOOD_RUN_MIN: usize = 3;
-/// A window counts as recovered from this share of good requests on.
-pub const RECOVERED_SHARE: f64 = 0.99;
-
 /// Latencies are at most this, an hour; longer ones count as this.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
-
-/// From the intended time of the first bad request to that of the next good one.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Outage {
-    /// Its first bad request.
-    pub from_ms: f64,
-    /// The next good request; the end of the load if there was none.
-    pub to_ms: f64,
-}
-
-impl Outage {
-    /// How long it was.
-    #[must_use]
-    pub fn length_ms(&self) -> f64 {
-        self.to_ms - self.from_ms
-    }
-}
-
-/// The outages of one stream; `records` by intended time, `end_ms` when the next request would have been due.
-#[must_use]
-pub fn outages(records: &[&Record], end_ms: f64) -> Vec<Outage> {
-    let mut outages: Vec<Outage> = Vec::new();
-    let mut open: Option<f64> = None;
-    let mut goods_since_last = usize::MAX;
-    for record in records {
-        if record.good() {
-            if let Some(from_ms) = open.take() {
-                outages.push(Outage {
-                    from_ms,
-                    to_ms: record.intended_ms,
-                });
-                goods_since_last = 0;
-            }
-            goods_since_last = goods_since_last.saturating_add(1);
-        } else if open.is_none() {
-            let merged = if goods_since_last < GOOD_RUN_MIN {
-                outages.pop()
-            } else {
-                None
-            };
-            open = Some(merged.map_or(record.intended_ms, |outage| outage.from_ms));
-        }
-    }
-    outages.extend(open.map(|from_ms| Outage {
-        from_ms,
-        to_ms: end_ms,
-    }));
-    outages
-}
-
-/// From `onset_ms` to the start of the first window of `hold_ms` with at least 99 % good requests, for one stream. `Err` holds the
-/// lower bound when no window within the records was like that.
-pub fn recovery_ms(
-    records: &[&Record],
-    onset_ms: f64,
-    hold_ms: f64,
-    end_ms: f64,
-) -> Result<f64, f64> {
-    let after: Vec<&&Record> = records
-        .iter()
-        .filter(|record| record.intended_ms >= onset_ms)
-        .collect();
-    let mut end = 0;
-    let mut good = 0_usize;
-    for (start, first) in after.iter().enumerate() {
-        // The first window begins with the onset itself.
-        let window_start = if start == 0 {
-            onset_ms
-        } else {
-            first.intended_ms
-        };
-        let window_end = window_start + hold_ms;
-        if window_end > end_ms {
-            break;
-        }
-        while end < after.len() && after[end].intended_ms < window_end {
-            good += usize::from(after[end].good());
-            end += 1;
-        }
-        let count = end - start;
-        if first.good() && count > 0 && share(good, count) >= RECOVERED_SHARE {
-            return Ok(window_start - onset_ms);
-        }
-        good -= usize::from(first.good());
-    }
-    Err((end_ms - onset_ms).max(0.0))
-}
 
 /// `part` of `whole`, 1 if there is nothing.
 #[must_use]
@@ -228,46 +136,6 @@ pub fn by_class<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeMap<&
         *classes.entry(record.class.name()).or_default() += 1;
     }
     classes
-}
-
-/// How many answers each version gave.
-#[must_use]
-pub fn versions<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeMap<String, u64> {
-    let mut versions = BTreeMap::new();
-    for version in records
-        .into_iter()
-        .filter_map(|record| record.version.clone())
-    {
-        *versions.entry(version).or_default() += 1;
-    }
-    versions
-}
-
-/// When one version took over for good.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Takeover {
-    /// The version that answered last.
-    pub version: String,
-    /// When the last request was sent that another version answered.
-    pub last_other_ms: Option<f64>,
-    /// How many answers the version gave after that.
-    pub answers_since: usize,
-}
-
-/// Which version answers at the end, in the order of the intended times; `None` if no answer carried one.
-#[must_use]
-pub fn takeover(records: &[Record]) -> Option<Takeover> {
-    let answers: Vec<(&Record, &String)> = records
-        .iter()
-        .filter_map(|r| Some((r, r.version.as_ref()?)))
-        .collect();
-    let (_, version) = answers.last()?;
-    let last_other = answers.iter().rposition(|(_, other)| other != version);
-    Some(Takeover {
-        version: (*version).clone(),
-        last_other_ms: last_other.map(|at| answers[at].0.intended_ms),
-        answers_since: answers.len() - last_other.map_or(0, |at| at + 1),
-    })
 }
 
 #[cfg(test)]

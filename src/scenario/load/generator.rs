@@ -19,6 +19,8 @@ const IDLE_MAX: usize = 64;
 /// How often the control echo looks whether the prober itself is awake.
 const ECHO_PERIOD: Duration = Duration::from_millis(20);
 
+/// Requests stay at hand for so much longer than a baseline looks back.
+const KEPT_BEYOND: Duration = Duration::from_secs(5);
 /// Looked so often, in requests, whether old ones can go.
 const FORGET_EVERY: usize = 1024;
 
@@ -110,8 +112,9 @@ fn start_streams(
     epoch: Instant,
     sink: Option<&LoadSink>,
 ) -> Running {
+    let kept = load.baseline.window + load.deadline + KEPT_BEYOND;
     let shared = Arc::new(Shared {
-        kept_ms: None,
+        kept_ms: sink.map(|_| kept.as_secs_f64() * 1000.0),
         ..Shared::default()
     });
     let stop = CancellationToken::new();

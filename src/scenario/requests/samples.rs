@@ -79,6 +79,48 @@ impl Sample {
     }
 }
 
+#[cfg(test)]
+impl Sample {
+    /// A request that took 5 ms, good or refused.
+    pub(crate) fn made(intended_ms: f64, good: bool, late: bool) -> Self {
+        let [a, b, c, d, e, ..] = super::format::micros(intended_ms).to_le_bytes();
+        Self {
+            intended: [a, b, c, d, e],
+            latency: 5_000_u32.to_le_bytes(),
+            endpoint: [0; 2],
+            class: u8::from(!good) | if late { LATE } else { 0 },
+            version: 0,
+        }
+    }
+
+    /// The same request, which failed.
+    pub(crate) fn failed(self) -> Self {
+        Self {
+            class: self.class | 1,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+impl Requests {
+    /// The requests of one load.
+    pub(crate) fn made(load: &str, streams: Vec<(&str, Vec<Sample>)>) -> Self {
+        let streams = streams.into_iter().map(|(name, samples)| {
+            let stream = StreamSamples {
+                samples,
+                ..StreamSamples::default()
+            };
+            (name.to_owned(), stream)
+        });
+        Self {
+            loads: BTreeMap::from([(load.to_owned(), streams.collect())]),
+            classes: Names(vec!["ok".to_owned(), "refused".to_owned()]),
+            ..Self::default()
+        }
+    }
+}
+
 /// Microseconds as milliseconds.
 #[must_use]
 pub fn as_millis(us: u64) -> f64 {
