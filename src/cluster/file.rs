@@ -28,6 +28,7 @@ use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
 use crate::model::reader::{Problems, Table, Value, suggestion};
+use crate::model::text_file;
 
 /// The name of the file that `up` reads in the current folder when it is there.
 pub const FILE_NAME: &str = "flightcage.toml";
@@ -57,9 +58,15 @@ pub enum ClusterFileError {
 /// When it cannot be read or has problems: all of them.
 pub fn read(path: &Path, name: &ClusterName) -> Result<ClusterSpec, ClusterFileError> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ClusterFileError::Read {
-        file: file.clone(),
-        source,
+    let text = text_file::read(path).map_err(|error| {
+        let file = path.display().to_string();
+        match error.located(&file) {
+            Ok(refusal) => ClusterFileError::Refused(refusal),
+            Err(error) => ClusterFileError::Read {
+                file,
+                source: error.into_io(),
+            },
+        }
     })?;
     Ok(parse(&file, &text, name)?)
 }

@@ -21,6 +21,8 @@ use crate::model::names::{ClusterName, NodeName};
 
 /// A link in a cluster's directory to the directory of its sockets.
 const RUNTIME_LINK: &str = "run";
+/// A socket's path has at most 107 bytes; the longest cluster and socket names below the runtime directory take the rest.
+const RUNTIME_BYTES_MAX: usize = 40;
 
 /// The directory that holds everything Flightcage keeps.
 #[derive(Debug, Clone)]
@@ -44,12 +46,15 @@ impl Home {
         Self::at(root)
     }
 
-    /// A home at this absolute path.
+    /// A home at this absolute path. Links are resolved, so that one home has one name however it is reached.
     ///
     /// # Errors
     /// When the directory cannot be made, or belongs to somebody else.
     pub fn at(root: PathBuf) -> io::Result<Self> {
+        // Without `/` at its end, or the link itself is not looked at.
+        let root: PathBuf = root.components().collect();
         private_directory(&root)?;
+        let root = fs::canonicalize(root)?;
         Ok(Self { root })
     }
 
@@ -149,10 +154,14 @@ fn names_in(directory: &Path) -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// `$XDG_RUNTIME_DIR/flightcage`, or `/tmp/flightcage-<uid>`.
+/// `$XDG_RUNTIME_DIR/flightcage`, or `/tmp/flightcage-<uid>` when there is none or sockets below it would have too long a path.
 fn runtime_base() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !directory.is_empty() && Path::new(&directory).is_dir() => {
+        Some(directory)
+            if !directory.is_empty()
+                && directory.len() <= RUNTIME_BYTES_MAX
+                && Path::new(&directory).is_dir() =>
+        {
             PathBuf::from(directory).join("flightcage")
         }
         _ => PathBuf::from(format!(
@@ -339,23 +348,71 @@ impl ClusterPaths {
     }
 }
 
-/// Makes a directory that only its owner can enter, and refuses one of another user (`/tmp` is everybody's).
+/// Makes a directory that only its owner can enter, also behind a link of this user, and refuses one of another user (`/tmp` is
+/// everybody's).
 ///
 /// # Errors
-/// When it cannot be made or belongs to another user.
+/// When it cannot be made or belongs to another user, or when the path goes through a link that leads nowhere: nothing is made behind
+/// such a link.
 pub fn private_directory(path: &Path) -> io::Result<()> {
+    for ancestor in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
+        passable(ancestor, ancestor == path)?;
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)?;
-    let metadata = fs::symlink_metadata(path)?;
-    if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
+    let owner = fs::metadata(path)?.uid();
+    if owner != rustix::process::getuid().as_raw() {
         return Err(io::Error::other(format!(
-            "`{}` is not a directory of this user; remove it",
+            "`{}` belongs to another user (uid {owner}): name a folder of your own",
             path.display()
         )));
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Whether a path may go through `part`: absent, a directory, or a link of this user (above the last part also of root) to one.
+fn passable(part: &Path, is_last: bool) -> io::Result<()> {
+    let shown = part.display();
+    let metadata = match fs::symlink_metadata(part) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if metadata.is_symlink() {
+        let (owner, own) = (metadata.uid(), rustix::process::getuid().as_raw());
+        if owner != own && (is_last || owner != 0) {
+            return Err(io::Error::other(format!(
+                "`{shown}` is a link of another user (uid {owner}): name a folder of your own"
+            )));
+        }
+        let target = fs::read_link(part)?;
+        return match fs::metadata(part) {
+            Ok(behind) if behind.is_dir() => Ok(()),
+            Ok(_) => Err(io::Error::other(format!(
+                "`{shown}` is a link to `{}`, which is not a folder: point it at one",
+                target.display()
+            ))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(io::Error::other(format!(
+                    "`{shown}` is a link to `{}`, which does not exist: make that folder (is its disk mounted?), or change the link",
+                    target.display()
+                )))
+            }
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("`{shown}` is a link to `{}`: {error}", target.display()),
+            )),
+        };
+    }
+    if metadata.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "`{shown}` is a file, not a folder: name another path"
+        )))
+    }
 }
 
 /// Locks a file for as long as the returned handle lives; `None` when another process holds it.
@@ -395,4 +452,59 @@ pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
         .set_permissions(fs::Permissions::from_mode(0o600))?;
     file.persist(path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_home_may_be_a_link_and_is_one_home_by_either_name() {
+        let top = tempfile::tempdir().expect("a folder");
+        let real = top.path().join("on the big disk, with späces");
+        fs::create_dir(&real).expect("made");
+        symlink(&real, top.path().join("link")).expect("made");
+        symlink(top.path().join("link"), top.path().join("link-to-link")).expect("made");
+        let tag = Home::at(real.clone()).expect("its own").tag();
+        for name in ["link", "link/", "link-to-link"] {
+            let home = Home::at(top.path().join(name)).expect("a link of ours");
+            assert_eq!(
+                (home.tag(), &home.root),
+                (tag.clone(), &fs::canonicalize(&real).expect("there"))
+            );
+        }
+        let inside = Home::at(top.path().join("link/a/b")).expect("made");
+        assert!(
+            inside
+                .root
+                .starts_with(fs::canonicalize(&real).expect("there"))
+        );
+        let mode = fs::metadata(&real).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_is_no_folder_is_refused_with_its_target_and_nothing_is_made() {
+        let top = tempfile::tempdir().expect("a folder");
+        let nowhere = top.path().join("nowhere");
+        symlink(&nowhere, top.path().join("dangling")).expect("made");
+        fs::write(top.path().join("file"), "").expect("made");
+        symlink(top.path().join("file"), top.path().join("to-file")).expect("made");
+        symlink(top.path().join("round"), top.path().join("round")).expect("made");
+        for (name, said) in [
+            ("dangling", "nowhere`, which does not exist"),
+            ("dangling/inside", "nowhere`, which does not exist"),
+            ("file", "is a file, not a folder"),
+            ("file/inside", "is a file, not a folder"),
+            ("to-file", "which is not a folder"),
+            ("round", "round`: "),
+        ] {
+            let error = Home::at(top.path().join(name)).expect_err(name).to_string();
+            assert!(error.contains(said), "{name}: {error}");
+            assert!(!error.contains("remove"), "{name}: {error}");
+        }
+        assert!(!nowhere.exists());
+    }
 }

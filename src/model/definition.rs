@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::Refusal;
 use super::reader::{Problems, Table, Value};
+use super::text_file;
 
 /// Hands over a file that a definition names.
 pub type Source<'s> = &'s dyn Fn(&str) -> Option<String>;
@@ -51,7 +52,7 @@ impl DefinitionFile {
     /// # Errors
     /// When it cannot be read.
     pub fn read(path: &Path) -> std::io::Result<Self> {
-        let text = std::fs::read_to_string(path)?;
+        let text = text_file::read(path).map_err(text_file::TextFileError::into_io)?;
         let name = path
             .file_stem()
             .and_then(|stem| stem.to_str())
@@ -67,7 +68,7 @@ impl DefinitionFile {
     /// A file beside it.
     #[must_use]
     pub fn beside(&self, path: &str) -> Option<String> {
-        std::fs::read_to_string(self.folder.join(path)).ok()
+        text_file::read(&self.folder.join(path)).ok()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod json;
 pub mod link;
 pub mod names;
 pub mod reader;
+pub mod text_file;
 pub mod turns;
 pub mod units;
 pub mod vagrant;

@@ -12,6 +12,14 @@ pub struct InvalidQuantity {
     pub wanted: &'static str,
 }
 
+/// Longer than any run; far below what clocks overflow at.
+const DURATION_MAX: Duration = Duration::from_hours(24 * 366);
+/// One an hour at least: the time between two must not overflow a clock.
+const PER_SECOND_MIN: f64 = 1.0 / 3600.0;
+const PER_SECOND_MAX: f64 = 1e9;
+/// 1 PiB.
+const SIZE_BYTES_MAX: u64 = 1 << 50;
+
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let end = text
@@ -39,7 +47,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
         _ => return Err(refuse()),
     };
     let number: f64 = number.parse().map_err(|_| refuse())?;
-    Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|_| refuse())
+    let seconds = number * seconds_per_unit;
+    if seconds > DURATION_MAX.as_secs_f64() {
+        return Err(InvalidQuantity {
+            text: text.to_owned(),
+            wanted: "a duration of at most `8784h`, a year",
+        });
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| refuse())
 }
 
 /// Parses `512MiB`, `4GiB`, `4GB` into bytes. A bare number is refused.
@@ -57,8 +72,17 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
     }
     text.trim()
         .parse::<bytesize::ByteSize>()
-        .map(|size| size.as_u64())
         .map_err(|_| refuse())
+        .and_then(|size| {
+            if size.as_u64() <= SIZE_BYTES_MAX {
+                Ok(size.as_u64())
+            } else {
+                Err(InvalidQuantity {
+                    text: text.to_owned(),
+                    wanted: "a size of at most `1PiB`",
+                })
+            }
+        })
 }
 
 /// Parses `25/s` or `1500/m` into events a second.
@@ -77,8 +101,13 @@ pub fn parse_rate(text: &str) -> Result<f64, InvalidQuantity> {
         "/m" => number / 60.0,
         _ => return Err(refuse()),
     };
-    if per_second > 0.0 && per_second.is_finite() {
+    if (PER_SECOND_MIN..=PER_SECOND_MAX).contains(&per_second) {
         Ok(per_second)
+    } else if per_second > 0.0 {
+        Err(InvalidQuantity {
+            text: text.to_owned(),
+            wanted: "a rate from one an hour (`0.017/m`) to `1000000000/s`",
+        })
     } else {
         Err(refuse())
     }
@@ -142,7 +171,18 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
-        for bad in ["", "1", "s", "1 parsec", "-1s", "1e400s"] {
+        assert_eq!(parse_duration("8784h"), Ok(DURATION_MAX));
+        for bad in [
+            "",
+            "1",
+            "s",
+            "1 parsec",
+            "-1s",
+            "1e400s",
+            "8784.1h",
+            "5000000000000000h",
+            "1é",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
@@ -150,7 +190,18 @@ mod tests {
     #[test]
     fn sizes_and_rates_need_units() {
         assert_eq!(parse_size("512MiB"), Ok(512 << 20));
-        assert!(parse_size("512").is_err());
+        for bad in ["512", "99999EiB", "15EiB", "1025TiB", "5é"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        for bad in [
+            "0.00000000000000000001/s",
+            "1e10/s",
+            "9999999999999/s",
+            "0/m",
+        ] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+        assert!(Duration::try_from_secs_f64(1.0 / parse_rate("0.017/m").unwrap()).is_ok());
         assert_eq!(parse_rate("25/s"), Ok(25.0));
         assert_eq!(parse_rate("120/m"), Ok(2.0));
         assert!(parse_rate("0/s").is_err());

@@ -21,6 +21,7 @@ use crate::cluster::file::cluster;
 use crate::kubernetes::manifest::Check;
 use crate::model::diagnostic::Refusal;
 use crate::model::reader::{Problems, Table, Value, suggestion};
+use crate::model::text_file;
 use against::Nodes;
 pub use against::{Against, Machines};
 use deploy::{DEPLOY_WAIT, deploy, manifest_file};
@@ -43,9 +44,15 @@ const WORD_MAX: usize = 200;
 /// # Errors
 /// When the file cannot be read, or has problems: all of them.
 pub fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, ScenarioFileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ScenarioFileError::Read {
-        file: path.display().to_string(),
-        source,
+    let text = text_file::read(path).map_err(|error| {
+        let file = path.display().to_string();
+        match error.located(&file) {
+            Ok(refusal) => ScenarioFileError::Refused(refusal),
+            Err(error) => ScenarioFileError::Read {
+                file,
+                source: error.into_io(),
+            },
+        }
     })?;
     Ok(parse(path, &text, against)?)
 }

@@ -9,11 +9,16 @@ use crate::model::addresses::node_address;
 use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind, Role};
 use crate::model::names::is_name;
 use crate::model::reader::{Table, Value, suggestion};
+use crate::model::text_file;
 
 /// Less guest memory than this does not boot the box.
 const MEMORY_BYTES_MIN: u64 = 256 << 20;
 /// Less disk than this does not hold the images.
 const DISK_BYTES_MIN: u64 = 1 << 30;
+/// More guest memory than any machine has that emulates others.
+const MEMORY_BYTES_MAX: u64 = 4 << 40;
+/// Largest disk that a file system of four-KiB blocks and a qcow2 image of default clusters hold well.
+const DISK_BYTES_MAX: u64 = 64 << 40;
 /// What a taint may do to pods.
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// Linux's limit is 2048 bytes for all of the command line, which is the box's mostly.
@@ -149,22 +154,34 @@ fn machine(table: &Table<'_, '_>, machine: &mut MachineSpec) {
 }
 
 fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {
-    let at_least = |key: &str, least: u64, text: &str| {
+    let within = |key: &str, least: u64, most: u64, [least_text, most_text]: [&str; 2]| {
         let value = table.get(key)?;
         let bytes = value.size()?;
         if bytes < least {
             value.problem(
                 format!("`{key}` is too small"),
-                Some(format!("at least \"{text}\"")),
+                Some(format!("at least \"{least_text}\"")),
+            );
+            return None;
+        }
+        if bytes > most {
+            value.problem(
+                format!("`{key}` is too large"),
+                Some(format!("at most \"{most_text}\"")),
             );
             return None;
         }
         Some(bytes)
     };
-    if let Some(bytes) = at_least("memory", MEMORY_BYTES_MIN, "256MiB") {
+    if let Some(bytes) = within(
+        "memory",
+        MEMORY_BYTES_MIN,
+        MEMORY_BYTES_MAX,
+        ["256MiB", "4TiB"],
+    ) {
         machine.memory_bytes = bytes;
     }
-    if let Some(bytes) = at_least("disk", DISK_BYTES_MIN, "1GiB") {
+    if let Some(bytes) = within("disk", DISK_BYTES_MIN, DISK_BYTES_MAX, ["1GiB", "64TiB"]) {
         machine.disk_bytes = bytes;
     }
     if let Some(cpus) = table.get("cpus").and_then(|value| value.integer(1..=64)) {
@@ -341,7 +358,7 @@ fn ignition(value: &Value<'_, '_>, table: &Table<'_, '_>) -> Option<String> {
         .parent()
         .unwrap_or(Path::new(""))
         .join(name);
-    match std::fs::read_to_string(&path) {
+    match text_file::read(&path) {
         Err(error) => {
             value.problem(
                 format!("`{}` cannot be read: {error}", path.display()),

@@ -300,11 +300,14 @@ pub(crate) enum Effect {
     Wake(Instant),
 }
 
+/// Kubernetes takes any number of seconds; a clock does not.
+const GRACE_MAX: Duration = Duration::from_hours(24 * 366);
+
 /// The grace period of a pod that is to go: what the deletion says, else its own.
 pub(crate) fn grace(deletion_seconds: Option<i64>, spec: &PodSpec) -> Duration {
     let seconds = deletion_seconds.or(spec.termination_grace_period_seconds);
     seconds.map_or(DEFAULT_GRACE, |seconds| {
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(GRACE_MAX)
     })
 }
 

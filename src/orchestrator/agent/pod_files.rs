@@ -23,7 +23,7 @@ pub(crate) fn hostname(pod: &Pod) -> String {
         .or_else(|| pod.metadata.name.clone())
         .unwrap_or_default();
     if name.len() > HOSTNAME_LIMIT {
-        name.truncate(HOSTNAME_LIMIT);
+        name.truncate(name.floor_char_boundary(HOSTNAME_LIMIT));
         name.truncate(name.trim_end_matches(['-', '.']).len());
     }
     name

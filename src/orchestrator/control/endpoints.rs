@@ -358,7 +358,7 @@ fn slice_name(service: &str, ports: &[Port]) -> String {
     for byte in format!("{ports:?}").bytes() {
         hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     }
-    let service = &service[..service.len().min(57)];
+    let service = &service[..service.floor_char_boundary(57)];
     format!("{service}-{:05x}", hash & 0xf_ffff)
 }
 

@@ -39,10 +39,13 @@ pub(in crate::orchestrator::api) fn is_label(name: &str) -> bool {
 }
 
 pub(in crate::orchestrator::api) fn is_subdomain(name: &str) -> bool {
+    // A part has no limit of its own: only a label has.
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let part = |part: &str| {
         !part.is_empty()
-            && is_label(&part[..part.len().min(63)])
-            && part.bytes().all(|byte| byte != b'_')
+            && part.bytes().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
     };
     name.len() <= 253 && name.split('.').all(part)
 }
@@ -145,5 +148,28 @@ pub(in crate::orchestrator::api) fn port_name(name: &Value, path: &str, found: &
         && !text.contains("--");
     if !right {
         found.invalid(path, name, "must be no more than 15 characters, contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), with at least one letter (a-z)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_at_to_their_end_and_in_any_letters() {
+        let a = |count: usize| "a".repeat(count);
+        for (name, right) in [
+            (format!("{}-ee", a(62)), true),
+            (format!("{}.{}", a(100), a(100)), true),
+            (a(254), false),
+            (format!("{}é", a(62)), false),
+            (format!("first.{}🐦.third", a(61)), false),
+            (format!("{}G", a(64)), false),
+            (format!("{}_h", a(70)), false),
+            (format!("{}-.b", a(64)), false),
+        ] {
+            assert_eq!(is_subdomain(&name), right, "{name}");
+            assert_eq!(is_qualified_name(&format!("{name}/team")), right, "{name}");
+        }
     }
 }
