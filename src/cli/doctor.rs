@@ -15,6 +15,7 @@ use crate::machines::host::{self, AptPlan, Finding, Severity};
 use crate::machines::{acceleration, provider::Acceleration};
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::names::ClusterName;
+use crate::scenario::capacity::Capacity;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -54,6 +55,10 @@ impl Doctor {
         } else {
             Some(acceleration::prove(&home.cache()).await?)
         };
+        let capacity = match &proof {
+            Some(proof) => Capacity::look(proof.acceleration == Acceleration::Tcg).await,
+            None => None,
+        };
         if self.json {
             let accel = proof
                 .as_ref()
@@ -62,12 +67,17 @@ impl Doctor {
                     Acceleration::Tcg => "tcg",
                 });
             let reason = proof.as_ref().map(|proof| proof.reason.as_str());
-            let report = json!({ "able": !has_problems(&findings), "accel": accel, "accel_reason": reason, "findings": findings });
+            let report = json!({ "able": !has_problems(&findings), "accel": accel, "accel_reason": reason, "findings": findings,
+                "load": capacity.map(|capacity| json!({ "enough": capacity.is_enough(), "what": capacity.to_string() })) });
             say(&serde_json::to_string_pretty(&report)?);
         } else {
             print(&findings);
             if let Some(proof) = &proof {
                 say(&format!("  ok       acceleration: {}", proof.reason));
+            }
+            if let Some(capacity) = &capacity {
+                let mark = if capacity.is_enough() { "ok" } else { "note" };
+                say(&format!("  {mark:<8} load: {capacity}"));
             }
         }
         if has_problems(&findings) {

@@ -187,7 +187,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Prune(command) => command.run().await,
         Command::Status(command) => command.run(name).await,
         Command::Run(command) => command.run(name).await,
-        Command::Plan(command) => command.run(name),
+        Command::Plan(command) => command.run(name).await,
         Command::Lint(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Explain(command) => command.run(),

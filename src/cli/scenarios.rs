@@ -28,9 +28,11 @@ use crate::cluster::file::{self, ClusterFileError};
 use crate::cluster::home::ClusterPaths;
 use crate::cluster::life::{Cluster, LifeError};
 use crate::kubernetes::client::{Client, ListParams};
+use crate::machines::{acceleration, provider::Acceleration};
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
+use crate::scenario::capacity::Capacity;
 use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
@@ -269,7 +271,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
         let scenario = read(&self.file, &Against::own_cluster(&name, manifests::check))?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
         let spec = scenario
@@ -279,6 +281,15 @@ impl Plan {
         let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
         say(&format!("scenario {}", plan.scenario));
         plan.lines.iter().for_each(|line| say(&format!("  {line}")));
+        let automatic = scenario.loads.values().any(|load| load.automatic.is_some());
+        if automatic && spec.provider == ProviderKind::Qemu {
+            // Without a proof nothing is known, and a plan proves nothing.
+            if let Some(known) = acceleration::remembered(&open_home()?.cache()).await
+                && let Some(capacity) = Capacity::look(known == Acceleration::Tcg).await
+            {
+                say(&format!("  this host: {capacity}"));
+            }
+        }
         plan.missing
             .iter()
             .for_each(|missing| say(&format!("  SKIPPED: the target lacks `{missing}`")));

@@ -120,6 +120,12 @@ pub async fn prove(cache_dir: &Path) -> Result<Proof, ProofError> {
     Ok(proof)
 }
 
+/// What was proven before on this boot of this host, if anything was.
+pub async fn remembered(cache_dir: &Path) -> Option<Acceleration> {
+    let proof = recall(&cache_dir.join("acceleration.json"))?;
+    (proof.host == host().await).then_some(proof.acceleration)
+}
+
 async fn judge_kvm(image: &Path, tcg: Duration) -> Result<Duration, String> {
     if let Err(error) = std::fs::File::options()
         .read(true)

@@ -8,6 +8,7 @@
 //! run ends; the load's truth comes from its own records alone, and machines are reached only through [`fault::Faults`].
 
 mod calibration;
+pub mod capacity;
 pub mod deploy;
 pub mod events;
 pub mod expectations;

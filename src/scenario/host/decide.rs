@@ -20,8 +20,10 @@ const QUEUED_BEHIND_OTHERS: f64 = 0.1;
 const OTHERS: f64 = 0.1;
 /// Less of the host than this is as good as none.
 const IDLE: f64 = 0.1;
-/// The whole host is short of processors when nothing is idle and others take more of it than this: of two processors, two fifths of one.
+/// The whole host is short of processors when nothing is idle and others take more of it than this: of two processors, two fifths of one;
 const OTHERS_OF_A_FULL_HOST: f64 = 0.2;
+/// and anything of ours waits for more than this share of the time. Others that stand behind us take only what we leave.
+const WAITS: f64 = 0.05;
 /// Two spans of one cause with less than this between them are one.
 const JOINED_MS: f64 = 750.0;
 /// A run keeps at most so many spans; what comes later makes the last of its kind longer.
@@ -123,7 +125,9 @@ pub(super) fn starved(slice: &Slice) -> Vec<Starved> {
         share,
     };
     let mut found = Vec::new();
-    if slice.idle < IDLE && slice.others > OTHERS_OF_A_FULL_HOST {
+    let waited = slice.machines.values().map(|used| used.waited);
+    let waited = waited.fold(slice.carriers_waited, f64::max);
+    if slice.idle < IDLE && slice.others > OTHERS_OF_A_FULL_HOST && waited > WAITS {
         found.push(span(None, By::Others, slice.others));
     } else if slice.carriers_waited >= QUEUED {
         let (by, share) = if slice.others >= OTHERS {
@@ -227,8 +231,13 @@ mod tests {
         );
         check(
             "others take half of a full host",
-            slice(0.0, 0.5, &[("w1", 0.4, 0.05)]),
+            slice(0.0, 0.5, &[("w1", 0.4, 0.08)]),
             &[(None, Others)],
+        );
+        check(
+            "others take half of a full host, and stand behind us",
+            slice(0.0, 0.5, &[("w1", 0.4, 0.02)]),
+            &[],
         );
         check(
             "others fill what is left",

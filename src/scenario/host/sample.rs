@@ -10,6 +10,10 @@ use crate::model::names::NodeName;
 
 /// Nanoseconds of a tick of `/proc/stat`: Linux counts a hundred a second there, on every architecture (proc(5), `USER_HZ`).
 const TICK_NS: u64 = 10_000_000;
+/// A host with less idle than this is full.
+const FULL_HOST_IDLE: f64 = 0.05;
+/// Waiting, by what was got, that is as good as none.
+const BARELY_WAITED: f64 = 0.05;
 /// QEMU names the threads of a machine's processors so (`debug-threads=on`): `CPU 0/TCG`.
 const PROCESSOR_THREAD: &str = "CPU ";
 
@@ -147,13 +151,21 @@ impl Sample {
             );
             (new.pid == old.pid).then_some((new, old))
         });
-        let (mut spent, mut machines, mut of_one) = (0.0, 0, f64::INFINITY);
+        let (mut spent, mut waited, mut machines, mut of_one) = (0.0, 0.0, 0, f64::INFINITY);
         for (new, old) in seen {
             spent +=
                 (new.guest.since(old.guest).ran_ns + new.devices.since(old.devices).ran_ns) as f64;
+            waited += new.guest.since(old.guest).waited_ns as f64;
             machines += 1;
             of_one = of_one.min(f64::from(new.processors));
         }
+        // Others that fill the host, and for whom nobody of ours waits, stand behind us: they take only what we leave.
+        let full = passed(self.idle_ns, before.idle_ns) / all < FULL_HOST_IDLE;
+        let others = if full && waited < BARELY_WAITED * spent {
+            0.0
+        } else {
+            others
+        };
         Used {
             processors: spent / all * of_host,
             machines,
@@ -326,6 +338,9 @@ mod tests {
             near(used.others, 0.5) && near(used.left, 1.5) && near(used.of_one, 1.0),
             "{used:?}"
         );
+        // What fills the host, but lets us go first, leaves us all of it.
+        let behind = look(2000, 1000, machine(400, 100), machine(300, 0));
+        assert!(near(behind.used_since(&old, &workers).left, 2.0));
         // In a control group of one processor there is no more than that.
         let caged = Sample {
             processors_allowed: 1,
