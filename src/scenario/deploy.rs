@@ -19,6 +19,8 @@ use crate::kubernetes::manifest::{self, Manifest, ManifestError};
 pub const NAMESPACE: &str = "default";
 /// How long objects may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(90);
+/// Pause before a server that did not answer is asked again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often it is looked whether they are gone.
 const GONE_POLL: Duration = Duration::from_millis(250);
 
@@ -71,7 +73,26 @@ pub struct Deployed {
     pub trusted: Vec<CertificateDer<'static>>,
 }
 
-/// Removes what an earlier run of the same objects left, and applies the scenario's manifests.
+/// [`deploy`], again while the API server does not answer, for as long as the scenario gives its objects to be ready: on a starved host a
+/// connection is given up that was only slow.
+pub async fn deploy_patiently(
+    client: &Client,
+    scenario: &Scenario,
+) -> Result<Deployed, DeployError> {
+    let until = Instant::now() + scenario.deploy.wait;
+    loop {
+        match deploy(client, scenario).await {
+            Err(DeployError::Client { source, .. })
+                if source.is_temporary() && Instant::now() < until =>
+            {
+                sleep(AGAIN_AFTER).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Removes what an earlier run of the same objects left, and applies the scenario's manifests. Doing it again changes nothing.
 pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, DeployError> {
     let manifests = load(&scenario.deploy.files)?;
     let later: Vec<PathBuf> = scenario

@@ -131,7 +131,7 @@ pub async fn run(
     };
     run.tell("deploying");
     let deployed = tokio::select! {
-        deployed = deploy::deploy(&environment.client, scenario) => deployed,
+        deployed = deploy::deploy_patiently(&environment.client, scenario) => deployed,
         () = cancel.cancelled() => return early(Verdict::Inconclusive, vec!["interrupted".to_owned()]),
     };
     match deployed {

@@ -20,7 +20,7 @@ const TRANSLATION_CACHE_MIB: u32 = 128;
 /// Beside the x86-64-v2 level (images ask for it, and the box's sshd): what ciphers, random numbers and system calls are cheap with. Not
 /// there is what only costs under emulation: a fifth level of page tables, access checks of the kernel's on each copy, byte-wise string
 /// instructions that TCG runs byte by byte, vectors that it runs through helpers and the wide states that are saved for them.
-const TCG_CPU: &str = "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+bmi1,+bmi2,+abm,+adx,+aes,+pclmulqdq,+rdrand,+rdseed,\
+const TCG_CPU: &str = "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+bmi1,+bmi2,+abm,+adx,+aes,+pclmulqdq,+rdrand,\
                        +fsgsbase,+rdtscp,+pdpe1gb,+3dnowprefetch,+clflushopt,+arat";
 /// Added to load a saved memory from standard input and to stay stopped then.
 pub(super) const RESTORE_FROM_INPUT: [&str; 3] = ["-S", "-incoming", INPUT];
