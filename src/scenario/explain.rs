@@ -166,16 +166,23 @@ fn endpoints(run: &StoredRun, first: &Failure<'_>) -> Vec<String> {
     let same = |other: &&Request| {
         request.connection != 0 && other.connection == request.connection && other.endpoint != 0
     };
-    let answered = run
-        .requests
-        .endpoint(request)
-        .or_else(|| run.requests.endpoint(earlier.iter().rev().find(same)?));
-    if let Some(name) = answered {
+    let told = |how: &str, name: &str| {
         let doing = run.history.pod(name).map_or_else(
             || "of which no more is known".to_owned(),
             |pod| doing(&run.history, pod, at_ms),
         );
-        return vec![format!("It went to {name}, {doing}.")];
+        vec![format!("{how} {name}, {doing}.")]
+    };
+    if let Some(name) = run.requests.endpoint(request) {
+        return told("It was answered by", name);
+    }
+    if let Some(name) = earlier
+        .iter()
+        .rev()
+        .find(same)
+        .and_then(|last| run.requests.endpoint(last))
+    {
+        return told("The last answer on its connection came from", name);
     }
     let mut told = Vec::new();
     for service in &run.history.services {
