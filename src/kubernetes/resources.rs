@@ -36,6 +36,8 @@ macro_rules! every_kind {
             node NODE = core("Node", "nodes", &["no"]).cluster_wide();
             pod POD = core("Pod", "pods", &["po"]).in_all();
             replication_controller REPLICATION_CONTROLLER = core("ReplicationController", "replicationcontrollers", &["rc"]).in_all();
+            deployment DEPLOYMENT = of("apps/v1", "Deployment", "deployments", &["deploy"]).in_all();
+            replica_set REPLICA_SET = of("apps/v1", "ReplicaSet", "replicasets", &["rs"]).in_all();
             service SERVICE = core("Service", "services", &["svc"]).in_all();
             endpoints ENDPOINTS = core("Endpoints", "endpoints", &["ep"]).kept_by_cluster();
             endpoint_slice ENDPOINT_SLICE = of("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", &[]).kept_by_cluster();

@@ -132,8 +132,8 @@ mod tests {
                 .collect();
             assert!(names.contains(&kind.plural));
         }
-        assert_eq!(groups()["groups"].as_array().map(Vec::len), Some(2));
-        assert!(resources("apps", "v1").is_none());
+        assert_eq!(groups()["groups"].as_array().map(Vec::len), Some(3));
+        assert!(resources("batch", "v1").is_none());
         assert!(group("").is_none());
     }
 }

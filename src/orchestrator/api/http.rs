@@ -30,7 +30,7 @@ use super::strict::{self, FieldValidation};
 use super::tables::Form;
 use super::tunnels::{Piece, Tunnels};
 use super::watch::{self, Watch};
-use super::{balancers, discovery, logs};
+use super::{balancers, discovery, logs, protobuf};
 use crate::orchestrator::store::{Revision, Window};
 use crate::orchestrator::tunnel::ToNode;
 
@@ -214,10 +214,33 @@ impl Call {
                 serde_saphyr::from_str(text)
                     .map_err(|error| Status::bad_request(format!("the body is not YAML: {error}")))
             }
+            protobuf::MEDIA_TYPE => {
+                protobuf::decode(&self.body).map_err(|error| Status::bad_request(error.to_string()))
+            }
             other => Err(Status::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml; not `{other}`"
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf; not `{other}`"
             ))),
         }
+    }
+}
+
+/// Answers to a client that takes nothing else are translated at the end; watches are not.
+async fn as_protobuf(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let bytes = match body.collect().await {
+        Ok(bytes) => bytes.to_bytes(),
+        Err(_) => return Status::internal("the answer broke off").into_response(),
+    };
+    let encoded = serde_json::from_slice(&bytes)
+        .ok()
+        .and_then(|object| protobuf::encode(&object));
+    match encoded {
+        Some(encoded) => {
+            let kind = header::HeaderValue::from_static(protobuf::MEDIA_TYPE);
+            parts.headers.insert(header::CONTENT_TYPE, kind);
+            Response::from_parts(parts, Body::from(encoded))
+        }
+        None => Response::from_parts(parts, Body::from(bytes)),
     }
 }
 
@@ -241,15 +264,29 @@ async fn handle(
             return status.into_response();
         }
     };
+    let mut headers = parts.headers;
+    let only_protobuf = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(protobuf::only);
+    if only_protobuf {
+        headers.insert(
+            header::ACCEPT,
+            header::HeaderValue::from_static("application/json"),
+        );
+    }
     let call = Call {
         who,
         method: parts.method,
-        headers: parts.headers,
+        headers,
         query,
         body,
     };
     let answered = answer(&server, &path, &call).await;
-    let response = answered.unwrap_or_else(IntoResponse::into_response);
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    if only_protobuf && !call.flag("watch") && !path.ends_with("/log") {
+        response = as_protobuf(response).await;
+    }
     if ![Method::GET, Method::HEAD].contains(&call.method) {
         tracing::info!(user = call.who.user, verb = %call.method, resource = path, code = response.status().as_u16(), "audit");
     }
@@ -259,7 +296,7 @@ async fn handle(
 async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, Status> {
     if call.method == Method::GET {
         let document = match path {
-            "/version" => Some(discovery::version()),
+            "/version" | "/version/" => Some(discovery::version()),
             "/openapi/v2" => return Ok(empty_openapi()),
             _ => None,
         };

@@ -14,6 +14,7 @@ use crate::kubernetes::resources::{self, ResourceKind, every_kind};
 use crate::orchestrator::store::Durability;
 
 mod config_map;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -22,6 +23,7 @@ mod namespace;
 mod node;
 pub(super) mod parts;
 mod pod;
+mod replica_set;
 mod replication_controller;
 mod secret;
 mod service;

@@ -17,6 +17,7 @@ pub mod kinds;
 mod logs;
 pub mod offline;
 pub mod patch;
+mod protobuf;
 pub mod registry;
 pub mod route;
 pub mod selectors;

@@ -9,6 +9,7 @@
 //! idempotent, so that the same snapshot never asks for more than was missing; there is one task, so that a snapshot always
 //! holds everything that was decided before it.
 
+mod deployment;
 mod detection;
 mod detector;
 mod endpoints;
@@ -26,16 +27,20 @@ pub use nodes::Brake;
 pub use runner::Control;
 pub use world::{Action, Decision, Key, Liveness, Objects, Target, World};
 
+/// Every controller, in the order in which they decide.
+const CONTROLLERS: &[fn(&World) -> Decision] = &[
+    nodes::reconcile,
+    garbage::reconcile,
+    deployment::reconcile,
+    replication::reconcile,
+    scheduler::reconcile,
+    endpoints::reconcile,
+];
+
 /// Everything there is to do, by all controllers, in a fixed order.
 pub fn reconcile(world: &World) -> Decision {
     let mut decision = Decision::default();
-    for controller in [
-        nodes::reconcile,
-        garbage::reconcile,
-        replication::reconcile,
-        scheduler::reconcile,
-        endpoints::reconcile,
-    ] {
+    for controller in CONTROLLERS {
         decision.merge(controller(world));
     }
     decision

@@ -1,18 +1,21 @@
-//! ReplicationControllers: so many active pods, no more.
+//! ReplicationControllers and ReplicaSets: so many active pods, no more.
 //!
-//! As Kubernetes' `pkg/controller/replicaset/replica_set.go`: pods are owned by UID; matching orphans are adopted, pods that match
-//! no longer are released; only active pods count; what goes first is ordered as in `controller_utils.go`.
+//! As Kubernetes' `pkg/controller/replicaset/replica_set.go`, which serves both kinds too: pods are owned by UID; matching orphans
+//! are adopted, pods that match no longer are released; only active pods count; what goes first is ordered as in
+//! `controller_utils.go`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::{Value, json};
 
 use super::world::{
-    Action, Decision, Liveness, Target, World, controller_of, event, is_active, node_of, phase,
-    ready_since, selects,
+    Action, Decision, Liveness, Target, World, controller_of, event, is_active,
+    label_selector_selects, node_of, phase, ready_since, selects,
 };
 
 /// So many pods at most are created or deleted at a time for one controller (Kubernetes' `BurstReplicas`).
@@ -20,35 +23,112 @@ const BURST: usize = 500;
 /// The annotation by which a user orders deletion.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// What the two kinds have in common.
+struct Replicas<'a> {
+    target: Target,
+    /// Who tells of it in events.
+    component: &'static str,
+    metadata: &'a ObjectMeta,
+    selector: Selector<'a>,
+    template: Option<&'a PodTemplateSpec>,
+    wanted: i32,
+    min_ready_seconds: i32,
+    /// Replicas, fully labelled, ready and available ones as its status has them.
+    counted: [i32; 4],
+    observed_generation: Option<i64>,
+}
+
+/// Which pods are meant.
+enum Selector<'a> {
+    Equality(BTreeMap<String, String>),
+    Labels(&'a LabelSelector),
+}
+
+impl Selector<'_> {
+    fn selects(&self, metadata: &ObjectMeta) -> bool {
+        match self {
+            Self::Equality(labels) => selects(labels, metadata),
+            Self::Labels(selector) => label_selector_selects(selector, metadata),
+        }
+    }
+}
+
+impl<'a> Replicas<'a> {
+    fn of_controller(controller: &'a ReplicationController) -> Option<Self> {
+        let spec = controller.spec.as_ref()?;
+        let template_labels = || {
+            let metadata = spec.template.as_ref()?.metadata.as_ref()?;
+            metadata.labels.clone()
+        };
+        let status = controller.status.clone().unwrap_or_default();
+        Some(Self {
+            target: Target::of("ReplicationController", &controller.metadata),
+            component: "replication-controller",
+            metadata: &controller.metadata,
+            selector: Selector::Equality(
+                spec.selector
+                    .clone()
+                    .or_else(template_labels)
+                    .unwrap_or_default(),
+            ),
+            template: spec.template.as_ref(),
+            wanted: spec.replicas.unwrap_or(1),
+            min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+            counted: [
+                status.replicas,
+                status.fully_labeled_replicas.unwrap_or(0),
+                status.ready_replicas.unwrap_or(0),
+                status.available_replicas.unwrap_or(0),
+            ],
+            observed_generation: status.observed_generation,
+        })
+    }
+
+    fn of_set(set: &'a ReplicaSet) -> Self {
+        let spec = &set.spec;
+        let status = set.status.clone().unwrap_or_default();
+        Self {
+            target: Target::of("ReplicaSet", &set.metadata),
+            component: "replicaset-controller",
+            metadata: &set.metadata,
+            selector: Selector::Labels(&spec.selector),
+            template: spec.template.as_ref(),
+            wanted: spec.replicas.unwrap_or(1),
+            min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+            counted: [
+                status.replicas,
+                status.fully_labeled_replicas.unwrap_or(0),
+                status.ready_replicas.unwrap_or(0),
+                status.available_replicas.unwrap_or(0),
+            ],
+            observed_generation: status.observed_generation,
+        }
+    }
+}
+
 pub(super) fn reconcile(world: &World) -> Decision {
     let mut decision = Decision::default();
     let mut adopted = BTreeSet::new();
-    for controller in world.replication_controllers.values() {
-        if controller.metadata.deletion_timestamp.is_none() {
-            one(world, controller, &mut adopted, &mut decision);
+    let controllers = world
+        .replication_controllers
+        .values()
+        .filter_map(|controller| Replicas::of_controller(controller));
+    let sets = world.replica_sets.values().map(|set| Replicas::of_set(set));
+    for replicas in controllers.chain(sets) {
+        if replicas.metadata.deletion_timestamp.is_none() {
+            reconcile_one(world, &replicas, &mut adopted, &mut decision);
         }
     }
     decision
 }
 
-fn one<'a>(
+fn reconcile_one<'a>(
     world: &'a World,
-    controller: &ReplicationController,
+    replicas: &Replicas<'_>,
     adopted: &mut BTreeSet<&'a str>,
     decision: &mut Decision,
 ) {
-    let Some(spec) = &controller.spec else { return };
-    let target = Target::of("ReplicationController", &controller.metadata);
-    let template_labels = spec
-        .template
-        .as_ref()
-        .and_then(|template| template.metadata.as_ref())
-        .and_then(|meta| meta.labels.clone());
-    let selector = spec
-        .selector
-        .clone()
-        .or(template_labels)
-        .unwrap_or_default();
+    let target = &replicas.target;
     let mut owned: Vec<&Pod> = Vec::new();
     let inside = world
         .pods
@@ -56,7 +136,7 @@ fn one<'a>(
         .take_while(|(key, _)| key.0 == target.namespace);
     for (_, pod) in inside {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let matches = selects(&selector, &pod.metadata);
+        let matches = replicas.selector.selects(&pod.metadata);
         match controller_of(&pod.metadata) {
             Some(owner) if owner.uid == target.uid && matches => owned.push(pod),
             Some(owner) if owner.uid == target.uid && pod.metadata.deletion_timestamp.is_none() => {
@@ -67,17 +147,17 @@ fn one<'a>(
             None if matches && is_active(pod) && adopted.insert(uid) => {
                 decision
                     .actions
-                    .push(owner_patch(pod, &with_owner(pod, &target)));
+                    .push(owner_patch(pod, &with_owner(pod, target)));
                 owned.push(pod);
             }
             _ => {}
         }
     }
     let active: Vec<&Pod> = owned.into_iter().filter(|pod| is_active(pod)).collect();
-    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(replicas.wanted).unwrap_or(0);
     if active.len() < wanted {
         for _ in 0..(wanted - active.len()).min(BURST) {
-            decision.actions.push(create(controller, &target));
+            decision.actions.push(create(replicas));
         }
     }
     for pod in first_to_go(world, &active)
@@ -88,8 +168,8 @@ fn one<'a>(
         let message = format!("Deleted pod: {}", pod.name);
         decision.actions.push(event(
             world.now,
-            &target,
-            "replication-controller",
+            target,
+            replicas.component,
             "SuccessfulDelete",
             &message,
         ));
@@ -98,22 +178,14 @@ fn one<'a>(
             force: false,
         });
     }
-    status(world, controller, &target, &active, decision);
+    status(world, replicas, &active, decision);
 }
 
-fn status(
-    world: &World,
-    controller: &ReplicationController,
-    target: &Target,
-    active: &[&Pod],
-    decision: &mut Decision,
-) {
-    let Some(spec) = &controller.spec else { return };
-    let min_ready = SignedDuration::from_secs(i64::from(spec.min_ready_seconds.unwrap_or(0)));
+fn status(world: &World, replicas: &Replicas<'_>, active: &[&Pod], decision: &mut Decision) {
+    let min_ready = SignedDuration::from_secs(i64::from(replicas.min_ready_seconds));
     let empty = BTreeMap::new();
-    let template_labels = spec
+    let template_labels = replicas
         .template
-        .as_ref()
         .and_then(|template| template.metadata.as_ref())
         .and_then(|meta| meta.labels.as_ref())
         .unwrap_or(&empty);
@@ -137,23 +209,17 @@ fn status(
             decision.recheck_at(available);
         }
     }
-    let now = controller.status.clone().unwrap_or_default();
-    let known = [
-        now.replicas,
-        now.fully_labeled_replicas.unwrap_or(0),
-        now.ready_replicas.unwrap_or(0),
-        now.available_replicas.unwrap_or(0),
-    ];
-    if known != counts || now.observed_generation != controller.metadata.generation {
+    let generation = replicas.metadata.generation;
+    if replicas.counted != counts || replicas.observed_generation != generation {
         let patch = json!({"status": {
             "replicas": counts[0],
             "fullyLabeledReplicas": counts[1],
             "readyReplicas": counts[2],
             "availableReplicas": counts[3],
-            "observedGeneration": controller.metadata.generation,
+            "observedGeneration": generation,
         }});
         decision.actions.push(Action::Patch {
-            target: target.clone(),
+            target: replicas.target.clone(),
             status: true,
             patch,
         });
@@ -207,12 +273,9 @@ fn first_to_go<'a>(world: &World, pods: &[&'a Pod]) -> Vec<&'a Pod> {
     ordered
 }
 
-fn create(controller: &ReplicationController, target: &Target) -> Action {
-    let template = controller
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.template.clone())
-        .unwrap_or_default();
+fn create(replicas: &Replicas<'_>) -> Action {
+    let target = &replicas.target;
+    let template = replicas.template.cloned().unwrap_or_default();
     let metadata = template.metadata.unwrap_or_default();
     let object = json!({
         "apiVersion": "v1",
@@ -223,7 +286,7 @@ fn create(controller: &ReplicationController, target: &Target) -> Action {
             "labels": metadata.labels.unwrap_or_default(),
             "annotations": metadata.annotations.unwrap_or_default(),
             "finalizers": metadata.finalizers.unwrap_or_default(),
-            "ownerReferences": [owner_reference(target)],
+            "ownerReferences": [target.owner_reference()],
         },
         "spec": template.spec,
     });
@@ -232,17 +295,6 @@ fn create(controller: &ReplicationController, target: &Target) -> Action {
         namespace: target.namespace.clone(),
         object,
     }
-}
-
-fn owner_reference(target: &Target) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "ReplicationController",
-        "name": target.name,
-        "uid": target.uid,
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
 }
 
 fn owner_patch(pod: &Pod, owners: &[Value]) -> Action {
@@ -262,7 +314,7 @@ fn with_owner(pod: &Pod, target: &Target) -> Vec<Value> {
         .flatten()
         .map(|owner| json!(owner))
         .collect();
-    owners.push(owner_reference(target));
+    owners.push(target.owner_reference());
     owners
 }
 

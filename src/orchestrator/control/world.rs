@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
+};
 use serde_json::{Value, json};
 
 use super::nodes::Brake;
@@ -40,6 +43,8 @@ macro_rules! seen_whole {
             slices: EndpointSlice = ENDPOINT_SLICE;
             endpoints: Endpoints = ENDPOINTS;
             replication_controllers: ReplicationController = REPLICATION_CONTROLLER;
+            replica_sets: ReplicaSet = REPLICA_SET;
+            deployments: Deployment = DEPLOYMENT;
             services: Service = SERVICE;
             nodes: Node = NODE;
             namespaces: Namespace = NAMESPACE;
@@ -179,6 +184,25 @@ impl Target {
     }
 }
 
+impl Target {
+    /// `apiVersion` of its kind.
+    pub fn api_version(&self) -> String {
+        kinds::named(self.kind).map_or_else(|| "v1".to_owned(), |kind| kind.api_version())
+    }
+
+    /// A reference by which it owns and controls another object.
+    pub(super) fn owner_reference(&self) -> Value {
+        json!({
+            "apiVersion": self.api_version(),
+            "kind": self.kind,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        })
+    }
+}
+
 impl World {
     /// How a node fares.
     pub fn liveness_of(&self, node: &str) -> Liveness {
@@ -204,6 +228,29 @@ pub(super) fn selects(selector: &BTreeMap<String, String>, metadata: &ObjectMeta
                 .and_then(|labels| labels.get(key))
                 .is_some_and(|found| found == value)
         })
+}
+
+/// Whether the labels satisfy a LabelSelector; an empty one selects everything.
+pub(super) fn label_selector_selects(selector: &LabelSelector, metadata: &ObjectMeta) -> bool {
+    let labels = metadata.labels.as_ref();
+    let found = |key: &String| labels.and_then(|labels| labels.get(key));
+    let expression = |wanted: &LabelSelectorRequirement| {
+        let listed = found(&wanted.key)
+            .is_some_and(|found| wanted.values.iter().flatten().any(|value| value == found));
+        match wanted.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            "Exists" => found(&wanted.key).is_some(),
+            "DoesNotExist" => found(&wanted.key).is_none(),
+            _ => false,
+        }
+    };
+    selector
+        .match_labels
+        .iter()
+        .flatten()
+        .all(|(key, value)| found(key) == Some(value))
+        && selector.match_expressions.iter().flatten().all(expression)
 }
 
 /// Neither finished nor on its way out.
@@ -270,7 +317,7 @@ pub(super) fn event(
             "kind": "Event",
             "metadata": {"generateName": format!("{}.", target.name), "namespace": namespace},
             "involvedObject": {
-                "apiVersion": "v1", "kind": target.kind, "namespace": target.namespace, "name": target.name, "uid": target.uid,
+                "apiVersion": target.api_version(), "kind": target.kind, "namespace": target.namespace, "name": target.name, "uid": target.uid,
             },
             "reason": reason,
             "message": message,

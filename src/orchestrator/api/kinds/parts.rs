@@ -10,3 +10,4 @@ pub(in crate::orchestrator::api) mod names;
 pub(in crate::orchestrator::api) mod pod_defaults;
 pub(in crate::orchestrator::api) mod pod_spec;
 pub(in crate::orchestrator::api) mod selector;
+pub(in crate::orchestrator::api) mod template;

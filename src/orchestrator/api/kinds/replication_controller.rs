@@ -7,8 +7,7 @@ use super::parts::causes::Causes;
 use super::parts::cells::{AGE, Column, NAME, column, containers, number, or_none, wide};
 use super::parts::decode::through;
 use super::parts::fields::{Object, child, set};
-use super::parts::names::{self, labels};
-use super::parts::{pod_defaults, pod_spec, selector};
+use super::parts::{names, pod_defaults, selector, template};
 use super::{DeletionRule, Generation, Propagation, StatusOnCreate, Strategy, Subresource};
 use crate::orchestrator::store::Durability;
 
@@ -85,16 +84,7 @@ fn validate(object: &Value, _: Option<&Value>, found: &mut Causes) {
     let Some(spec) = object.get("spec") else {
         return found.required("spec", "");
     };
-    if let Some(replicas) = spec
-        .get("replicas")
-        .filter(|replicas| replicas.as_i64().is_none_or(|count| count < 0))
-    {
-        found.invalid(
-            "spec.replicas",
-            replicas,
-            "must be greater than or equal to 0",
-        );
-    }
+    template::replicas(spec, found);
     let selector = spec
         .get("selector")
         .and_then(Value::as_object)
@@ -102,37 +92,14 @@ fn validate(object: &Value, _: Option<&Value>, found: &mut Causes) {
     if selector.is_none() {
         found.required("spec.selector", "");
     }
-    let Some(template) = spec.get("template").filter(|template| template.is_object()) else {
-        return found.required("spec.template", "");
+    let matches = |labels: &Value| {
+        selector.is_none_or(|selector| {
+            selector
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
+        })
     };
-    let meta = template.get("metadata").unwrap_or(&Value::Null);
-    labels(meta, "labels", "spec.template.metadata.labels", found);
-    if let Some(selector) = selector {
-        let matches = selector.iter().all(|(key, value)| {
-            meta.pointer("/labels").and_then(|labels| labels.get(key)) == Some(value)
-        });
-        if !matches {
-            let shown = meta
-                .get("labels")
-                .cloned()
-                .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-            found.invalid(
-                "spec.template.metadata.labels",
-                &shown,
-                "`selector` does not match template `labels`",
-            );
-        }
-    }
-    let Some(inner) = template.get("spec").filter(|inner| inner.is_object()) else {
-        return found.required("spec.template.spec", "");
-    };
-    pod_spec::pod_spec(inner, "spec.template.spec", found);
-    if let Some(policy) = inner
-        .get("restartPolicy")
-        .filter(|policy| **policy != "Always")
-    {
-        found.unsupported("spec.template.spec.restartPolicy", policy, &["Always"]);
-    }
+    template::validate(spec, matches, found);
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::{
     Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec,
     TopologySpreadConstraint,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Room;
+use crate::orchestrator::control::world::label_selector_selects;
 
 /// Whether the node has the pod's selector and one of its required terms.
 pub(super) fn node_matches(spec: &PodSpec, node: &Node) -> bool {
@@ -94,30 +95,9 @@ fn meets(wanted: &NodeSelectorRequirement, found: Option<&str>) -> bool {
     }
 }
 
-/// Whether the labels satisfy the selector; none selects nothing, an empty one everything.
+/// Whether the pod's labels satisfy the selector; none selects nothing, an empty one everything.
 fn label_matches(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
-    let Some(selector) = selector else {
-        return false;
-    };
-    let labels = pod.metadata.labels.as_ref();
-    let found = |key: &String| labels.and_then(|labels| labels.get(key));
-    let expression = |wanted: &LabelSelectorRequirement| {
-        let listed = found(&wanted.key)
-            .is_some_and(|found| wanted.values.iter().flatten().any(|value| value == found));
-        match wanted.operator.as_str() {
-            "In" => listed,
-            "NotIn" => !listed,
-            "Exists" => found(&wanted.key).is_some(),
-            "DoesNotExist" => found(&wanted.key).is_none(),
-            _ => false,
-        }
-    };
-    selector
-        .match_labels
-        .iter()
-        .flatten()
-        .all(|(key, value)| found(key) == Some(value))
-        && selector.match_expressions.iter().flatten().all(expression)
+    selector.is_some_and(|selector| label_selector_selects(selector, &pod.metadata))
 }
 
 /// Whether `other` is one of the pods that a term of `pod` speaks of.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -77,6 +78,21 @@ impl Cluster {
         self.put("ReplicationController", "default", object);
     }
 
+    /// A Deployment of an image; a second call updates it.
+    pub(super) fn deployment(&mut self, replicas: i32, image: &str, strategy: &Value) {
+        let labels = json!({"app": "web"});
+        let container = json!({"name": "c", "image": image, "ports": [{"name": "http", "containerPort": 8080}]});
+        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [container]}});
+        let key: Key = ("default".to_owned(), "web".to_owned());
+        let mut object = self
+            .value("Deployment", &key)
+            .unwrap_or_else(|| json!({"metadata": {"name": "web", "generation": 0}}));
+        let generation = object["metadata"]["generation"].as_i64().unwrap_or(0);
+        object["metadata"]["generation"] = json!(generation + 1);
+        object["spec"] = json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template, "strategy": strategy});
+        self.put("Deployment", "default", object);
+    }
+
     pub(super) fn service(&mut self) {
         let object = json!({"metadata": {"name": "web"}, "spec": {
             "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
@@ -113,6 +129,8 @@ impl Cluster {
                     .replication_controllers
                     .insert(key, typed::<ReplicationController>(object)),
             ),
+            "ReplicaSet" => drop(world.replica_sets.insert(key, typed::<ReplicaSet>(object))),
+            "Deployment" => drop(world.deployments.insert(key, typed::<Deployment>(object))),
             "Service" => drop(world.services.insert(key, typed::<Service>(object))),
             "Endpoints" => drop(world.endpoints.insert(key, typed::<Endpoints>(object))),
             "EndpointSlice" => drop(world.slices.insert(key, typed::<EndpointSlice>(object))),
@@ -133,6 +151,8 @@ impl Cluster {
             "Node" => of(&world.nodes, key),
             "Pod" => of(&world.pods, key),
             "ReplicationController" => of(&world.replication_controllers, key),
+            "ReplicaSet" => of(&world.replica_sets, key),
+            "Deployment" => of(&world.deployments, key),
             "Service" => of(&world.services, key),
             "Endpoints" => of(&world.endpoints, key),
             "EndpointSlice" => of(&world.slices, key),
@@ -147,6 +167,8 @@ impl Cluster {
             "Node" => drop(world.nodes.remove(key)),
             "Pod" => drop(world.pods.remove(key)),
             "ReplicationController" => drop(world.replication_controllers.remove(key)),
+            "ReplicaSet" => drop(world.replica_sets.remove(key)),
+            "Deployment" => drop(world.deployments.remove(key)),
             "Service" => drop(world.services.remove(key)),
             "Endpoints" => drop(world.endpoints.remove(key)),
             "EndpointSlice" => drop(world.slices.remove(key)),

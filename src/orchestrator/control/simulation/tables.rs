@@ -49,6 +49,101 @@ fn replicas_are_created_spread_and_served() {
     assert_eq!(status.observed_generation, Some(1));
 }
 
+/// Sizes of the ReplicaSets by the image of their template.
+fn sizes(cluster: &Cluster) -> BTreeMap<String, i32> {
+    let sets = cluster.world.replica_sets.values();
+    sets.map(|set| {
+        let template = json!(set.spec.template);
+        let image = template["spec"]["containers"][0]["image"].as_str();
+        (
+            image.unwrap_or_default().to_owned(),
+            set.spec.replicas.unwrap_or(1),
+        )
+    })
+    .collect()
+}
+
+/// Lets the cluster come to rest, and checks the bounds of an update at every step.
+fn roll(cluster: &mut Cluster, least: usize, most: usize) {
+    for _ in 0..super::cluster::ROUNDS_MAX {
+        let pods = cluster.world.pods.clone();
+        let busy = cluster.round();
+        assert!(
+            cluster.ready_addresses() >= least,
+            "too few are ready: {:?}",
+            sizes(cluster)
+        );
+        let asked: i32 = sizes(cluster).values().sum();
+        assert!(
+            usize::try_from(asked).expect("a size") <= most,
+            "too many are asked for: {:?}",
+            sizes(cluster)
+        );
+        cluster.agents();
+        if !busy && pods == cluster.world.pods {
+            return;
+        }
+    }
+    panic!("the update does not come to rest: {:?}", sizes(cluster));
+}
+
+#[test]
+fn a_deployment_rolls_within_its_bounds_and_back() {
+    let mut cluster = Cluster::new(2);
+    let strategy =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    cluster.service();
+    cluster.deployment(3, "v1", &strategy);
+    roll(&mut cluster, 0, 3);
+    assert_eq!(cluster.ready_addresses(), 3);
+    cluster.deployment(3, "v2", &strategy);
+    roll(&mut cluster, 3, 4);
+    let expected =
+        |one: i32, two: i32| BTreeMap::from([("v1".to_owned(), one), ("v2".to_owned(), two)]);
+    assert_eq!(sizes(&cluster), expected(0, 3));
+    cluster.deployment(3, "v1", &strategy);
+    roll(&mut cluster, 3, 4);
+    assert_eq!(sizes(&cluster), expected(3, 0));
+    let deployment = cluster.world.deployments.values().next().expect("there");
+    let status = deployment.status.clone().expect("a status");
+    assert_eq!(
+        (status.updated_replicas, status.available_replicas),
+        (Some(3), Some(3))
+    );
+    assert_eq!(status.observed_generation, Some(3));
+    let annotations = deployment.metadata.annotations.clone().expect("a revision");
+    assert_eq!(annotations["deployment.kubernetes.io/revision"], "3");
+    let conditions = json!(status.conditions);
+    let said = conditions
+        .as_array()
+        .expect("conditions")
+        .iter()
+        .find(|condition| condition["type"] == "Progressing");
+    assert_eq!(
+        said.expect("it progressed")["reason"],
+        json!("NewReplicaSetAvailable")
+    );
+}
+
+#[test]
+fn a_deployment_is_scaled_and_recreated() {
+    let mut cluster = Cluster::new(2);
+    cluster.service();
+    let strategy = json!({"type": "Recreate"});
+    cluster.deployment(2, "v1", &strategy);
+    roll(&mut cluster, 0, 2);
+    cluster.deployment(4, "v1", &strategy);
+    roll(&mut cluster, 2, 4);
+    assert_eq!(sizes(&cluster), BTreeMap::from([("v1".to_owned(), 4)]));
+    cluster.deployment(4, "v2", &strategy);
+    roll(&mut cluster, 0, 4);
+    assert_eq!(
+        sizes(&cluster),
+        BTreeMap::from([("v1".to_owned(), 0), ("v2".to_owned(), 4)])
+    );
+    assert_eq!(cluster.ready_addresses(), 4);
+}
+
 #[test]
 fn a_silent_node_is_avoided_then_replaced_then_taken_back() {
     let mut cluster = Cluster::new(2);
