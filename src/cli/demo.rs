@@ -17,7 +17,7 @@ use super::terminal::{Live, say};
 use crate::cluster::home::private_directory;
 use crate::model::names::ClusterName;
 use crate::scenario::file::Against;
-use crate::scenario::{self, ScenarioFileError, exit_code};
+use crate::scenario::{self, ScenarioFileError, SlowHost, exit_code};
 
 /// The demonstration's files, which the binary carries: it works alone.
 pub(super) const SCENARIO_FILES: &[(&str, &str)] = &[
@@ -89,6 +89,7 @@ impl Demo {
             keep: self.keep,
             cluster: None,
             snapshots,
+            slow_host: SlowHost::default(),
         };
         let outcomes =
             run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;

@@ -25,7 +25,7 @@ use crate::model::names::ClusterName;
 use crate::scenario::file::Against;
 use crate::scenario::matrix::Cell;
 use crate::scenario::spec::Scenario;
-use crate::scenario::{self, exit_code};
+use crate::scenario::{self, SlowHost, exit_code};
 
 /// The scenarios that are only measured, beside those of the demonstration.
 const FILES: &[(&str, &str)] = &[
@@ -106,6 +106,7 @@ impl Repeated {
                 keep: false,
                 cluster: None,
                 snapshots: SnapshotUse::Ignore,
+                slow_host: SlowHost::default(),
             };
             let case = Case {
                 scenario: &scenario,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::mpsc;
 
@@ -37,7 +37,7 @@ use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
-use crate::scenario::{self, Environment, Outcome, exit_code};
+use crate::scenario::{self, Environment, Outcome, SlowHost, exit_code};
 
 /// The provider of a target that is not ours, in reports.
 const FOREIGN: &str = "kubeconfig";
@@ -61,6 +61,25 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
     Failure::new(refusal.to_string()).invalid()
 }
 
+/// `--slow-host`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Slow {
+    /// The run is INCONCLUSIVE.
+    #[default]
+    Inconclusive,
+    /// It is a failure as on any other host.
+    Fail,
+}
+
+impl From<Slow> for SlowHost {
+    fn from(slow: Slow) -> Self {
+        match slow {
+            Slow::Inconclusive => Self::Inconclusive,
+            Slow::Fail => Self::Fail,
+        }
+    }
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -79,6 +98,9 @@ pub(super) struct Run {
     /// Run on this Kubernetes instead of a cluster of our own.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<File>,
+    /// What follows when something failed while a machine had no processor left.
+    #[arg(long, value_enum, default_value_t, value_name = "VERDICT")]
+    slow_host: Slow,
     /// Leave the cluster up.
     #[arg(long)]
     keep: bool,
@@ -118,6 +140,7 @@ impl Run {
                     keep: self.keep,
                     cluster,
                     snapshots,
+                    slow_host: self.slow_host.into(),
                 };
                 run_on_own_clusters(&open_home()?, &name, &cases, &settings, &live).await
             }
@@ -223,6 +246,7 @@ impl Run {
                 workers: Vec::new(),
                 daemon: None,
                 folder: self.report.as_deref().map(|folder| case.folder(folder)),
+                slow_host: self.slow_host.into(),
             };
             let judged = judge(case, environment, updates, stop, live).await;
             outcomes.push(tell(judged, self.report.as_deref(), say, live));

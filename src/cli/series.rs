@@ -21,7 +21,7 @@ use crate::model::names::{ClusterName, NodeName};
 use crate::scenario::fault::{DialService, Faults};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
-use crate::scenario::{self, Environment, Outcome, Verdict};
+use crate::scenario::{self, Environment, Outcome, SlowHost, Verdict};
 
 /// How scenarios are run.
 pub(super) struct Settings<'a> {
@@ -32,6 +32,7 @@ pub(super) struct Settings<'a> {
     /// In place of what the scenarios ask for.
     pub(super) cluster: Option<ClusterSpec>,
     pub(super) snapshots: SnapshotUse,
+    pub(super) slow_host: SlowHost,
 }
 
 /// Runs scenarios one after another and returns how each ended; those that ask for the same cluster share one boot,
@@ -233,6 +234,7 @@ pub(super) async fn run_on(
             daemon: inventory::daemon(&cluster.paths)
                 .filter(|_| status.spec.provider == ProviderKind::Qemu),
             folder: settings.report.map(|folder| case.folder(folder)),
+            slow_host: settings.slow_host,
         };
         Ok(tell(
             judge(case, environment, updates, stop, live).await,

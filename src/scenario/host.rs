@@ -24,6 +24,16 @@ use sample::Sample;
 /// The host is looked at so often.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// What follows when something failed while a machine had no processor left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SlowHost {
+    /// Nothing: the run is INCONCLUSIVE.
+    #[default]
+    Inconclusive,
+    /// It counts as on any other host.
+    Fail,
+}
+
 /// What was seen of the host.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Seen {
@@ -35,7 +45,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// As the report holds it.
-    pub(super) fn report(&self) -> HostReport {
+    pub(super) fn report(&self, slow: SlowHost) -> HostReport {
         let starved = self.starved.iter().map(|span| StarvedReport {
             from_ms: rounded(span.from_ms),
             to_ms: rounded(span.to_ms),
@@ -49,6 +59,7 @@ impl Seen {
         HostReport {
             watched_ms: u64::try_from(self.watched.as_millis()).unwrap_or(u64::MAX),
             starved: starved.collect(),
+            slow_fails: slow == SlowHost::Fail,
         }
     }
 }

@@ -35,6 +35,7 @@ pub mod summary;
 pub use deploy::reset;
 pub use fault::undo;
 pub use file_problem::ScenarioFileError;
+pub use host::SlowHost;
 pub use judge::again::{AgainError, judge_again, read_report};
 pub use plan::plan;
 pub use report::{Outcome, Report, Verdict, exit_code};

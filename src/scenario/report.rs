@@ -216,6 +216,9 @@ pub struct HostReport {
     /// When a machine had none, in order.
     #[serde(default)]
     pub starved: Vec<StarvedReport>,
+    /// Whether what failed meanwhile counts all the same: `run --slow-host=fail`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub slow_fails: bool,
 }
 
 /// A time in which a machine had no processor.
@@ -232,7 +235,7 @@ pub struct StarvedReport {
     /// The machine; any if it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
-    /// The share of the host's processors that was taken, 0 to 1.
+    /// By others: the share of the host's processors that they took. By the cage: what the machine got of its own. 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
 }

@@ -22,7 +22,7 @@ use super::deploy::{self, DeployError, Deployed, NAMESPACE};
 use super::events::Restarts;
 use super::events::View;
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
-use super::host::Watch;
+use super::host::{SlowHost, Watch};
 use super::judge::again;
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
@@ -72,6 +72,8 @@ pub struct Environment {
     pub daemon: Option<u32>,
     /// The folder in which the run is kept: its scenario, and every request while it goes on.
     pub folder: Option<PathBuf>,
+    /// What follows when something failed while a machine had no processor left.
+    pub slow_host: SlowHost,
 }
 
 /// What a run tells while it goes on.
@@ -354,7 +356,7 @@ impl Run<'_> {
                 }));
         }
         evidence.prober.pauses.sort_by_key(|pause| pause.from_ms);
-        evidence.host = watch.seen().report();
+        evidence.host = watch.seen().report(self.environment.slow_host);
         let file = log.finish().await.map_err(|source| self.not_kept(source))?;
         Ok((file, restarts))
     }

@@ -1,12 +1,17 @@
 //! Why a run cannot be judged, whatever its rows say.
 
-use super::super::report::{StarvedBy, State};
+use super::super::report::{StarvedBy, StarvedReport, State};
+use super::super::requests::samples::as_millis;
 use super::JudgedRow;
 use super::case::{Case, millis};
-use super::watched::{Span, share};
+use super::watched::{Span, share, slice};
 
 /// More late requests, or more sleep of the prober, than this share make a run inconclusive.
 const LATE_SHARE_MAX: f64 = 0.01;
+/// What has piled up while a machine was starved is worked off for so long.
+const AFTERMATH_MS: f64 = 500.0;
+/// Classes of requests that were answered, though not well.
+const ANSWERED: [&str; 3] = ["status", "body", "tls"];
 /// Fewer requests than this on a stream say nothing.
 const SENT_MIN: usize = 50;
 
@@ -72,6 +77,9 @@ fn of_load(case: &Case<'_>, load: &str) -> Vec<String> {
 /// A machine of a load's path had no processor in a span in which something was not met: it may be for that alone.
 pub(super) fn starvation(case: &Case<'_>, rows: &[JudgedRow<'_>]) -> Vec<String> {
     let mut doubts = Vec::new();
+    if case.evidence.host.slow_fails {
+        return doubts;
+    }
     let not_met = rows.iter().filter(|row| row.judged.state == State::NotMet);
     let mut failed: Vec<(&str, Option<&str>, Span)> = not_met
         .map(|row| {
@@ -100,7 +108,10 @@ pub(super) fn starvation(case: &Case<'_>, rows: &[JudgedRow<'_>]) -> Vec<String>
                 to_ms: millis(starved.to_ms),
             };
             let machine = starved.machine.as_deref();
-            if !starved_span.overlaps(span) || !on_path(case, load, machine) {
+            if !starved_span.overlaps(span)
+                || !on_path(case, load, machine)
+                || !may_explain(case, load, span, starved)
+            {
                 continue;
             }
             let overlap_ms = starved_span.within(span).length_ms();
@@ -121,6 +132,33 @@ pub(super) fn starvation(case: &Case<'_>, rows: &[JudgedRow<'_>]) -> Vec<String>
         }
     }
     doubts
+}
+
+/// Whether something that failed within `span` failed while a machine had no processor, or just after. Where nothing did, a row is not
+/// met for another reason, such as slow answers, and any moment of it may be the one.
+///
+/// An answer that was no good one, but came, was not late for want of a processor of the cage.
+fn may_explain(case: &Case<'_>, load: Option<&str>, span: Span, starved: &StarvedReport) -> bool {
+    let streams = load.and_then(|load| case.requests.loads.get(load));
+    let (from_ms, to_ms) = (
+        millis(starved.from_ms),
+        millis(starved.to_ms) + AFTERMATH_MS,
+    );
+    let mut nothing_failed = true;
+    for stream in streams.into_iter().flat_map(|streams| streams.values()) {
+        for sample in slice(stream, span).1.iter().filter(|sample| !sample.good()) {
+            nothing_failed = false;
+            let answered = ANSWERED.contains(&case.requests.class(sample));
+            if answered && starved.by == StarvedBy::Cage {
+                continue;
+            }
+            let end_ms = sample.intended_ms() + as_millis(sample.latency_us());
+            if sample.intended_ms() < to_ms && end_ms > from_ms {
+                return true;
+            }
+        }
+    }
+    nothing_failed
 }
 
 fn starved_words((machine, by, from_ms, lasted_ms): (Option<&str>, StarvedBy, f64, f64)) -> String {

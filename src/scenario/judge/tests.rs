@@ -122,6 +122,20 @@ fn starvation_counts_where_it_overlaps_what_was_not_met() {
         "after all of it"
     );
     assert_eq!(
+        verdict(&|e| starved(e, 2_000, "w1")),
+        Verdict::Fail,
+        "while nothing failed"
+    );
+    let fails = |e: &mut Report| {
+        starved(e, 12_000, "w1");
+        e.host.slow_fails = true;
+    };
+    assert_eq!(
+        verdict(&fails),
+        Verdict::Fail,
+        "a slow host is no excuse here"
+    );
+    assert_eq!(
         check(&calm(), |e| starved(e, 12_000, "w1")).verdict,
         Verdict::Pass
     );
