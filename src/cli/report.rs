@@ -8,7 +8,7 @@ use clap::Args;
 use super::failure::{self, Failure};
 use super::terminal::say;
 use crate::scenario::explain::explain;
-use crate::scenario::page;
+use crate::scenario::page::{self, Shade};
 
 /// Arguments of `report`.
 #[derive(Debug, Args)]
@@ -16,10 +16,31 @@ pub(super) struct ReportCommand {
     /// Folders of runs, or folders that hold such folders, as `run --report` writes them.
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
+    /// Print the timeline of one run as a picture (SVG) instead, on a light or a dark ground.
+    #[arg(long, value_name = "light|dark", value_parser = shade)]
+    picture: Option<Shade>,
+}
+
+fn shade(text: &str) -> Result<Shade, String> {
+    match text {
+        "light" => Ok(Shade::Light),
+        "dark" => Ok(Shade::Dark),
+        _ => Err("`light` or `dark`".to_owned()),
+    }
 }
 
 impl ReportCommand {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(shade) = self.picture {
+            let [folder] = self.folders.as_slice() else {
+                return Err(Failure::new("`--picture` is of one run").invalid());
+            };
+            if !folder.join("report.json").is_file() {
+                return Err(no_run(folder));
+            }
+            say(&page::picture(&page::StoredRun::read(folder)?, shade));
+            return Ok(ExitCode::SUCCESS);
+        }
         for folder in &self.folders {
             let runs = runs_below(folder);
             if runs.is_empty() {

@@ -14,6 +14,7 @@ pub mod history;
 mod index;
 pub mod lane;
 pub mod lanes;
+mod picture;
 pub mod run;
 pub mod sentence;
 pub mod stored;
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 use tera::{Context, Tera};
 
 pub use index::write_index;
+pub use picture::{Shade, picture};
 pub use run::{StoredRun, StoredRunError};
 
 /// The page's name beside `report.json`.

@@ -92,7 +92,8 @@ async function unpack() {
     note.textContent = "This browser cannot unpack the requests; they are drawn as columns, and the failed ones are in the table.";
     return;
   }
-  const packed = Uint8Array.from(atob(text), character => character.charCodeAt(0));
+  const characters = atob(text), packed = new Uint8Array(characters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = characters.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   let place = 0;
@@ -105,12 +106,13 @@ async function unpack() {
       factor *= 128;
     }
   };
+  const latencyOf = Float32Array.from({ length: 5600 }, (_, step) => (directory.step ** step - 1) / 100);
   for (const entry of directory.streams) {
     const { count } = entry;
     const times = new Float64Array(count), latencies = new Float32Array(count);
     for (let i = 0, before = 0; i < count; i++) times[i] = (before += varint()) / 100;
     const low = bytes.subarray(place, place += count), high = bytes.subarray(place, place += count);
-    for (let i = 0; i < count; i++) latencies[i] = (directory.step ** (low[i] + high[i] * 256) - 1) / 100;
+    for (let i = 0; i < count; i++) latencies[i] = latencyOf[low[i] + high[i] * 256];
     const classes = bytes.subarray(place, place += count), versions = bytes.subarray(place, place += count);
     const endpoints = new Uint16Array(count), connections = new Uint32Array(count);
     for (let i = 0; i < count; i++) endpoints[i] = varint();
