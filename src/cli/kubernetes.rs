@@ -17,7 +17,7 @@ use super::terminal::{self, say};
 use crate::kubernetes;
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
-use crate::kubernetes::manifest::{self, ManifestError};
+use crate::kubernetes::manifest::{self, Folders, ManifestError};
 use crate::kubernetes::rolling_update::{self, Options, RollingUpdateError};
 use crate::model::names::ClusterName;
 use crate::model::units::parse_duration;
@@ -45,16 +45,24 @@ pub(super) fn kubeconfig(name: ClusterName) -> Result<ExitCode, Failure> {
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub(super) struct Apply {
-    /// Manifest file (YAML or JSON, several documents allowed); may be repeated.
+    /// Manifest file or folder (YAML or JSON, several documents allowed), `-` for standard input; may be repeated.
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     files: Vec<File>,
+    /// Also what stands in folders of folders.
+    #[arg(short = 'R', long)]
+    recursive: bool,
     #[command(flatten)]
     namespace: Namespace,
 }
 
 impl Apply {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let read = read_manifests(&self.files)?;
+        let folders = if self.recursive {
+            Folders::Recursive
+        } else {
+            Folders::Flat
+        };
+        let read = read_manifests(&self.files, folders)?;
         let cluster = connect(name).await?;
         for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &read)
             .await
@@ -72,14 +80,17 @@ impl Apply {
 }
 
 /// Reads manifest files; every problem of every file at once.
-pub(super) fn read_manifests(files: &[File]) -> Result<Vec<manifest::Manifest>, Failure> {
-    manifest::load_checked(files, manifests::check).map_err(refused)
+pub(super) fn read_manifests(
+    files: &[File],
+    folders: Folders,
+) -> Result<Vec<manifest::Manifest>, Failure> {
+    manifest::load_checked(files, folders, manifests::check).map_err(refused)
 }
 
 /// A manifest that is wrong, or that the API server refuses, is wrong input.
 fn refused(error: ManifestError) -> Failure {
     let invalid = match &error {
-        ManifestError::Read { .. } | ManifestError::Invalid(_) => true,
+        ManifestError::Invalid(_) => true,
         ManifestError::Apply { source, .. } => source.is_wrong_input(),
     };
     if invalid {
@@ -300,7 +311,7 @@ pub(super) struct RollingUpdate {
 
 impl RollingUpdate {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let read = read_manifests(std::slice::from_ref(&self.file))?;
+        let read = read_manifests(std::slice::from_ref(&self.file), Folders::Flat)?;
         let new = match read.as_slice() {
             [only] if only.kind.kind == "ReplicationController" => only.value.clone(),
             _ => {

@@ -10,6 +10,7 @@ use super::{Reading, array};
 use crate::kubernetes::client::ResourceKind;
 use crate::kubernetes::manifest::{self, FieldProblem, Manifest};
 use crate::model::reader::{Table, Value};
+use crate::model::text_file;
 use crate::scenario::deploy::NAMESPACE;
 use crate::scenario::spec::{Deploy, TlsSecret};
 
@@ -69,7 +70,7 @@ pub(super) fn manifest_file(
     if !reading.manifests {
         return Some((path, Vec::new()));
     }
-    let text = match std::fs::read_to_string(&path) {
+    let text = match text_file::read(&path) {
         Ok(text) => text,
         Err(error) => {
             let message = format!("manifest `{}` cannot be read: {error}", path.display());
@@ -82,6 +83,10 @@ pub(super) fn manifest_file(
     };
     match manifest::parse(&path, &text, reading.check) {
         Ok(manifests) => {
+            if manifests.is_empty() {
+                let message = format!("manifest {}:1:1: there is no object in it", path.display());
+                value.problem(message, None);
+            }
             elsewhere(value, &manifests);
             Some((path, manifests))
         }
