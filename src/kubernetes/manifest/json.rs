@@ -302,8 +302,8 @@ mod tests {
         };
         assert_eq!(place(""), (6, 1));
         assert_eq!(place("é.b"), (6, 8));
-        assert_eq!(place("é.b[1].c.d"), (7, 6));
-        assert_eq!(place("é.b[1][c.d]"), (7, 6));
+        assert_eq!(place("é.b[1].c.d"), (7, 7));
+        assert_eq!(place("é.b[1][c.d]"), (7, 7));
         assert_eq!(place("é.b[7].x"), (6, 8));
     }
 

@@ -326,9 +326,9 @@ mod tests {
         );
         assert_eq!(
             value(
-                "base: &base {a: 1, b: 2}\nother: &other {b: 9, c: 3}\nx:\n  <<: [*base, *other]\n  a: 5\ny: {<<: *base}\nz: *base\n"
+                "base: &base {a: 1, b: 2}\nother: &other {b: 9, c: 3}\nx:\n  <<: [*base, *other]\n  a: 5\nw: {<<: *base}\nz: *base\n"
             ),
-            json!({"base": {"a": 1, "b": 2}, "other": {"b": 9, "c": 3}, "x": {"a": 5, "b": 2, "c": 3}, "y": {"a": 1, "b": 2}, "z": {"a": 1, "b": 2}})
+            json!({"base": {"a": 1, "b": 2}, "other": {"b": 9, "c": 3}, "x": {"a": 5, "b": 2, "c": 3}, "w": {"a": 1, "b": 2}, "z": {"a": 1, "b": 2}})
         );
         assert_eq!(value("# nothing\n"), json!(null));
     }
