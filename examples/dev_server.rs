@@ -55,6 +55,7 @@ async fn main() -> Result<(), Failure> {
         identity,
         secrets_key: directory.join("secrets.key"),
         eviction_brake_percent: eviction_brake_percent(),
+        granted_labels: BTreeMap::new(),
     })
     .await?;
     Ok(())

@@ -75,6 +75,7 @@ impl Running {
             },
             secrets_key: directory.join("secrets.key"),
             eviction_brake_percent: 55,
+            granted_labels: std::collections::BTreeMap::new(),
         };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(api::serve(config, listener, cancel.clone()));

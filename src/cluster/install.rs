@@ -3,7 +3,7 @@
 //! Idempotent and resumable: the binary is named by its content and uploaded only where it is missing; everything else is small
 //! and written each time. Nothing secret is ever an argument: files travel on standard input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -373,6 +373,23 @@ fn configuration(
     pack().map_err(|error| render(error.to_string()))
 }
 
+/// The role's label of a controller.
+const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
+
+/// The labels that the control plane lets each node set, whatever their prefix: those of the cluster's file, and its role.
+fn granted_labels(spec: &ClusterSpec) -> BTreeMap<String, BTreeSet<String>> {
+    let of = |machine: &MachineSpec| {
+        let role = (machine.role == Role::Controller).then(|| CONTROL_PLANE_LABEL.to_owned());
+        let labels: BTreeSet<String> = machine.labels.keys().cloned().chain(role).collect();
+        (machine.name.to_string(), labels)
+    };
+    spec.machines
+        .iter()
+        .map(of)
+        .filter(|(_, labels)| !labels.is_empty())
+        .collect()
+}
+
 /// Role, its configuration and its unit's template.
 fn roles(
     spec: &ClusterSpec,
@@ -398,10 +415,7 @@ fn roles(
     let controller = machine.role == Role::Controller;
     let mut labels = machine.labels.clone();
     if controller {
-        labels.insert(
-            "node-role.kubernetes.io/control-plane".into(),
-            String::new(),
-        );
+        labels.insert(CONTROL_PLANE_LABEL.into(), String::new());
     }
     let agent = AgentConfig {
         node: machine.name.to_string(),
@@ -417,8 +431,7 @@ fn roles(
         data_dir: DATA_DIR.into(),
         labels,
         taints: {
-            let automatic =
-                controller.then(|| "node-role.kubernetes.io/control-plane=:NoSchedule".to_owned());
+            let automatic = controller.then(|| format!("{CONTROL_PLANE_LABEL}=:NoSchedule"));
             automatic
                 .into_iter()
                 .chain(machine.taints.clone())
@@ -450,6 +463,7 @@ fn roles(
             identity: identity("server"),
             secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),
             eviction_brake_percent: spec.eviction_brake_percent,
+            granted_labels: granted_labels(spec),
         };
         roles.push((
             "server",

@@ -1,6 +1,6 @@
 //! Configuration of the three roles of an orchestrator node, written by `cluster::install` as TOML under `/etc/flightcage`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -36,6 +36,10 @@ pub struct ServerConfig {
     /// With more than so many per cent of the workers silent, nothing is evicted (the zone brake, `control::Brake`).
     #[serde(default = "eviction_brake_percent")]
     pub eviction_brake_percent: u8,
+    /// Labels with Kubernetes' own prefixes that a node may set though NodeRestriction forbids it, by node: those of the cluster's file,
+    /// and the role of the node that runs this server.
+    #[serde(default)]
+    pub granted_labels: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.

@@ -5,6 +5,8 @@ pub mod api;
 pub mod config;
 pub mod control;
 mod lateness;
+pub mod limits;
+mod measure;
 mod private_file;
 pub mod proxy;
 pub mod quality;

@@ -116,6 +116,7 @@ async fn an_agent_serves_a_real_server() {
         identity: identity(path, "server"),
         secrets_key: path.join("secrets.key"),
         eviction_brake_percent: 55,
+        granted_labels: std::collections::BTreeMap::new(),
     };
     let _server = AbortOnDropHandle::new(tokio::spawn(api::serve(
         server,
@@ -128,7 +129,8 @@ async fn an_agent_serves_a_real_server() {
         server: format!("https://{listen}"),
         registry: String::new(),
         identity: identity(path, "node"),
-        pod_network: "10.78.1.0/24".into(),
+        // The fake runtime's pods have it, so that probes reach them.
+        pod_network: "127.0.0.1/32".into(),
         routes: BTreeMap::new(),
         data_dir: path.join("data"),
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),

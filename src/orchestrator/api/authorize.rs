@@ -1,10 +1,14 @@
 //! Who may do what. Identity comes from the client certificate alone: CN is the user, O the groups.
 
+mod restriction;
+
 use serde_json::Value;
 
 use super::kinds::{self, Kind, Subresource};
 use super::registry::Registry;
 use super::status::Status;
+
+pub(super) use restriction::is_of_node;
 
 /// The group of the nodes' service proxies; their users are `system:kube-proxy:<node>`.
 const PROXIES: &str = "system:kube-proxies";
@@ -181,17 +185,45 @@ fn node_may_pod(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool 
     bound && verb
 }
 
-/// A node may create only its own Node and Lease. Called with the body.
-pub fn admit_created(who: &Identity, attempt: &Attempt<'_>, body: &Value) -> Result<(), Status> {
+/// What a node may create: its own Node and Lease, the Node without what only administrators give (NodeRestriction).
+pub fn admit_created(
+    registry: &Registry,
+    who: &Identity,
+    kind: &'static Kind,
+    body: &Value,
+) -> Result<(), Status> {
     let Some(node) = who.node() else {
         return Ok(());
     };
     let own = body.pointer("/metadata/name").and_then(Value::as_str) == Some(node);
-    let restricted = attempt.kind.is(&kinds::NODE) || attempt.kind.is(&kinds::LEASE);
-    if restricted && !own {
-        Err(refusal(who, attempt))
-    } else {
-        Ok(())
+    if (kind.is(&kinds::NODE) || kind.is(&kinds::LEASE)) && !own {
+        return Err(Status::forbidden(format!(
+            "{} is forbidden: node \"{node}\" is not allowed to create that of another",
+            kind.resource()
+        )));
+    }
+    if kind.is(&kinds::NODE) {
+        restriction::created(registry, node, body)?;
+    }
+    Ok(())
+}
+
+/// What a node may change of its own objects, which [`authorize`] has found to be its own (NodeRestriction).
+pub fn admit_changed(
+    registry: &Registry,
+    who: &Identity,
+    (kind, subresource): (&Kind, Option<Subresource>),
+    current: &Value,
+    changed: &Value,
+) -> Result<(), Status> {
+    match who.node() {
+        Some(node) if kind.is(&kinds::NODE) && subresource.is_none() => {
+            restriction::changed(registry, node, current, changed)
+        }
+        Some(node) if kind.is(&kinds::POD) => {
+            restriction::reported(registry, node, current, changed)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -353,9 +385,12 @@ mod tests {
         };
         assert!(authorize(&registry, &node("w1"), &own).is_ok());
         assert!(authorize(&registry, &node("w2"), &own).is_err());
-        let create = attempt("create", &kinds::NODE, None, None);
-        assert!(admit_created(&node("w1"), &create, &json!({"metadata": {"name": "w1"}})).is_ok());
-        assert!(admit_created(&node("w1"), &create, &json!({"metadata": {"name": "w2"}})).is_err());
+        let creates = |name: &str| {
+            let body = json!({"metadata": {"name": name}});
+            admit_created(&registry, &node("w1"), &kinds::NODE, &body).is_ok()
+        };
+        assert!(creates("w1"));
+        assert!(!creates("w2"));
     }
 
     #[tokio::test]

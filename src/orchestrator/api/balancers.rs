@@ -86,13 +86,22 @@ pub(super) async fn follow(registry: Arc<Registry>, barrier: Arc<Barrier>) {
             barrier.change(|state| state.set_nodes(nodes));
         }
         let unsettled = barrier.look(super::barrier::State::unsettled);
-        if !unsettled.is_empty() {
+        let settled = barrier.look(super::barrier::State::settled);
+        if !unsettled.is_empty() || !settled.is_empty() {
             // The objects first: the newest revision is then at least theirs.
             let (endpoints, _) = registry.list(&kinds::ENDPOINTS, None);
             let revision = newest.read(&registry);
             for (uid, address) in unsettled {
                 if !endpoints.iter().any(|object| lists(object, &uid, address)) {
                     barrier.change(|state| state.left(&uid, revision));
+                }
+            }
+            for (uid, address) in settled {
+                if endpoints
+                    .iter()
+                    .any(|object| lists(object, &uid, Some(address)))
+                {
+                    barrier.change(|state| state.returned(&uid));
                 }
             }
         }
@@ -267,6 +276,19 @@ mod tests {
             standing(&barrier, true).await,
             Standing::Drained { excluded: vec![] }
         );
+        // Another pod has the address now.
+        let mut changes = barrier.subscribe();
+        registry
+            .create(
+                &kinds::ENDPOINTS,
+                Some("default"),
+                endpoints("third", &["p"]),
+            )
+            .await
+            .expect("created");
+        while !barrier.look(|state| state.orders().draining.is_empty()) {
+            changes.changed().await.expect("the barrier is there");
+        }
         following.abort();
     }
 }

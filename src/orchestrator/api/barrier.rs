@@ -176,6 +176,24 @@ impl State {
         }
     }
 
+    /// Addresses that drain, and by which drains.
+    pub fn settled(&self) -> Vec<(String, Ipv4Addr)> {
+        let settled = self
+            .drains
+            .iter()
+            .filter(|(_, drain)| drain.required.is_some());
+        settled
+            .filter_map(|(uid, drain)| Some((uid.clone(), drain.address?)))
+            .collect()
+    }
+
+    /// An Endpoints object has the address again: somebody else's now, and no balancer may drain it.
+    pub fn returned(&mut self, pod_uid: &str) {
+        if let Some(drain) = self.drains.get_mut(pod_uid) {
+            drain.required = None;
+        }
+    }
+
     /// What balancers are to do. An address drains once no Endpoints object has it: so a node cannot touch another's pods.
     #[must_use]
     pub fn orders(&self) -> Orders {
@@ -432,6 +450,11 @@ mod tests {
         );
         case.report(300, "system:kube-proxy:w1", 7, 0);
         assert_eq!(case.reason(300), "drained without []");
+        assert_eq!(case.state.settled(), [("p".to_owned(), POD)]);
+        case.state.returned("p");
+        assert!(case.state.orders().draining.is_empty() && case.state.settled().is_empty());
+        assert_eq!(case.reason(300), "it is still in Endpoints");
+        case.state.left("p", 7);
         case.state.end("p", 1);
         assert!(case.state.orders().draining.is_empty());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::authorize::{self, Attempt, Identity};
 use super::barrier::Barrier;
 use super::kinds::{self, Kind, Subresource};
+use super::panics::Panics;
 use super::patch::Patch;
+use super::places::{Place, Users};
 use super::registry::{DeleteOptions, Registry, Run, scale};
 use super::route::{self, Target};
 use super::selectors::Selector;
@@ -30,12 +32,10 @@ use super::strict::{self, FieldValidation};
 use super::tables::Form;
 use super::tunnels::{Piece, Tunnels};
 use super::watch::{self, Watch};
-use super::{balancers, discovery, logs, protobuf};
+use super::{balancers, bounds, discovery, health, limits, logs, protobuf};
 use crate::orchestrator::store::{Revision, Window};
 use crate::orchestrator::tunnel::ToNode;
 
-/// Kubernetes' own limit of a request's body.
-const MAX_BODY_BYTES: usize = 3 << 20;
 /// How long a node may take for a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
 /// How long a request for a revision that is not there yet waits.
@@ -54,6 +54,10 @@ pub struct Server {
     pub cancel: CancellationToken,
     /// `host:port` as clients reach it.
     pub address: String,
+    /// Panics of handlers.
+    pub panics: Panics,
+    /// Who is connected.
+    pub(super) users: Arc<Users>,
 }
 
 /// All routes.
@@ -66,9 +70,10 @@ pub fn router(server: Server) -> Router {
             "/flightcage/v1/namespaces/{namespace}/pods/{name}/exec",
             axum::routing::post(logs::exec),
         )
-        .route("/healthz", any(|| async { "ok" }))
-        .route("/readyz", any(|| async { "ok" }))
+        .route("/healthz", any(health::ready))
+        .route("/readyz", any(health::ready))
         .route("/livez", any(|| async { "ok" }))
+        .route("/metrics", get(health::metrics))
         .fallback(handle)
         .with_state(server)
 }
@@ -91,6 +96,7 @@ pub(super) fn json_response(code: StatusCode, body: Vec<u8>) -> Response {
 async fn tunnel(
     State(server): State<Server>,
     Extension(who): Extension<Identity>,
+    Extension(place): Extension<Arc<Place>>,
     Path(name): Path<String>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -101,17 +107,18 @@ async fn tunnel(
         ))
         .into_response();
     }
+    let upgrade = upgrade.max_message_size(limits::MESSAGE_BYTES);
     upgrade.on_upgrade(move |socket| async move {
-        server
-            .tunnels
-            .serve(&name, socket, server.cancel.clone())
-            .await
+        let served = server.tunnels.serve(&name, socket, server.cancel.clone());
+        drop(server.panics.caught(served).await);
+        drop(place);
     })
 }
 
 async fn balancer(
     State(server): State<Server>,
     Extension(who): Extension<Identity>,
+    Extension(place): Extension<Arc<Place>>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
     if !who.balances() {
@@ -121,8 +128,11 @@ async fn balancer(
         ))
         .into_response();
     }
+    let upgrade = upgrade.max_message_size(limits::MESSAGE_BYTES);
     upgrade.on_upgrade(move |socket| async move {
-        balancers::serve(&server.barrier, &who.user, socket, server.cancel.clone()).await;
+        let served = balancers::serve(&server.barrier, &who.user, socket, server.cancel.clone());
+        drop(server.panics.caught(served).await);
+        drop(place);
     })
 }
 
@@ -206,21 +216,36 @@ impl Call {
 
     fn object(&self) -> Result<Value, Status> {
         match self.content_type() {
-            "" | "application/json" | "*/*" => serde_json::from_slice(&self.body)
-                .map_err(|error| Status::bad_request(format!("the body is not JSON: {error}"))),
+            "" | "application/json" | "*/*" => self.json("body"),
             "application/yaml" => {
                 let text = std::str::from_utf8(&self.body)
                     .map_err(|_| Status::bad_request("the body is not UTF-8"))?;
-                serde_saphyr::from_str(text)
-                    .map_err(|error| Status::bad_request(format!("the body is not YAML: {error}")))
+                let object = serde_saphyr::from_str(text).map_err(|error| {
+                    // Its own words quote the lines around, a Secret's values among them.
+                    let place = error.location().map_or_else(String::new, |place| {
+                        format!(": line {}, column {}", place.line(), place.column())
+                    });
+                    Status::bad_request(format!("the body is not YAML{place}"))
+                })?;
+                bounds::check_object(&object)?;
+                Ok(object)
             }
             protobuf::MEDIA_TYPE => {
-                protobuf::decode(&self.body).map_err(|error| Status::bad_request(error.to_string()))
+                let object = protobuf::decode(&self.body)
+                    .map_err(|error| Status::bad_request(error.to_string()))?;
+                bounds::check_object(&object)?;
+                Ok(object)
             }
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf; not `{other}`"
             ))),
         }
+    }
+
+    fn json(&self, what: &str) -> Result<Value, Status> {
+        bounds::check_text(&self.body)?;
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Status::bad_request(format!("the {what} is not JSON: {error}")))
     }
 }
 
@@ -247,6 +272,7 @@ async fn as_protobuf(response: Response) -> Response {
 async fn handle(
     State(server): State<Server>,
     Extension(who): Extension<Identity>,
+    Extension(place): Extension<Arc<Place>>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
@@ -254,16 +280,6 @@ async fn handle(
     let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map(|query| query.0)
         .unwrap_or_default();
-    let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => {
-            let mut status =
-                Status::bad_request("the request's body is longer than 3 MiB or broke off");
-            status.code = 413;
-            status.reason = "RequestEntityTooLarge";
-            return status.into_response();
-        }
-    };
     let mut headers = parts.headers;
     let only_protobuf = headers
         .get(header::ACCEPT)
@@ -280,17 +296,94 @@ async fn handle(
         method: parts.method,
         headers,
         query,
-        body,
+        body: Bytes::new(),
     };
-    let answered = answer(&server, &path, &call).await;
-    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
-    if only_protobuf && !call.flag("watch") && !path.ends_with("/log") {
-        response = as_protobuf(response).await;
+    let translated = only_protobuf && !call.flag("watch") && !path.ends_with("/log");
+    let response = if [Method::GET, Method::HEAD].contains(&call.method) {
+        let answered = answer(&server, &path, &call).await;
+        answered.unwrap_or_else(IntoResponse::into_response)
+    } else {
+        let (user, verb) = (call.who.user.clone(), call.method.clone());
+        let written = write(server, path.clone(), call, body, &place).await;
+        let response = written.unwrap_or_else(IntoResponse::into_response);
+        tracing::info!(user, verb = %verb, resource = path, code = response.status().as_u16(), "audit");
+        response
+    };
+    if translated {
+        as_protobuf(response).await
+    } else {
+        response
     }
-    if ![Method::GET, Method::HEAD].contains(&call.method) {
-        tracing::info!(user = call.who.user, verb = %call.method, resource = path, code = response.status().as_u16(), "audit");
+}
+
+/// A request that changes something: whether its user may is asked before its body is read; what takes the processor long is
+/// kept from the threads that serve everybody.
+async fn write(
+    server: Server,
+    path: String,
+    mut call: Call,
+    body: Body,
+    place: &Place,
+) -> Result<Response, Status> {
+    permit(&server, &path, &call)?;
+    let announced = call
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let long = announced.is_none_or(|length| length > limits::SMALL_BODY_BYTES)
+        && !HttpBody::is_end_stream(&body);
+    let long_body = if long {
+        Some(place.long_body().await?)
+    } else {
+        None
+    };
+    let reading = Limited::new(body, limits::BODY_BYTES).collect();
+    call.body = match tokio::time::timeout(limits::BODY_TIME, reading).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => {
+            return Err(Status::too_large(
+                "the request's body is longer than 3 MiB or broke off",
+            ));
+        }
+        Err(_) => {
+            return Err(Status::request_timeout(format!(
+                "the request's body did not come within {} s",
+                limits::BODY_TIME.as_secs()
+            )));
+        }
+    };
+    if !long && call.method != Method::PATCH {
+        return answer(&server, &path, &call).await;
     }
-    response
+    let turn = place.turn().await?;
+    let runtime = tokio::runtime::Handle::current();
+    let working = tokio::task::spawn_blocking(move || {
+        let _kept = (long_body, turn);
+        let panics = server.panics.clone();
+        runtime.block_on(panics.caught(async move { answer(&server, &path, &call).await }))
+    });
+    // It is only cancelled when the server stops.
+    working
+        .await
+        .unwrap_or_else(|_| Err(Status::unavailable("the server is stopping")))?
+}
+
+/// Refuses what the user may not do whatever the body says.
+fn permit(server: &Server, path: &str, call: &Call) -> Result<(), Status> {
+    match route::parse(path) {
+        None => Err(Status::no_such_path()),
+        Some(Target::Collection { kind, namespace }) => {
+            permitted_on_collection(server, call, kind, namespace.as_deref()).map(drop)
+        }
+        Some(Target::Object {
+            kind,
+            namespace,
+            name,
+            subresource,
+        }) => permitted_on_object(server, call, kind, namespace.as_deref(), &name, subresource)
+            .map(drop),
+        Some(_) => Err(Status::method_not_allowed()),
+    }
 }
 
 async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, Status> {
@@ -343,12 +436,13 @@ fn empty_openapi() -> Response {
         .into_response()
 }
 
-async fn collection(
+/// The verb of a request for a kind, and what it selects, if its user may.
+fn permitted_on_collection(
     server: &Server,
     call: &Call,
     kind: &'static Kind,
-    namespace: Option<String>,
-) -> Result<Response, Status> {
+    namespace: Option<&str>,
+) -> Result<(&'static str, Selector), Status> {
     let selector = Selector::parse(
         kind,
         call.parameter("labelSelector"),
@@ -364,20 +458,30 @@ async fn collection(
     let attempt = Attempt {
         verb,
         kind,
-        namespace: namespace.as_deref(),
+        namespace,
         name: None,
         subresource: None,
         required_node: selector.required_field("spec.nodeName"),
         required_name: selector.required_field("metadata.name"),
     };
     authorize::authorize(&server.registry, &call.who, &attempt)?;
+    Ok((verb, selector))
+}
+
+async fn collection(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<String>,
+) -> Result<Response, Status> {
+    let (verb, selector) = permitted_on_collection(server, call, kind, namespace.as_deref())?;
     match verb {
         "watch" => start_watch(server, call, kind, namespace, selector).await,
         "list" => list(server, call, kind, namespace.as_deref(), &selector).await,
         "create" => {
             let mut body = call.object()?;
-            authorize::admit_created(&call.who, &attempt, &body)?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
+            authorize::admit_created(&server.registry, &call.who, kind, &body)?;
             // A cluster-wide POST of a namespaced kind names its namespace in the body.
             let own = body
                 .pointer("/metadata/namespace")
@@ -421,12 +525,23 @@ fn respond(
         .to_string()
         .into_bytes();
     let mut response = json_response(code, body);
-    for warning in warnings {
+    for warning in bounded(warnings) {
         if let Ok(value) = format!("299 - {warning:?}").parse() {
             response.headers_mut().append(header::WARNING, value);
         }
     }
     Ok(response)
+}
+
+/// Warnings as Kubernetes bounds them: clients refuse an answer with too many headers.
+fn bounded(warnings: &[String]) -> Vec<String> {
+    let mut left = limits::WARNINGS_CHARACTERS;
+    let cut = warnings.iter().map_while(|warning| {
+        let warning: String = warning.chars().take(limits::WARNING_CHARACTERS).collect();
+        left = left.checked_sub(warning.chars().count())?;
+        Some(warning)
+    });
+    cut.take(limits::FIELDS_IN_MESSAGE).collect()
 }
 
 fn requested_revision(call: &Call) -> Result<Option<Revision>, Status> {
@@ -520,10 +635,77 @@ async fn list(
         }
     }
     let objects: Vec<Arc<Value>> = entries.into_iter().map(|entry| entry.value).collect();
-    Ok(json_response(
-        StatusCode::OK,
-        form.list(kind, &objects, &metadata),
-    ))
+    if let Form::Table(_) = form {
+        // A Table has the objects' metadata only.
+        let table = form.list(kind, &objects, &metadata);
+        return Ok(json_response(StatusCode::OK, table));
+    }
+    Ok(in_pieces(ListPieces {
+        kind,
+        form,
+        head: Some(metadata),
+        objects: objects.into_iter(),
+        first: true,
+        over: false,
+    }))
+}
+
+/// A list as it is sent: a reader that is slow holds one piece, and the objects that the store holds anyway.
+struct ListPieces {
+    kind: &'static Kind,
+    form: Form,
+    /// The list's metadata, until the head has been written.
+    head: Option<Value>,
+    objects: std::vec::IntoIter<Arc<Value>>,
+    first: bool,
+    over: bool,
+}
+
+impl Iterator for ListPieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        let mut piece = String::new();
+        if let Some(metadata) = self.head.take() {
+            let (kind, version) = match self.form {
+                Form::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+                Form::Object | Form::Table(_) => (self.kind.kind, self.kind.api_version()),
+            };
+            piece = format!(
+                "{{\"kind\":\"{kind}List\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+            );
+        }
+        while piece.len() < limits::PIECE_BYTES {
+            let Some(object) = self.objects.next() else {
+                piece.push_str("]}");
+                self.over = true;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                piece.push(',');
+            }
+            piece.push_str(&self.form.event_object(self.kind, &object).to_string());
+        }
+        Some(Bytes::from(piece))
+    }
+}
+
+/// A short list has a length; a long one is rendered while it is read.
+fn in_pieces(mut pieces: ListPieces) -> Response {
+    let first = pieces.next().unwrap_or_default();
+    if pieces.over {
+        return json_response(StatusCode::OK, first.to_vec());
+    }
+    let pieces = std::iter::once(first).chain(pieces);
+    let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-cache, private"),
+    ];
+    (StatusCode::OK, headers, Body::from_stream(stream)).into_response()
 }
 
 fn write_continue(revision: Revision, key: &str) -> String {
@@ -630,15 +812,15 @@ fn delete_options(call: &Call) -> Result<DeleteOptions, Status> {
     Ok(options)
 }
 
-async fn object(
+/// The verb of a request for an object, if its user may.
+fn permitted_on_object(
     server: &Server,
     call: &Call,
     kind: &'static Kind,
     namespace: Option<&str>,
     name: &str,
     subresource: Option<Subresource>,
-) -> Result<Response, Status> {
-    let selected = format!("metadata.name={name}");
+) -> Result<&'static str, Status> {
     let verb = match call.method {
         Method::GET if call.flag("watch") => "watch",
         Method::GET | Method::HEAD => "get",
@@ -658,6 +840,19 @@ async fn object(
         required_name: None,
     };
     authorize::authorize(&server.registry, &call.who, &attempt)?;
+    Ok(verb)
+}
+
+async fn object(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: &str,
+    subresource: Option<Subresource>,
+) -> Result<Response, Status> {
+    let selected = format!("metadata.name={name}");
+    let verb = permitted_on_object(server, call, kind, namespace, name, subresource)?;
     match (verb, subresource) {
         ("watch", None) => {
             let selector = Selector::parse(kind, None, Some(&selected))?;
@@ -703,7 +898,11 @@ async fn object(
         ("update", None | Some(Subresource::Status)) => {
             let mut body = call.object()?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
-            let change = |_: &Value| Ok(body.clone());
+            let change = |current: &Value| {
+                let part = (kind, subresource);
+                authorize::admit_changed(&server.registry, &call.who, part, current, &body)?;
+                Ok(body.clone())
+            };
             let stored = server
                 .registry
                 .change(kind, namespace, name, subresource, &change, call.run()?)
@@ -716,6 +915,8 @@ async fn object(
             let change = |current: &Value| {
                 let mut patched = patch.apply(kind, current)?;
                 strict::check(kind, &mut patched, validation)?;
+                let part = (kind, subresource);
+                authorize::admit_changed(&server.registry, &call.who, part, current, &patched)?;
                 Ok(patched)
             };
             let stored = server
@@ -749,14 +950,10 @@ async fn object(
 }
 
 fn read_patch(call: &Call) -> Result<Patch, Status> {
-    let body = || -> Result<Value, Status> {
-        serde_json::from_slice(&call.body)
-            .map_err(|error| Status::bad_request(format!("the patch is not JSON: {error}")))
-    };
     match call.content_type() {
-        "application/json-patch+json" => Ok(Patch::Json(body()?)),
-        "application/merge-patch+json" => Ok(Patch::Merge(body()?)),
-        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(body()?)),
+        "application/json-patch+json" => Ok(Patch::Json(call.json("patch")?)),
+        "application/merge-patch+json" => Ok(Patch::Merge(call.json("patch")?)),
+        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(call.json("patch")?)),
         other => Err(Status::unsupported_media_type(format!(
             "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json; not `{other}`"
         ))),
@@ -808,5 +1005,35 @@ mod tests {
             Some((Revision(7), "/registry/core/pods/default/a".to_owned()))
         );
         assert_eq!(read_continue("!"), None);
+    }
+
+    #[test]
+    fn warnings_are_bounded_as_kubernetes_bounds_them() {
+        let many = bounded(&vec!["é".repeat(1000); 700]);
+        assert_eq!((many.len(), many[0].chars().count()), (16, 256));
+        assert_eq!(
+            bounded(&vec!["short".to_owned(); 700]).len(),
+            limits::FIELDS_IN_MESSAGE
+        );
+    }
+
+    #[test]
+    fn a_long_list_is_rendered_piece_by_piece() {
+        let object = Arc::new(json!({"metadata": {"name": "x".repeat(20_000)}}));
+        let pieces = |count| ListPieces {
+            kind: &kinds::CONFIG_MAP,
+            form: Form::Object,
+            head: Some(json!({"resourceVersion": "7"})),
+            objects: vec![object.clone(); count].into_iter(),
+            first: true,
+            over: false,
+        };
+        for count in [0, 1, 5] {
+            let all: Vec<Bytes> = pieces(count).collect();
+            assert_eq!(all.len(), count / 2 + 1);
+            let list: Value = serde_json::from_slice(&all.concat()).expect("JSON");
+            assert_eq!(list["kind"], json!("ConfigMapList"));
+            assert_eq!(list["items"].as_array().map(Vec::len), Some(count));
+        }
     }
 }

@@ -5,18 +5,23 @@
 //! ```
 //! Invariants: nobody is anonymous; every write passes the registry, whoever makes it (HTTP or a controller); bodies are never logged.
 
+mod activity;
 pub mod authorize;
 pub(super) mod balancers;
 pub mod barrier;
 pub mod bootstrap;
+pub mod bounds;
 pub mod defaults;
 pub mod discovery;
+mod health;
 pub mod heartbeats;
 pub mod http;
 pub mod kinds;
 mod logs;
 pub mod offline;
+pub mod panics;
 pub mod patch;
+mod places;
 mod protobuf;
 pub mod registry;
 pub mod route;
@@ -29,5 +34,7 @@ pub mod tls;
 pub mod tunnels;
 pub mod validation;
 pub mod watch;
+
+use crate::orchestrator::limits;
 
 pub use serve::{ServerError, run, serve};

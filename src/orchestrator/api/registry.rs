@@ -7,6 +7,7 @@ mod delete;
 pub(super) mod scale;
 mod write;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -20,7 +21,7 @@ use super::heartbeats::Heartbeats;
 use super::kinds::{Kind, Subresource};
 use super::patch::Patch;
 use super::status::Status;
-use crate::orchestrator::store::{Entry, Event, Page, Revision, Store, Window};
+use crate::orchestrator::store::{Condition, Entry, Event, Page, Revision, Store, Window};
 
 /// How often a write that lost a race is tried again.
 const RACE_RETRIES: usize = 16;
@@ -32,6 +33,8 @@ pub struct Registry {
     pub heartbeats: Arc<Heartbeats>,
     /// Serialises allocation of cluster addresses and node ports.
     allocation: tokio::sync::Mutex<()>,
+    /// Restricted labels that the cluster's file gives a node, which may therefore set them.
+    granted_labels: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Registry {
@@ -42,7 +45,23 @@ impl Registry {
             store,
             heartbeats,
             allocation: tokio::sync::Mutex::default(),
+            granted_labels: BTreeMap::new(),
         }
+    }
+
+    /// With labels of Kubernetes' own prefixes that some nodes may set, by node.
+    #[must_use]
+    pub fn granting(mut self, labels: BTreeMap<String, BTreeSet<String>>) -> Self {
+        self.granted_labels = labels;
+        self
+    }
+
+    /// Whether the cluster's file gives the node this label.
+    #[must_use]
+    pub fn grants_label(&self, node: &str, label: &str) -> bool {
+        self.granted_labels
+            .get(node)
+            .is_some_and(|labels| labels.contains(label))
     }
 
     /// Every object of a kind, of one namespace or of all, and the revision at which the list is true.
@@ -198,6 +217,12 @@ impl Registry {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.store.revision()
+    }
+
+    /// Whether the store can be written, and what it could not read.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.store.condition()
     }
 
     fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Entry, Status> {

@@ -1,47 +1,45 @@
 //! The server's life: open the store, start the controllers, accept, stop on SIGTERM.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
+use super::activity::{Activity, Held};
 use super::barrier::Barrier;
 use super::heartbeats::Heartbeats;
 use super::http::{Server, router};
+use super::panics::{Panics, Spawner};
+use super::places::{Handshake, Handshakes, Users};
 use super::registry::Registry;
 use super::status::Status;
 use super::tls::{self, TlsError};
 use super::tunnels::Tunnels;
-use super::{balancers, bootstrap, kinds};
+use super::{balancers, bootstrap, kinds, limits, panics};
 use crate::orchestrator::config::ServerConfig;
 use crate::orchestrator::control::Brake;
+use crate::orchestrator::private_file;
 use crate::orchestrator::store::embedded::{EmbeddedStore, OpenError, Sealing};
 use crate::orchestrator::store::seal::{SealError, Sealer};
 
-/// A handshake that takes longer is given up.
-const HANDSHAKE: Duration = Duration::from_secs(20);
-/// A dead peer is noticed after about two of these.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Connections at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
 /// How long open requests get when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// client-go's windows assume these (research: 256 KiB a stream, 25 MiB a connection).
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-
+/// Open files that are asked of the system.
+const OPEN_FILES: u64 = 16 << 10;
 /// Why the server ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -85,6 +83,8 @@ pub enum ServerError {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: ServerConfig) -> Result<(), ServerError> {
+    panics::log_all();
+    raise_open_files();
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Signal)?;
@@ -113,9 +113,11 @@ pub async fn serve(
     cancel: CancellationToken,
 ) -> Result<(), ServerError> {
     let acceptor = tls::acceptor(&config.identity)?;
-    std::fs::create_dir_all(&config.data_dir).map_err(|source| ServerError::DataDirectory {
-        path: config.data_dir.display().to_string(),
-        source,
+    private_file::make_private_directory(&config.data_dir).map_err(|source| {
+        ServerError::DataDirectory {
+            path: config.data_dir.display().to_string(),
+            source,
+        }
     })?;
     let sealing = Sealing {
         sealer: Sealer::from_file(&config.secrets_key)?,
@@ -123,14 +125,21 @@ pub async fn serve(
     };
     let store = EmbeddedStore::open(&config.data_dir.join("store.redb"), sealing)?;
     let heartbeats = Arc::new(Heartbeats::default());
-    let registry = Arc::new(Registry::new(Arc::new(store), heartbeats.clone()));
+    let registry = Registry::new(Arc::new(store), heartbeats.clone());
+    let registry = Arc::new(registry.granting(config.granted_labels.clone()));
     bootstrap::ensure(&registry, config.address).await?;
     let barrier = Arc::new(Barrier::default());
-    let _following = AbortOnDropHandle::new(tokio::spawn(balancers::follow(
-        registry.clone(),
-        barrier.clone(),
-    )));
-    let tunnels = Arc::new(Tunnels::new(heartbeats.clone(), barrier.clone()));
+    let panics = Panics::default();
+    let following = {
+        let (registry, barrier) = (registry.clone(), barrier.clone());
+        let (panics, cancel) = (panics.clone(), cancel.clone());
+        async move {
+            let follow = || balancers::follow(registry.clone(), barrier.clone());
+            panics.again("balancers", cancel, follow).await;
+        }
+    };
+    let _following = AbortOnDropHandle::new(tokio::spawn(following));
+    let tunnels = Arc::new(Tunnels::new(registry.clone(), barrier.clone()));
     let control = crate::orchestrator::control::Control {
         registry: registry.clone(),
         heartbeats,
@@ -140,44 +149,77 @@ pub async fn serve(
             percent: config.eviction_brake_percent,
         },
     };
-    let controllers = tokio::spawn(control.run(cancel.clone()));
+    let controlling = {
+        let (panics, cancel) = (panics.clone(), cancel.clone());
+        async move {
+            let run = || control.clone().run(cancel.clone());
+            panics.again("controllers", cancel.clone(), run).await;
+        }
+    };
+    let controllers = tokio::spawn(controlling);
+    let users = Arc::new(Users::default());
     let server = Server {
         registry,
         tunnels,
         barrier,
         cancel: cancel.clone(),
         address: config.listen.to_string(),
+        panics: panics.clone(),
+        users: users.clone(),
     };
     tracing::info!(listen = %config.listen, "serving");
-    accept(&listener, &acceptor, &router(server), &cancel).await;
+    let door = Door {
+        acceptor,
+        router: router(server),
+        handshakes: Arc::default(),
+        users,
+        panics,
+        cancel,
+    };
+    accept(&listener, door).await;
     controllers.await.map_err(ServerError::Controllers)?;
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    acceptor: &TlsAcceptor,
-    router: &Router,
-    cancel: &CancellationToken,
-) {
+/// As many files and connections as the system lets this process have; what [`limits`] allows needs fewer.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum.map(|maximum| maximum.min(OPEN_FILES)),
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the number of open files cannot be raised");
+    }
+}
+
+/// What every connection comes through.
+#[derive(Clone)]
+struct Door {
+    acceptor: TlsAcceptor,
+    router: Router,
+    handshakes: Arc<Handshakes>,
+    users: Arc<Users>,
+    panics: Panics,
+    cancel: CancellationToken,
+}
+
+async fn accept(listener: &TcpListener, door: Door) {
     let mut connections = JoinSet::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            break;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = cancel.cancelled() => break,
+            () = door.cancel.cancelled() => break,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
-                let connection =
-                    connection(stream, acceptor.clone(), router.clone(), cancel.clone());
+            Ok((stream, peer)) => {
+                let handshake = door.handshakes.begin(peer.ip());
+                let door = door.clone();
                 connections.spawn(async move {
-                    connection.await;
-                    drop(place);
+                    let panics = door.panics.clone();
+                    drop(panics.caught(connection(stream, handshake, door)).await);
                 });
             }
             Err(error) => {
@@ -196,47 +238,88 @@ async fn accept(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    router: Router,
-    cancel: CancellationToken,
-) {
+async fn connection(stream: TcpStream, handshake: Handshake, door: Door) {
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+    let shaking = tokio::time::timeout(limits::HANDSHAKE_TIME, door.acceptor.accept(stream));
+    let shaken = tokio::select! {
+        shaken = shaking => shaken,
+        () = handshake.given_up.cancelled() => {
+            return tracing::debug!("a TLS handshake was given up for another");
+        }
+    };
+    drop(handshake);
+    let Ok(Ok(stream)) = shaken else {
         return tracing::debug!("a TLS handshake failed");
     };
-    let certificate = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| chain.first());
+    let session = stream.get_ref().1;
+    let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let Some(who) = certificate.and_then(tls::identity) else {
         return tracing::warn!("a client certificate has no CN");
     };
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(who.clone());
-        router.clone().oneshot(request)
-    });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let Some(place) = door.users.admit(&who).map(Arc::new) else {
+        return tracing::debug!(
+            user = who.user,
+            "a user has all the connections it may have"
+        );
+    };
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let activity = Arc::new(Activity::new(Instant::now()));
+    let service = {
+        let activity = activity.clone();
+        let (router, panics) = (door.router.clone(), door.panics.clone());
+        hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+            let open = activity.open();
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(who.clone());
+            request.extensions_mut().insert(place.clone());
+            let (router, panics) = (router.clone(), panics.clone());
+            async move {
+                let response = match panics.caught(router.oneshot(request)).await {
+                    Ok(Ok(response)) => response,
+                    Err(status) => status.into_response(),
+                };
+                Ok::<_, Infallible>(response.map(|body| Body::new(Held { body, _open: open })))
+            }
+        })
+    };
+    let builder = builder(door.panics.clone());
+    let builder = if http2 {
+        builder.http2_only()
+    } else {
+        builder.http1_only()
+    };
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
+    let over = async {
+        tokio::select! { () = door.cancel.cancelled() => {}, () = activity.idle() => {} }
+    };
     let result = tokio::select! {
         result = served.as_mut() => result,
-        () = cancel.cancelled() => {
+        () = over => {
             served.as_mut().graceful_shutdown();
-            served.await
+            // A client that never said anything has nothing to finish, and would never end it.
+            tokio::time::timeout(DRAIN, served).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {
         tracing::debug!(error, "a connection ended");
     }
+}
+
+fn builder(panics: Panics) -> Builder<Spawner> {
+    let mut builder = Builder::new(Spawner(panics));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .max_buf_size(limits::HEAD_BYTES as usize)
+        .header_read_timeout(limits::IDLE_TIME);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS)
+        .max_header_list_size(limits::HEAD_BYTES)
+        .keep_alive_interval(limits::KEEP_ALIVE_TIME)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES);
+    builder
 }

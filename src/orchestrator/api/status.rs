@@ -171,6 +171,18 @@ impl Status {
         Self::plain(415, "UnsupportedMediaType", message)
     }
 
+    /// 408: the request did not come in time.
+    #[must_use]
+    pub fn request_timeout(message: impl Into<String>) -> Self {
+        Self::plain(408, "Timeout", message)
+    }
+
+    /// 413: more than the server takes.
+    #[must_use]
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::plain(413, "RequestEntityTooLarge", message)
+    }
+
     /// 410: the history asked for is gone.
     #[must_use]
     pub fn expired(message: impl Into<String>) -> Self {
@@ -252,6 +264,7 @@ impl Status {
             StoreError::Compacted { asked, oldest } => {
                 Self::expired(format!("too old resource version: {asked} ({oldest})"))
             }
+            StoreError::TooLarge { .. } => Self::too_large(error.to_string()),
             StoreError::Overloaded => Self::too_many_requests(error.to_string()),
             StoreError::Database(_) | StoreError::Closed => Self::unavailable(error.to_string()),
         }

@@ -10,14 +10,17 @@ use axum::extract::ws::{Message, WebSocket};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::barrier::Barrier;
-use super::heartbeats::{Heartbeats, Statement};
+use super::heartbeats::Statement;
+use super::registry::Registry;
 use super::status::Status;
+use super::{authorize, kinds};
 use crate::orchestrator::tunnel::{FromNode, NEVER_MS, ToNode};
 
 /// A tunnel that has been silent for so long is closed; the agent dials again.
@@ -26,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const OUTBOUND: usize = 64;
 /// Pieces of output waiting for a slow reader; a reader slower than that loses its request, never the tunnel.
 const OUTPUT: usize = 512;
+/// Longest UID of a pod: one is 36 bytes long.
+const MOST_UID_BYTES: usize = 64;
 /// Requests of a tunnel that run at once.
 const REQUESTS: usize = 256;
 /// Probes of a tunnel that run at once; the oldest is given up for another.
@@ -66,7 +71,7 @@ struct Tunnel {
 pub struct Tunnels {
     nodes: Mutex<BTreeMap<String, Tunnel>>,
     numbers: AtomicU64,
-    heartbeats: Arc<Heartbeats>,
+    registry: Arc<Registry>,
     barrier: Arc<Barrier>,
 }
 
@@ -106,11 +111,11 @@ impl Drop for Answer {
 impl Tunnels {
     /// None open yet.
     #[must_use]
-    pub fn new(heartbeats: Arc<Heartbeats>, barrier: Arc<Barrier>) -> Self {
+    pub fn new(registry: Arc<Registry>, barrier: Arc<Barrier>) -> Self {
         Self {
             nodes: Mutex::default(),
             numbers: AtomicU64::new(1),
-            heartbeats,
+            registry,
             barrier,
         }
     }
@@ -201,7 +206,9 @@ impl Tunnels {
         }
         tracing::info!(node, "tunnel opened");
         // Whether it hears the server is its first beat's to say.
-        self.heartbeats.beat(node, Duration::ZERO, Duration::MAX);
+        self.registry
+            .heartbeats
+            .beat(node, Duration::ZERO, Duration::MAX);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -217,7 +224,13 @@ impl Tunnels {
                 message = tokio::time::timeout(SILENCE, socket.recv()) => {
                     match message {
                         Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
-                            Ok(FromNode::Drain { pod_uid, address }) => drains.begin(pod_uid, address),
+                            Ok(FromNode::Drain { pod_uid, address }) => {
+                                if may_drain(&self.registry, node, &pod_uid, address) {
+                                    drains.begin(pod_uid, address);
+                                } else {
+                                    tracing::warn!(node, "a node drains a pod or an address that is not its own");
+                                }
+                            }
                             Ok(FromNode::DrainOver { pod_uid }) => drains.end(&pod_uid),
                             Ok(message) => self.received(node, &requests, &probes, message),
                             Err(error) => {
@@ -238,7 +251,7 @@ impl Tunnels {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if nodes.get(node).is_some_and(|current| current.id == id) {
             nodes.remove(node);
-            self.heartbeats.disconnected(node);
+            self.registry.heartbeats.disconnected(node);
             tracing::info!(node, "tunnel closed");
         }
     }
@@ -255,9 +268,11 @@ impl Tunnels {
                 } else {
                     Duration::from_millis(contact_ms)
                 };
-                return self
-                    .heartbeats
-                    .beat(node, Duration::from_millis(late_ms), contact);
+                return self.registry.heartbeats.beat(
+                    node,
+                    Duration::from_millis(late_ms),
+                    contact,
+                );
             }
             FromNode::Drain { .. } | FromNode::DrainOver { .. } => return,
             FromNode::Probed { request, answer } => {
@@ -272,7 +287,8 @@ impl Tunnels {
                         ?answer,
                         "a node looked for another"
                     );
-                    self.heartbeats
+                    self.registry
+                        .heartbeats
                         .testify(&suspect, node, Statement { asked, answer });
                 }
                 return;
@@ -308,6 +324,21 @@ impl Tunnels {
             requests.remove(&number);
         }
     }
+}
+
+/// A node drains its own pods, also those that are gone from the API already, at addresses of its own pod network.
+fn may_drain(registry: &Registry, node: &str, pod_uid: &str, address: Option<Ipv4Addr>) -> bool {
+    let (pods, _) = registry.list(&kinds::POD, None);
+    let text = |pod: &Value, pointer: &str| {
+        let text = pod.pointer(pointer).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let pod = pods
+        .iter()
+        .find(|pod| text(pod, "/metadata/uid") == pod_uid);
+    pod_uid.len() <= MOST_UID_BYTES
+        && pod.is_none_or(|pod| text(pod, "/spec/nodeName") == node)
+        && address.is_none_or(|address| authorize::is_of_node(registry, node, &address.to_string()))
 }
 
 /// The drains that one tunnel asked for. They are over with it: an agent whose tunnel broke asks again.
@@ -361,5 +392,38 @@ impl Drop for Drains {
         for pod_uid in self.waiting.keys() {
             self.barrier.change(|state| state.end(pod_uid, self.id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::orchestrator::api::registry::tests::registry;
+
+    #[tokio::test]
+    async fn a_node_drains_only_what_is_its_own() {
+        let registry = registry().await;
+        for (node, network) in [("w1", "10.78.1.0/24"), ("w2", "10.78.2.0/24")] {
+            let node = json!({"metadata": {"name": node}, "spec": {"podCIDR": network}});
+            registry
+                .create(&kinds::NODE, None, node)
+                .await
+                .expect("created");
+        }
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "w2", "containers": [{"name": "c", "image": "i"}]}});
+        let pod = registry
+            .create(&kinds::POD, Some("default"), pod)
+            .await
+            .expect("created");
+        let uid = pod["metadata"]["uid"].as_str().expect("a UID");
+        let (of_w1, of_w2) = (Ipv4Addr::new(10, 78, 1, 8), Ipv4Addr::new(10, 78, 2, 8));
+        let may = |uid: &str, address| may_drain(&registry, "w1", uid, address);
+        assert!(may("gone", Some(of_w1)) && may("gone", None));
+        assert!(!may("gone", Some(of_w2)), "nobody has it yet");
+        assert!(!may(uid, Some(of_w1)) && !may(uid, None), "a pod of w2");
+        assert!(!may(&"x".repeat(100_000), None));
+        assert!(may_drain(&registry, "w2", uid, Some(of_w2)));
     }
 }

@@ -1,8 +1,10 @@
 //! A watch as a stream of JSON lines.
 //!
-//! It reads the store's event ring from where it stands whenever there is a new revision, so that a slow client costs no memory: one
+//! It reads the store's event ring from where it stands whenever there is a new revision, and renders each line only when it is sent: a
+//! slow client holds one line, and what the store holds anyway (a version that was replaced meanwhile stays until it has read it). One
 //! that is too slow is told 410 and lists again. An object that enters or leaves the selector is ADDED or DELETED for this client.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::kinds::Kind;
+use super::limits::{DEFAULT_WATCH_TIME, WATCH_TIME};
 use super::registry::Registry;
 use super::selectors::Selector;
 use super::status::Status;
@@ -22,8 +25,8 @@ use crate::orchestrator::store::{Event, Revision};
 
 /// How often a client that asked for bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a watch lasts when the client does not say.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(50);
+/// The type of the event that ends a watch.
+const ERROR: &str = "ERROR";
 /// Events taken from the ring at once.
 const EVENTS_AT_ONCE: usize = 256;
 
@@ -47,12 +50,22 @@ pub struct Watch {
     pub timeout_seconds: Option<u64>,
 }
 
+impl Watch {
+    /// How long it lasts: a client's word is taken up to a bound.
+    fn time(&self) -> Duration {
+        self.timeout_seconds
+            .map_or(DEFAULT_WATCH_TIME, Duration::from_secs)
+            .min(WATCH_TIME)
+    }
+}
+
 struct Running {
     watch: Watch,
     registry: Arc<Registry>,
     changes: tokio::sync::watch::Receiver<Revision>,
     position: Revision,
-    ready: VecDeque<Bytes>,
+    /// What is to be sent, oldest first; not rendered yet.
+    ready: VecDeque<(&'static str, Arc<Value>)>,
     deadline: Instant,
     next_bookmark: Instant,
     over: bool,
@@ -67,10 +80,7 @@ pub fn start(
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
     let changes = registry.subscribe();
     let now = Instant::now();
-    let deadline = now
-        + watch
-            .timeout_seconds
-            .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let deadline = now + watch.time();
     let mut running = Running {
         position: watch.after.unwrap_or_default(),
         changes,
@@ -98,16 +108,10 @@ impl Running {
             .registry
             .list(self.watch.kind, self.watch.namespace.as_deref());
         self.position = revision;
-        for object in objects
-            .iter()
-            .filter(|object| self.watch.selector.matches(object))
-        {
-            let line = line(
-                "ADDED",
-                &self.watch.form.event_object(self.watch.kind, object),
-            );
-            self.ready.push_back(line);
-        }
+        let selected = objects
+            .into_iter()
+            .filter(|object| self.watch.selector.matches(object));
+        self.ready.extend(selected.map(|object| ("ADDED", object)));
         if self.watch.mark_initial_end {
             self.bookmark(true);
         }
@@ -115,8 +119,8 @@ impl Running {
 
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
-                return Some(line);
+            if let Some((kind, object)) = self.ready.pop_front() {
+                return Some(self.line(kind, &object));
             }
             if self.over {
                 return None;
@@ -140,18 +144,12 @@ impl Running {
         match found {
             Ok((events, upto)) => {
                 self.position = upto;
-                for event in &events {
-                    if let Some((kind, object)) = translate(&self.watch.selector, event) {
-                        let line = line(
-                            kind,
-                            &self.watch.form.event_object(self.watch.kind, &object),
-                        );
-                        self.ready.push_back(line);
-                    }
-                }
+                let selector = &self.watch.selector;
+                self.ready
+                    .extend(events.iter().filter_map(|event| translate(selector, event)));
             }
             Err(status) => {
-                self.ready.push_back(line("ERROR", &status.to_value()));
+                self.ready.push_back((ERROR, Arc::new(status.to_value())));
                 self.over = true;
             }
         }
@@ -185,18 +183,18 @@ impl Running {
         }
         let object =
             json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
-        self.ready.push_back(line(
-            "BOOKMARK",
-            &self.watch.form.event_object(kind, &object),
-        ));
+        self.ready.push_back(("BOOKMARK", Arc::new(object)));
     }
-}
 
-fn line(kind: &str, object: &Value) -> Bytes {
-    let mut text = format!("{{\"type\":\"{kind}\",\"object\":");
-    text.push_str(&object.to_string());
-    text.push_str("}\n");
-    Bytes::from(text)
+    fn line(&self, kind: &str, object: &Value) -> Bytes {
+        // A Status is told as it is, whatever form the client wants objects in.
+        let object = if kind == ERROR {
+            Cow::Borrowed(object)
+        } else {
+            self.watch.form.event_object(self.watch.kind, object)
+        };
+        Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n"))
+    }
 }
 
 /// What an event is to somebody who sees only what the selector matches.
@@ -260,6 +258,34 @@ mod tests {
         let line = stream.next().await.expect("not ended").expect("no error");
         assert!(line.ends_with(b"\n"));
         serde_json::from_slice(&line).expect("JSON")
+    }
+
+    #[tokio::test]
+    async fn no_time_out_is_too_long_and_nothing_is_rendered_before_it_is_read() {
+        let registry = registry().await;
+        let map = json!({"metadata": {"name": "a"}, "data": {"k": "v".repeat(1000)}});
+        registry
+            .create(&kinds::CONFIG_MAP, Some("default"), map)
+            .await
+            .expect("created");
+        for seconds in [u64::MAX, u64::from(u32::MAX), 1] {
+            let watch = Watch {
+                timeout_seconds: Some(seconds),
+                ..watch(None, "")
+            };
+            assert!(watch.time() <= WATCH_TIME);
+            let mut stream =
+                std::pin::pin!(start(watch, registry.clone(), CancellationToken::new()));
+            assert_eq!(next(&mut stream).await["type"], json!("ADDED"));
+        }
+        let stored = registry
+            .get(&kinds::CONFIG_MAP, Some("default"), "a")
+            .expect("there");
+        let unread: Vec<_> = (0..10)
+            .map(|_| start(watch(None, ""), registry.clone(), CancellationToken::new()))
+            .collect();
+        // The store's, this test's and one a watch: the object itself, not a text of it.
+        assert!(Arc::strong_count(&stored) >= 12, "{}", unread.len());
     }
 
     #[tokio::test]

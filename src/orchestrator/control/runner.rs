@@ -45,6 +45,7 @@ const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
 const EVENT_SWEEP: Duration = Duration::from_mins(1);
 
 /// What the controllers need to run.
+#[derive(Clone)]
 pub struct Control {
     /// Objects.
     pub registry: Arc<Registry>,
@@ -322,15 +323,9 @@ async fn sweep_events(registry: &Registry) {
         tokio::time::sleep(EVENT_SWEEP).await;
         let (events, _) = registry.list(&kinds::EVENT, None);
         let now = Timestamp::now();
-        for event in events {
+        for event in events.iter().filter(|event| expired(event, now)) {
             let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-            let last = text("/lastTimestamp")
-                .or_else(|| text("/eventTime"))
-                .or_else(|| text("/metadata/creationTimestamp"));
-            let expired = last
-                .and_then(|last| last.parse::<Timestamp>().ok())
-                .is_some_and(|last| now.duration_since(last) > EVENT_TTL);
-            let (Some(name), true) = (text("/metadata/name"), expired) else {
+            let Some(name) = text("/metadata/name") else {
                 continue;
             };
             // It may have been deleted meanwhile; it is looked at again in a minute.
@@ -346,6 +341,25 @@ async fn sweep_events(registry: &Registry) {
             );
         }
     }
+}
+
+/// Whether an Event is older than [`EVENT_TTL`]. What it says of its own time comes from outside: a time that is none, or in the future, does
+/// not keep it; the time of its creation is the server's own.
+fn expired(event: &Value, now: Timestamp) -> bool {
+    let time = |pointer: &str| -> Option<Timestamp> {
+        let time = event.pointer(pointer)?.as_str()?.parse().ok()?;
+        (time <= now).then_some(time)
+    };
+    [
+        "/lastTimestamp",
+        "/series/lastObservedTime",
+        "/eventTime",
+        "/metadata/creationTimestamp",
+    ]
+    .into_iter()
+    .filter_map(time)
+    .max()
+    .is_none_or(|last| now.duration_since(last) > EVENT_TTL)
 }
 
 macro_rules! cache {
@@ -469,4 +483,27 @@ fn typed<K: DeserializeOwned + Default + Metadata<Ty = ObjectMeta>>(value: &Valu
 
 fn bare(value: &Value) -> Bare {
     json::from_value(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_that_an_event_tells_keeps_it_for_ever() {
+        let now: Timestamp = "2026-11-30T12:00:00Z".parse().expect("a time");
+        let event = |created: &str, last: Value| json!({"metadata": {"creationTimestamp": created}, "lastTimestamp": last});
+        let (old, new) = ("2026-11-30T10:00:00Z", "2026-11-30T11:30:00Z");
+        assert!(!expired(&event(new, Value::Null), now));
+        assert!(!expired(&event(old, json!(new)), now), "it was seen again");
+        assert!(expired(&event(old, json!(old)), now));
+        for wrong in [
+            json!(5),
+            json!("never"),
+            json!("2099-01-01T00:00:00Z"),
+            json!({}),
+        ] {
+            assert!(expired(&event(old, wrong), now));
+        }
+    }
 }

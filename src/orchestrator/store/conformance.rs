@@ -157,7 +157,7 @@ async fn the_ring_is_bounded_and_older_watches_are_told() {
     let store = EmbeddedStore::in_memory(sealing()).expect("opened");
     let first = create(&store, "/a/1", 1).await;
     let mut revision = first;
-    for n in 0..=super::index::RING_EVENTS as u64 {
+    for n in 0..=crate::orchestrator::limits::RING_EVENTS as u64 {
         let put = store.put(
             "/a/1",
             object(n),
@@ -235,8 +235,19 @@ async fn crash_child() {
     }
 }
 
+/// How often the store is killed; a thousand times when it matters.
+const KILLS: &str = "FLIGHTCAGE_STORE_KILLS";
+
 #[tokio::test]
 async fn kill_9_loses_no_acknowledged_write() {
+    let kills = std::env::var(KILLS).map_or(3, |text| text.parse().expect("a number"));
+    for kill in 0..kills {
+        // At another moment each time.
+        kill_after(20 + kill * 7 % 50).await;
+    }
+}
+
+async fn kill_after(writes: usize) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut child = tokio::process::Command::new(std::env::current_exe().expect("this test"))
         .args([
@@ -256,7 +267,7 @@ async fn kill_9_loses_no_acknowledged_write() {
         .unwrap_or_default()
         .lines()
         .count()
-        < 50
+        < writes
     {
         assert!(
             child.try_wait().expect("the child's state").is_none(),

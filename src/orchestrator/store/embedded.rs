@@ -7,29 +7,39 @@
 //! The writer takes whatever has queued up while the last commit ran and commits it together. A batch of Eventual writes is
 //! committed without a sync; the next synced commit, at the latest [`FLUSH_AFTER`] later, makes it durable. Because such
 //! writes may be lost, a reopened store starts [`REOPEN_GAP`] revisions further on: no revision is ever given twice.
+//!
+//! A commit that fails (a full disk) closes the database: redb takes nothing more after an error. From then on writes are refused,
+//! until it could be opened again and made to hold what the index holds, which is tried at every write and every [`FLUSH_AFTER`].
 
-use std::collections::{BTreeMap, HashMap};
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::Database;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
-use super::index::{Index, RING_EVENTS, stamp, stamped};
+use self::rows::Rows;
+use super::index::{Index, stamp, stamped};
 use super::seal::{SealError, Sealer};
-use super::{Durability, Entry, Event, Expected, Page, Revision, Store, StoreError, Window};
+use super::{
+    Condition, Durability, Entry, Event, Expected, Page, Revision, Store, StoreError, Window,
+};
+use crate::orchestrator::limits::QUEUE_WRITES;
+use crate::orchestrator::measure::measure;
+use crate::orchestrator::private_file;
 
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const REVISION: &str = "revision";
-
-/// Writes that may wait for the writer; more are refused as [`StoreError::Overloaded`].
-const QUEUE_WRITES: usize = 4096;
 /// Writes in one commit.
 const BATCH_WRITES: usize = 512;
 /// Unsynced writes never get older than this.
@@ -41,8 +51,8 @@ const REOPEN_GAP: u64 = 4096;
 /// redb's own cache: the objects are in memory already.
 const DATABASE_CACHE_BYTES: usize = 2 << 20;
 
-const PLAIN: u8 = 0;
-const SEALED: u8 = 1;
+/// After a failure the database is opened again at most so often.
+const REOPEN_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +65,25 @@ pub enum OpenError {
         /// redb's words.
         reason: String,
     },
-    /// A stored value cannot be read.
-    #[error("the stored value of `{0}` is damaged")]
-    Damaged(String),
+    /// There was a cluster, and the file is empty or gone.
+    #[error(
+        "the store `{path}` is empty, but `{mark}` says that there was a cluster: restore the store, or remove `{mark}` to begin a new one"
+    )]
+    Lost {
+        /// The file.
+        path: String,
+        /// What says so.
+        mark: String,
+    },
+    /// A file beside it cannot be made.
+    #[error("make `{path}`")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A sealed value cannot be read.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -78,12 +104,13 @@ pub struct Sealing {
 pub struct EmbeddedStore {
     index: Arc<RwLock<Index>>,
     revision: watch::Receiver<Revision>,
+    condition: Arc<Mutex<Condition>>,
     queue: Option<SyncSender<Write>>,
     writer: Option<JoinHandle<()>>,
 }
 
-/// Keys and sealed values, as they are in the database.
-type Rows = Vec<(String, Vec<u8>)>;
+/// Opens the database, also again after it failed; tells why not in redb's words.
+type OpenDatabase = Box<dyn Fn() -> Result<Database, String> + Send>;
 
 struct Write {
     key: Arc<str>,
@@ -95,44 +122,79 @@ struct Write {
 }
 
 impl EmbeddedStore {
-    /// Opens or creates the database at `path`, which only one process may have open.
+    /// Opens or creates the database at `path`, which only one process may have open, and only its user may read.
+    ///
+    /// A mark beside it says that there is a cluster: an empty file is then no new one, but a lost one.
     pub fn open(path: &Path, sealing: Sealing) -> Result<Self, OpenError> {
-        let refused = |reason: String| OpenError::Database {
-            path: path.display().to_string(),
-            reason,
+        let mark = path.with_extension("made");
+        let empty = fs::metadata(path).map_or(true, |file| file.len() == 0);
+        if empty && mark.exists() {
+            return Err(OpenError::Lost {
+                path: path.display().to_string(),
+                mark: mark.display().to_string(),
+            });
+        }
+        private_file::make_private(path).map_err(|source| failed_file(path, source))?;
+        let file = path.to_owned();
+        let open = move || {
+            Database::builder()
+                .set_cache_size(DATABASE_CACHE_BYTES)
+                .create(&file)
+                .map_err(|error| error.to_string())
         };
-        let database = Database::builder()
-            .set_cache_size(DATABASE_CACHE_BYTES)
-            .create(path)
-            .map_err(|error| refused(error.to_string()))?;
-        Self::start(database, sealing, refused)
+        let store = Self::start(Box::new(open), sealing, &path.display().to_string())?;
+        private_file::make_private(&mark).map_err(|source| failed_file(&mark, source))?;
+        Ok(store)
     }
 
     /// A store that is lost with the process.
     pub fn in_memory(sealing: Sealing) -> Result<Self, OpenError> {
-        let refused = |reason: String| OpenError::Database {
-            path: "(memory)".to_owned(),
-            reason,
+        let open = || {
+            Database::builder()
+                .create_with_backend(redb::backends::InMemoryBackend::new())
+                .map_err(|error| error.to_string())
         };
-        let database = Database::builder()
-            .create_with_backend(redb::backends::InMemoryBackend::new())
-            .map_err(|error| refused(error.to_string()))?;
-        Self::start(database, sealing, refused)
+        Self::start(Box::new(open), sealing, "(memory)")
     }
 
-    fn start(
-        database: Database,
+    pub(super) fn start(
+        open: OpenDatabase,
         sealing: Sealing,
-        refused: impl Fn(String) -> OpenError,
+        path: &str,
     ) -> Result<Self, OpenError> {
-        let (objects, revision) = load(&database, &sealing, &refused)?;
+        let refused = |reason: String| OpenError::Database {
+            path: path.to_owned(),
+            reason,
+        };
+        // redb panics over some pages that are damaged.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let database = open().map_err(refused)?;
+            let loaded = rows::load(&database, &sealing, &refused)?;
+            Ok((database, loaded))
+        }));
+        let (database, loaded) =
+            opened.unwrap_or_else(|_| Err(refused("it is damaged".to_owned())))?;
+        for key in &loaded.damaged {
+            tracing::error!(
+                key,
+                "a stored value is damaged: this object is missing from now on"
+            );
+        }
+        let revision = Revision(loaded.revision + REOPEN_GAP);
         let (announce, announced) = watch::channel(revision);
-        let index = Arc::new(RwLock::new(Index::new(objects, revision, RING_EVENTS)));
+        let index = Arc::new(RwLock::new(Index::new(loaded.objects, revision)));
+        let condition = Arc::new(Mutex::new(Condition {
+            failing: None,
+            damaged: loaded.damaged,
+        }));
         let (queue, queued) = sync_channel(QUEUE_WRITES);
         let writer = Writer {
-            database,
+            database: Some(database),
+            open,
+            opened: Instant::now(),
             sealing,
             index: index.clone(),
+            condition: condition.clone(),
             announce,
             next: revision.0 + 1,
             unsynced: 0,
@@ -144,6 +206,7 @@ impl EmbeddedStore {
         Ok(Self {
             index,
             revision: announced,
+            condition,
             queue: Some(queue),
             writer: Some(writer),
         })
@@ -243,86 +306,36 @@ impl Store for EmbeddedStore {
             .unwrap_or_else(PoisonError::into_inner)
             .compact(upto);
     }
-}
 
-type Objects = BTreeMap<Arc<str>, Entry>;
-
-fn load(
-    database: &Database,
-    sealing: &Sealing,
-    refused: &impl Fn(String) -> OpenError,
-) -> Result<(Objects, Revision), OpenError> {
-    let started = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        transaction.open_table(OBJECTS)?;
-        transaction.open_table(META)?;
-        transaction.commit()?;
-        Ok(())
-    };
-    started().map_err(|error| refused(error.to_string()))?;
-    let rows = || -> Result<(Rows, Option<u64>), redb::Error> {
-        let transaction = database.begin_read()?;
-        let last = transaction
-            .open_table(META)?
-            .get(REVISION)?
-            .map(|found| found.value());
-        let table = transaction.open_table(OBJECTS)?;
-        let mut rows = Vec::new();
-        for row in table.iter()? {
-            let (key, value) = row?;
-            rows.push((key.value().to_owned(), value.value().to_vec()));
+    fn condition(&self) -> Condition {
+        let mut condition = lock(&self.condition).clone();
+        if self.writer.as_ref().is_none_or(JoinHandle::is_finished) {
+            condition.failing = Some("its writer has ended".to_owned());
         }
-        Ok((rows, last))
-    };
-    let (rows, last) = rows().map_err(|error| refused(error.to_string()))?;
-    let mut objects = BTreeMap::new();
-    for (key, bytes) in rows {
-        let value = decode(sealing, &key, &bytes)?;
-        let key: Arc<str> = Arc::from(key);
-        let entry = Entry {
-            key: key.clone(),
-            revision: stamped(&value),
-            value: Arc::new(value),
-        };
-        objects.insert(key, entry);
+        condition
     }
-    Ok((objects, Revision(last.map_or(1, |last| last + REOPEN_GAP))))
 }
 
-fn encode(sealing: &Sealing, key: &str, value: &Value) -> Result<Vec<u8>, StoreError> {
-    let json =
-        serde_json::to_vec(value).map_err(|error| StoreError::Database(error.to_string()))?;
-    let (tag, body) = if key.starts_with(&sealing.prefix) {
-        (
-            SEALED,
-            sealing
-                .sealer
-                .seal(key, &json)
-                .map_err(|error| StoreError::Database(error.to_string()))?,
-        )
-    } else {
-        (PLAIN, json)
-    };
-    let mut bytes = Vec::with_capacity(body.len() + 1);
-    bytes.push(tag);
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+fn lock(condition: &Mutex<Condition>) -> MutexGuard<'_, Condition> {
+    condition.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn decode(sealing: &Sealing, key: &str, bytes: &[u8]) -> Result<Value, OpenError> {
-    let damaged = || OpenError::Damaged(key.to_owned());
-    let (tag, body) = bytes.split_first().ok_or_else(damaged)?;
-    match *tag {
-        PLAIN => serde_json::from_slice(body).map_err(|_| damaged()),
-        SEALED => serde_json::from_slice(&sealing.sealer.unseal(key, body)?).map_err(|_| damaged()),
-        _ => Err(damaged()),
+fn failed_file(path: &Path, source: std::io::Error) -> OpenError {
+    OpenError::File {
+        path: path.display().to_string(),
+        source,
     }
 }
 
 struct Writer {
-    database: Database,
+    /// `None` after a failure, until it could be opened again.
+    database: Option<Database>,
+    open: OpenDatabase,
+    /// When that was last tried.
+    opened: Instant,
     sealing: Sealing,
     index: Arc<RwLock<Index>>,
+    condition: Arc<Mutex<Condition>>,
     announce: watch::Sender<Revision>,
     next: u64,
     unsynced: u64,
@@ -342,7 +355,8 @@ impl Writer {
                     batch.extend(queued.try_iter().take(BATCH_WRITES - 1));
                     self.batch(batch);
                 }
-                Err(RecvTimeoutError::Timeout) if self.unsynced == 0 => {}
+                Err(RecvTimeoutError::Timeout) if self.unsynced == 0 && self.database.is_some() => {
+                }
                 Err(RecvTimeoutError::Timeout) => self.flush(),
                 Err(RecvTimeoutError::Disconnected) => {
                     self.flush();
@@ -353,37 +367,50 @@ impl Writer {
     }
 
     fn flush(&mut self) {
-        match self.commit(&[], Durability::Synced) {
-            Ok(()) => self.unsynced = 0,
-            Err(error) => tracing::error!(%error, "sync the store"),
+        // What went wrong is in the condition, and in the log.
+        if self.commit(&Rows::new(), Durability::Synced).is_ok() {
+            self.unsynced = 0;
         }
     }
 
     fn batch(&mut self, batch: Vec<Write>) {
         let mut durability = Durability::Eventual;
         let (mut events, mut answers): (Vec<Event>, Vec<Answer>) = (Vec::new(), Vec::new());
+        let mut rows = Rows::new();
         // What this batch has already changed, newest last.
         let mut changed: HashMap<Arc<str>, Option<Arc<Value>>> = HashMap::new();
         for write in batch {
-            match self.check(&write, &changed) {
-                Err(error) => answers.push((write.answer, Err(error))),
-                Ok(previous) => {
-                    if write.durability == Durability::Synced {
-                        durability = Durability::Synced;
-                    }
-                    let revision = Revision(self.next);
-                    self.next += 1;
-                    let (event, entry) = change(write.key, write.value, previous, revision);
-                    changed.insert(event.key.clone(), event.value.clone());
-                    events.push(event);
-                    answers.push((write.answer, Ok(entry)));
+            let previous = match self.check(&write, &changed) {
+                Ok(previous) => previous,
+                Err(error) => {
+                    answers.push((write.answer, Err(error)));
+                    continue;
+                }
+            };
+            let revision = Revision(self.next);
+            let (event, entry) = change(write.key, write.value, previous, revision);
+            let value = event.value.as_deref();
+            let encoded = value.map(|value| rows::encode(&self.sealing, &event.key, value));
+            match encoded.transpose() {
+                Ok(encoded) => rows.push((event.key.clone(), encoded)),
+                // A revision that nobody has seen is given to the next.
+                Err(error) => {
+                    answers.push((write.answer, Err(error)));
+                    continue;
                 }
             }
+            if write.durability == Durability::Synced {
+                durability = Durability::Synced;
+            }
+            self.next += 1;
+            changed.insert(event.key.clone(), event.value.clone());
+            events.push(event);
+            answers.push((write.answer, Ok(entry)));
         }
         if self.unsynced >= UNSYNCED_WRITES {
             durability = Durability::Synced;
         }
-        match self.commit(&events, durability) {
+        match self.commit(&rows, durability) {
             Ok(()) => {
                 self.unsynced = if durability == Durability::Synced {
                     0
@@ -397,9 +424,9 @@ impl Writer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "commit to the store");
-                for (answer, _) in answers {
-                    let _ = answer.send(Err(StoreError::Database(error.to_string())));
+                for (answer, result) in answers {
+                    let failed = || StoreError::Database(error.to_string());
+                    let _ = answer.send(result.and_then(|_| Err(failed())));
                 }
             }
         }
@@ -433,53 +460,85 @@ impl Writer {
         }
     }
 
-    fn commit(&self, events: &[Event], durability: Durability) -> Result<(), StoreError> {
-        if events.is_empty() && durability == Durability::Eventual {
+    /// Writes rows into the database, which is opened again first if it failed before.
+    fn commit(&mut self, rows: &Rows, durability: Durability) -> Result<(), StoreError> {
+        if rows.is_empty() && durability == Durability::Eventual {
             return Ok(());
         }
-        let rows = events
-            .iter()
-            .map(|event| {
-                let bytes = event
-                    .value
-                    .as_deref()
-                    .map(|value| encode(&self.sealing, &event.key, value))
-                    .transpose()?;
-                Ok((event.key.as_ref(), bytes))
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        let committed = || -> Result<(), redb::Error> {
-            let mut transaction = self.database.begin_write()?;
-            transaction.set_durability(match durability {
-                Durability::Synced => redb::Durability::Immediate,
-                Durability::Eventual => redb::Durability::None,
-            })?;
-            {
-                let mut objects = transaction.open_table(OBJECTS)?;
-                for (key, bytes) in &rows {
-                    match bytes {
-                        Some(bytes) => drop(objects.insert(key, bytes.as_slice())?),
-                        None => drop(objects.remove(key)?),
-                    }
-                }
-                transaction
-                    .open_table(META)?
-                    .insert(REVISION, self.next - 1)?;
-            }
-            transaction.commit()?;
-            Ok(())
+        if self.database.is_none() {
+            self.recover()?;
+        }
+        let Some(database) = &self.database else {
+            return Err(StoreError::Closed);
         };
-        committed().map_err(|error| StoreError::Database(error.to_string()))
+        match rows::write(database, rows, durability, self.next - 1) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(error.to_string())),
+        }
+    }
+
+    fn fail(&mut self, reason: String) -> StoreError {
+        self.database = None;
+        let mut condition = lock(&self.condition);
+        if condition.failing.is_none() {
+            tracing::error!(
+                reason,
+                "the store cannot be written: writes are refused until it can"
+            );
+        }
+        condition.failing = Some(reason.clone());
+        StoreError::Database(reason)
+    }
+
+    /// Opens the database again and makes it hold what the index holds: nothing of a commit that failed, everything that was committed
+    /// without a sync.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let failing = lock(&self.condition).failing.clone();
+        if let Some(reason) = failing
+            && self.opened.elapsed() < REOPEN_PAUSE
+        {
+            return Err(StoreError::Database(reason));
+        }
+        self.opened = Instant::now();
+        let reopened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let database = (self.open)()?;
+            let rows = {
+                let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+                let damaged = lock(&self.condition).damaged.clone();
+                rows::differences(&database, &self.sealing, index.objects(), &damaged)?
+            };
+            rows::write(&database, &rows, Durability::Synced, self.next - 1)
+                .map_err(|error| error.to_string())?;
+            Ok(database)
+        }));
+        match reopened.unwrap_or_else(|_| Err("the database is damaged".to_owned())) {
+            Ok(database) => {
+                self.database = Some(database);
+                self.unsynced = 0;
+                lock(&self.condition).failing = None;
+                tracing::info!("the store can be written again");
+                Ok(())
+            }
+            Err(reason) => Err(self.fail(reason)),
+        }
     }
 
     fn publish(&self, events: Vec<Event>) {
         let Some(last) = events.last().map(|event| event.revision) else {
             return;
         };
+        let weighed: Vec<(Event, usize)> = events
+            .into_iter()
+            .map(|event| {
+                let held = event.value.as_deref().or(event.previous.as_deref());
+                let bytes = held.map_or(0, |value| measure(value).bytes);
+                (event, bytes)
+            })
+            .collect();
         {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            for event in events {
-                index.apply(event);
+            for (event, bytes) in weighed {
+                index.apply(event, bytes);
             }
         }
         self.announce.send_replace(last);

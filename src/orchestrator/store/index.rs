@@ -7,32 +7,29 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Entry, Event, Page, Revision, StoreError, Window};
-
-/// How many events are kept for watches that resume.
-pub(super) const RING_EVENTS: usize = 2048;
+use crate::orchestrator::limits::{RING_BYTES, RING_EVENTS};
 
 /// Index and event ring.
 pub(super) struct Index {
     objects: BTreeMap<Arc<str>, Entry>,
     ring: VecDeque<Event>,
+    /// What each event of the ring weighs, in the same order, and all together.
+    weights: VecDeque<usize>,
+    ring_bytes: usize,
     /// Watches may start from here: every event after it is in the ring.
     oldest: Revision,
     revision: Revision,
-    capacity: usize,
 }
 
 impl Index {
-    pub(super) fn new(
-        objects: BTreeMap<Arc<str>, Entry>,
-        revision: Revision,
-        capacity: usize,
-    ) -> Self {
+    pub(super) fn new(objects: BTreeMap<Arc<str>, Entry>, revision: Revision) -> Self {
         Self {
             objects,
             ring: VecDeque::new(),
+            weights: VecDeque::new(),
+            ring_bytes: 0,
             oldest: revision,
             revision,
-            capacity,
         }
     }
 
@@ -44,7 +41,12 @@ impl Index {
         self.objects.get(key)
     }
 
-    pub(super) fn apply(&mut self, event: Event) {
+    pub(super) fn objects(&self) -> &BTreeMap<Arc<str>, Entry> {
+        &self.objects
+    }
+
+    /// `bytes` is what the event weighs.
+    pub(super) fn apply(&mut self, event: Event, bytes: usize) {
         self.revision = event.revision;
         match &event.value {
             Some(value) => {
@@ -60,11 +62,20 @@ impl Index {
             }
         }
         self.ring.push_back(event);
-        while self.ring.len() > self.capacity {
-            if let Some(dropped) = self.ring.pop_front() {
-                self.oldest = dropped.revision;
+        self.weights.push_back(bytes);
+        self.ring_bytes += bytes;
+        while self.ring.len() > RING_EVENTS || self.ring_bytes > RING_BYTES {
+            match self.drop_oldest() {
+                Some(dropped) => self.oldest = dropped,
+                None => break,
             }
         }
+    }
+
+    fn drop_oldest(&mut self) -> Option<Revision> {
+        let dropped = self.ring.pop_front()?;
+        self.ring_bytes -= self.weights.pop_front().unwrap_or_default();
+        Some(dropped.revision)
     }
 
     pub(super) fn compact(&mut self, upto: Revision) {
@@ -73,7 +84,7 @@ impl Index {
             .front()
             .is_some_and(|event| event.revision <= upto)
         {
-            self.ring.pop_front();
+            self.drop_oldest();
         }
         self.oldest = self.oldest.max(upto.min(self.revision));
     }

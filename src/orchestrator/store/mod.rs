@@ -116,6 +116,14 @@ pub enum StoreError {
         /// The oldest revision a watch may start from.
         oldest: Revision,
     },
+    /// The object is too long to be stored.
+    #[error("`{key}` would take {bytes} bytes, more than an object may have")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// Its length as JSON.
+        bytes: usize,
+    },
     /// Too many writes wait; try again.
     #[error("the store's write queue is full")]
     Overloaded,
@@ -125,6 +133,15 @@ pub enum StoreError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+}
+
+/// How a store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Why it takes no writes at present; it tries again by itself.
+    pub failing: Option<String>,
+    /// Keys of values that could not be read when it was opened: these objects are missing.
+    pub damaged: Vec<String>,
 }
 
 /// What the API server needs of a database. Callers: `api::Registry` alone.
@@ -172,4 +189,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets the events up to and including `upto`.
     fn compact(&self, upto: Revision);
+
+    /// Whether it can be written, and what it lost.
+    fn condition(&self) -> Condition;
 }

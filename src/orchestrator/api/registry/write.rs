@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{RACE_RETRIES, Registry};
 use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
-use crate::orchestrator::api::{defaults, validation};
+use crate::orchestrator::api::{bounds, defaults, validation};
 use crate::orchestrator::store::{Entry, Expected, Revision, StoreError};
 
 /// Whether a write is stored.
@@ -221,6 +221,7 @@ fn prepare(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
+    bounds::check_object(object)?;
     defaults::apply(kind, object);
     let mut causes = match kind.strategy.allocate {
         Some(allocate) => allocate(&registry.list(kind, None).0, object, old),

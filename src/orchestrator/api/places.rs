@@ -1,0 +1,262 @@
+//! Who may have how many connections and long requests at once: nobody can take what others need.
+//!
+//! ```text
+//!  accepted ──► Handshakes (the oldest of the greediest address gives way) ──► Users (places by identity) ──► requests
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::authorize::Identity;
+use super::limits::{
+    CONNECTIONS, CONNECTIONS_FOR_ADMINISTRATORS, CONNECTIONS_FOR_FIRST,
+    CONNECTIONS_OF_ADMINISTRATOR, CONNECTIONS_OF_USER, FIRST_CONNECTIONS, HANDSHAKES, LONG_BODIES,
+    LONG_BODIES_OF_ADMINISTRATORS, TURN_TIME, TURNS, TURNS_OF_ADMINISTRATORS,
+};
+use super::status::Status;
+
+/// Handshakes that are under way. Nobody has shown a certificate yet: only the address tells one from another.
+#[derive(Debug, Default)]
+pub(super) struct Handshakes {
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    next: u64,
+    /// Oldest first.
+    handshakes: VecDeque<(u64, IpAddr, CancellationToken)>,
+}
+
+/// One of them; over when dropped.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    number: u64,
+    of: Arc<Handshakes>,
+    /// Cancelled when another needs the place.
+    pub(super) given_up: CancellationToken,
+}
+
+impl Handshakes {
+    /// Another begins. If there are too many, the oldest of the address with the most of them gives way.
+    pub(super) fn begin(self: &Arc<Self>, from: IpAddr) -> Handshake {
+        let mut under_way = self.lock();
+        if under_way.handshakes.len() >= HANDSHAKES {
+            under_way.give_one_up();
+        }
+        let number = under_way.next;
+        under_way.next += 1;
+        let given_up = CancellationToken::new();
+        under_way
+            .handshakes
+            .push_back((number, from, given_up.clone()));
+        Handshake {
+            number,
+            of: self.clone(),
+            given_up,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn give_one_up(&mut self) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for (_, from, _) in &self.handshakes {
+            *counts.entry(*from).or_default() += 1;
+        }
+        let most = counts.values().copied().max().unwrap_or_default();
+        let oldest = self
+            .handshakes
+            .iter()
+            .position(|(_, from, _)| counts[from] == most);
+        if let Some((_, _, given_up)) = oldest.and_then(|place| self.handshakes.remove(place)) {
+            given_up.cancel();
+        }
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.of
+            .lock()
+            .handshakes
+            .retain(|(number, _, _)| *number != self.number);
+    }
+}
+
+/// The users that have connections.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    users: Mutex<HashMap<String, Weak<User>>>,
+    connections: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct User {
+    administrator: bool,
+    connections: AtomicUsize,
+    long_bodies: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+/// A connection's place; free when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    user: Arc<User>,
+    of: Arc<Users>,
+}
+
+/// Whether a user with `own` connections may have another, when there are `all`.
+fn may_have(administrator: bool, own: usize, all: usize) -> bool {
+    let (most, enough) = if administrator {
+        (CONNECTIONS_OF_ADMINISTRATOR, CONNECTIONS)
+    } else if own < FIRST_CONNECTIONS {
+        (
+            CONNECTIONS_OF_USER,
+            CONNECTIONS - CONNECTIONS_FOR_ADMINISTRATORS,
+        )
+    } else {
+        (
+            CONNECTIONS_OF_USER,
+            CONNECTIONS - CONNECTIONS_FOR_ADMINISTRATORS - CONNECTIONS_FOR_FIRST,
+        )
+    };
+    own < most && all < enough
+}
+
+impl Users {
+    /// A place for another connection of `who`, or `None` when it has its share.
+    pub(super) fn admit(self: &Arc<Self>, who: &Identity) -> Option<Place> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let user = users.get(&who.user).and_then(Weak::upgrade);
+        let user = user.unwrap_or_else(|| {
+            users.retain(|_, user| user.strong_count() > 0);
+            let user = Arc::new(User::new(who.is_master()));
+            users.insert(who.user.clone(), Arc::downgrade(&user));
+            user
+        });
+        let own = user.connections.load(Ordering::Relaxed);
+        let all = self.connections.load(Ordering::Relaxed);
+        if !may_have(user.administrator, own, all) {
+            return None;
+        }
+        user.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let of = self.clone();
+        Some(Place { user, of })
+    }
+
+    /// Connections of everybody.
+    #[must_use]
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl User {
+    fn new(administrator: bool) -> Self {
+        let (long_bodies, turns) = if administrator {
+            (LONG_BODIES_OF_ADMINISTRATORS, TURNS_OF_ADMINISTRATORS)
+        } else {
+            (LONG_BODIES, TURNS)
+        };
+        Self {
+            administrator,
+            connections: AtomicUsize::new(0),
+            long_bodies: Arc::new(Semaphore::new(long_bodies)),
+            turns: Arc::new(Semaphore::new(turns)),
+        }
+    }
+}
+
+impl Place {
+    /// Waits until the user may send a long body.
+    pub(super) async fn long_body(&self) -> Result<OwnedSemaphorePermit, Status> {
+        wait_for(&self.user.long_bodies, "long requests").await
+    }
+
+    /// Waits until the user may have another patch or long body handled.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        wait_for(&self.user.turns, "requests").await
+    }
+}
+
+async fn wait_for(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
+    match tokio::time::timeout(TURN_TIME, places.clone().acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Status::too_many_requests(format!(
+            "too many {what} of this user are being handled: try again later"
+        ))),
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.user.connections.fetch_sub(1, Ordering::Relaxed);
+        self.of.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn who(user: &str, group: &str) -> Identity {
+        Identity {
+            user: user.to_owned(),
+            groups: vec![group.to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_greediest_address_loses_its_oldest_handshake() {
+        let handshakes = Arc::new(Handshakes::default());
+        let from = |last| IpAddr::V4(Ipv4Addr::new(10, 77, 0, last));
+        let other = handshakes.begin(from(12));
+        let held: Vec<Handshake> = (1..HANDSHAKES)
+            .map(|_| handshakes.begin(from(13)))
+            .collect();
+        assert!(!held[0].given_up.is_cancelled());
+        let newest = handshakes.begin(from(14));
+        assert!(held[0].given_up.is_cancelled() && !held[1].given_up.is_cancelled());
+        assert!(!other.given_up.is_cancelled() && !newest.given_up.is_cancelled());
+        drop(held);
+        assert_eq!(handshakes.lock().handshakes.len(), 2);
+    }
+
+    #[test]
+    fn a_worker_takes_its_share_and_places_are_kept() {
+        let users = Arc::new(Users::default());
+        let (node, other) = (
+            who("system:node:w1", "system:nodes"),
+            who("system:node:w2", "system:nodes"),
+        );
+        let all: Vec<Place> = std::iter::from_fn(|| users.admit(&node)).collect();
+        assert_eq!(all.len(), CONNECTIONS_OF_USER);
+        assert!(users.admit(&other).is_some());
+        drop(all);
+        assert_eq!(users.connections(), 0);
+        let many: Vec<Place> = (0..100)
+            .flat_map(|n| {
+                let node = who(&format!("system:node:n{n}"), "system:nodes");
+                let users = users.clone();
+                std::iter::from_fn(move || users.admit(&node))
+            })
+            .collect();
+        assert_eq!(many.len(), CONNECTIONS - CONNECTIONS_FOR_ADMINISTRATORS);
+        assert!(users.admit(&who("admin", "system:masters")).is_some());
+    }
+}

@@ -1,0 +1,102 @@
+//! Every bound on what comes from outside: sizes, numbers, depths, times. `docs/limits.md` tells users of them.
+//!
+//! A number of Kubernetes' own names its source; the others are this server's, chosen for a machine of 512 MiB.
+
+use std::time::Duration;
+
+// Requests.
+
+/// Longest body of a request (apiserver/pkg/server/config.go: `MaxRequestBodyBytes`).
+pub const BODY_BYTES: usize = 3 << 20;
+/// A body up to this length is read and handled without waiting for a place.
+pub const SMALL_BODY_BYTES: usize = 16 << 10;
+/// Long bodies that one user may send at once.
+pub const LONG_BODIES: usize = 4;
+/// The same for administrators.
+pub const LONG_BODIES_OF_ADMINISTRATORS: usize = 16;
+/// How long a body may take, from the request's headers to its last byte.
+pub const BODY_TIME: Duration = Duration::from_secs(30);
+/// Patches and long bodies of one user that are handled at once; more wait for [`TURN_TIME`].
+pub const TURNS: usize = 16;
+/// The same for administrators.
+pub const TURNS_OF_ADMINISTRATORS: usize = 64;
+/// How long a request waits for a place among its user's own; then 429.
+pub const TURN_TIME: Duration = Duration::from_secs(30);
+/// Longest head of a request (net/http: `DefaultMaxHeaderBytes` is 1 MiB; no client of ours sends a thousandth).
+pub const HEAD_BYTES: u32 = 64 << 10;
+/// Longest single warning (apiserver/pkg/endpoints/filters/warning.go: `truncateItemRunes`).
+pub const WARNING_CHARACTERS: usize = 256;
+/// All warnings of an answer together (the same file: `truncateAtTotalRunes`).
+pub const WARNINGS_CHARACTERS: usize = 4 << 10;
+/// Unknown fields that one message lists.
+pub const FIELDS_IN_MESSAGE: usize = 32;
+
+// Objects.
+
+/// Longest stored object, as JSON (etcd: `--max-request-bytes`, 1.5 MiB).
+pub const OBJECT_BYTES: usize = 3 << 19;
+/// Deepest object: lists of it and events about it stay below the 128 levels that JSON parsers take; Kubernetes' own types
+/// reach about 15.
+pub const OBJECT_DEPTH: usize = 64;
+/// Values in one JSON document: each takes much more memory than text.
+pub const JSON_VALUES: usize = 200_000;
+
+// Patches.
+
+/// Operations in one JSON patch (apiserver/pkg/endpoints/handlers/patch.go: `maxJSONPatchOperations`).
+pub const JSON_PATCH_OPERATIONS: usize = 10_000;
+/// What the `copy` operations of one JSON patch may add (apiserver/pkg/server/config.go: `JSONPatchMaxCopyBytes`).
+pub const JSON_PATCH_COPIED_BYTES: usize = 3 << 20;
+/// Values that one JSON patch may visit or move up: about a second of work.
+pub const JSON_PATCH_WORK: usize = 8 << 20;
+
+// Connections.
+
+/// Handshakes under way; for another one the oldest is given up.
+pub const HANDSHAKES: usize = 256;
+/// A handshake that takes longer is given up: a node under load takes a second.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
+/// Connections with a certificate, those of all users together.
+pub const CONNECTIONS: usize = 1024;
+/// Of these, so many are only for administrators.
+pub const CONNECTIONS_FOR_ADMINISTRATORS: usize = 128;
+/// And so many more for the first [`FIRST_CONNECTIONS`] of everybody else.
+pub const CONNECTIONS_FOR_FIRST: usize = 128;
+/// A user with fewer connections than this may have one of those that are kept for it.
+pub const FIRST_CONNECTIONS: usize = 4;
+/// Connections of one user.
+pub const CONNECTIONS_OF_USER: usize = 64;
+/// Connections of one administrator.
+pub const CONNECTIONS_OF_ADMINISTRATOR: usize = 512;
+/// A connection whose first request has not come by then is closed.
+pub const FIRST_REQUEST_TIME: Duration = Duration::from_secs(10);
+/// A connection without a request for so long is closed (net/http's `IdleTimeout` as kube-apiserver sets it: 90 s).
+pub const IDLE_TIME: Duration = Duration::from_secs(90);
+/// A dead peer is noticed after about two of these.
+pub const KEEP_ALIVE_TIME: Duration = Duration::from_secs(20);
+/// Requests at once on one HTTP/2 connection (kube-apiserver's `--http2-max-streams-per-connection` with client-go: 250).
+pub const STREAMS: u32 = 250;
+/// HTTP/2 flow control: what a client may send of one body ahead of its reader.
+pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// The same for all bodies of a connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// One message on a node's or a balancer's stream: output comes in pieces of 32 KiB.
+pub const MESSAGE_BYTES: usize = 256 << 10;
+
+// Watches and lists.
+
+/// Longest watch, whatever its client asks for.
+pub const WATCH_TIME: Duration = Duration::from_hours(24);
+/// How long a watch lasts when the client does not say (apiserver: `--min-request-timeout`, 30 to 60 minutes).
+pub const DEFAULT_WATCH_TIME: Duration = Duration::from_mins(50);
+/// A list is sent in pieces of about this size.
+pub const PIECE_BYTES: usize = 32 << 10;
+
+// The store.
+
+/// Changes kept for watches that resume.
+pub const RING_EVENTS: usize = 2048;
+/// And what they weigh in memory: newer ones push older ones out. What a change replaced may weigh as much again.
+pub const RING_BYTES: usize = 32 << 20;
+/// Writes that may wait for the writer; more are refused with 429.
+pub const QUEUE_WRITES: usize = 4096;
