@@ -192,6 +192,10 @@ fn container(image: &Image, name: &str, restart_count: u32, script: &str) -> Con
         run_as: None,
         read_only_root: false,
         privileged: false,
+        groups: Vec::new(),
+        capabilities_added: Vec::new(),
+        capabilities_dropped: Vec::new(),
+        no_new_privileges: false,
     }
 }
 
@@ -232,6 +236,8 @@ async fn log(runtime: &RealRuntime, name: &str, previous: bool) -> String {
     let query = LogQuery {
         follow: true,
         tail_lines: None,
+        since: None,
+        limit_bytes: None,
         previous,
         timestamps: false,
     };

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::cluster::open_home;
 use super::failure::Failure;
-use super::terminal::{Live, say};
+use super::terminal::{Live, complain, say};
 use crate::cluster::home::Home;
 use crate::images::{self, ImageStore};
 use crate::machines::boxes::{self, BoxDefinition, BoxError, Origin};
@@ -273,17 +273,40 @@ async fn load_images(
     if tag.is_some() && files.len() != 1 {
         return Err(Failure::new("`--tag` names the image of one file").invalid());
     }
-    let loading = tokio::task::spawn_blocking(move || -> Result<Vec<String>, images::LoadError> {
-        let mut names = Vec::new();
-        for file in &files {
-            names.extend(images::load(file, tag.as_ref(), &store)?);
-        }
-        Ok(names)
-    });
-    for name in loading.await.expect("loading does not panic")? {
-        say(&name);
+    let loading = tokio::task::spawn_blocking(
+        move || -> Result<images::Loaded, (images::Loaded, images::LoadError)> {
+            let mut loaded = images::Loaded::default();
+            for file in &files {
+                match images::load(file, tag.as_ref(), &store) {
+                    Ok(more) => {
+                        loaded.names.extend(more.names);
+                        loaded.notes.extend(more.notes);
+                    }
+                    Err(error) => return Err((loaded, error)),
+                }
+            }
+            Ok(loaded)
+        },
+    );
+    let (loaded, error) = match loading.await.expect("loading does not panic") {
+        Ok(loaded) => (loaded, None),
+        Err((loaded, error)) => (loaded, Some(error)),
+    };
+    for name in &loaded.names {
+        say(name);
     }
-    Ok(())
+    for note in &loaded.notes {
+        complain(&format!("warning: {note}"));
+    }
+    error.map_or(Ok(()), |error| {
+        let is_invalid = error.is_invalid();
+        let failure = Failure::from(error);
+        Err(if is_invalid {
+            failure.invalid()
+        } else {
+            failure
+        })
+    })
 }
 
 fn detail(live: &Arc<Live>) -> impl Fn(&str) + Send + Sync + use<> {

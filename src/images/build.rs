@@ -10,6 +10,7 @@ use oci_spec::image as oci;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::store::Sealed;
 use super::{ImageDefinition, ImageError, ImageStore, Resolved, Stored};
 use crate::model::definition::hexadecimal;
 use crate::shell::debian::{self, Bootstrap, DirectoryLock, Progress};
@@ -350,16 +351,25 @@ impl LayerWriter {
     }
 
     pub(super) fn finish(self) -> Result<Layer, ImageError> {
+        let (sealed, layer) = self.seal()?;
+        sealed.place()?;
+        Ok(layer)
+    }
+
+    /// The layer is whole, but not in the store yet.
+    pub(super) fn seal(self) -> Result<(Sealed, Layer), ImageError> {
         let directory = self.directory;
         let writer = self.encoder.finish().map_err(|source| ImageError::File {
             action: "compress into",
             path: directory,
             source,
         })?;
-        Ok(Layer {
-            blob: writer.commit(None)?,
+        let sealed = writer.seal()?;
+        let layer = Layer {
+            blob: sealed.stored().clone(),
             diff_id: format!("sha256:{}", hexadecimal(&self.hash.finalize())),
-        })
+        };
+        Ok((sealed, layer))
     }
 }
 

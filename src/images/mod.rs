@@ -12,7 +12,7 @@ mod store;
 
 use std::path::PathBuf;
 
-pub use archive::{LoadError, load};
+pub use archive::{LoadError, Loaded, load};
 pub use build::{Built, build};
 pub use definition::{ImageDefinition, builtin};
 pub use pull::{PullError, pull};

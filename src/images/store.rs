@@ -71,11 +71,24 @@ struct Index {
     built: BTreeMap<String, Resolved>,
 }
 
-/// Only a manifest says its own media type at the top; a layer or a configuration is no manifest.
+/// A manifest may say its own media type, or be told by its shape; a layer or a configuration is no manifest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Typed {
-    media_type: String,
+    media_type: Option<String>,
+    manifests: Option<serde_json::Value>,
+    layers: Option<serde_json::Value>,
+}
+
+impl Typed {
+    fn media_type(self) -> Option<String> {
+        let shape = match (self.manifests, self.layers) {
+            (Some(_), _) => Some("application/vnd.oci.image.index.v1+json"),
+            (None, Some(_)) => Some("application/vnd.oci.image.manifest.v1+json"),
+            (None, None) => None,
+        };
+        self.media_type.or_else(|| shape.map(str::to_owned))
+    }
 }
 
 /// The store. Cheap to clone: it holds no state but its directory.
@@ -161,10 +174,12 @@ impl ImageStore {
             Err(error) => return Err(file("read", &path)(error)),
         };
         let typed = serde_json::from_slice::<Typed>(&content).ok();
-        Ok(typed.map(|typed| Resolved {
-            digest: reference.to_owned(),
-            media_type: typed.media_type,
-        }))
+        Ok(typed
+            .and_then(Typed::media_type)
+            .map(|media_type| Resolved {
+                digest: reference.to_owned(),
+                media_type,
+            }))
     }
 
     /// Every tag, as `repository:tag`, and its manifest.
@@ -237,13 +252,19 @@ pub struct BlobWriter {
 impl BlobWriter {
     /// Puts the blob in its place. With `expected`, a content of another digest is refused.
     pub fn commit(self, expected: Option<&str>) -> Result<Stored, StoreError> {
-        let digest = format!("sha256:{}", hexadecimal(&self.hash.finalize()));
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+        let sealed = self.seal()?;
+        if let Some(expected) = expected.filter(|expected| *expected != sealed.stored.digest) {
             return Err(StoreError::Digest {
                 expected: expected.to_owned(),
-                actual: digest,
+                actual: sealed.stored.digest,
             });
         }
+        sealed.place()
+    }
+
+    /// The blob is whole, but not in its place yet.
+    pub(super) fn seal(self) -> Result<Sealed, StoreError> {
+        let digest = format!("sha256:{}", hexadecimal(&self.hash.finalize()));
         let path = self
             .store
             .blob_path(&digest)
@@ -252,11 +273,42 @@ impl BlobWriter {
             .as_file()
             .sync_data()
             .map_err(file("write", &path))?;
-        place(self.file, &path)?;
-        Ok(Stored {
-            digest,
-            size: self.size,
+        Ok(Sealed {
+            file: self.file.into_temp_path(),
+            path,
+            stored: Stored {
+                digest,
+                size: self.size,
+            },
         })
+    }
+}
+
+/// A whole blob that no reader finds yet. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    file: tempfile::TempPath,
+    path: PathBuf,
+    stored: Stored,
+}
+
+impl Sealed {
+    /// Digest and size.
+    pub(super) fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Where it can be read meanwhile.
+    pub(super) fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// Puts it in its place.
+    pub(super) fn place(self) -> Result<Stored, StoreError> {
+        self.file
+            .persist(&self.path)
+            .map_err(|error| file("write", &self.path)(error.error))?;
+        Ok(self.stored)
     }
 }
 

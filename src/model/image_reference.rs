@@ -50,7 +50,10 @@ impl Reference {
         let registry_is_valid = registry
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b));
-        if !is_repository(&repository) || !registry_is_valid {
+        let port_is_valid = registry
+            .split_once(':')
+            .is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+        if !is_repository(&repository) || !registry_is_valid || !port_is_valid {
             return None;
         }
         let version = match (digest, tag) {
@@ -153,6 +156,10 @@ mod tests {
             "a:-x",
             "/a",
             "a//b",
+            "host:99999/x:1",
+            "host:/x:1",
+            "host:0/x:1",
+            "host:port/x:1",
         ] {
             assert_eq!(Reference::parse(wrong), None, "{wrong}");
         }

@@ -118,6 +118,15 @@ pub enum ToNode {
         follow: bool,
         /// Only the last so many lines.
         tail_lines: Option<u64>,
+        /// Only lines that are no older than so many seconds, by the node's clock.
+        #[serde(default)]
+        since_seconds: Option<u64>,
+        /// Only lines from this time on.
+        #[serde(default)]
+        since_time: Option<jiff::Timestamp>,
+        /// No more than so many bytes.
+        #[serde(default)]
+        limit_bytes: Option<u64>,
         /// The instance before the current one.
         previous: bool,
         /// Put the RFC 3339 time before each line.

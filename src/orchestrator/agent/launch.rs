@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Service};
+use k8s_openapi::api::core::v1::{Capabilities, Container, Pod, PodSpec, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::environment::{self, ConfigError, Sources as EnvironmentSources};
@@ -21,6 +21,9 @@ pub(crate) enum LaunchError {
     /// A mount cannot be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// It must not run as root, and would.
+    #[error("{0}")]
+    Root(String),
 }
 
 /// All that a container's specification is made from.
@@ -33,6 +36,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) instance: u32,
     /// Its image.
     pub(crate) image: Image,
+    /// The user that the image names.
+    pub(crate) image_user: &'a str,
     /// The pod's address.
     pub(crate) address: Ipv4Addr,
     /// The node's address.
@@ -52,6 +57,8 @@ pub(crate) struct Launch<'a> {
 /// What the runtime starts.
 pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, LaunchError> {
     let container = launch.container;
+    let run_as = run_as(launch.pod.spec.as_ref(), container);
+    check_non_root(launch, run_as)?;
     let env = environment::environment(
         container,
         &EnvironmentSources {
@@ -63,7 +70,7 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
             services: launch.services,
         },
     )?;
-    let mut mounts = volumes::mounts(container, launch.volumes)?;
+    let mut mounts = volumes::mounts(container, launch.volumes, &env)?;
     let own: Vec<Mount> = launch
         .files
         .iter()
@@ -101,7 +108,13 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
                 launch.node_memory_bytes,
             )
         }),
-        run_as: run_as(launch.pod.spec.as_ref(), container),
+        run_as,
+        groups: groups(launch.pod),
+        capabilities_added: capabilities(container, |capabilities| capabilities.add.as_ref()),
+        capabilities_dropped: capabilities(container, |capabilities| capabilities.drop.as_ref()),
+        no_new_privileges: security
+            .and_then(|security| security.allow_privilege_escalation)
+            .is_some_and(|allowed| !allowed),
         read_only_root: security
             .and_then(|security| security.read_only_root_filesystem)
             .unwrap_or(false),
@@ -146,6 +159,59 @@ fn run_as(spec: Option<&PodSpec>, container: &Container) -> Option<(u32, u32)> {
     Some((number(user), number(group)))
 }
 
+/// The volumes' group and the pod's further ones.
+fn groups(pod: &Pod) -> Vec<u32> {
+    let security = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
+    let more = security.and_then(|security| security.supplemental_groups.as_ref());
+    let more = more.into_iter().flatten();
+    let mut groups: Vec<u32> = volumes::fs_group(pod)
+        .into_iter()
+        .chain(more.filter_map(|group| u32::try_from(*group).ok()))
+        .collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+fn capabilities(
+    container: &Container,
+    which: fn(&Capabilities) -> Option<&Vec<String>>,
+) -> Vec<String> {
+    let security = container.security_context.as_ref();
+    let names = security.and_then(|security| which(security.capabilities.as_ref()?));
+    names.cloned().unwrap_or_default()
+}
+
+/// Source: `pkg/kubelet/kuberuntime/security_context.go`, `verifyRunAsNonRoot`.
+fn check_non_root(launch: &Launch<'_>, run_as: Option<(u32, u32)>) -> Result<(), LaunchError> {
+    let own = launch.container.security_context.as_ref();
+    let pod = (launch.pod.spec.as_ref()).and_then(|spec| spec.security_context.as_ref());
+    let is_wanted = own
+        .and_then(|own| own.run_as_non_root)
+        .or_else(|| pod.and_then(|pod| pod.run_as_non_root))
+        .unwrap_or(false);
+    if !is_wanted {
+        return Ok(());
+    }
+    let user = launch.image_user.split(':').next().unwrap_or_default();
+    let why = match (run_as, user.parse::<u32>()) {
+        (Some((0, _)), _) => "container's runAsUser breaks non-root policy".to_owned(),
+        (Some(_), _) => return Ok(()),
+        (None, Ok(0)) => "container has runAsNonRoot and image will run as root".to_owned(),
+        (None, Ok(_)) => return Ok(()),
+        (None, Err(_)) if user.is_empty() => {
+            "container has runAsNonRoot and image will run as root".to_owned()
+        }
+        (None, Err(_)) => format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root"
+        ),
+    };
+    Err(LaunchError::Root(why))
+}
+
 /// When a container's image is pulled. The API server has set the policy; without one, Kubernetes' default.
 pub(crate) fn pull_policy(container: &Container) -> PullPolicy {
     match container.image_pull_policy.as_deref() {
@@ -175,10 +241,11 @@ mod tests {
     #[test]
     fn a_manifest_becomes_a_specification() {
         let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","namespace":"default","uid":"u"},"spec":{
-            "securityContext":{"runAsUser":1000,"runAsGroup":7},
+            "securityContext":{"runAsUser":1000,"runAsGroup":7,"fsGroup":2000,"supplementalGroups":[3000,2000]},
             "containers":[{"name":"c","image":"i","command":["run","$(A)"],"env":[{"name":"A","value":"b"}],
                 "resources":{"limits":{"cpu":"500m","memory":"64Mi"}},
-                "securityContext":{"runAsUser":33,"readOnlyRootFilesystem":true},
+                "securityContext":{"runAsUser":33,"readOnlyRootFilesystem":true,"allowPrivilegeEscalation":false,
+                    "capabilities":{"drop":["ALL"],"add":["NET_BIND_SERVICE"]}},
                 "volumeMounts":[{"name":"v","mountPath":"/etc/hostname"}]}]}}))
         .unwrap();
         let file = |target: &str| Mount {
@@ -194,6 +261,7 @@ mod tests {
                 digest: "sha256:0".into(),
                 reference: "i:latest".into(),
             },
+            image_user: "",
             address: Ipv4Addr::LOCALHOST,
             host_address: Ipv4Addr::LOCALHOST,
             node_memory_bytes: 512 << 20,
@@ -217,6 +285,12 @@ mod tests {
             (spec.run_as, spec.read_only_root, spec.privileged),
             (Some((33, 7)), true, false)
         );
+        assert_eq!(spec.groups, [2000, 3000]);
+        assert!(spec.no_new_privileges);
+        assert_eq!(
+            (spec.capabilities_added, spec.capabilities_dropped),
+            (vec!["NET_BIND_SERVICE".to_owned()], vec!["ALL".to_owned()])
+        );
         // The manifest's own mount wins over the pod's file.
         let targets: Vec<_> = spec
             .mounts
@@ -229,6 +303,84 @@ mod tests {
             })
             .collect();
         assert_eq!(targets, [("/v", "/etc/hostname"), ("/x", "/etc/hosts")]);
+    }
+
+    #[test]
+    fn who_must_not_be_root_is_not() {
+        for (pod_level, own, image_user, expected) in [
+            (json!({}), json!({}), "", None),
+            (
+                json!({"runAsNonRoot":true}),
+                json!({}),
+                "",
+                Some("image will run as root"),
+            ),
+            (
+                json!({"runAsNonRoot":true}),
+                json!({}),
+                "0:0",
+                Some("image will run as root"),
+            ),
+            (
+                json!({"runAsNonRoot":true}),
+                json!({}),
+                "web",
+                Some("non-numeric user (web)"),
+            ),
+            (json!({"runAsNonRoot":true}), json!({}), "33:web", None),
+            (
+                json!({"runAsNonRoot":true,"runAsUser":5}),
+                json!({}),
+                "",
+                None,
+            ),
+            (
+                json!({"runAsNonRoot":true,"runAsUser":5}),
+                json!({"runAsUser":0}),
+                "",
+                Some("breaks non-root policy"),
+            ),
+            (
+                json!({"runAsNonRoot":true}),
+                json!({"runAsNonRoot":false}),
+                "",
+                None,
+            ),
+            (
+                json!({}),
+                json!({"runAsNonRoot":true}),
+                "root",
+                Some("non-numeric user"),
+            ),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","uid":"u"},"spec":{
+                "securityContext":pod_level,"containers":[{"name":"c","image":"i","securityContext":own}]}}))
+            .unwrap();
+            let made = container_spec(&Launch {
+                pod: &pod,
+                container: &pod.spec.as_ref().unwrap().containers[0],
+                instance: 0,
+                image: Image {
+                    digest: "sha256:0".into(),
+                    reference: "i:latest".into(),
+                },
+                image_user,
+                address: Ipv4Addr::LOCALHOST,
+                host_address: Ipv4Addr::LOCALHOST,
+                node_memory_bytes: 512 << 20,
+                objects: &PodObjects::default(),
+                services: &[],
+                volumes: &Sources::new(),
+                files: &[],
+            });
+            match expected {
+                None => assert!(made.is_ok(), "{pod:?}"),
+                Some(expected) => {
+                    let error = made.unwrap_err().to_string();
+                    assert!(error.contains(expected), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -80,6 +80,14 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     /// All capabilities and devices.
     pub privileged: bool,
+    /// Further groups of its processes.
+    pub groups: Vec<u32>,
+    /// Capabilities on top of the usual ones, without `CAP_`; `ALL`.
+    pub capabilities_added: Vec<String>,
+    /// Capabilities that it shall not have, without `CAP_`; `ALL`.
+    pub capabilities_dropped: Vec<String>,
+    /// No process of it may gain privileges, by a set-user-ID program for instance.
+    pub no_new_privileges: bool,
 }
 
 /// What a container does now.
@@ -183,6 +191,10 @@ pub struct LogQuery {
     pub follow: bool,
     /// Last lines only.
     pub tail_lines: Option<u64>,
+    /// Only lines from this time on.
+    pub since: Option<jiff::Timestamp>,
+    /// No more than so many bytes.
+    pub limit_bytes: Option<u64>,
     /// The instance before this one.
     pub previous: bool,
     /// RFC 3339 time before each line.
@@ -208,6 +220,10 @@ pub trait Runtime: Send + Sync + 'static {
         reference: &str,
         policy: PullPolicy,
     ) -> impl Future<Output = Result<Image, PullError>> + Send;
+    /// The user that an image which is here runs as: `root`, `33`, `33:33`; empty when it says nothing.
+    fn image_user(&self, _image: &Image) -> String {
+        String::new()
+    }
     /// Makes a pod's sandbox; idempotent. Returns its address.
     fn create_sandbox(
         &self,

@@ -266,13 +266,23 @@ async fn answer<R: Runtime>(
             container,
             follow,
             tail_lines,
+            since_seconds,
+            since_time,
+            limit_bytes,
             previous,
             timestamps,
             ..
         } => {
+            let ago = since_seconds.map(|seconds| {
+                jiff::Timestamp::now()
+                    .checked_sub(Duration::from_secs(seconds))
+                    .unwrap_or(jiff::Timestamp::MIN)
+            });
             let query = LogQuery {
                 follow,
                 tail_lines,
+                since: since_time.or(ago),
+                limit_bytes,
                 previous,
                 timestamps,
             };

@@ -6,6 +6,7 @@
 //! volume/..data     -> ..2026_11_23_03_05_00.123456789      (replaced by one rename)
 //! volume/..2026_…/key
 //! ```
+//! A pod's `fsGroup` gets what is projected to read and emptyDirs to write, and set-group-ID folders (`pkg/volume/volume_linux.go`).
 //! Source: `pkg/volume/util/atomic_writer.go`. Secrets and `emptyDir` of medium Memory live below [`Roots::volatile`], a
 //! tmpfs; everything else below [`Roots::durable`]. Both directories are 0700: containers get at a volume by its mount only.
 
@@ -17,12 +18,15 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, Pod, Secret, Volume};
 
-use super::environment::ConfigError;
+use super::environment::{ConfigError, expand_all};
 use super::runtime::Mount;
 use crate::orchestrator::private_file::make_private_parents;
 
 /// Kubernetes' mode of a projected file that names none.
 const DEFAULT_FILE_MODE: i32 = 0o644;
+
+/// What a pod's `fsGroup` may do with projected files.
+const GROUP_READS: u32 = 0o440;
 
 /// Why a pod's volumes could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,7 @@ pub(crate) fn prepare(
     config_maps: &BTreeMap<String, ConfigMap>,
 ) -> Result<Sources, VolumeError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let group = fs_group(pod);
     let mut sources = Sources::new();
     for volume in pod
         .spec
@@ -135,9 +140,14 @@ pub(crate) fn prepare(
             } else {
                 durable("configmap")
             };
-            let files = projection(volume, secrets, config_maps)?;
+            let mut files = projection(volume, secrets, config_maps)?;
+            if group.is_some() {
+                for (_, mode) in files.values_mut() {
+                    *mode |= GROUP_READS;
+                }
+            }
             make_private_parents(&path).map_err(|error| failed(&path, error))?;
-            write_projection(&path, &files).map_err(|error| failed(&path, error))?;
+            write_projection(&path, &files, group).map_err(|error| failed(&path, error))?;
             sources.insert(volume.name.clone(), path);
         } else if let Some(empty) = &volume.empty_dir {
             let path = if empty.medium.as_deref() == Some("Memory") {
@@ -149,7 +159,9 @@ pub(crate) fn prepare(
             if !path.exists() {
                 fs::create_dir(&path).map_err(|error| failed(&path, error))?;
                 // Any user of the pod may write, as in the kubelet.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o777))
+                let mode = if group.is_some() { 0o2777 } else { 0o777 };
+                std::os::unix::fs::chown(&path, None, group)
+                    .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
                     .map_err(|error| failed(&path, error))?;
             }
             sources.insert(volume.name.clone(), path);
@@ -168,8 +180,18 @@ pub(crate) fn prepare(
     Ok(sources)
 }
 
-/// A container's mounts, from its `volumeMounts`.
-pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mount>, VolumeError> {
+/// The group that a pod's volumes belong to.
+pub(crate) fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+/// A container's mounts, from its `volumeMounts`; `environment` is what `subPathExpr` may name.
+pub(crate) fn mounts(
+    container: &Container,
+    sources: &Sources,
+    environment: &[(String, String)],
+) -> Result<Vec<Mount>, VolumeError> {
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let refused = |what: String| VolumeError::Refused {
@@ -179,7 +201,20 @@ pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mou
         let volume = sources
             .get(&mount.name)
             .ok_or_else(|| refused("the pod has no such volume".into()))?;
-        let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
+        let expression = mount.sub_path_expr.clone().filter(|path| !path.is_empty());
+        let sub_path = match expression {
+            None => mount.sub_path.clone().filter(|path| !path.is_empty()),
+            Some(expression) => {
+                let expanded = expand_all(Some(&vec![expression.clone()]), environment).concat();
+                if expanded.is_empty() || expanded.contains("$(") {
+                    return Err(refused(format!(
+                        "subPathExpr `{expression}` names a variable that the container does not have"
+                    )));
+                }
+                Some(expanded)
+            }
+        };
+        let source = match sub_path.as_deref() {
             None => volume.clone(),
             Some(sub_path) => {
                 if !safe_path(sub_path) {
@@ -187,7 +222,7 @@ pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mou
                 }
                 let path = volume.join(sub_path);
                 if !path.exists() {
-                    fs::create_dir_all(&path).map_err(|source| VolumeError::Io {
+                    make_sub_path(volume, sub_path).map_err(|source| VolumeError::Io {
                         volume: mount.name.clone(),
                         path: path.clone(),
                         source,
@@ -215,6 +250,21 @@ pub(crate) fn mounts(container: &Container, sources: &Sources) -> Result<Vec<Mou
         });
     }
     Ok(mounts)
+}
+
+/// Makes the folders of a subPath, each as open as the volume is, as the kubelet does.
+fn make_sub_path(volume: &Path, sub_path: &str) -> io::Result<()> {
+    let mode = fs::metadata(volume)?.mode() & 0o7777;
+    let mut at = volume.to_owned();
+    for part in Path::new(sub_path).components() {
+        at.push(part);
+        match fs::create_dir(&at) {
+            Ok(()) => fs::set_permissions(&at, fs::Permissions::from_mode(mode))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The files of a Secret or ConfigMap volume.
@@ -324,11 +374,20 @@ pub(crate) fn projection(
     Ok(files)
 }
 
-/// Makes `target` hold exactly `files`, atomically; returns whether anything changed.
-pub(crate) fn write_projection(target: &Path, files: &Projection) -> io::Result<bool> {
+/// Makes `target` hold exactly `files`, atomically, for `group`; returns whether anything changed.
+pub(crate) fn write_projection(
+    target: &Path,
+    files: &Projection,
+    group: Option<u32>,
+) -> io::Result<bool> {
+    let open_folder = |path: &Path| {
+        let mode = if group.is_some() { 0o2755 } else { 0o755 };
+        std::os::unix::fs::chown(path, None, group)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
     if !target.exists() {
         fs::create_dir(target)?;
-        fs::set_permissions(target, fs::Permissions::from_mode(0o755))?;
+        open_folder(target)?;
     }
     let data = target.join("..data");
     let old = fs::read_link(&data).ok();
@@ -344,18 +403,28 @@ pub(crate) fn write_projection(target: &Path, files: &Projection) -> io::Result<
         .to_string();
     let fresh = target.join(&stamp);
     fs::create_dir(&fresh)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+    open_folder(&fresh)?;
     for (path, (contents, mode)) in files {
-        let path = fresh.join(path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+        let mut folder = fresh.clone();
+        for part in Path::new(path)
+            .parent()
+            .into_iter()
+            .flat_map(Path::components)
+        {
+            folder.push(part);
+            if !folder.exists() {
+                fs::create_dir(&folder)?;
+                open_folder(&folder)?;
+            }
         }
+        let path = fresh.join(path);
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
         io::Write::write_all(&mut file, contents)?;
+        std::os::unix::fs::chown(&path, None, group)?;
         // Set apart from the open, so that the umask does not narrow it.
         fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
     }
@@ -498,7 +567,8 @@ mod tests {
         assert!(
             write_projection(
                 &target,
-                &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)])
+                &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)]),
+                None,
             )
             .unwrap()
         );
@@ -516,13 +586,14 @@ mod tests {
         assert!(
             !write_projection(
                 &target,
-                &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)])
+                &files(&[("tls.crt", "one", 0o644), ("sub/key", "k", 0o400)]),
+                None,
             )
             .unwrap()
         );
         assert_eq!(fs::read_link(target.join("..data")).unwrap(), first);
 
-        assert!(write_projection(&target, &files(&[("tls.crt", "two", 0o600)])).unwrap());
+        assert!(write_projection(&target, &files(&[("tls.crt", "two", 0o600)]), None).unwrap());
         assert_eq!(fs::read_to_string(target.join("tls.crt")).unwrap(), "two");
         assert!(!target.join(&first).exists() && fs::symlink_metadata(target.join("sub")).is_err());
     }
@@ -535,7 +606,7 @@ mod tests {
         symlink("..gone", target.join("..data")).unwrap_or_default();
         symlink("..gone", target.join("..data_tmp")).unwrap();
         fs::create_dir(target.join("..gone")).unwrap();
-        assert!(write_projection(&target, &files(&[("a", "1", 0o644)])).unwrap());
+        assert!(write_projection(&target, &files(&[("a", "1", 0o644)]), None).unwrap());
         assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "1");
     }
 
@@ -595,17 +666,64 @@ mod tests {
             volatile: directory.path().join("memory"),
         };
         let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","uid":"u1"},"spec":{"containers":[
-            {"name":"c","volumeMounts":[{"name":"e","mountPath":"/e","subPath":"in"},{"name":"m","mountPath":"/m","readOnly":true}]}],
+            {"name":"c","volumeMounts":[{"name":"e","mountPath":"/e","subPath":"in"},{"name":"m","mountPath":"/m","readOnly":true},
+                {"name":"e","mountPath":"/x","subPathExpr":"of/$(WHO)"}]}],
             "volumes":[{"name":"e","emptyDir":{}},{"name":"m","emptyDir":{"medium":"Memory"}}]}})).unwrap();
         let sources = prepare(&pod, &roots, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let mounts = mounts(container, &sources).unwrap();
+        let mounts = mounts(container, &sources, &[("WHO".into(), "me".into())]).unwrap();
         assert!(mounts[0].source.ends_with("volumes/empty-dir/e/in") && !mounts[0].read_only);
         assert!(mounts[1].source.starts_with(roots.pod_volatile("u1")) && mounts[1].read_only);
+        assert!(mounts[2].source.ends_with("volumes/empty-dir/e/of/me"));
+        assert_eq!(
+            fs::metadata(&mounts[2].source).unwrap().mode() & 0o777,
+            0o777
+        );
+        let unknown = super::mounts(container, &sources, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(unknown.contains("$(WHO)"), "{unknown}");
         assert_eq!(fs::metadata(&sources["e"]).unwrap().mode() & 0o777, 0o777);
         assert_eq!(fs::metadata(roots.pod("u1")).unwrap().mode() & 0o777, 0o700);
         roots.remove("u1").unwrap();
         roots.remove("u1").unwrap();
         assert!(!roots.pod("u1").exists());
+    }
+
+    #[test]
+    fn volumes_belong_to_the_pods_group() {
+        if !rustix::process::getuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let roots = Roots {
+            durable: directory.path().join("pods"),
+            volatile: directory.path().join("memory"),
+        };
+        let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","uid":"u1"},"spec":{"containers":[{"name":"c"}],
+            "securityContext":{"fsGroup":2000},
+            "volumes":[{"name":"e","emptyDir":{}},{"name":"s","secret":{"secretName":"s","defaultMode":256,
+                "items":[{"key":"a","path":"sub/a"}]}}]}})).unwrap();
+        let secret: Secret =
+            serde_json::from_value(json!({"metadata":{"name":"s"},"data":{"a":"MQ=="}})).unwrap();
+        let secrets = BTreeMap::from([("s".to_owned(), secret)]);
+        // The second time nothing changes.
+        for _ in 0..2 {
+            let sources = prepare(&pod, &roots, &secrets, &BTreeMap::new()).unwrap();
+            for (path, mode) in [
+                (sources["e"].clone(), 0o2777),
+                (sources["s"].clone(), 0o2755),
+                (sources["s"].join("sub"), 0o2755),
+                (sources["s"].join("sub/a"), 0o440),
+            ] {
+                let found = fs::metadata(&path).unwrap();
+                assert_eq!(
+                    (found.mode() & 0o7777, found.gid()),
+                    (mode, 2000),
+                    "{}",
+                    path.display()
+                );
+            }
+        }
     }
 }

@@ -190,6 +190,7 @@ pub(crate) async fn start<R: Runtime, A: PodApi>(
         pod,
         container,
         instance,
+        image_user: &context.runtime.image_user(&image),
         image,
         address: setup.address,
         host_address: context.host_address,

@@ -77,6 +77,9 @@ pub(crate) struct ImageRecord {
     pub(crate) working_dir: String,
     pub(crate) user: String,
     pub(crate) stop_signal: String,
+    /// Whether a directory on top of the layers fills their gaps.
+    #[serde(default)]
+    pub(crate) filled: bool,
 }
 
 /// Where the pieces of a container are.
@@ -103,11 +106,13 @@ pub(crate) fn config(
     if arguments.is_empty() {
         return Err("no command specified".to_owned());
     }
-    let account = account(places.root, &image.user, spec.run_as)?;
-    let capabilities: Vec<&str> = match (spec.privileged, account.uid) {
-        (true, _) => CAPABILITIES.into_iter().chain(MORE_CAPABILITIES).collect(),
-        (false, _) => CAPABILITIES.to_vec(),
-    };
+    let mut account = account(places.root, &image.user, spec.run_as)?;
+    for group in &spec.groups {
+        if !account.groups.contains(group) {
+            account.groups.push(*group);
+        }
+    }
+    let capabilities = capabilities(spec)?;
     // As with Docker, another user than root holds none of them until it runs something that grants them.
     let held = if account.uid == 0 {
         capabilities.clone()
@@ -166,7 +171,7 @@ pub(crate) fn config(
             "cwd": working_dir(image, spec),
             "capabilities": {"bounding": capabilities, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": open_files.min(SOFT_OPEN_FILES), "hard": open_files}],
-            "noNewPrivileges": false,
+            "noNewPrivileges": spec.no_new_privileges && !spec.privileged,
             "oomScoreAdj": spec.oom_score_adjust,
         },
         "root": {"path": places.root, "readonly": spec.read_only_root},
@@ -177,6 +182,44 @@ pub(crate) fn config(
         config["hostname"] = json!(sandbox.hostname);
     }
     Ok(config)
+}
+
+/// The capabilities of a container. Source: containerd's `internal/cri/server/container_create_linux.go`.
+fn capabilities(spec: &ContainerSpec) -> Result<Vec<&'static str>, String> {
+    let every = || CAPABILITIES.into_iter().chain(MORE_CAPABILITIES);
+    if spec.privileged {
+        return Ok(every().collect());
+    }
+    let known = |name: &str| {
+        let upper = name.to_ascii_uppercase();
+        let wanted = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        every()
+            .find(|known| &known["CAP_".len()..] == wanted)
+            .ok_or_else(|| format!("there is no capability `{name}`"))
+    };
+    let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
+    let mut held: Vec<&'static str> = CAPABILITIES.to_vec();
+    if spec.capabilities_added.iter().any(is_all) {
+        held = every().collect();
+    }
+    if spec.capabilities_dropped.iter().any(is_all) {
+        held.clear();
+    }
+    for name in spec.capabilities_added.iter().filter(|name| !is_all(name)) {
+        let capability = known(name)?;
+        if !held.contains(&capability) {
+            held.push(capability);
+        }
+    }
+    for name in spec
+        .capabilities_dropped
+        .iter()
+        .filter(|name| !is_all(name))
+    {
+        let capability = known(name)?;
+        held.retain(|held| *held != capability);
+    }
+    Ok(held)
 }
 
 /// Where a container's process starts.
@@ -375,29 +418,6 @@ fn find_account(passwd: &str, group: &str, wanted: &str) -> Result<Account, Stri
     })
 }
 
-/// The number of a signal as images write it: `SIGQUIT`, `QUIT` or `3`. SIGTERM when it is none.
-pub(crate) fn signal_number(name: &str) -> i32 {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    const TERM: i32 = 15;
-    if let Ok(number) = name.parse::<i32>() {
-        return if (1..=31).contains(&number) {
-            number
-        } else {
-            TERM
-        };
-    }
-    let bare = name.strip_prefix("SIG").unwrap_or(name);
-    NAMES
-        .iter()
-        .position(|known| *known == bare)
-        .and_then(|at| i32::try_from(at + 1).ok())
-        .unwrap_or(TERM)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,21 +477,6 @@ mod tests {
                 words(expected),
                 "{command} | {args}"
             );
-        }
-    }
-
-    #[test]
-    fn signals_are_known_by_name_and_number() {
-        for (name, number) in [
-            ("SIGQUIT", 3),
-            ("QUIT", 3),
-            ("9", 9),
-            ("SIGWINCH", 28),
-            ("", 15),
-            ("SIGNOPE", 15),
-            ("99", 15),
-        ] {
-            assert_eq!(signal_number(name), number, "{name}");
         }
     }
 }

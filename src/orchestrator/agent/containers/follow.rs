@@ -36,18 +36,26 @@ impl RealRuntime {
             )));
         };
         let path = instance.run.log.clone();
-        let mut reader = log::Reader::open(&path, query.tail_lines, query.timestamps)
+        let mut reader = log::Reader::open(&path, query)
             .map_err(doing(format!("read log `{}`", path.display())))?;
         let state_file = instance.directory.join("state.json");
         let (sender, receiver) = mpsc::channel(4);
         let follow = query.follow;
+        let mut bytes_left = query.limit_bytes;
         tokio::spawn(async move {
             loop {
                 // Looked at before reading: what is written before the end is read after it.
                 let runs =
                     records::read(&state_file).is_some_and(|state: StateRecord| state.is_running());
-                while let Ok(Some(bytes)) = reader.next() {
+                while let Ok(Some(mut bytes)) = reader.next() {
+                    if let Some(left) = &mut bytes_left {
+                        bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                        *left -= bytes.len() as u64;
+                    }
                     if sender.send(bytes).await.is_err() {
+                        return;
+                    }
+                    if bytes_left == Some(0) {
                         return;
                     }
                 }

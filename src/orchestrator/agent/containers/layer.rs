@@ -2,8 +2,10 @@
 //!
 //! Invariants: nothing is made outside the directory, whatever names and links the archive holds (every path is resolved by
 //! the kernel with the directory as its root, `openat2` with `RESOLVE_IN_ROOT`); OCI whiteouts become overlayfs' own
-//! (character device 0:0, `trusted.overlay.opaque`).
+//! (character device 0:0, `trusted.overlay.opaque`), and hide what is below the layer, never what is in it, wherever they
+//! stand in the archive. What a layer leaves to those below it is told as its [`Gaps`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,44 +17,35 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
 };
 
+use super::gaps::Gaps;
+use crate::model::packed;
+
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// overlayfs' mark of a directory through which nothing from below is seen.
+pub(super) const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 /// Entries that one layer may hold.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// Unpacks a plain, gzip or zstd tar archive into `directory`, which exists and is empty. Reads `archive` to its end.
-pub(crate) fn unpack(mut archive: impl Read, directory: &Path) -> io::Result<()> {
-    let mut magic = [0u8; 4];
-    let mut filled = 0;
-    while filled < magic.len() {
-        match archive.read(&mut magic[filled..])? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    let start = io::Cursor::new(magic[..filled].to_vec());
-    let mut whole = start.chain(archive);
-    match magic {
-        [0x1f, 0x8b, ..] => unpack_tar(flate2::read::MultiGzDecoder::new(&mut whole), directory)?,
-        [0x28, 0xb5, 0x2f, 0xfd] => {
-            unpack_tar(zstd::stream::read::Decoder::new(&mut whole)?, directory)?
-        }
-        _ => unpack_tar(&mut whole, directory)?,
-    }
+/// Symbolic links that the way to one entry may take.
+const MAX_LINKS: u32 = 40;
+
+/// Unpacks a tar archive, plain or packed as its first bytes tell, into `directory`, which exists and is empty. Reads `archive` to
+/// its end.
+pub(crate) fn unpack(mut archive: impl Read, directory: &Path) -> io::Result<Gaps> {
+    let gaps = unpack_tar(packed::unpacked(&mut archive)?, directory)?;
     // The digest covers bytes after the end of the archive too.
-    io::copy(&mut whole, &mut io::sink()).map(|_| ())
+    io::copy(&mut archive, &mut io::sink())?;
+    Ok(gaps)
 }
 
-fn unpack_tar(stream: impl Read, directory: &Path) -> io::Result<()> {
+fn unpack_tar(stream: impl Read, directory: &Path) -> io::Result<Gaps> {
     let root = rustix::fs::open(
         directory,
         OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let mut unpacker = Unpacker {
-        root,
-        directory_times: Vec::new(),
-    };
+    let mut unpacker = Unpacker::new(root);
     let mut archive = tar::Archive::new(stream);
     for (number, entry) in archive.entries()?.enumerate() {
         if number >= MAX_ENTRIES {
@@ -76,39 +69,54 @@ struct Unpacker {
     root: OwnedFd,
     /// Set last: making a file in a directory changes its time.
     directory_times: Vec<(PathBuf, i64)>,
+    /// Folders that were made because something lies in them.
+    implied: BTreeSet<PathBuf>,
+    /// Hard links to what is not in this layer.
+    links: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Unpacker {
+    fn new(root: OwnedFd) -> Self {
+        Self {
+            root,
+            directory_times: Vec::new(),
+            implied: BTreeSet::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
     fn entry(&mut self, path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> io::Result<()> {
         let Some((parent, name)) = split(path)? else {
             return Ok(()); // the root itself keeps its own mode
         };
-        let parent_fd = self.parent(&parent)?;
+        let parent_fd = self.parent(&parent, MAX_LINKS)?;
         if name.as_bytes() == OPAQUE {
-            let directory = open_directory(parent_fd.as_fd(), OsStr::new("."))?;
-            return Ok(rustix::fs::fsetxattr(
-                &directory,
-                "trusted.overlay.opaque",
-                b"y",
-                XattrFlags::empty(),
-            )?);
+            return set_opaque(parent_fd.as_fd(), OsStr::new("."));
         }
         if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
             if hidden.is_empty() || hidden.starts_with(b".wh.") {
                 return Ok(()); // aufs' own bookkeeping
             }
             let hidden = OsStr::from_bytes(hidden);
-            // A file of the same layer wins over its whiteout.
-            if rustix::fs::statat(&parent_fd, hidden, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-                return Ok(());
+            if matches!(hidden.as_bytes(), b"." | b"..") {
+                return Err(io::Error::other("a whiteout of no file"));
             }
-            return Ok(rustix::fs::mknodat(
-                &parent_fd,
-                hidden,
-                FileType::CharacterDevice,
-                Mode::empty(),
-                0,
-            )?);
+            return match kind_of(parent_fd.as_fd(), hidden)? {
+                Kind::Nothing => Ok(rustix::fs::mknodat(
+                    &parent_fd,
+                    hidden,
+                    FileType::CharacterDevice,
+                    Mode::empty(),
+                    0,
+                )?),
+                // A new folder in place of the one below, which shall not shine through.
+                Kind::Directory => {
+                    self.implied.remove(&parent.join(hidden));
+                    set_opaque(parent_fd.as_fd(), hidden)
+                }
+                // What the layer itself holds under this name hides what is below.
+                Kind::Whiteout | Kind::Other => Ok(()),
+            };
         }
         self.make(parent_fd.as_fd(), &parent, &name, entry)
     }
@@ -138,7 +146,12 @@ impl Unpacker {
         let link = entry.link_name()?.map(std::borrow::Cow::into_owned);
         let attributes = attributes(entry)?;
         let is_directory = kind.is_dir();
-        if !is_directory {
+        let path = parent_path.join(name);
+        self.links.remove(&path);
+        if is_directory {
+            self.implied.remove(&path);
+        } else {
+            self.implied.retain(|folder| !folder.starts_with(&path));
             clear(parent, name)?;
         }
         match kind {
@@ -148,14 +161,15 @@ impl Unpacker {
                 let Some((target_parent, target_name)) = split(&link)? else {
                     return Err(io::Error::other("a hard link to the root"));
                 };
-                let target = self.parent(&target_parent)?;
-                return Ok(rustix::fs::linkat(
-                    &target,
-                    &*target_name,
-                    parent,
-                    name,
-                    AtFlags::empty(),
-                )?);
+                let target = self.existing(&target_parent)?;
+                let made = target.map_or(Err(rustix::io::Errno::NOENT), |target| {
+                    rustix::fs::linkat(&target, &*target_name, parent, name, AtFlags::empty())
+                });
+                if made == Err(rustix::io::Errno::NOENT) {
+                    self.links.insert(path, target_parent.join(target_name));
+                    return Ok(());
+                }
+                return Ok(made?);
             }
             tar::EntryType::Symlink => {
                 let link =
@@ -221,14 +235,44 @@ impl Unpacker {
             }
         }
         if is_directory {
-            self.directory_times.push((parent_path.join(name), mtime));
+            self.directory_times.push((path, mtime));
             return Ok(());
         }
         set_time(parent, name, mtime)
     }
 
     /// Opens a directory of the layer, making it and its ancestors when the archive did not name them.
-    fn parent(&self, path: &Path) -> io::Result<OwnedFd> {
+    fn parent(&mut self, path: &Path, links_left: u32) -> io::Result<OwnedFd> {
+        if let Some(directory) = self.existing(path)? {
+            return Ok(directory);
+        }
+        let Some((ancestor_path, name)) = split(path)? else {
+            return Err(io::Error::other("the layer's directory is gone"));
+        };
+        let ancestor = self.parent(&ancestor_path, links_left)?;
+        match kind_of(ancestor.as_fd(), &name)? {
+            Kind::Directory => {}
+            Kind::Nothing => {
+                make_directory(ancestor.as_fd(), &name)?;
+                self.implied.insert(path.to_owned());
+            }
+            // The one below is gone: this is another.
+            Kind::Whiteout => make_directory(ancestor.as_fd(), &name)?,
+            // A link to a folder that this layer does not name.
+            Kind::Other if links_left > 0 => {
+                let target = rustix::fs::readlinkat(&ancestor, &*name, Vec::new())
+                    .map_err(|_| io::Error::from(io::ErrorKind::NotADirectory))?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                return self.parent(&within(&ancestor_path, target), links_left - 1);
+            }
+            Kind::Other => return Err(io::Error::other("too many symbolic links")),
+        }
+        self.existing(path)?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotADirectory))
+    }
+
+    /// Opens a directory of the layer, if it is there.
+    fn existing(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
         let target = if path.as_os_str().is_empty() {
             Path::new(".")
@@ -242,34 +286,76 @@ impl Unpacker {
             Mode::empty(),
             ResolveFlags::IN_ROOT,
         ) {
-            Ok(directory) => Ok(directory),
-            Err(rustix::io::Errno::NOENT) => {
-                let Some((ancestor, name)) = split(path)? else {
-                    return Err(io::Error::other("the layer's directory is gone"));
-                };
-                let ancestor = self.parent(&ancestor)?;
-                make_directory(ancestor.as_fd(), &name)?;
-                Ok(rustix::fs::openat2(
-                    &self.root,
-                    target,
-                    flags,
-                    Mode::empty(),
-                    ResolveFlags::IN_ROOT,
-                )?)
-            }
+            Ok(directory) => Ok(Some(directory)),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn finish(self) -> io::Result<()> {
-        for (path, mtime) in self.directory_times.iter().rev() {
+    fn finish(mut self) -> io::Result<Gaps> {
+        for (path, mtime) in std::mem::take(&mut self.directory_times).iter().rev() {
             let Some((parent, name)) = split(path)? else {
                 continue;
             };
-            set_time(self.parent(&parent)?.as_fd(), &name, *mtime)?;
+            // What a later entry replaced has no time any more.
+            if let Some(parent) = self.existing(&parent)?
+                && matches!(kind_of(parent.as_fd(), &name)?, Kind::Directory)
+            {
+                set_time(parent.as_fd(), &name, *mtime)?;
+            }
         }
-        Ok(())
+        Ok(Gaps {
+            folders: self.implied,
+            links: self.links,
+        })
     }
+}
+
+/// Where a symbolic link in `folder` leads, with the layer as its root: upward it goes no further than that.
+fn within(folder: &Path, target: &Path) -> PathBuf {
+    let mut path = if target.is_absolute() {
+        PathBuf::new()
+    } else {
+        folder.to_owned()
+    };
+    for component in target.components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => drop(path.pop()),
+            _ => {}
+        }
+    }
+    path
+}
+
+/// What lies under a name.
+enum Kind {
+    Nothing,
+    Directory,
+    Whiteout,
+    Other,
+}
+
+fn kind_of(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Kind> {
+    let found = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => found,
+        Err(rustix::io::Errno::NOENT) => return Ok(Kind::Nothing),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::CharacterDevice if found.st_rdev == 0 => Kind::Whiteout,
+        _ => Kind::Other,
+    })
+}
+
+fn set_opaque(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(
+        &open_directory(parent, name)?,
+        OPAQUE_ATTRIBUTE,
+        b"y",
+        XattrFlags::empty(),
+    )?)
 }
 
 /// Parent and name of an archive's path; `None` for the root. Names with `..` are refused.
@@ -303,30 +389,38 @@ fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
 
+/// An existing directory is fine; one that takes a whiteout's place hides what is below.
 fn make_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-        Err(rustix::io::Errno::EXIST) if open_directory(parent, name).is_ok() => Ok(()),
-        Err(rustix::io::Errno::EXIST) => {
-            clear(parent, name)?;
-            Ok(rustix::fs::mkdirat(
-                parent,
-                name,
-                Mode::from_raw_mode(0o755),
-            )?)
-        }
-        other => Ok(other?),
+    let kind = kind_of(parent, name)?;
+    if matches!(kind, Kind::Directory) {
+        return Ok(());
     }
+    clear(parent, name)?;
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+    // The umask has had its say.
+    rustix::fs::chmodat(parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
+    if matches!(kind, Kind::Whiteout) {
+        set_opaque(parent, name)?;
+    }
+    Ok(())
 }
 
-/// Takes away what an earlier entry of the same archive made under this name.
+/// Takes away what an earlier entry of the same archive made under this name, with all that is in it.
 fn clear(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(rustix::io::Errno::ISDIR) => {
-            Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
-        }
-        Err(error) => Err(error.into()),
+        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(rustix::io::Errno::ISDIR) => {}
+        Err(error) => return Err(error.into()),
     }
+    let directory = open_directory(parent, name)?;
+    for entry in rustix::fs::Dir::read_from(&directory)? {
+        let entry = entry?;
+        let inner = OsStr::from_bytes(entry.file_name().to_bytes());
+        if !matches!(inner.as_bytes(), b"." | b"..") {
+            clear(directory.as_fd(), inner)?;
+        }
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 fn set_time(parent: BorrowedFd<'_>, name: &OsStr, mtime: i64) -> io::Result<()> {
@@ -373,15 +467,12 @@ pub(crate) fn make_directory_in_root(root: &Path, path: &str) -> io::Result<()> 
         OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let unpacker = Unpacker {
-        root,
-        directory_times: Vec::new(),
-    };
+    let mut unpacker = Unpacker::new(root);
     let relative: PathBuf = Path::new(path)
         .components()
         .filter(|part| matches!(part, Component::Normal(_)))
         .collect();
-    unpacker.parent(&relative).map(drop)
+    unpacker.parent(&relative, MAX_LINKS).map(drop)
 }
 
 /// Reads a small file of a root file system, with that as its root.
@@ -505,6 +596,14 @@ mod tests {
             b"",
         )]);
         unpack(&hard[..], directory.path()).unwrap_err();
+        let folder = archive(&[
+            (tar::EntryType::Symlink, "up", Some("../../.."), b""),
+            (tar::EntryType::Regular, "up/etc/made", None, b"x"),
+        ]);
+        unpack(&folder[..], directory.path()).unwrap();
+        assert!(directory.path().join("etc/made").is_file());
+        let whiteout = archive(&[(tar::EntryType::Regular, "a/.wh...", None, b"")]);
+        unpack(&whiteout[..], directory.path()).unwrap_err();
     }
 
     #[test]
@@ -529,5 +628,80 @@ mod tests {
         )
         .unwrap();
         assert_eq!(&value[..length], b"y");
+    }
+
+    #[test]
+    fn a_replaced_folder_hides_what_is_below_wherever_its_whiteout_stands() {
+        if !rustix::process::getuid().is_root() {
+            return;
+        }
+        let whiteout = (tar::EntryType::Regular, "opt/.wh.app", None, &b""[..]);
+        let opaque = (
+            tar::EntryType::Regular,
+            "opt/app/.wh..wh..opq",
+            None,
+            &b""[..],
+        );
+        let folder = (tar::EntryType::Directory, "opt/app/", None, &b""[..]);
+        let file = (tar::EntryType::Regular, "opt/app/new", None, &b"x"[..]);
+        for entries in [
+            vec![whiteout, folder, file],
+            vec![folder, file, whiteout],
+            vec![folder, whiteout, file],
+            vec![whiteout, file],
+            vec![file, whiteout],
+            vec![opaque, folder, file],
+            vec![folder, file, opaque],
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            unpack(&archive(&entries)[..], directory.path()).unwrap();
+            let app = directory.path().join("opt/app");
+            assert!(app.join("new").is_file());
+            let mut value = [0_u8; 4];
+            let length = rustix::fs::getxattr(&app, OPAQUE_ATTRIBUTE, &mut value[..]);
+            assert_eq!(length, Ok(1), "{entries:?}");
+        }
+        // A file under the whiteout's name stays, and a whiteout alone is one.
+        let file = (tar::EntryType::Regular, "opt/app", None, &b"x"[..]);
+        for entries in [[whiteout, file], [file, whiteout]] {
+            let directory = tempfile::tempdir().unwrap();
+            unpack(&archive(&entries)[..], directory.path()).unwrap();
+            assert!(directory.path().join("opt/app").is_file());
+        }
+    }
+
+    #[test]
+    fn folders_that_are_only_implied_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = archive(&[
+            (tar::EntryType::Regular, "tmp/cache", None, b""),
+            (tar::EntryType::Regular, "run/x", None, b""),
+            (tar::EntryType::Directory, "run/", None, b""),
+            (tar::EntryType::Symlink, "lib", Some("usr/lib"), b""),
+            (tar::EntryType::Regular, "lib/a/b", None, b"x"),
+            (tar::EntryType::Link, "hard", Some("bin/below"), b""),
+        ]);
+        let gaps = unpack(&bytes[..], directory.path()).unwrap();
+        let folders: Vec<_> = gaps
+            .folders
+            .iter()
+            .filter_map(|path| path.to_str())
+            .collect();
+        assert_eq!(folders, ["lib/a", "tmp", "usr", "usr/lib"]);
+        assert_eq!(gaps.links.len(), 1);
+        assert!(directory.path().join("usr/lib/a/b").is_file());
+    }
+
+    #[test]
+    fn a_file_takes_the_place_of_a_folder_with_all_that_is_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = archive(&[
+            (tar::EntryType::Directory, "a/", None, b""),
+            (tar::EntryType::Regular, "a/b/c", None, b""),
+            (tar::EntryType::Regular, "a", None, b"file"),
+        ]);
+        let gaps = unpack(&bytes[..], directory.path()).unwrap();
+        assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"file");
+        assert_eq!(gaps, Gaps::default());
     }
 }

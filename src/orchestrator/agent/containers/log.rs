@@ -8,6 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use super::super::runtime::LogQuery;
+
 /// Size at which a file is rotated away.
 const ROTATE_BYTES: u64 = 10 * 1024 * 1024;
 /// Rotated files kept besides the current one.
@@ -141,6 +143,8 @@ impl Lines {
 pub(crate) struct Reader {
     path: PathBuf,
     timestamps: bool,
+    /// Records of before are left out: a time as the file has it, which sorts as text.
+    since: Option<String>,
     backlog: VecDeque<Vec<u8>>,
     current: Option<BufReader<File>>,
     /// An unfinished line of the file.
@@ -151,16 +155,17 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Opens the log whose current file is `path`; `tail_lines` counts finished lines.
-    pub(crate) fn open(path: &Path, tail_lines: Option<u64>, timestamps: bool) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, query: &LogQuery) -> io::Result<Self> {
         let mut reader = Self {
             path: path.to_owned(),
-            timestamps,
+            timestamps: query.timestamps,
+            since: query.since.map(|since| format!("{since:.9}")),
             backlog: VecDeque::new(),
             current: None,
             rest: Vec::new(),
             at_line_start: true,
         };
-        if let Some(wanted) = tail_lines {
+        if let Some(wanted) = query.tail_lines {
             reader.skip_to_tail(usize::try_from(wanted).unwrap_or(usize::MAX))?;
         } else {
             reader.backlog = (1..=OLD_FILES)
@@ -238,6 +243,9 @@ impl Reader {
         let Some((time, tag, text)) = record(line) else {
             return;
         };
+        if (self.since.as_ref()).is_some_and(|since| time < since.as_bytes()) {
+            return;
+        }
         if self.timestamps && self.at_line_start {
             out.extend_from_slice(time);
             out.push(b' ');
@@ -289,8 +297,22 @@ fn record(line: &[u8]) -> Option<(&[u8], u8, &[u8])> {
 mod tests {
     use super::*;
 
+    fn query(tail_lines: Option<u64>) -> LogQuery {
+        LogQuery {
+            follow: false,
+            tail_lines,
+            since: None,
+            limit_bytes: None,
+            previous: false,
+            timestamps: false,
+        }
+    }
+
     fn all(path: &Path, tail: Option<u64>) -> String {
-        let mut reader = Reader::open(path, tail, false).unwrap();
+        read(Reader::open(path, &query(tail)).unwrap())
+    }
+
+    fn read(mut reader: Reader) -> String {
         let mut out = Vec::new();
         while let Some(bytes) = reader.next().unwrap() {
             out.extend(bytes);
@@ -322,13 +344,42 @@ mod tests {
     }
 
     #[test]
+    fn only_lines_since_a_time_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let line = |second: u32, text: &str| {
+            format!("2026-11-30T06:00:{second:02}.000000000Z stdout F {text}\n")
+        };
+        fs::write(older(&path, 1), line(8, "rotated")).unwrap();
+        let lines = [line(9, "before"), line(10, "at"), line(11, "after")];
+        fs::write(&path, lines.concat()).unwrap();
+        let since = |since: &str, tail_lines| {
+            let query = LogQuery {
+                since: Some(since.parse().unwrap()),
+                ..query(tail_lines)
+            };
+            read(Reader::open(&path, &query).unwrap())
+        };
+        for (time, tail, expected) in [
+            ("2026-11-30T06:00:08Z", None, "rotated\nbefore\nat\nafter\n"),
+            ("2026-11-30T06:00:10Z", None, "at\nafter\n"),
+            ("2026-11-30T06:00:10.5Z", None, "after\n"),
+            ("2026-11-30T07:00:10+01:00", Some(1), "after\n"),
+            ("2026-11-30T06:00:10Z", Some(3), "at\nafter\n"),
+            ("2026-11-30T06:00:12Z", None, ""),
+        ] {
+            assert_eq!(since(time, tail), expected, "{time} {tail:?}");
+        }
+    }
+
+    #[test]
     fn rotation_is_bounded_and_a_reader_follows_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
         let mut writer = Writer::with_limit(&path, 120).unwrap();
         let mut lines = Lines::new("stderr");
         lines.push(b"first\n", &mut writer).unwrap();
-        let mut reader = Reader::open(&path, None, false).unwrap();
+        let mut reader = Reader::open(&path, &query(None)).unwrap();
         assert_eq!(reader.next().unwrap().as_deref(), Some(&b"first\n"[..]));
         assert_eq!(reader.next().unwrap(), None);
         for number in 0..4 {

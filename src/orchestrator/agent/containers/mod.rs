@@ -15,6 +15,7 @@ mod cgroup;
 mod exec;
 mod files;
 mod follow;
+mod gaps;
 mod helper;
 mod instance;
 mod layer;
@@ -34,7 +35,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -166,6 +166,11 @@ impl Runtime for RealRuntime {
         self.images.pull(reference, policy).await
     }
 
+    fn image_user(&self, image: &Image) -> String {
+        let record = self.images.record(&image.digest);
+        record.map(|record| record.user).unwrap_or_default()
+    }
+
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Ipv4Addr, RuntimeError> {
         check_uid(&spec.pod_uid)?;
         self.make_sandbox(spec).await
@@ -191,9 +196,7 @@ impl Runtime for RealRuntime {
         let StateRecord::Running { init, .. } = instance.state else {
             return Ok(());
         };
-        if let Some(stop) = Signal::from_named_raw(instance.run.stop_signal) {
-            init.signal(stop);
-        }
+        init.signal_number(instance.run.stop_signal).await;
         if self
             .wait_exit(&instance.directory, Instant::now() + grace)
             .await

@@ -16,10 +16,11 @@ use tokio::sync::mpsc;
 use super::super::runtime::{Image, PullError, PullPolicy};
 use super::bundle::ImageRecord;
 use super::helper::chain;
-use super::layer;
 use super::records;
+use super::{gaps, layer};
 use crate::model::definition::hexadecimal;
 use crate::model::image_reference::{Reference, is_digest};
+use crate::model::signals;
 use crate::model::turns::Turns;
 use crate::orchestrator::config::IdentityFiles;
 
@@ -29,8 +30,12 @@ const PARALLEL_LAYERS: usize = 2;
 const DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
 /// Chunks between the network and the unpacker.
 const CHUNKS_AHEAD: usize = 16;
-/// Layers that an image may have: overlayfs' options have to fit in one page.
-const MAX_LAYERS: usize = 60;
+/// Layers that an image may have, as with Docker.
+const MAX_LAYERS: usize = 127;
+/// What the machines are, in images' words.
+const NODE_ARCHITECTURE: &str = "amd64";
+/// Manifests and indexes that are read until the image for this node is found.
+const MAX_MANIFESTS: usize = 32;
 /// A mirror that sends nothing for so long has failed.
 const SILENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
@@ -38,13 +43,14 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, applic
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// The images of this node.
+#[derive(Clone)]
 pub(crate) struct Images {
     http: reqwest::Client,
     mirror: String,
     layers: PathBuf,
     records: PathBuf,
     /// One pull at a time for each image, and for each layer: whoever comes later finds it done.
-    turns: Turns,
+    turns: std::sync::Arc<Turns>,
 }
 
 /// A manifest or an index, of OCI or Docker.
@@ -71,10 +77,37 @@ struct Platform {
     os: String,
 }
 
+impl Descriptor {
+    /// Whether its index says that it is for other machines, or no image at all, such as what BuildKit attests.
+    fn is_foreign(&self) -> bool {
+        self.platform
+            .as_ref()
+            .is_some_and(|platform| !platform.is_ours())
+    }
+}
+
+impl Platform {
+    fn is_ours(&self) -> bool {
+        self.os == "linux" && self.architecture == NODE_ARCHITECTURE
+    }
+}
+
 #[derive(Deserialize)]
 struct ImageConfig {
     #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
     config: Option<ContainerConfig>,
+}
+
+impl ImageConfig {
+    /// Whether this node can run it; one that does not say is believed.
+    fn is_ours(&self) -> bool {
+        matches!(self.os.as_str(), "" | "linux")
+            && (self.architecture.is_empty() || self.architecture == NODE_ARCHITECTURE)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -111,7 +144,7 @@ impl Images {
             mirror: mirror.trim_end_matches('/').to_owned(),
             layers,
             records: images,
-            turns: Turns::default(),
+            turns: std::sync::Arc::default(),
         })
     }
 
@@ -142,13 +175,56 @@ impl Images {
         self.layers.join(hex(digest).map_or("", |hex| &hex[..32]))
     }
 
+    /// The directories that an image's root is mounted from, uppermost first. A layer that an image has twice counts once, where it
+    /// is uppermost: overlayfs refuses a directory that is named twice.
+    pub(crate) fn stack(&self, digest: &str, record: &ImageRecord) -> Vec<PathBuf> {
+        let mut stack = Vec::new();
+        stack.extend(record.filled.then(|| self.filling(digest)));
+        for layer in record.layers.iter().rev() {
+            let layer = self.layer(layer);
+            if !stack.contains(&layer) {
+                stack.push(layer);
+            }
+        }
+        stack
+    }
+
+    /// Directory of what fills an image's gaps.
+    fn filling(&self, digest: &str) -> PathBuf {
+        self.layer(digest).with_extension("filled")
+    }
+
+    /// Fills the gaps of an image whose layers are here; returns whether it has any.
+    fn fill(&self, digest: &str, layers: &[String]) -> io::Result<bool> {
+        let place = self.filling(digest);
+        let temporary = place.with_extension("part");
+        for left in [&temporary, &place] {
+            match fs::remove_dir_all(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::create_dir(&temporary)?;
+        let layers: Vec<PathBuf> = layers.iter().map(|layer| self.layer(layer)).collect();
+        let filled = gaps::fill(&layers, &temporary).and_then(|filled| {
+            if filled {
+                rustix::fs::syncfs(&fs::File::open(&temporary)?)?;
+                fs::rename(&temporary, &place)?;
+            }
+            Ok(filled)
+        });
+        if !matches!(filled, Ok(true)) {
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        filled
+    }
+
     fn find(&self, name: &str) -> Option<Image> {
         let digest: String = records::read(&self.name_file(name))?;
         let record = self.record(&digest)?;
-        record
-            .layers
+        self.stack(&digest, &record)
             .iter()
-            .all(|layer| self.layer(layer).is_dir())
+            .all(|directory| directory.is_dir())
             .then(|| Image {
                 digest,
                 reference: name.to_owned(),
@@ -172,20 +248,7 @@ impl Images {
             .await?;
         let top = digest.clone();
         if manifest.config.is_none() {
-            let chosen = manifest
-                .manifests
-                .iter()
-                .find(|entry| {
-                    entry
-                        .platform
-                        .as_ref()
-                        .is_some_and(|p| p.os == "linux" && p.architecture == "amd64")
-                })
-                .map(|entry| entry.digest.clone())
-                .ok_or_else(|| failed("its index has no image for linux/amd64".to_owned()))?;
-            (manifest, digest) = self
-                .manifest(reference, &chosen, Some(&chosen), name)
-                .await?;
+            (manifest, digest) = self.choose(reference, manifest, name).await?;
         }
         tracing::debug!(image = name, %top, %digest, "manifest");
         let Some(config) = &manifest.config else {
@@ -197,7 +260,9 @@ impl Images {
                 manifest.layers.len()
             )));
         }
-        let record = match self.record(&digest) {
+        let known = self.record(&digest);
+        let is_known = known.is_some();
+        let mut record = match known {
             Some(record) => record,
             None => self
                 .configuration(reference, &config.digest, &manifest.layers)
@@ -213,6 +278,13 @@ impl Images {
             .try_collect()
             .await;
         done.map_err(failed)?;
+        if !is_known {
+            let (images, of, layers) = (self.clone(), digest.clone(), record.layers.clone());
+            let filled = tokio::task::spawn_blocking(move || images.fill(&of, &layers)).await;
+            let filled = filled.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+            record.filled = filled
+                .map_err(|error| failed(self.disk_reason("put the layers together", &error)))?;
+        }
         hex(&digest)
             .ok_or_else(|| io::Error::other("the manifest's digest is not sha256"))
             .and_then(|hex| records::write(&self.records.join(format!("{hex}.json")), &record))
@@ -222,6 +294,51 @@ impl Images {
             digest,
             reference: name.to_owned(),
         })
+    }
+
+    /// The image for this node of an index, which may hold indexes, and may leave out which platform an image is for.
+    async fn choose(
+        &self,
+        reference: &Reference,
+        index: Manifest,
+        name: &str,
+    ) -> Result<(Manifest, String), PullError> {
+        let failed = |what: String| PullError::Failed {
+            image: name.to_owned(),
+            what,
+        };
+        let mut left: std::collections::VecDeque<Descriptor> = index.manifests.into();
+        for _ in 0..MAX_MANIFESTS {
+            left.retain(|entry| !entry.is_foreign());
+            // Those that say that they are for this node first.
+            let ours = left.iter().position(|entry| entry.platform.is_some());
+            let Some(entry) = left.remove(ours.unwrap_or(0)) else {
+                break;
+            };
+            let is_told = entry.platform.is_some();
+            let (manifest, digest) = self
+                .manifest(reference, &entry.digest, Some(&entry.digest), name)
+                .await?;
+            let Some(config) = &manifest.config else {
+                for (at, inner) in manifest.manifests.into_iter().enumerate() {
+                    left.insert(at.min(left.len()), inner);
+                }
+                continue;
+            };
+            if is_told {
+                return Ok((manifest, digest));
+            }
+            let config = self
+                .image_config(reference, &config.digest)
+                .await
+                .map_err(failed)?;
+            if config.is_ours() {
+                return Ok((manifest, digest));
+            }
+        }
+        Err(failed(format!(
+            "its index has no image for linux/{NODE_ARCHITECTURE}"
+        )))
     }
 
     async fn manifest(
@@ -263,12 +380,11 @@ impl Images {
         Ok((manifest, digest))
     }
 
-    async fn configuration(
+    async fn image_config(
         &self,
         reference: &Reference,
         digest: &str,
-        layers: &[Descriptor],
-    ) -> Result<ImageRecord, String> {
+    ) -> Result<ImageConfig, String> {
         let response = self
             .get(reference, "blobs", digest)
             .send()
@@ -281,9 +397,30 @@ impl Images {
                 "image configuration {digest} came with digest {found}"
             ));
         }
-        let config: ImageConfig = serde_json::from_slice(&bytes)
-            .map_err(|error| format!("read image configuration {digest}: {error}"))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| format!("read image configuration {digest}: {error}"))
+    }
+
+    async fn configuration(
+        &self,
+        reference: &Reference,
+        digest: &str,
+        layers: &[Descriptor],
+    ) -> Result<ImageRecord, String> {
+        let config = self.image_config(reference, digest).await?;
+        if !config.is_ours() {
+            return Err(format!(
+                "it is for {}/{}, not for linux/{NODE_ARCHITECTURE}",
+                config.os, config.architecture
+            ));
+        }
         let config = config.config.unwrap_or_default();
+        let stop_signal = config.stop_signal.unwrap_or_default();
+        if !stop_signal.is_empty() && signals::number(&stop_signal).is_none() {
+            return Err(format!(
+                "its STOPSIGNAL `{stop_signal}` is no signal: a name such as SIGQUIT or SIGRTMIN+3, or a number from 1 to 64"
+            ));
+        }
         if let Some(wrong) = layers.iter().find(|layer| !is_digest(&layer.digest)) {
             return Err(format!(
                 "its manifest names a layer `{}`, which is not a sha256 digest",
@@ -297,7 +434,8 @@ impl Images {
             env: config.env.unwrap_or_default(),
             working_dir: config.working_dir.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
-            stop_signal: config.stop_signal.unwrap_or_default(),
+            stop_signal,
+            filled: false,
         })
     }
 
@@ -335,7 +473,9 @@ impl Images {
         let unpacked = unpacking
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
-        let finished = unpacked.and_then(|()| fs::rename(&temporary, &place));
+        let finished = unpacked
+            .and_then(|gaps| gaps.write(&place))
+            .and_then(|()| fs::rename(&temporary, &place));
         finished.map_err(|error| {
             let _ = fs::remove_dir_all(&temporary);
             let reason = self.disk_reason(&format!("layer {digest}"), &error);
@@ -425,7 +565,7 @@ fn unpack(
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     directory: &Path,
     digest: &str,
-) -> io::Result<()> {
+) -> io::Result<gaps::Gaps> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => fs::create_dir(directory)?,
@@ -435,14 +575,15 @@ fn unpack(
         chunk: Bytes::new(),
         digest: ring::digest::Context::new(&ring::digest::SHA256),
     };
-    layer::unpack(&mut stream, directory)?;
+    let gaps = layer::unpack(&mut stream, directory)?;
     let found = format!("sha256:{}", hexadecimal(stream.digest.finish().as_ref()));
     if found != digest {
         return Err(io::Error::other(format!("what came has digest {found}")));
     }
     // The rename that follows must not reach the disk before the files do: machines lose power here on purpose.
     let directory = fs::File::open(directory)?;
-    Ok(rustix::fs::syncfs(&directory)?)
+    rustix::fs::syncfs(&directory)?;
+    Ok(gaps)
 }
 
 struct Hashed {

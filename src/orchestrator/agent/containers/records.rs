@@ -171,6 +171,28 @@ impl Process {
             let _ = rustix::process::pidfd_send_signal(handle, signal);
         }
     }
+
+    /// Tells it by number, real-time signals too, which the C library keeps from safe programs: the shell sends those.
+    pub(crate) async fn signal_number(self, number: i32) {
+        if let Some(named) = rustix::process::Signal::from_named_raw(number) {
+            return self.signal(named);
+        }
+        let Some(_handle) = self.open() else { return };
+        let sent = tokio::process::Command::new("/bin/sh")
+            .args(["-c", "kill -\"$1\" \"$2\"", "sh"])
+            .args([number.to_string(), self.pid.to_string()])
+            .stdin(std::process::Stdio::null())
+            .status()
+            .await;
+        if !sent.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            tracing::warn!(
+                number,
+                pid = self.pid,
+                ?sent,
+                "the stop signal could not be sent"
+            );
+        }
+    }
 }
 
 fn start_ticks(stat: &str) -> Option<u64> {

@@ -1,9 +1,11 @@
 //! Starts container instances, and takes away what they hold.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
@@ -15,6 +17,7 @@ use super::helper::VERB;
 use super::instance::Instance;
 use super::records::{self, RunRecord, SandboxRecord, StateRecord};
 use super::{RealRuntime, START_LIMIT, bundle, cgroup, doing, failed, layer};
+use crate::model::signals;
 
 impl RealRuntime {
     pub(super) async fn start_instance(
@@ -152,8 +155,14 @@ impl RealRuntime {
             ))
         })?;
         let id = format!("{}-{}-{}", spec.pod_uid, spec.name, spec.restart_count);
-        let stop_signal = bundle::signal_number(&image.stop_signal);
-        let run = RunRecord::new(&self.layout, spec, id, stop_signal, self.boot_id.clone());
+        let stop_signal = signals::number(&image.stop_signal).unwrap_or(signals::TERM);
+        let run = RunRecord::new(
+            &self.layout,
+            spec,
+            id,
+            i32::from(stop_signal),
+            self.boot_id.clone(),
+        );
         // A start that failed before left no state, but may have left a mount.
         self.dismantle(&directory, &run)?;
         remove_tree(&directory)?;
@@ -164,12 +173,7 @@ impl RealRuntime {
         if let Some(parent) = run.log.parent() {
             fs::create_dir_all(parent).map_err(doing(format!("make `{}`", parent.display())))?;
         }
-        let layers: Vec<PathBuf> = image
-            .layers
-            .iter()
-            .rev()
-            .map(|layer| self.images.layer(layer))
-            .collect();
+        let layers = self.images.stack(&spec.image.digest, &image);
         mount_overlay(&layers, &directory)?;
         let prepared = (|| {
             layer::make_directory_in_root(&root, bundle::working_dir(&image, spec))
@@ -195,10 +199,21 @@ impl RealRuntime {
     }
 }
 
+/// Mounts the root of an instance. The options of a mount have to fit in one page: layers are named by open directories.
 fn mount_overlay(layers: &[PathBuf], directory: &Path) -> Result<(), RuntimeError> {
-    let lower: Vec<String> = layers
+    let mut open = Vec::new();
+    for layer in layers {
+        let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+        let layer = rustix::fs::open(layer, flags, Mode::empty())
+            .map_err(doing(format!("open layer `{}`", layer.display())))?;
+        open.push(layer);
+    }
+    if open.is_empty() {
+        return Err(failed("its image has no layer"));
+    }
+    let lower: Vec<String> = open
         .iter()
-        .map(|layer| layer.display().to_string())
+        .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))
         .collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
