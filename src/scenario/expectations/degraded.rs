@@ -57,7 +57,8 @@ fn of_stream(stream: &Watched<'_>, limit: f64) -> Estimate {
             }
         }
     }
-    let value: f64 = stretches.iter().map(|(span, _)| span.length_ms()).sum();
+    let lengths = stretches.iter().map(|(span, _)| span.length_ms());
+    let value = lengths.fold(0.0, |sum, length| sum + length);
     let (least, most) = edges(&stretches, stream.period_ms);
     let mut sum_ms = 0.0;
     let exceeding = stretches.iter().find(|(span, _)| {

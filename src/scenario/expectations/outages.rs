@@ -66,11 +66,12 @@ impl Figure {
             .iter()
             .map(|outage| outage.span.length_ms())
             .fold(0.0, f64::max);
-        let sum_ms: f64 = outages.iter().map(|outage| outage.span.length_ms()).sum();
-        let least_ms: f64 = outages
+        let lengths = outages.iter().map(|outage| outage.span.length_ms());
+        let sum_ms = lengths.fold(0.0, |sum, length| sum + length);
+        let least = outages
             .iter()
-            .map(|outage| (outage.span.length_ms() - edges_ms).max(0.0))
-            .sum();
+            .map(|outage| (outage.span.length_ms() - edges_ms).max(0.0));
+        let least_ms = least.fold(0.0, |sum, length| sum + length);
         let (value, low, high) = match self {
             // Each pause may hide one.
             Self::Number => (number, number, number + pauses),

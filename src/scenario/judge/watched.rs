@@ -97,7 +97,8 @@ impl<'a> Watched<'a> {
     /// The sum of the prober's pauses.
     #[must_use]
     pub fn paused_ms(&self) -> f64 {
-        self.pauses.iter().map(|pause| pause.length_ms()).sum()
+        let lengths = self.pauses.iter().map(|pause| pause.length_ms());
+        lengths.fold(0.0, |sum, length| sum + length)
     }
 
     /// The longest of them.

@@ -217,7 +217,7 @@ impl<R: BufRead> Reader<R> {
             if self.input.read_until(b'\n', &mut self.text)? == 0 {
                 return Ok(false);
             }
-            while self.text.iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
+            while self.text.contains(&b'"') && has_open_quote(&self.text) {
                 if self.input.read_until(b'\n', &mut self.text)? == 0 {
                     return Err(self.wrong("a quote is not closed".to_owned()));
                 }
@@ -234,6 +234,10 @@ impl<R: BufRead> Reader<R> {
             what,
         }
     }
+}
+
+fn has_open_quote(text: &[u8]) -> bool {
+    text.iter().filter(|byte| **byte == b'"').count() % 2 == 1
 }
 
 fn trimmed(line: &[u8]) -> &[u8] {
@@ -273,36 +277,28 @@ fn unquote(text: &str) -> String {
 
 /// `12.345` in microseconds; more decimals are rounded.
 fn parse_millis(text: &str) -> Option<u64> {
-    let bytes = text.as_bytes();
-    let dot = bytes.iter().position(|byte| *byte == b'.');
-    let (whole, decimals) = match dot {
-        Some(dot) => (&bytes[..dot], &bytes[dot + 1..]),
-        None => (bytes, &bytes[bytes.len()..]),
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let scale = match decimals.len() {
+        0 => 1000,
+        1 => 100,
+        2 => 10,
+        3 => 1,
+        _ => 0,
     };
-    if whole.is_empty() || whole.len() > 15 || decimals.len() > 3 {
-        return text
-            .parse::<f64>()
-            .ok()
-            .filter(|ms| ms.is_finite())
-            .map(micros);
-    }
-    let mut micros = 0_u64;
-    for place in 0..whole.len() + 3 {
-        let digit = whole
-            .get(place)
-            .or_else(|| decimals.get(place - whole.len().min(place)))
-            .copied()
-            .unwrap_or(b'0');
-        if !digit.is_ascii_digit() {
-            return text
-                .parse::<f64>()
-                .ok()
-                .filter(|ms| ms.is_finite())
-                .map(self::micros);
+    let fraction = if decimals.is_empty() {
+        Ok(0)
+    } else {
+        decimals.parse::<u64>()
+    };
+    // A sign would be read as part of a number.
+    let plain = scale > 0 && whole.len() <= 15 && !text.contains(['+', '-']);
+    match (whole.parse::<u64>(), fraction) {
+        (Ok(whole), Ok(fraction)) if plain => Some(whole * 1000 + fraction * scale),
+        _ => {
+            let ms = text.parse::<f64>().ok();
+            ms.filter(|ms| ms.is_finite()).map(micros)
         }
-        micros = micros * 10 + u64::from(digit - b'0');
     }
-    Some(micros)
 }
 
 #[cfg(test)]

@@ -237,33 +237,37 @@ impl Requests {
         let Some(mut reader) = Reader::new(text)? else {
             return Ok(requests);
         };
-        let mut known: BTreeMap<String, Wanted> = BTreeMap::new();
+        // Few: looked through one after another for every request.
+        let mut streams: Vec<Reading> = Vec::new();
         while let Some(row) = reader.next_row()? {
-            let wanted = match known.get(row.load) {
-                Some(wanted) => *wanted,
-                None => {
-                    let of_load = wanted(row.load);
-                    known.insert(row.load.to_owned(), of_load);
-                    of_load
-                }
-            };
-            requests.add(&row, wanted);
+            let is_its = |stream: &Reading| stream.name == row.stream && stream.load == row.load;
+            let index = streams.iter().position(is_its).unwrap_or_else(|| {
+                streams.push(Reading::new(&row, wanted(row.load)));
+                streams.len() - 1
+            });
+            requests.add(&row, &mut streams[index]);
         }
-        for streams in requests.loads.values_mut() {
-            streams.values_mut().for_each(StreamSamples::order);
+        for mut stream in streams {
+            stream.samples.order();
+            let of_load = requests.loads.entry(stream.load).or_default();
+            of_load.insert(stream.name, stream.samples);
         }
         Ok(requests)
     }
 
-    fn add(&mut self, row: &Row<'_>, wanted: Wanted) {
+    fn add(&mut self, row: &Row<'_>, reading: &mut Reading) {
         let intended_ms = as_millis(row.intended_us);
+        let Reading {
+            wanted,
+            samples: stream,
+            ..
+        } = reading;
         if intended_ms >= wanted.to_ms {
             return;
         }
         let class = self.classes.index(row.class, CLASSES_MAX - 1);
         let version = self.versions.index(row.version, usize::from(u8::MAX));
         let endpoint = self.endpoints.index(row.endpoint, usize::from(u16::MAX));
-        let stream = stream_of(&mut self.loads, row.load, row.stream);
         if intended_ms < wanted.from_ms {
             stream.before += 1;
             return;
@@ -322,25 +326,23 @@ impl Requests {
     }
 }
 
-fn stream_of<'a>(
-    loads: &'a mut BTreeMap<String, BTreeMap<String, StreamSamples>>,
-    load: &str,
-    stream: &str,
-) -> &'a mut StreamSamples {
-    // Looked up twice rather than a name allocated for every request.
-    if !loads
-        .get(load)
-        .is_some_and(|streams| streams.contains_key(stream))
-    {
-        loads
-            .entry(load.to_owned())
-            .or_default()
-            .insert(stream.to_owned(), StreamSamples::default());
+/// A stream while it is read.
+struct Reading {
+    load: String,
+    name: String,
+    wanted: Wanted,
+    samples: StreamSamples,
+}
+
+impl Reading {
+    fn new(row: &Row<'_>, wanted: Wanted) -> Self {
+        Self {
+            load: row.load.to_owned(),
+            name: row.stream.to_owned(),
+            wanted,
+            samples: StreamSamples::default(),
+        }
     }
-    loads
-        .get_mut(load)
-        .and_then(|streams| streams.get_mut(stream))
-        .expect("it was added if it was missing")
 }
 
 fn failure(row: &Row<'_>, end_us: u64) -> FailureReport {
