@@ -289,5 +289,5 @@ fn boxes_and_images_are_listed_and_wrong_names_are_refused() {
     );
     assert_eq!(check(&["box", "fetch", "no-such-box"]).code, 2);
     assert_eq!(check(&["image", "pull", "Not A Name"]).code, 2);
-    assert_eq!(check(&["image", "load", "/nowhere.tar"]).code, 1);
+    assert_eq!(check(&["image", "load", "/nowhere.tar"]).code, 2);
 }
