@@ -15,7 +15,7 @@ const MACHINE_TYPE: &str = "pc-q35-7.2";
 /// cluster is up after 29 s instead of 19, and a load that has a p50 of 32 ms loses a quarter of its requests.
 const TRANSLATION_CACHE_MIB: u32 = 128;
 /// The emulated CPU, by the names of what it has: the same in every QEMU, whatever a later one learns to emulate. `max` without a list of
-/// features is not: QEMU 8 added `fsrm`, which hangs a kernel that was told not to use `erms`.
+/// features is not: QEMU 10.0 has `fsrm`, which 7.2 has not and which hangs a kernel that was told not to use `erms`.
 ///
 /// Beside the x86-64-v2 level (images ask for it, and the box's sshd): what ciphers, random numbers and system calls are cheap with. Not
 /// there is what only costs under emulation: a fifth level of page tables, access checks of the kernel's on each copy, byte-wise string
