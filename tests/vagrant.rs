@@ -60,7 +60,8 @@ fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
         .expect("it is there")
 }
 
-/// The failover scenario, on a cluster that Vagrant makes, without what it expects of timings: those are reported, not asserted.
+/// The failover scenario, on a cluster that Vagrant makes. What it expects of timings is reported, not asserted: of its load, only
+/// that most of it was answered.
 fn scenario(folder: &Path) -> String {
     let flappy = folder.join("flappy");
     std::fs::create_dir(&flappy).expect("it can be made");
@@ -77,8 +78,11 @@ fn scenario(folder: &Path) -> String {
         .filter(|line| !is_timed(line))
         .map(|line| format!("{line}\n"))
         .collect();
+    let untimed = untimed.replacen("[expect]\n", "[expect]\nweb.failed = \"<= 50%\"\n", 1);
     assert!(
-        untimed.contains("\nreplicas.") && untimed.len() < on_vagrant.len(),
+        untimed.contains("\nreplicas.")
+            && untimed.contains("\nweb.failed")
+            && untimed.len() < on_vagrant.len(),
         "it expects timings, and other things"
     );
     let file = folder.join("failover.toml");
