@@ -1,0 +1,79 @@
+//! Answers: objects in the form that was asked for, warnings beside them, translation to protobuf.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::super::kinds::Kind;
+use super::super::status::Status;
+use super::super::{limits, protobuf};
+use super::call::Call;
+use super::json_response;
+
+pub(super) fn respond(
+    call: &Call,
+    kind: &Kind,
+    code: StatusCode,
+    object: &Value,
+    warnings: &[String],
+) -> Result<Response, Status> {
+    let body = call
+        .form()?
+        .event_object(kind, object)
+        .to_string()
+        .into_bytes();
+    let mut response = json_response(code, body);
+    for warning in bounded(warnings) {
+        if let Ok(value) = format!("299 - {warning:?}").parse() {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+/// Warnings as Kubernetes bounds them: clients refuse an answer with too many headers.
+fn bounded(warnings: &[String]) -> Vec<String> {
+    let mut left = limits::WARNINGS_CHARACTERS;
+    let cut = warnings.iter().map_while(|warning| {
+        let warning: String = warning.chars().take(limits::WARNING_CHARACTERS).collect();
+        left = left.checked_sub(warning.chars().count())?;
+        Some(warning)
+    });
+    cut.take(limits::FIELDS_IN_MESSAGE).collect()
+}
+
+/// Answers to a client that takes nothing else are translated at the end; watches are not.
+pub(super) async fn as_protobuf(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let bytes = match body.collect().await {
+        Ok(bytes) => bytes.to_bytes(),
+        Err(_) => return Status::internal("the answer broke off").into_response(),
+    };
+    let encoded = serde_json::from_slice(&bytes)
+        .ok()
+        .and_then(|object| protobuf::encode(&object));
+    match encoded {
+        Some(encoded) => {
+            let kind = header::HeaderValue::from_static(protobuf::MEDIA_TYPE);
+            parts.headers.insert(header::CONTENT_TYPE, kind);
+            Response::from_parts(parts, Body::from(encoded))
+        }
+        None => Response::from_parts(parts, Body::from(bytes)),
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_bounded_as_kubernetes_bounds_them() {
+        let many = bounded(&vec!["é".repeat(1000); 700]);
+        assert_eq!((many.len(), many[0].chars().count()), (16, 256));
+        assert_eq!(
+            bounded(&vec!["short".to_owned(); 700]).len(),
+            limits::FIELDS_IN_MESSAGE
+        );
+    }
+}

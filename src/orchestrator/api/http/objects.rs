@@ -1,0 +1,189 @@
+//! Requests for one object or a part of it.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::super::authorize::{self, Attempt};
+use super::super::kinds::{self, Kind, Subresource};
+use super::super::patch::Patch;
+use super::super::registry::scale;
+use super::super::selectors::Selector;
+use super::super::status::Status;
+use super::super::{logs, strict};
+use super::answers::respond;
+use super::call::{Call, field_validation, requested_revision};
+use super::collections::{delete_options, reach, start_watch};
+use super::{Server, json_response};
+
+/// The verb of a request for an object, if its user may.
+pub(super) fn permitted_on_object(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: &str,
+    subresource: Option<Subresource>,
+) -> Result<&'static str, Status> {
+    let verb = match call.method {
+        Method::GET if call.flag("watch") => "watch",
+        Method::GET | Method::HEAD => "get",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::POST => "create",
+        _ => return Err(Status::method_not_allowed()),
+    };
+    let attempt = Attempt {
+        verb,
+        kind,
+        namespace,
+        name: Some(name),
+        subresource,
+        required_node: None,
+        required_name: None,
+    };
+    authorize::authorize(&server.registry, &call.who, &attempt)?;
+    Ok(verb)
+}
+
+pub(super) async fn object(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: &str,
+    subresource: Option<Subresource>,
+) -> Result<Response, Status> {
+    let selected = format!("metadata.name={name}");
+    let verb = permitted_on_object(server, call, kind, namespace, name, subresource)?;
+    match (verb, subresource) {
+        ("watch", None) => {
+            let selector = Selector::parse(kind, None, Some(&selected))?;
+            start_watch(server, call, kind, namespace.map(str::to_owned), selector).await
+        }
+        ("get", None | Some(Subresource::Status)) => {
+            if let Some(revision) = requested_revision(call)? {
+                reach(&server.registry, revision).await?;
+            }
+            let found = server.registry.get(kind, namespace, name)?;
+            respond(call, kind, StatusCode::OK, &found, &[])
+        }
+        ("get", Some(Subresource::Log)) => {
+            let query: BTreeMap<String, String> = call.query.iter().cloned().collect();
+            logs::log(server, namespace, name, &query).await
+        }
+        ("get", Some(Subresource::Scale)) => {
+            let found = server.registry.get(kind, namespace, name)?;
+            Ok(json_response(
+                StatusCode::OK,
+                scale::from_object(kind, &found).to_string().into_bytes(),
+            ))
+        }
+        ("update" | "patch", Some(Subresource::Scale)) => {
+            let change = |current: &Value| {
+                let present = scale::from_object(kind, current);
+                let wanted = if verb == "update" {
+                    call.object()?
+                } else {
+                    read_patch(call)?.apply(kind, &present)?
+                };
+                scale::apply(current, &wanted)
+            };
+            let changed = server
+                .registry
+                .change(kind, namespace, name, None, &change, call.run()?)
+                .await?;
+            Ok(json_response(
+                StatusCode::OK,
+                scale::from_object(kind, &changed).to_string().into_bytes(),
+            ))
+        }
+        ("update", None | Some(Subresource::Status)) => {
+            let mut body = call.object()?;
+            let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
+            let change = |current: &Value| {
+                let part = (kind, subresource);
+                authorize::admit_changed(&server.registry, &call.who, part, current, &body)?;
+                Ok(body.clone())
+            };
+            let stored = server
+                .registry
+                .change(kind, namespace, name, subresource, &change, call.run()?)
+                .await?;
+            respond(call, kind, StatusCode::OK, &stored, &warnings)
+        }
+        ("patch", None | Some(Subresource::Status)) => {
+            let patch = read_patch(call)?;
+            let validation = field_validation(call)?;
+            let change = |current: &Value| {
+                let mut patched = patch.apply(kind, current)?;
+                strict::check(kind, &mut patched, validation)?;
+                let part = (kind, subresource);
+                authorize::admit_changed(&server.registry, &call.who, part, current, &patched)?;
+                Ok(patched)
+            };
+            let stored = server
+                .registry
+                .change(kind, namespace, name, subresource, &change, call.run()?)
+                .await?;
+            respond(call, kind, StatusCode::OK, &stored, &[])
+        }
+        ("delete", None) => delete(server, call, kind, namespace, name).await,
+        ("create", Some(Subresource::Binding)) => {
+            let body = call.object()?;
+            let node = body
+                .pointer("/target/name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            if node.is_empty() {
+                return Err(Status::bad_request("target.name: Required value"));
+            }
+            server
+                .registry
+                .bind(namespace.unwrap_or_default(), name, node)
+                .await?;
+            let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+            Ok(json_response(
+                StatusCode::CREATED,
+                done.to_string().into_bytes(),
+            ))
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn read_patch(call: &Call) -> Result<Patch, Status> {
+    match call.content_type() {
+        "application/json-patch+json" => Ok(Patch::Json(call.json("patch")?)),
+        "application/merge-patch+json" => Ok(Patch::Merge(call.json("patch")?)),
+        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(call.json("patch")?)),
+        other => Err(Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json; not `{other}`"
+        ))),
+    }
+}
+
+async fn delete(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<Response, Status> {
+    let options = delete_options(call)?;
+    let left = server
+        .registry
+        .delete(kind, namespace, name, options)
+        .await?;
+    if kind.is(&kinds::POD) || left.pointer("/metadata/deletionTimestamp").is_some() {
+        return respond(call, kind, StatusCode::OK, &left, &[]);
+    }
+    let done = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": name, "group": kind.group, "kind": kind.plural, "uid": left.pointer("/metadata/uid")},
+    });
+    Ok(json_response(StatusCode::OK, done.to_string().into_bytes()))
+}
