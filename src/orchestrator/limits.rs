@@ -50,6 +50,14 @@ pub const JSON_PATCH_COPIED_BYTES: usize = 3 << 20;
 /// Values that one JSON patch may visit or move up: about a second of work.
 pub const JSON_PATCH_WORK: usize = 8 << 20;
 
+// Server-side apply.
+
+/// Managers of one object that write in another way than by applying; the oldest of more become one
+/// (apimachinery/pkg/util/managedfields: `DefaultMaxUpdateManagers`).
+pub const UPDATE_MANAGERS: usize = 10;
+/// Longest name of a manager (apimachinery/pkg/apis/meta/v1/validation: `FieldManagerMaxLength`).
+pub const MANAGER_CHARACTERS: usize = 128;
+
 // Connections.
 
 /// Handshakes under way; for another one the oldest is given up.

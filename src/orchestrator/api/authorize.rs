@@ -71,6 +71,22 @@ pub struct Attempt<'a> {
     pub required_name: Option<&'a str>,
 }
 
+impl<'a> Attempt<'a> {
+    /// An object of this kind is to be created.
+    #[must_use]
+    pub fn to_create(kind: &'a Kind, namespace: Option<&'a str>) -> Self {
+        Self {
+            verb: "create",
+            kind,
+            namespace,
+            name: None,
+            subresource: None,
+            required_node: None,
+            required_name: None,
+        }
+    }
+}
+
 /// Allows the attempt, or says 403.
 pub fn authorize(registry: &Registry, who: &Identity, attempt: &Attempt<'_>) -> Result<(), Status> {
     let allowed = if who.is_master() {

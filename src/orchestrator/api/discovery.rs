@@ -3,7 +3,20 @@
 use serde_json::{Value, json};
 
 use super::kinds::{self, Kind, Subresource};
+use super::reviews;
 use crate::kubernetes::version::{KUBERNETES_MAJOR, KUBERNETES_MINOR, KUBERNETES_VERSION};
+
+/// What can be done to objects of every kind.
+pub(super) const VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// `/api`.
 #[must_use]
@@ -19,9 +32,10 @@ pub fn legacy_versions(address: &str) -> Value {
 #[must_use]
 pub fn groups() -> Value {
     let mut names: Vec<&str> = Vec::new();
-    for kind in kinds::ALL {
-        if !kind.group.is_empty() && !names.contains(&kind.group) {
-            names.push(kind.group);
+    let of_kinds = kinds::ALL.iter().map(|kind| kind.group);
+    for group in of_kinds.chain(reviews::ALL.iter().map(|review| review.group)) {
+        if !group.is_empty() && !names.contains(&group) {
+            names.push(group);
         }
     }
     let groups: Vec<Value> = names.iter().filter_map(|name| group(name)).collect();
@@ -31,10 +45,18 @@ pub fn groups() -> Value {
 /// `/apis/<group>`.
 #[must_use]
 pub fn group(name: &str) -> Option<Value> {
-    let kind = kinds::ALL
+    let of_kind = kinds::ALL
         .iter()
-        .find(|kind| kind.group == name && !name.is_empty())?;
-    let version = json!({"groupVersion": kind.api_version(), "version": kind.version});
+        .find(|kind| kind.group == name && !name.is_empty())
+        .map(|kind| kind.version);
+    let of_review = || {
+        let reviews = &mut reviews::ALL.iter();
+        reviews
+            .find(|review| review.group == name)
+            .map(|_| reviews::VERSION)
+    };
+    let version = of_kind.or_else(of_review)?;
+    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
     Some(
         json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version}),
     )
@@ -57,6 +79,19 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
                 .map(|part| subresource(kind, *part)),
         );
     }
+    for review in reviews::ALL
+        .iter()
+        .filter(|review| review.group == group && version == reviews::VERSION)
+    {
+        group_version = Some(format!("{group}/{version}"));
+        list.push(json!({
+            "name": review.plural,
+            "singularName": review.kind.to_lowercase(),
+            "namespaced": review.namespaced,
+            "kind": review.kind,
+            "verbs": ["create"],
+        }));
+    }
     Some(
         json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version?, "resources": list}),
     )
@@ -68,7 +103,7 @@ fn resource(kind: &Kind) -> Value {
         "singularName": kind.singular(),
         "namespaced": kind.namespaced,
         "kind": kind.kind,
-        "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        "verbs": VERBS,
     });
     if !kind.short.is_empty() {
         out["shortNames"] = json!(kind.short);
@@ -100,6 +135,80 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
     out
 }
 
+/// The media type of [`aggregated`].
+pub(super) const AGGREGATED: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// `/api` or `/apis` for clients that ask for everything at once.
+pub(super) fn aggregated(core: bool) -> Value {
+    let groups = if core {
+        json!([{"name": "", "versions": [{"version": "v1"}]}])
+    } else {
+        groups()["groups"].take()
+    };
+    let groups = groups.as_array().into_iter().flatten();
+    let items: Vec<Value> = groups
+        .map(|group| {
+            let name = group["name"].as_str().unwrap_or_default();
+            let version = group["versions"][0]["version"].as_str().unwrap_or_default();
+            let list = resources(name, version).unwrap_or_default();
+            let resources = aggregated_resources(name, version, &list["resources"]);
+            json!({
+                "metadata": {"name": name, "creationTimestamp": null},
+                "versions": [{"version": version, "freshness": "Current", "resources": resources}],
+            })
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": items,
+    })
+}
+
+/// The resources of a group, each with its subresources, which follow it in `list`.
+fn aggregated_resources(group: &str, version: &str, list: &Value) -> Vec<Value> {
+    let mut resources: Vec<Value> = Vec::new();
+    for one in list.as_array().into_iter().flatten() {
+        let own = |field: &str, default: &str| match one.get(field) {
+            Some(value) => value.clone(),
+            None => json!(default),
+        };
+        let kind = json!({"group": own("group", group), "version": own("version", version), "kind": one["kind"]});
+        let name = one["name"].as_str().unwrap_or_default();
+        if let Some((_, part)) = name.split_once('/') {
+            let part = json!({"subresource": part, "responseKind": kind, "verbs": one["verbs"]});
+            let parts = resources.last_mut().map(|last| &mut last["subresources"]);
+            match parts {
+                Some(Value::Array(parts)) => parts.push(part),
+                Some(parts) => *parts = json!([part]),
+                None => {}
+            }
+            continue;
+        }
+        let scope = if one["namespaced"] == true {
+            "Namespaced"
+        } else {
+            "Cluster"
+        };
+        let mut resource = json!({
+            "resource": name,
+            "responseKind": kind,
+            "scope": scope,
+            "singularResource": one["singularName"],
+            "verbs": one["verbs"],
+        });
+        for field in ["shortNames", "categories"] {
+            if let Some(value) = one.get(field) {
+                resource[field] = value.clone();
+            }
+        }
+        resources.push(resource);
+    }
+    resources
+}
+
 /// `/version`.
 #[must_use]
 pub fn version() -> Value {
@@ -121,6 +230,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn everything_at_once_says_the_same() {
+        let core = aggregated(true);
+        let resources = &core["items"][0]["versions"][0]["resources"];
+        let pods = resources
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|one| one["resource"] == "pods")
+            .expect("pods");
+        assert_eq!(pods["scope"], json!("Namespaced"));
+        assert_eq!(
+            pods["responseKind"],
+            json!({"group": "", "version": "v1", "kind": "Pod"})
+        );
+        let parts = pods["subresources"].to_string();
+        assert!(parts.contains("\"binding\"") && parts.contains("\"log\""));
+        let groups = aggregated(false);
+        let names: Vec<&str> = groups["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|group| group["metadata"]["name"].as_str())
+            .collect();
+        assert!(names.contains(&"apps") && names.contains(&"authorization.k8s.io"));
+    }
+
+    #[test]
     fn every_kind_is_discoverable() {
         for kind in kinds::ALL {
             let list = resources(kind.group, kind.version).expect("its group is served");
@@ -132,7 +268,8 @@ mod tests {
                 .collect();
             assert!(names.contains(&kind.plural));
         }
-        assert_eq!(groups()["groups"].as_array().map(Vec::len), Some(3));
+        let reviews = resources("authorization.k8s.io", "v1").expect("reviews");
+        assert_eq!(reviews["resources"][0]["verbs"], json!(["create"]));
         assert!(resources("batch", "v1").is_none());
         assert!(group("").is_none());
     }

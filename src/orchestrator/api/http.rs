@@ -26,7 +26,7 @@ use super::registry::Registry;
 use super::route::{self, Target};
 use super::status::Status;
 use super::tunnels::{Piece, Tunnels};
-use super::{discovery, health, limits, logs, protobuf};
+use super::{discovery, health, limits, logs, openapi, protobuf, reviews};
 use answers::as_protobuf;
 use call::Call;
 use collections::{collection, permitted_on_collection};
@@ -197,25 +197,34 @@ fn permit(server: &Server, path: &str, call: &Call) -> Result<(), Status> {
             subresource,
         }) => permitted_on_object(server, call, kind, namespace.as_deref(), &name, subresource)
             .map(drop),
+        Some(Target::Review { review, .. }) if call.method == Method::POST => {
+            reviews::permit(&call.who, review)
+        }
         Some(_) => Err(Status::method_not_allowed()),
     }
 }
 
 async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, Status> {
     if call.method == Method::GET {
-        let document = match path {
-            "/version" | "/version/" => Some(discovery::version()),
-            "/openapi/v2" => return Ok(empty_openapi()),
-            _ => None,
-        };
-        if let Some(document) = document {
-            return Ok(json_response(
-                StatusCode::OK,
-                document.to_string().into_bytes(),
-            ));
+        if ["/version", "/version/"].contains(&path) {
+            let version = discovery::version().to_string();
+            return Ok(json_response(StatusCode::OK, version.into_bytes()));
+        }
+        if let Some(document) = openapi::answer(path, call.accept()).await {
+            return document;
         }
     }
     let target = route::parse(path).ok_or_else(Status::no_such_path)?;
+    if let Target::LegacyVersions | Target::Groups = target
+        && call
+            .accept()
+            .replace(' ', "")
+            .contains(discovery::AGGREGATED)
+    {
+        let document = discovery::aggregated(target == Target::LegacyVersions).to_string();
+        let media = [(header::CONTENT_TYPE, discovery::AGGREGATED)];
+        return Ok((StatusCode::OK, media, document).into_response());
+    }
     let document = match target {
         Target::LegacyVersions => Some(discovery::legacy_versions(&server.address)),
         Target::Groups => Some(discovery::groups()),
@@ -223,6 +232,15 @@ async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, St
         Target::Resources { group, version } => discovery::resources(&group, &version),
         Target::Collection { kind, namespace } => {
             return collection(server, call, kind, namespace).await;
+        }
+        Target::Review { review, namespace } => {
+            if call.method != Method::POST {
+                return Err(Status::method_not_allowed());
+            }
+            let (body, namespace) = (call.object()?, namespace.as_deref());
+            let answered = reviews::answer(&server.registry, &call.who, review, namespace, body)?;
+            let answered = answered.to_string().into_bytes();
+            return Ok(json_response(StatusCode::CREATED, answered));
         }
         Target::Object {
             kind,
@@ -238,17 +256,6 @@ async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, St
         StatusCode::OK,
         document.to_string().into_bytes(),
     ))
-}
-
-/// A protobuf message without fields is zero bytes: clients then do no validation of their own.
-fn empty_openapi() -> Response {
-    let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-    (
-        StatusCode::OK,
-        [(header::CONTENT_TYPE, kind)],
-        Body::empty(),
-    )
-        .into_response()
 }
 
 /// Used by the log endpoint's stream: what a piece adds to the body.

@@ -6,6 +6,7 @@
 //! Invariants: nobody is anonymous; every write passes the registry, whoever makes it (HTTP or a controller); bodies are never logged.
 
 mod activity;
+mod apply;
 pub mod authorize;
 pub(super) mod balancers;
 pub mod barrier;
@@ -19,11 +20,13 @@ pub mod http;
 pub mod kinds;
 mod logs;
 pub mod offline;
+mod openapi;
 pub mod panics;
 pub mod patch;
 mod places;
 mod protobuf;
 pub mod registry;
+pub mod reviews;
 pub mod route;
 pub mod selectors;
 mod serve;

@@ -8,12 +8,12 @@
 //! and `{` a map by text. A field called `~` is a message whose fields stand beside it in JSON.
 
 mod read;
-mod schema;
+pub(super) mod schema;
 mod wire;
 mod write;
 
 pub(super) use read::decode;
-pub(super) use write::encode;
+pub(super) use write::{encode, encode_message};
 
 /// The media type.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 pub use super::kinds::Propagation;
 pub use delete::DeleteOptions;
-pub(super) use write::Run;
+pub(super) use write::{Run, now};
 
 use super::heartbeats::Heartbeats;
 use super::kinds::{Kind, Subresource};

@@ -1,6 +1,7 @@
 //! From a path to what it names.
 
 use super::kinds::{self, Kind, Subresource};
+use super::reviews::{self, Review};
 
 /// What a path of the Kubernetes API names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,13 @@ pub enum Target {
         /// Which kind.
         kind: &'static Kind,
         /// Which namespace; `None` is all of them.
+        namespace: Option<String>,
+    },
+    /// A question, which is not kept.
+    Review {
+        /// Which.
+        review: &'static Review,
+        /// In which namespace.
         namespace: Option<String>,
     },
     /// One object or a part of it.
@@ -55,7 +63,10 @@ pub fn parse(path: &str) -> Option<Target> {
             version: (*version).to_owned(),
         }),
         ["api", "v1", rest @ ..] => objects("", "v1", rest),
-        ["apis", group, version, rest @ ..] => objects(group, version, rest),
+        ["apis", group, version, rest @ ..] => match reviews::find(group, version, rest) {
+            Some((review, namespace)) => Some(Target::Review { review, namespace }),
+            None => objects(group, version, rest),
+        },
         _ => None,
     }
 }
@@ -162,8 +173,17 @@ mod tests {
                 ..
             })
         ));
+        let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        assert!(matches!(
+            parse(review),
+            Some(Target::Review {
+                namespace: None,
+                ..
+            })
+        ));
         for missing in [
             "/",
+            "/apis/authorization.k8s.io/v1/localsubjectaccessreviews",
             "/api/v2/pods",
             "/api/v1/birds",
             "/api/v1/pods/p",

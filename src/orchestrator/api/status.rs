@@ -103,6 +103,16 @@ impl Status {
         Self::of(409, "Conflict", kind, name, message)
     }
 
+    /// 409: fields of an applied object belong to others.
+    #[must_use]
+    pub fn apply_conflict(kind: &Kind, name: &str, message: String, causes: Vec<Cause>) -> Self {
+        let mut status = Self::of(409, "Conflict", kind, name, message);
+        if let Some(details) = &mut status.details {
+            details.causes = causes;
+        }
+        status
+    }
+
     /// 409: a stale resourceVersion.
     #[must_use]
     pub fn modified(kind: &Kind, name: &str) -> Self {

@@ -9,7 +9,7 @@ use super::super::registry::Run;
 use super::super::status::Status;
 use super::super::strict::FieldValidation;
 use super::super::tables::Form;
-use super::super::{bounds, protobuf};
+use super::super::{bounds, limits, protobuf};
 use crate::orchestrator::store::Revision;
 
 /// A request, taken apart.
@@ -53,13 +53,15 @@ impl Call {
         value.split(';').next().unwrap_or_default().trim()
     }
 
-    pub(super) fn form(&self) -> Result<Form, Status> {
-        let accept = self
-            .headers
-            .get(header::ACCEPT)
+    pub(super) fn accept(&self) -> &str {
+        let value = self.headers.get(header::ACCEPT);
+        value
             .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        Form::from_accept(accept).ok_or_else(|| {
+            .unwrap_or_default()
+    }
+
+    pub(super) fn form(&self) -> Result<Form, Status> {
+        Form::from_accept(self.accept()).ok_or_else(|| {
             Status::not_acceptable("only the following media types are accepted: application/json, application/json;stream=watch")
         })
     }
@@ -67,19 +69,7 @@ impl Call {
     pub(super) fn object(&self) -> Result<Value, Status> {
         match self.content_type() {
             "" | "application/json" | "*/*" => self.json("body"),
-            "application/yaml" => {
-                let text = std::str::from_utf8(&self.body)
-                    .map_err(|_| Status::bad_request("the body is not UTF-8"))?;
-                let object = serde_saphyr::from_str(text).map_err(|error| {
-                    // Its own words quote the lines around, a Secret's values among them.
-                    let place = error.location().map_or_else(String::new, |place| {
-                        format!(": line {}, column {}", place.line(), place.column())
-                    });
-                    Status::bad_request(format!("the body is not YAML{place}"))
-                })?;
-                bounds::check_object(&object)?;
-                Ok(object)
-            }
+            "application/yaml" => self.yaml(),
             protobuf::MEDIA_TYPE => {
                 let object = protobuf::decode(&self.body)
                     .map_err(|error| Status::bad_request(error.to_string()))?;
@@ -90,6 +80,35 @@ impl Call {
                 "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf; not `{other}`"
             ))),
         }
+    }
+
+    pub(super) fn yaml(&self) -> Result<Value, Status> {
+        let text = std::str::from_utf8(&self.body)
+            .map_err(|_| Status::bad_request("the body is not UTF-8"))?;
+        let object = serde_saphyr::from_str(text).map_err(|error| {
+            // Its own words quote the lines around, a Secret's values among them.
+            let place = error.location().map_or_else(String::new, |place| {
+                format!(": line {}, column {}", place.line(), place.column())
+            });
+            Status::bad_request(format!("the body is not YAML{place}"))
+        })?;
+        bounds::check_object(&object)?;
+        Ok(object)
+    }
+
+    /// Who writes, as owners of fields are called: as it says, or as its program is called.
+    pub(super) fn manager(&self) -> String {
+        let named = self
+            .parameter("fieldManager")
+            .filter(|name| !name.is_empty());
+        let agent = self.headers.get(header::USER_AGENT);
+        let program = || {
+            agent
+                .and_then(|agent| agent.to_str().ok()?.split('/').next())
+                .unwrap_or("unknown")
+        };
+        let name = named.unwrap_or_else(program);
+        name.chars().take(limits::MANAGER_CHARACTERS).collect()
     }
 
     pub(super) fn json(&self, what: &str) -> Result<Value, Status> {

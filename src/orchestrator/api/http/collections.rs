@@ -72,6 +72,10 @@ pub(super) async fn collection(
         "create" => {
             let mut body = call.object()?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
+            // Owners begin with an apply.
+            if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.shift_remove("managedFields");
+            }
             authorize::admit_created(&server.registry, &call.who, kind, &body)?;
             // A cluster-wide POST of a namespaced kind names its namespace in the body.
             let own = body

@@ -6,10 +6,11 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::super::apply::{self, Apply};
 use super::super::authorize::{self, Attempt};
-use super::super::kinds::{self, Kind, Subresource};
+use super::super::kinds::{Kind, Subresource};
 use super::super::patch::Patch;
-use super::super::registry::scale;
+use super::super::registry::{Run, scale};
 use super::super::selectors::Selector;
 use super::super::status::Status;
 use super::super::{logs, strict};
@@ -17,6 +18,22 @@ use super::answers::respond;
 use super::call::{Call, field_validation, requested_revision};
 use super::collections::{delete_options, reach, start_watch};
 use super::{Server, json_response};
+
+/// The media type of server-side apply; its body may be JSON, which is YAML.
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// Kinds whose deletion is answered with the object that is gone, not with a Status (`ReturnDeletedObject` in
+/// k8s.io/kubernetes/pkg/registry): typed clients read one or the other.
+const RETURNED: &[&str] = &[
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PodTemplate",
+    "ResourceQuota",
+    "Service",
+    "ServiceAccount",
+    "StorageClass",
+];
 
 /// The verb of a request for an object, if its user may.
 pub(super) fn permitted_on_object(
@@ -59,6 +76,7 @@ pub(super) async fn object(
 ) -> Result<Response, Status> {
     let selected = format!("metadata.name={name}");
     let verb = permitted_on_object(server, call, kind, namespace, name, subresource)?;
+    let manager = call.manager();
     match (verb, subresource) {
         ("watch", None) => {
             let selector = Selector::parse(kind, None, Some(&selected))?;
@@ -90,7 +108,8 @@ pub(super) async fn object(
                 } else {
                     read_patch(call)?.apply(kind, &present)?
                 };
-                scale::apply(current, &wanted)
+                let scaled = scale::apply(current, &wanted)?;
+                Ok(apply::track(kind, subresource, &manager, current, scaled))
             };
             let changed = server
                 .registry
@@ -107,13 +126,17 @@ pub(super) async fn object(
             let change = |current: &Value| {
                 let part = (kind, subresource);
                 authorize::admit_changed(&server.registry, &call.who, part, current, &body)?;
-                Ok(body.clone())
+                let body = body.clone();
+                Ok(apply::track(kind, subresource, &manager, current, body))
             };
             let stored = server
                 .registry
                 .change(kind, namespace, name, subresource, &change, call.run()?)
                 .await?;
             respond(call, kind, StatusCode::OK, &stored, &warnings)
+        }
+        ("patch", None | Some(Subresource::Status)) if call.content_type() == APPLY => {
+            applied(server, call, kind, namespace, name, subresource).await
         }
         ("patch", None | Some(Subresource::Status)) => {
             let patch = read_patch(call)?;
@@ -123,7 +146,7 @@ pub(super) async fn object(
                 strict::check(kind, &mut patched, validation)?;
                 let part = (kind, subresource);
                 authorize::admit_changed(&server.registry, &call.who, part, current, &patched)?;
-                Ok(patched)
+                Ok(apply::track(kind, subresource, &manager, current, patched))
             };
             let stored = server
                 .registry
@@ -155,13 +178,88 @@ pub(super) async fn object(
     }
 }
 
+/// Server-side apply: changes the object, or creates it.
+async fn applied(
+    server: &Server,
+    call: &Call,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: &str,
+    subresource: Option<Subresource>,
+) -> Result<Response, Status> {
+    let registry = &server.registry;
+    if call.parameter("fieldManager").is_none_or(str::is_empty) {
+        return Err(Status::bad_request(
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        ));
+    }
+    let mut body = call.yaml()?;
+    let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return Err(Status::bad_request("the applied object needs metadata"));
+    };
+    match metadata.shift_remove("managedFields") {
+        None | Some(Value::Null) => {}
+        Some(list) if list == json!([]) => {}
+        Some(_) => return Err(Status::bad_request("metadata.managedFields must be nil")),
+    }
+    let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
+    body["metadata"]["name"] = match body.pointer("/metadata/name") {
+        None => json!(name),
+        Some(given) if *given == json!(name) => json!(name),
+        Some(given) => {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+    };
+    let manager = call.manager();
+    let apply = Apply {
+        kind,
+        subresource,
+        manager: &manager,
+        force: call.flag("force"),
+        applied: &body,
+    };
+    let change = |current: &Value| {
+        let next = apply.onto(current)?;
+        let part = (kind, subresource);
+        authorize::admit_changed(registry, &call.who, part, current, &next)?;
+        Ok(next)
+    };
+    let run = call.run()?;
+    // Somebody else may create it in between, once.
+    for last in [false, true] {
+        let changed = registry
+            .change(kind, namespace, name, subresource, &change, run)
+            .await;
+        match changed {
+            Ok(stored) => return respond(call, kind, StatusCode::OK, &stored, &warnings),
+            Err(status) if !status.is_not_found() || subresource.is_some() => return Err(status),
+            Err(_) => {}
+        }
+        authorize::authorize(registry, &call.who, &Attempt::to_create(kind, namespace))?;
+        authorize::admit_created(registry, &call.who, kind, &body)?;
+        let object = apply.created()?;
+        let created = match run {
+            Run::Real => registry.create(kind, namespace, object).await,
+            Run::Dry => registry.create_dry(kind, namespace, object).await,
+        };
+        match created {
+            Ok(stored) => return respond(call, kind, StatusCode::CREATED, &stored, &warnings),
+            Err(status) if status.reason == "AlreadyExists" && !last => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Err(Status::modified(kind, name))
+}
+
 fn read_patch(call: &Call) -> Result<Patch, Status> {
     match call.content_type() {
         "application/json-patch+json" => Ok(Patch::Json(call.json("patch")?)),
         "application/merge-patch+json" => Ok(Patch::Merge(call.json("patch")?)),
         "application/strategic-merge-patch+json" => Ok(Patch::Strategic(call.json("patch")?)),
         other => Err(Status::unsupported_media_type(format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json; not `{other}`"
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml; not `{other}`"
         ))),
     }
 }
@@ -178,7 +276,8 @@ async fn delete(
         .registry
         .delete(kind, namespace, name, options)
         .await?;
-    if kind.is(&kinds::POD) || left.pointer("/metadata/deletionTimestamp").is_some() {
+    let begun = left.pointer("/metadata/deletionTimestamp").is_some();
+    if begun || RETURNED.contains(&kind.kind) {
         return respond(call, kind, StatusCode::OK, &left, &[]);
     }
     let done = json!({

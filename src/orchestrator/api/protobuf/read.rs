@@ -58,7 +58,7 @@ pub(in crate::orchestrator::api) fn decode(body: &[u8]) -> Result<Value, DecodeE
     if kind.is_empty() {
         return Err(DecodeError::Broken);
     }
-    let fields = schema::of_object(api_version, kind).ok_or_else(|| DecodeError::Unknown {
+    let (_, fields) = schema::of_object(api_version, kind).ok_or_else(|| DecodeError::Unknown {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
     })?;

@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// All messages.
-pub(super) struct Schema {
+pub(in crate::orchestrator::api) struct Schema {
     by_name: BTreeMap<&'static str, usize>,
+    names: Vec<&'static str>,
     messages: Vec<Vec<Field>>,
 }
 
 /// One field of a message.
-pub(super) struct Field {
+pub(in crate::orchestrator::api) struct Field {
     /// Its number on the wire.
-    pub(super) number: u64,
+    pub(in crate::orchestrator::api) number: u64,
     /// Its name in JSON; `~` if its own fields stand there.
-    pub(super) name: &'static str,
+    pub(in crate::orchestrator::api) name: &'static str,
     /// How often it occurs.
-    pub(super) shape: Shape,
+    pub(in crate::orchestrator::api) shape: Shape,
     /// What it holds.
-    pub(super) of: Type,
+    pub(in crate::orchestrator::api) of: Type,
 }
 
 /// How often a field occurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(in crate::orchestrator::api) enum Shape {
     /// Once; a zero is the same as nothing.
     One,
     /// Once; a zero is not the same as nothing.
@@ -36,7 +37,7 @@ pub(super) enum Shape {
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Type {
+pub(in crate::orchestrator::api) enum Type {
     Text,
     Integer,
     Boolean,
@@ -54,8 +55,11 @@ pub(super) enum Type {
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("messages.txt")));
 
-/// The message of an object's type.
-pub(super) fn of_object(api_version: &str, kind: &str) -> Option<&'static [Field]> {
+/// The message of an object's type, and its name.
+pub(in crate::orchestrator::api) fn of_object(
+    api_version: &str,
+    kind: &str,
+) -> Option<(&'static str, &'static [Field])> {
     // Clients send these in whatever group they speak of.
     let group = if ["DeleteOptions", "Status"].contains(&kind) {
         "meta"
@@ -67,16 +71,22 @@ pub(super) fn of_object(api_version: &str, kind: &str) -> Option<&'static [Field
             .next()
             .unwrap_or_default()
     };
-    named(&format!("{group}.{kind}"))
+    let at = *SCHEMA.by_name.get(format!("{group}.{kind}").as_str())?;
+    Some((name(at), message(at)))
+}
+
+/// The name of the message at this place.
+pub(in crate::orchestrator::api) fn name(at: usize) -> &'static str {
+    SCHEMA.names[at]
 }
 
 /// The message of this name.
-pub(super) fn named(name: &str) -> Option<&'static [Field]> {
+pub(in crate::orchestrator::api) fn named(name: &str) -> Option<&'static [Field]> {
     SCHEMA.by_name.get(name).map(|at| message(*at))
 }
 
 /// The message at this place.
-pub(super) fn message(at: usize) -> &'static [Field] {
+pub(in crate::orchestrator::api) fn message(at: usize) -> &'static [Field] {
     &SCHEMA.messages[at]
 }
 
@@ -91,6 +101,7 @@ impl Schema {
             .enumerate()
             .map(|(at, (name, _))| (*name, at))
             .collect();
+        let names = lines.iter().map(|(name, _)| *name).collect();
         let messages = lines
             .iter()
             .map(|(_, fields)| {
@@ -100,7 +111,11 @@ impl Schema {
                     .collect()
             })
             .collect();
-        Self { by_name, messages }
+        Self {
+            by_name,
+            names,
+            messages,
+        }
     }
 }
 

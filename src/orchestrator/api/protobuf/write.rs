@@ -19,9 +19,9 @@ pub(in crate::orchestrator::api) fn encode(object: &Value) -> Option<Vec<u8>> {
         schema::of_object(api_version, kind),
         kind.strip_suffix("List"),
     ) {
-        (Some(fields), _) => message(fields, map, &mut raw, 0),
+        (Some((_, fields)), _) => message(fields, map, &mut raw, 0),
         (None, Some(item)) => {
-            let fields = schema::of_object(api_version, item)?;
+            let (_, fields) = schema::of_object(api_version, item)?;
             let metadata = map.get("metadata").and_then(Value::as_object);
             let mut inner = Vec::new();
             if let (Some(metadata), Some(fields)) = (metadata, schema::named("meta.ListMeta")) {
@@ -45,6 +45,15 @@ pub(in crate::orchestrator::api) fn encode(object: &Value) -> Option<Vec<u8>> {
     put_bytes(&mut out, 3, b"");
     put_bytes(&mut out, 4, b"");
     Some(out)
+}
+
+/// Writes a message by its name, without an envelope.
+pub(in crate::orchestrator::api) fn encode_message(name: &str, value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let (Some(fields), Some(map)) = (schema::named(name), value.as_object()) {
+        message(fields, map, &mut out, 0);
+    }
+    out
 }
 
 fn message(fields: &[Field], object: &Map<String, Value>, out: &mut Vec<u8>, depth: usize) {

@@ -25,7 +25,7 @@ const GENERATE_PREFIX_BYTES: usize = 58;
 const GENERATE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The time as Kubernetes writes it.
-pub(super) fn now() -> String {
+pub(in crate::orchestrator::api) fn now() -> String {
     jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string()
@@ -185,10 +185,10 @@ fn initialise(kind: &Kind, object: &mut Value) {
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "selfLink",
-        "managedFields",
     ] {
         meta.shift_remove(field);
     }
+    drop_no_owners(meta);
     meta.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
     meta.insert("creationTimestamp".to_owned(), json!(now()));
     meta.shift_remove("generation");
@@ -320,6 +320,14 @@ async fn store_changed(
         .await
 }
 
+/// An empty list of owners is the same as none.
+fn drop_no_owners(metadata: &mut Map<String, Value>) {
+    let owners = metadata.get("managedFields").and_then(Value::as_array);
+    if owners.is_none_or(Vec::is_empty) {
+        metadata.shift_remove("managedFields");
+    }
+}
+
 /// What a write may change: the status endpoint the status, the main one everything else.
 fn merge_parts(
     kind: &'static Kind,
@@ -342,9 +350,14 @@ fn merge_parts(
         );
         return Err(Status::conflict(kind, name, &why));
     }
+    let owners = wanted.pointer("/metadata/managedFields").cloned();
     if subresource == Some(Subresource::Status) {
         let mut next = current.clone();
         if let Some(map) = next.as_object_mut() {
+            if let Some(owners) = owners {
+                metadata(map).insert("managedFields".to_owned(), owners);
+                drop_no_owners(metadata(map));
+            }
             match wanted.get("status") {
                 Some(status) => map.insert("status".to_owned(), status.clone()),
                 None => map.shift_remove("status"),
@@ -372,7 +385,13 @@ fn merge_parts(
             None => meta.shift_remove(field),
         };
     }
-    meta.shift_remove("managedFields");
+    // Who says nothing of the owners leaves them as they are.
+    if owners.is_none()
+        && let Some(kept) = current.pointer("/metadata/managedFields")
+    {
+        meta.insert("managedFields".to_owned(), kept.clone());
+    }
+    drop_no_owners(meta);
     meta.shift_remove("selfLink");
     if kind.has(Subresource::Status) {
         match current.get("status") {
