@@ -1,96 +1,9 @@
 //! The API server over loopback, with mTLS as in a cluster: who gets in, a watch, a restart.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+mod in_process;
 
-use flightcage::orchestrator::api;
-use flightcage::orchestrator::config::{IdentityFiles, ServerConfig};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use in_process::{Running, authority, install};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-fn authority() -> Authority {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "test");
-    let pem = params.self_signed(&key).expect("signed").pem();
-    Authority {
-        issuer: Issuer::new(params, key),
-        pem,
-    }
-}
-
-impl Authority {
-    fn issue(&self, user: &str, group: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, user);
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, group);
-        params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-        (
-            params.signed_by(&key, &self.issuer).expect("signed").pem(),
-            key.serialize_pem(),
-        )
-    }
-
-    fn client(&self, identity: Option<(String, String)>) -> reqwest::Client {
-        let roots = reqwest::Certificate::from_pem_bundle(self.pem.as_bytes()).expect("PEM");
-        let mut builder = reqwest::Client::builder().no_proxy().tls_certs_only(roots);
-        if let Some((certificate, key)) = identity {
-            let pem = format!("{certificate}\n{key}");
-            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).expect("PEM"));
-        }
-        builder.build().expect("a client")
-    }
-}
-
-struct Running {
-    url: String,
-    cancel: CancellationToken,
-    task: JoinHandle<Result<(), api::ServerError>>,
-}
-
-impl Running {
-    async fn start(directory: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let listen = listener.local_addr().expect("an address");
-        let config = ServerConfig {
-            listen,
-            address: std::net::Ipv4Addr::LOCALHOST,
-            data_dir: directory.join("data"),
-            identity: IdentityFiles {
-                ca: directory.join("ca.pem"),
-                certificate: directory.join("server.pem"),
-                key: directory.join("server.key"),
-            },
-            secrets_key: directory.join("secrets.key"),
-            eviction_brake_percent: 55,
-            granted_labels: std::collections::BTreeMap::new(),
-        };
-        let cancel = CancellationToken::new();
-        let task = tokio::spawn(api::serve(config, listener, cancel.clone()));
-        Self {
-            url: format!("https://{listen}"),
-            cancel,
-            task,
-        }
-    }
-
-    async fn stop(self) {
-        self.cancel.cancel();
-        self.task.await.expect("no panic").expect("no error");
-    }
-}
 
 async fn json_of(response: reqwest::Response) -> (u16, Value) {
     (
@@ -104,23 +17,14 @@ async fn a_cluster_sees_its_clients_certificates_and_keeps_its_objects() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let directory = tempfile::tempdir().expect("a directory");
     let authority = authority();
-    let (certificate, key) = authority.issue("kube-apiserver", "kubernetes");
-    let files = [
-        ("ca.pem", authority.pem.clone()),
-        ("server.pem", certificate),
-        ("server.key", key),
-        ("secrets.key", "k".repeat(32)),
-    ];
-    for (name, text) in files {
-        std::fs::write(directory.path().join(name), text).expect("written");
-    }
+    install(&authority, directory.path());
     let server = Running::start(directory.path()).await;
     let admin = authority.client(Some(authority.issue("admin", "system:masters")));
 
     // Nobody is anonymous, and another authority's admin is nobody.
     let maps = format!("{}/api/v1/namespaces/default/configmaps", server.url);
     assert!(authority.client(None).get(&maps).send().await.is_err());
-    let stranger = self::authority();
+    let stranger = in_process::authority();
     let pem = stranger.issue("admin", "system:masters");
     assert!(authority.client(Some(pem)).get(&maps).send().await.is_err());
     let node = authority.client(Some(authority.issue("system:node:w1", "system:nodes")));
@@ -226,28 +130,10 @@ async fn a_scenario_that_breaks_nodes_is_skipped_on_a_foreign_kubernetes() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let directory = tempfile::tempdir().expect("a directory");
     let authority = authority();
-    let (certificate, key) = authority.issue("kube-apiserver", "kubernetes");
-    let (admin, admin_key) = authority.issue("admin", "system:masters");
-    let files = [
-        ("ca.pem", authority.pem.clone()),
-        ("server.pem", certificate),
-        ("server.key", key),
-        ("secrets.key", "k".repeat(32)),
-        ("admin.pem", admin),
-        ("admin.key", admin_key),
-    ];
-    for (name, text) in files {
-        std::fs::write(directory.path().join(name), text).expect("written");
-    }
+    install(&authority, directory.path());
     let server = Running::start(directory.path()).await;
     let at = |name: &str| directory.path().join(name).display().to_string();
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "it",
-        "clusters": [{"name": "it", "cluster": {"server": server.url, "certificate-authority": at("ca.pem")}}],
-        "users": [{"name": "it", "user": {"client-certificate": at("admin.pem"), "client-key": at("admin.key")}}],
-        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-    });
-    std::fs::write(directory.path().join("kubeconfig"), kubeconfig.to_string()).expect("written");
+    in_process::kubeconfig(&authority, directory.path(), &server.url);
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_flightcage"))
         .env("FLIGHTCAGE_HOME", directory.path().join("home"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

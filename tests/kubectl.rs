@@ -1,0 +1,316 @@
+//! Real clients against the API server: everyday commands of every kubectl that is found, and of Python's `kubernetes`.
+//!
+//! `kubectl` of PATH, those in FLIGHTCAGE_KUBECTLS (separated by colons), and the Python in FLIGHTCAGE_PYTHON, if it is set. No
+//! node is there: pods stay pending, which is enough for everything but what containers do.
+
+mod in_process;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use in_process::{Running, authority, install, kubeconfig};
+use tokio::process::Command;
+
+/// A command that works: the first minor version of kubectl that has it, its arguments for a shell in the directory of the
+/// manifests, and what its output holds. They run in this order, in one cluster.
+const COMMANDS: &[(u32, &str, &str)] = &[
+    // The cluster, and what it knows.
+    (0, "version", "Server Version"),
+    (0, "cluster-info", "is running at"),
+    (0, "api-versions", "authorization.k8s.io/v1"),
+    (0, "api-resources", "replicationcontrollers"),
+    (0, "explain pods", "spec"),
+    (0, "explain deployment.spec.strategy", "rollingUpdate"),
+    (0, "explain pods --recursive", "readinessProbe"),
+    (0, "get --raw /readyz", "ok"),
+    (0, "get --raw /metrics", "flightcage_panics_total 0"),
+    (0, "get --raw /version", "gitVersion"),
+    (0, "get --raw /openapi/v2", "io.k8s.api.core.v1.Pod"),
+    (0, "get --raw /openapi/v3", "apis/apps/v1"),
+    (0, "auth can-i get pods", "yes"),
+    (0, "auth can-i --list", "*.*"),
+    (26, "auth whoami", "system:masters"),
+    // Creation.
+    (0, "create namespace ns1", "created"),
+    (0, "create configmap cm --from-literal=a=b", "created"),
+    (0, "create secret generic s --from-literal=a=b", "created"),
+    (0, "create serviceaccount sa1", "created"),
+    (
+        0,
+        "create deployment dep --image=i:1 --replicas=2",
+        "created",
+    ),
+    (0, "create service clusterip svc --tcp=80:80", "created"),
+    (0, "create service nodeport svcn --tcp=80:80", "created"),
+    (
+        0,
+        "create service externalname svce --external-name=a.example",
+        "created",
+    ),
+    (0, "run p1 --image=i:1", "created"),
+    (0, "create -f node.yaml", "created"),
+    // Reading.
+    (0, "get all", "deployment.apps/dep"),
+    (0, "get pods", "Pending"),
+    (0, "get pods -o wide", "NOMINATED NODE"),
+    (0, "get deploy dep -o yaml", "maxSurge: 25%"),
+    (0, "get deploy dep -o json", "\"replicas\": 2"),
+    (0, "get deploy dep -o name", "deployment.apps/dep"),
+    (0, "get rs", "DESIRED"),
+    (0, "get pods -o jsonpath='{.items[*].metadata.name}'", "p1"),
+    (0, "get pods -o custom-columns=N:.metadata.name", "p1"),
+    (0, "get pods -l app=dep", "dep-"),
+    (0, "get pods --field-selector status.phase=Pending", "p1"),
+    (0, "get pods --chunk-size=1", "p1"),
+    (0, "get pods --show-labels", "run=p1"),
+    (0, "get pods --sort-by=.metadata.name", "p1"),
+    (0, "get cm,secret,sa", "serviceaccount/sa1"),
+    (0, "get events", ""),
+    (23, "events", ""),
+    (0, "get nodes -o wide", "n1"),
+    (0, "describe deploy dep", "StrategyType:"),
+    (0, "describe rs", "Controlled By:"),
+    (0, "describe pod p1", "Image:"),
+    (0, "describe cm cm", "Data"),
+    (0, "describe secret s", "Opaque"),
+    (0, "describe svc svc", "Endpoints:"),
+    (0, "describe ns ns1", "Active"),
+    (0, "describe sa sa1", "sa1"),
+    (0, "describe node n1", "Unschedulable:"),
+    // Application.
+    (0, "apply -f cm.yaml", "created"),
+    (0, "apply -f cm.yaml", "unchanged"),
+    (0, "apply -f dep.yaml", "created"),
+    (0, "apply --dry-run=server -f cm.yaml", "server dry run"),
+    (0, "apply --dry-run=client -f cm.yaml", "dry run"),
+    (0, "apply view-last-applied cm applied", "a: b"),
+    (0, "diff -f cm.yaml", ""),
+    (0, "replace -f cm.yaml", "replaced"),
+    (0, "apply --server-side -f ssa.yaml", "serverside-applied"),
+    (0, "apply --server-side -f ssa.yaml", "serverside-applied"),
+    (
+        21,
+        "get cm ssa -o json --show-managed-fields",
+        "\"manager\": \"kubectl\"",
+    ),
+    (
+        0,
+        "apply --server-side -f cm.yaml --force-conflicts",
+        "serverside-applied",
+    ),
+    (
+        0,
+        "apply --server-side --field-manager=other --force-conflicts -f dep.yaml",
+        "serverside-applied",
+    ),
+    // Changes.
+    (0, "patch cm cm -p '{\"data\":{\"c\":\"d\"}}'", "patched"),
+    (
+        0,
+        "patch cm cm --type=merge -p '{\"data\":{\"c\":\"e\"}}'",
+        "patched",
+    ),
+    (
+        0,
+        "patch cm cm --type=json -p '[{\"op\":\"add\",\"path\":\"/data/x\",\"value\":\"y\"}]'",
+        "patched",
+    ),
+    (
+        0,
+        "patch deploy dep -p '{\"spec\":{\"minReadySeconds\":1}}'",
+        "patched",
+    ),
+    (
+        24,
+        "patch deploy dep --subresource=scale --type=merge -p '{\"spec\":{\"replicas\":3}}'",
+        "patched",
+    ),
+    (0, "label cm cm x=y", "labeled"),
+    (0, "label cm cm x-", "cm"),
+    (0, "annotate cm cm x=y", "annotated"),
+    (0, "scale deploy dep --replicas=1", "scaled"),
+    (0, "expose deploy dep --port=80", "exposed"),
+    (0, "set image deploy/dep i=i:2", "image updated"),
+    (0, "set env deploy/dep A=B", "env updated"),
+    (
+        0,
+        "set resources deploy/dep --limits=cpu=100m",
+        "resource requirements updated",
+    ),
+    (0, "set selector svc svc app=dep", "selector updated"),
+    (
+        0,
+        "set serviceaccount deploy/dep sa1",
+        "serviceaccount updated",
+    ),
+    (0, "rollout history deploy/dep", "REVISION"),
+    (0, "rollout pause deploy/dep", "paused"),
+    (0, "rollout resume deploy/dep", "resumed"),
+    (0, "rollout restart deploy/dep", "restarted"),
+    (0, "rollout undo deploy/dep", "rolled back"),
+    (0, "rollout status deploy/dep --watch=false", "Waiting for"),
+    (
+        23,
+        "wait --for=jsonpath='{.metadata.name}'=cm cm/cm",
+        "condition met",
+    ),
+    (0, "cordon n1", "cordoned"),
+    (0, "uncordon n1", "uncordoned"),
+    (0, "taint node n1 a=b:NoSchedule", "tainted"),
+    (0, "drain n1", "drained"),
+    // Deletion.
+    (0, "delete pod p1 --force", "deleted"),
+    (0, "delete deploy dep --cascade=orphan", "deleted"),
+    (0, "delete deploy dep2 --cascade=foreground", "deleted"),
+    (0, "delete rs --all", "deleted"),
+    (0, "delete cm cm", "deleted"),
+    (0, "delete cm -l nothing=x", "No resources found"),
+    (0, "delete ns ns1", "deleted"),
+];
+
+/// Commands that are refused, and what they say.
+const REFUSED: &[(u32, &str, &str)] = &[
+    (0, "get birds", "doesn't have a resource type"),
+    (0, "get pod nobody", "not found"),
+    (
+        0,
+        "apply --server-side --field-manager=third -f conflict.yaml",
+        "conflict with \"kubectl\"",
+    ),
+    (0, "explain pods.spec.wings", "does not exist"),
+    (25, "create -f wrong.yaml", "unknown field \"datta\""),
+    (0, "diff -f conflict.yaml", "+  a: z"),
+];
+
+const MANIFESTS: &[(&str, &str)] = &[
+    ("cm.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: applied}, data: {a: b}}"),
+    ("ssa.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: ssa}, data: {a: b}}"),
+    ("conflict.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: ssa}, data: {a: z}}"),
+    ("wrong.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: wrong}, datta: {a: b}}"),
+    ("node.yaml", "{apiVersion: v1, kind: Node, metadata: {name: n1}}"),
+    (
+        "dep.yaml",
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: dep2, labels: {app: dep2}}, spec: {replicas: 2,
+          selector: {matchLabels: {app: dep2}}, template: {metadata: {labels: {app: dep2}},
+          spec: {containers: [{name: c, image: \"i:1\"}]}}}}",
+    ),
+];
+
+/// A cluster of its own, with a folder of manifests.
+struct Cluster {
+    directory: tempfile::TempDir,
+    server: Running,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let directory = tempfile::tempdir().expect("a directory");
+        let authority = authority();
+        install(&authority, directory.path());
+        let server = Running::start(directory.path()).await;
+        kubeconfig(&authority, directory.path(), &server.url);
+        for (name, text) in MANIFESTS {
+            std::fs::write(directory.path().join(name), text).expect("written");
+        }
+        Self { directory, server }
+    }
+
+    /// Runs a command of a shell, to which `kubectl` is this one.
+    async fn run(&self, kubectl: &Path, command: &str) -> Output {
+        let script = format!(
+            "kubectl() {{ '{}' --request-timeout=20s \"$@\"; }}; kubectl {command}",
+            kubectl.display()
+        );
+        Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(self.directory.path())
+            .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
+            .env("HOME", self.directory.path())
+            .output()
+            .await
+            .expect("a shell")
+    }
+}
+
+fn text(output: &Output) -> String {
+    let both = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    both.concat()
+}
+
+/// Every kubectl that is found.
+fn kubectls() -> Vec<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let of_path = std::env::split_paths(&path)
+        .map(|folder| folder.join("kubectl"))
+        .find(|file| file.is_file());
+    let named = std::env::var("FLIGHTCAGE_KUBECTLS").unwrap_or_default();
+    let named = std::env::split_paths(&named).filter(|file| !file.as_os_str().is_empty());
+    of_path.into_iter().chain(named).collect()
+}
+
+/// The minor version of a kubectl.
+async fn minor(cluster: &Cluster, kubectl: &Path) -> u32 {
+    let output = cluster.run(kubectl, "version --client -o json").await;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let minor = version["clientVersion"]["minor"]
+        .as_str()
+        .expect("a minor version");
+    minor.trim_end_matches('+').parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyday_commands_of_kubectl_work() {
+    let found = kubectls();
+    assert!(
+        !found.is_empty(),
+        "no kubectl in PATH or FLIGHTCAGE_KUBECTLS"
+    );
+    let mut failed = Vec::new();
+    for kubectl in found {
+        let cluster = Cluster::start().await;
+        let minor = minor(&cluster, &kubectl).await;
+        let (mut all, mut good) = (0, 0);
+        // What is refused is tried while the objects are there.
+        let deletions = COMMANDS
+            .iter()
+            .position(|(_, command, _)| command.starts_with("delete "))
+            .expect("deletions");
+        let (before, after) = COMMANDS.split_at(deletions);
+        for (table, works) in [(before, true), (REFUSED, false), (after, true)] {
+            for (_, command, holds) in table.iter().filter(|(since, _, _)| *since <= minor) {
+                all += 1;
+                let output = cluster.run(&kubectl, command).await;
+                let text = text(&output);
+                if output.status.success() == works && text.contains(holds) {
+                    good += 1;
+                } else {
+                    failed.push(format!("1.{minor} {command}: {}", text.trim_end()));
+                }
+            }
+        }
+        eprintln!("kubectl 1.{minor}: {good} of {all}");
+        cluster.server.stop().await;
+    }
+    assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_works() {
+    let Ok(python) = std::env::var("FLIGHTCAGE_PYTHON") else {
+        eprintln!("python: not tried, FLIGHTCAGE_PYTHON is not set");
+        return;
+    };
+    let cluster = Cluster::start().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl/client.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(cluster.directory.path().join("kubeconfig"))
+        .output()
+        .await
+        .expect("python runs");
+    let text = text(&output);
+    eprint!("{text}");
+    assert!(output.status.success(), "{text}");
+    cluster.server.stop().await;
+}
