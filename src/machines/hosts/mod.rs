@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::provider::{
@@ -31,6 +32,8 @@ const OFF_LIMIT: Duration = Duration::from_mins(1);
 /// How long a host that is asked whether it is there may take to answer: an emulated one under load, behind a gate, takes seconds. One that
 /// is off is known earlier.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
+/// How long a session of before may take to answer, until a new one is tried.
+const KEPT_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit of a power command.
 const POWER_COMMAND_LIMIT: Duration = Duration::from_mins(2);
 /// A freeze that nobody ends ends itself on the machine after this.
@@ -45,6 +48,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 pub struct HostsProvider {
     hosts: BTreeMap<NodeName, HostSpec>,
     identity: Option<String>,
+    /// Logging in takes an emulated machine two seconds, and whoever asks for the status asks every machine.
+    sessions: Mutex<BTreeMap<NodeName, Ssh>>,
 }
 
 impl HostsProvider {
@@ -55,6 +60,7 @@ impl HostsProvider {
         Self {
             hosts: machines.iter().filter_map(host).collect(),
             identity,
+            sessions: Mutex::default(),
         }
     }
 
@@ -62,6 +68,23 @@ impl HostsProvider {
         self.hosts
             .get(node)
             .ok_or_else(|| ProviderError::UnknownNode(node.clone()))
+    }
+
+    /// Whether it is there, and whether our units and pods on it are frozen.
+    async fn look(&self, node: &NodeName, host: &HostSpec) -> Power {
+        let kept = self.sessions.lock().await.get(node).cloned();
+        if let Some(ssh) = kept
+            && let Some(power) = frozen_or_on(&ssh, KEPT_LIMIT).await
+        {
+            return power;
+        }
+        self.sessions.lock().await.remove(node);
+        let Some(ssh) = reach_now(host).await else {
+            return Power::Off;
+        };
+        let power = frozen_or_on(&ssh, LOOK_LIMIT).await;
+        self.sessions.lock().await.insert(node.clone(), ssh);
+        power.unwrap_or(Power::On)
     }
 
     async fn switch(&self, node: &NodeName, action: PowerAction) -> Result<(), ProviderError> {
@@ -156,23 +179,11 @@ async fn reach_now(host: &HostSpec) -> Option<Ssh> {
         .ok()
 }
 
-/// Whether it is there, and whether our units and pods on it are frozen.
-async fn look(host: &HostSpec) -> Power {
-    let Some(ssh) = reach_now(host).await else {
-        return Power::Off;
-    };
-    let frozen = ssh
-        .run_within(
-            "cat /sys/fs/cgroup/flightcage/cgroup.freeze 2>/dev/null",
-            None,
-            LOOK_LIMIT,
-        )
-        .await;
-    if frozen.is_ok_and(|output| output.text() == "1") {
-        Power::Frozen
-    } else {
-        Power::On
-    }
+/// What a machine that answers says of our units and pods; nothing if the session is of no use.
+async fn frozen_or_on(ssh: &Ssh, limit: Duration) -> Option<Power> {
+    let asked = "cat /sys/fs/cgroup/flightcage/cgroup.freeze 2>/dev/null";
+    let frozen = ssh.run_within(asked, None, limit).await.ok()?.text() == "1";
+    Some(if frozen { Power::Frozen } else { Power::On })
 }
 
 /// How a host is logged in to.
@@ -237,7 +248,7 @@ impl Provider for HostsProvider {
         Box::pin(async move {
             let look = async |(node, host): (&NodeName, &HostSpec)| Machine {
                 name: node.clone(),
-                power: look(host).await,
+                power: self.look(node, host).await,
                 ssh: Some(host.login.ssh),
                 pid: None,
             };
