@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::boots::Up;
 use super::failure::Failure;
 use super::figures::Repeated;
+use super::planted::Verdicts;
 use super::terminal::say;
 use crate::balancer::bench;
 use crate::machines::fabric;
@@ -51,6 +52,8 @@ enum What {
     /// Four pods are killed under load, one after the other, without a stop signal: failed requests and outages; least, median, most of
     /// several runs.
     PodsKilled(Repeated),
+    /// Stacks with one planted defect each, and their sound twins: how many verdicts are right, unhelpful (INCONCLUSIVE) and wrong.
+    Verdicts(Verdicts),
 }
 
 impl Bench {
@@ -63,6 +66,7 @@ impl Bench {
             What::Failover(repeated) => repeated.run(name, "failover").await,
             What::RollingUpdate(repeated) => repeated.run(name, "update-and-back").await,
             What::PodsKilled(repeated) => repeated.run(name, "pods-killed").await,
+            What::Verdicts(verdicts) => verdicts.run(name).await,
         }
     }
 

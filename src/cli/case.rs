@@ -30,7 +30,8 @@ impl Case<'_> {
         reports.join(self.title())
     }
 
-    fn title(&self) -> String {
+    /// The scenario's name, and the cell's.
+    pub(super) fn title(&self) -> String {
         self.cell.name.as_ref().map_or_else(
             || self.scenario.name.clone(),
             |cell| format!("{}/{cell}", self.scenario.name),

@@ -19,6 +19,7 @@ mod kubernetes;
 mod machines;
 mod manifests;
 mod net;
+mod planted;
 mod report;
 mod roles;
 mod scenario_files;
