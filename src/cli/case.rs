@@ -19,6 +19,7 @@ use crate::scenario::{self, Environment, Outcome, Report, RunError, Update, Verd
 pub(super) const UPDATES: usize = 64;
 
 /// One run of one scenario.
+#[derive(Clone)]
 pub(super) struct Case<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) cell: Cell,

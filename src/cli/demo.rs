@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::agenda::Repeats;
 use super::case::cases;
 use super::cluster::open_home;
 use super::doctor;
@@ -16,6 +17,7 @@ use super::snapshots::Automatic;
 use super::terminal::{Live, say};
 use crate::cluster::home::private_directory;
 use crate::model::names::ClusterName;
+use crate::scenario::evidence::Keep;
 use crate::scenario::file::Against;
 use crate::scenario::{self, ScenarioFileError, SlowHost, exit_code};
 
@@ -90,6 +92,8 @@ impl Demo {
             cluster: None,
             snapshots,
             slow_host: SlowHost::default(),
+            repeats: Repeats::default(),
+            evidence: Keep::default(),
         };
         let outcomes =
             run_on_own_clusters(&home, &name, &cases(&scenarios, 1), &settings, &live).await;

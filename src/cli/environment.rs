@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Service;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::machine_logs::machine_logs;
 use super::net::in_words;
 use crate::cluster::client::DaemonClient;
 use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal};
@@ -22,7 +23,8 @@ use crate::machines::fabric::Links;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{DiskFault, Power, PowerAction};
 use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
-use crate::scenario::fault::{DialService, Effect, FaultError, Faults};
+use crate::model::names::NodeName;
+use crate::scenario::fault::{DialService, Effect, FaultError, Faults, MachineLog};
 use crate::scenario::injection::{FaultKind, Injection, Place, Settings};
 use crate::scenario::spec::Capability;
 use crate::transport::{BoxStream, Dial, HostNetwork};
@@ -133,6 +135,16 @@ impl Faults for OwnCluster {
             seen.into_iter()
                 .filter(|sighting| u128::from(sighting.at_ms) >= since_ms)
                 .collect()
+        })
+    }
+
+    fn machine_logs(&self, begun: SystemTime) -> BoxFuture<'_, Vec<MachineLog>> {
+        let machines = self.daemon.paths().root().join("machines");
+        let nodes = self.spec.machines.iter();
+        let nodes: Vec<NodeName> = nodes.map(|machine| machine.name.clone()).collect();
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || machine_logs(&machines, &nodes, begun));
+            read.await.unwrap_or_default()
         })
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::agenda::Repeats;
 use super::case::Case;
 use super::cluster::{bring_up, open_home};
 use super::demo::{SCENARIO_FILES, write_files};
@@ -22,6 +23,7 @@ use crate::cluster::home::Home;
 use crate::cluster::life::{Boot, Lifetime, SnapshotUse};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::ClusterName;
+use crate::scenario::evidence::Keep;
 use crate::scenario::file::Against;
 use crate::scenario::matrix::Cell;
 use crate::scenario::spec::Scenario;
@@ -107,6 +109,8 @@ impl Repeated {
                 cluster: None,
                 snapshots: SnapshotUse::Ignore,
                 slow_host: SlowHost::default(),
+                repeats: Repeats::default(),
+                evidence: Keep::default(),
             };
             let case = Case {
                 scenario: &scenario,

@@ -40,7 +40,8 @@ impl Judge {
     }
 }
 
-fn failed(error: AgainError) -> Failure {
+/// A stored run that cannot be judged is a wrong input.
+pub(super) fn failed(error: AgainError) -> Failure {
     match error {
         AgainError::Scenario(ScenarioFileError::Refused(refusal)) => refused(&refusal),
         AgainError::Scenario(scenario::ScenarioFileError::Read { .. }) => Failure::from(error)

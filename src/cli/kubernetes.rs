@@ -243,6 +243,7 @@ impl Logs {
             previous: self.previous,
             timestamps: self.timestamps,
             tail_lines: self.tail,
+            ..LogParams::default()
         };
         let mut chunks = client
             .logs(&self.namespace.namespace, &pod, &params)

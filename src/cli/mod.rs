@@ -1,11 +1,13 @@
 //! The command line: the only place that prints. One file per family of commands; `failure` turns errors into exit codes.
 
+mod agenda;
 mod artefacts;
 mod bench;
 mod boots;
 mod case;
 mod cluster;
 mod demo;
+mod diff;
 mod doctor;
 mod environment;
 mod failure;
@@ -16,6 +18,7 @@ mod inventory;
 mod journal;
 mod judge;
 mod kubernetes;
+mod machine_logs;
 mod machines;
 mod manifests;
 mod net;

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::File;
+use super::agenda::Repeats;
 use super::case::Case;
 use super::cluster::open_home;
 use super::demo::{SCENARIO_FILES, write_files};
@@ -18,6 +19,7 @@ use super::series::{Settings, run_on_own_clusters};
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
 use crate::model::names::ClusterName;
+use crate::scenario::evidence::Keep;
 use crate::scenario::file::Against;
 use crate::scenario::matrix::Cell;
 use crate::scenario::report::State;
@@ -200,6 +202,8 @@ impl Verdicts {
             cluster: None,
             snapshots: self.automatic.usage(),
             slow_host: SlowHost::default(),
+            repeats: Repeats::default(),
+            evidence: Keep::default(),
         };
         run_on_own_clusters(&home, &name, &cases, &settings, &live).await;
         live.finish();

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
+use super::diff::Diff;
 use super::failure::{self, Failure};
 use super::terminal::say;
 use crate::scenario::explain::explain;
@@ -12,13 +13,23 @@ use crate::scenario::page::{self, Shade};
 
 /// Arguments of `report`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ReportCommand {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Folders of runs, or folders that hold such folders, as `run --report` writes them.
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
     /// Print the timeline of one run as a picture (SVG) instead, on a light or a dark ground.
     #[arg(long, value_name = "light|dark", value_parser = shade)]
     picture: Option<Shade>,
+}
+
+/// What else is made of stored runs.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Compare two stored runs: figures side by side, and whether the second is worse.
+    Diff(Diff),
 }
 
 fn shade(text: &str) -> Result<Shade, String> {
@@ -31,6 +42,9 @@ fn shade(text: &str) -> Result<Shade, String> {
 
 impl ReportCommand {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(Other::Diff(diff)) = self.other {
+            return diff.run();
+        }
         if let Some(shade) = self.picture {
             let [folder] = self.folders.as_slice() else {
                 return Err(Failure::new("`--picture` is of one run").invalid());

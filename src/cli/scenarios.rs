@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use super::agenda::{Agenda, Repeats};
 use super::case::{Case, UPDATES, cases, interrupted_before, judge, tell};
 use super::cluster::open_home;
 use super::environment::{ForeignCluster, OwnCluster};
@@ -32,7 +35,9 @@ use crate::machines::{acceleration, provider::Acceleration};
 use crate::model::cluster::{ClusterSpec, ProviderKind};
 use crate::model::diagnostic::Refusal;
 use crate::model::names::ClusterName;
+use crate::model::units::parse_duration;
 use crate::scenario::capacity::Capacity;
+use crate::scenario::evidence::Keep;
 use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
@@ -80,6 +85,28 @@ impl From<Slow> for SlowHost {
     }
 }
 
+/// `--evidence`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Evidence {
+    /// Whenever a run did not pass.
+    #[default]
+    Auto,
+    /// Of every run.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl From<Evidence> for Keep {
+    fn from(evidence: Evidence) -> Self {
+        match evidence {
+            Evidence::Auto => Self::NotPassed,
+            Evidence::Always => Self::Always,
+            Evidence::Never => Self::Never,
+        }
+    }
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -107,6 +134,18 @@ pub(super) struct Run {
     /// Run only every N-th scenario, beginning with the M-th: parallel jobs share the files among them.
     #[arg(long, value_name = "M/N")]
     shard: Option<Shard>,
+    /// When objects, Events, logs, consoles and journals are kept beside the report.
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    evidence: Evidence,
+    /// Run everything so often, and tell how often it fails.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeat: u32,
+    /// Begin no repeat that might end later than this.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    budget: Option<Duration>,
+    /// Run what is INCONCLUSIVE so often again; what failed, failed.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]
+    retry_inconclusive: u32,
     #[command(flatten)]
     automatic: Automatic,
 }
@@ -144,6 +183,8 @@ impl Run {
                 };
                 run_on_own_clusters(&open_home()?, &name, &cases, &settings, &live).await
             }
+                    repeats: self.repeats(),
+                    evidence: self.evidence.into(),
         };
         live.finish();
         index_after_runs(self.report.as_deref());
@@ -153,6 +194,14 @@ impl Run {
     /// The cluster file and the scenarios; the problems of all of them are printed.
     fn read_files(
         &self,
+    fn repeats(&self) -> Repeats {
+        Repeats {
+            times: self.repeat,
+            retries: self.retry_inconclusive,
+            budget: self.budget,
+        }
+    }
+
         name: &ClusterName,
     ) -> Result<(Option<ClusterSpec>, Vec<Scenario>), Failure> {
         let cluster = self
@@ -224,11 +273,15 @@ impl Run {
             accel: "none".into(),
             nodes,
         };
-        let mut outcomes = Vec::new();
-        for case in cases {
+        let reports = self.report.as_deref();
+        let begun = Instant::now();
+        let mut agenda = Agenda::new(cases, self.repeats());
+        while let Some(case) = agenda.next(begun.elapsed()) {
+            let started = Instant::now();
             if stop.is_cancelled() {
-                let report = interrupted_before(case, target.clone());
-                outcomes.push(tell(Ok(report), self.report.as_deref(), say, live));
+                let report = interrupted_before(&case, target.clone());
+                let outcome = tell(Ok(report), reports, say, live);
+                agenda.ended(outcome, started.elapsed(), true);
                 continue;
             }
             let (progress, updates) = mpsc::channel(UPDATES);
@@ -245,13 +298,20 @@ impl Run {
                 nodes: Vec::new(),
                 workers: Vec::new(),
                 daemon: None,
-                folder: self.report.as_deref().map(|folder| case.folder(folder)),
+                folder: reports.map(|folder| case.folder(folder)),
                 slow_host: self.slow_host.into(),
             };
-            let judged = judge(case, environment, updates, stop, live).await;
-            outcomes.push(tell(judged, self.report.as_deref(), say, live));
+            let judged = judge(&case, environment, updates, stop, live).await;
+            let outcome = tell(judged, reports, say, live);
+            if agenda.ended(outcome, started.elapsed(), stop.is_cancelled()) {
+                live.step(&format!("{} is INCONCLUSIVE: once more", case.title()));
+                agenda.set_aside(&case, reports);
+            }
         }
-        Ok(outcomes)
+                evidence: self.evidence.into(),
+        live.finish();
+        agenda.tell_rates(reports);
+        Ok(agenda.outcomes())
     }
 }
 

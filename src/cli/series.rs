@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::agenda::{Agenda, Repeats};
 use super::case::{Case, UPDATES, interrupted_before, judge, tell, told};
 use super::cluster::bring_up;
 use super::environment::OwnCluster;
@@ -18,6 +20,7 @@ use crate::cluster::life::{self, Boot, Cluster, Lifetime, SnapshotUse};
 use crate::machines::provider::Acceleration;
 use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
 use crate::model::names::{ClusterName, NodeName};
+use crate::scenario::evidence::Keep;
 use crate::scenario::fault::{DialService, Faults};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
@@ -33,6 +36,8 @@ pub(super) struct Settings<'a> {
     pub(super) cluster: Option<ClusterSpec>,
     pub(super) snapshots: SnapshotUse,
     pub(super) slow_host: SlowHost,
+    pub(super) repeats: Repeats,
+    pub(super) evidence: Keep,
 }
 
 /// Runs scenarios one after another and returns how each ended; those that ask for the same cluster share one boot,
@@ -57,15 +62,20 @@ pub(super) async fn run_on_own_clusters(
         current: None,
         failed: Vec::new(),
     };
-    let mut outcomes = Vec::new();
-    for case in cases {
-        outcomes.push(
-            series
-                .run(case)
-                .await
-                .unwrap_or_else(|failure| told(&failure, live)),
-        );
+    let begun = Instant::now();
+    let mut agenda = Agenda::new(cases, settings.repeats);
+    while let Some(case) = agenda.next(begun.elapsed()) {
+        let started = Instant::now();
+        let outcome = series.run(&case).await;
+        let outcome = outcome.unwrap_or_else(|failure| told(&failure, live));
+        if agenda.ended(outcome, started.elapsed(), stop.is_cancelled()) {
+            live.step(&format!("{} is INCONCLUSIVE: once more", case.title()));
+            agenda.set_aside(&case, settings.report);
+        }
     }
+    live.finish();
+    agenda.tell_rates(settings.report);
+    let mut outcomes = agenda.outcomes();
     // After the scenarios' own outcomes: callers pair those with their scenarios.
     if let Err(failure) = series.finish().await {
         outcomes.push(told(&failure, live));
@@ -235,6 +245,7 @@ pub(super) async fn run_on(
                 .filter(|_| status.spec.provider == ProviderKind::Qemu),
             folder: settings.report.map(|folder| case.folder(folder)),
             slow_host: settings.slow_host,
+            evidence: settings.evidence,
         };
         Ok(tell(
             judge(case, environment, updates, stop, live).await,

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, ReplicationController};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::hopeless::Hopeless;
 use super::report::EventReport;
 use crate::kubernetes::client::{Client, ListParams, Reflector};
 use crate::model::names::NodeName;
@@ -328,6 +329,27 @@ impl View {
             }
         }
         nodes
+    }
+
+    /// Pods that will not become ready: of these ReplicationControllers of a namespace, or of whatever made them.
+    pub(super) fn hopeless(&self, of: Option<(&str, &[&str])>) -> Vec<Hopeless> {
+        let selectors = of.map(|(namespace, names)| {
+            let controllers = names.iter();
+            controllers
+                .filter_map(|name| self.controllers.get(namespace, name))
+                .filter_map(|rc| rc.spec.as_ref()?.selector.clone())
+                .collect::<Vec<_>>()
+        });
+        let all_nodes_ready = self.nodes.objects().values().all(|node| node_ready(node));
+        let pods = self.pods.objects();
+        let meant = pods.values().filter(|pod| {
+            let matches = |selector: &BTreeMap<_, _>| matches_labels(pod, selector);
+            let any = |selectors: &Vec<_>| selectors.iter().any(matches);
+            selectors.as_ref().is_none_or(any)
+        });
+        meant
+            .filter_map(|pod| Hopeless::of(pod, all_nodes_ready))
+            .collect()
     }
 
     /// Pods that are not ready, each with why, for messages.

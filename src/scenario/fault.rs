@@ -56,6 +56,22 @@ pub trait Faults: Send + Sync + 'static {
         let _ = since;
         Box::pin(async { Vec::new() })
     }
+    /// What the machines wrote to their consoles and journals since the run began. A target that cannot look into its machines has none.
+    fn machine_logs(&self, begun: SystemTime) -> BoxFuture<'_, Vec<MachineLog>> {
+        let _ = begun;
+        Box::pin(async { Vec::new() })
+    }
+}
+
+/// What a machine wrote outside of the cluster's API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineLog {
+    /// The machine.
+    pub node: String,
+    /// What wrote it, for instance `console` or `flightcage-agent`.
+    pub name: String,
+    /// The text, with times from the start of the run where there are any.
+    pub text: String,
 }
 
 /// How the prober connects to a Service: through its own path, never through the host's ingress.

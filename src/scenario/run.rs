@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::deploy::{self, DeployError, Deployed, NAMESPACE};
 use super::events::Restarts;
 use super::events::View;
+use super::evidence::{self, Sources};
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
+use super::hopeless::Hopes;
 use super::host::{SlowHost, Watch};
 use super::judge::again;
 use super::load::analysis::{BaselineState, baseline};
@@ -74,6 +76,8 @@ pub struct Environment {
     pub folder: Option<PathBuf>,
     /// What follows when something failed while a machine had no processor left.
     pub slow_host: SlowHost,
+    /// When what was there at the end is kept beside the report.
+    pub evidence: evidence::Keep,
 }
 
 /// What a run tells while it goes on.
@@ -409,7 +413,48 @@ impl Run<'_> {
         evidence.events = view.events();
         evidence.events.extend(self.troubles().await);
         evidence.events.sort_by_key(|event| event.at_ms);
-        Ok(again::judged(self.scenario, evidence, &requests))
+        let report = again::judged(self.scenario, evidence, &requests);
+        self.keep_evidence(report.verdict).await;
+        Ok(report)
+    }
+
+    /// Keeps what is there at the end of a run that did not pass. Whoever interrupts a run does not want to wait for it.
+    async fn keep_evidence(&self, verdict: Verdict) {
+        let Environment {
+            folder: Some(folder),
+            evidence: keep,
+            ..
+        } = self.environment
+        else {
+            return;
+        };
+        if !keep.wants(verdict) || self.cancel.is_cancelled() {
+            return;
+        }
+        self.tell("keeping evidence");
+        let loads = self.scenario.loads.values();
+        let mut namespaces: Vec<String> = loads.map(|load| load.url.namespace.clone()).collect();
+        namespaces.push(NAMESPACE.to_owned());
+        namespaces.sort();
+        namespaces.dedup();
+        // Of a cluster that is not ours only what the scenario is about.
+        if !self.environment.nodes.is_empty() {
+            namespaces.clear();
+        }
+        let sources = Sources {
+            client: &self.environment.client,
+            faults: &self.environment.faults,
+            namespaces,
+            begun: self.begun(),
+        };
+        for missing in evidence::keep(&sources, folder).await {
+            self.tell(format!("evidence: not there: {missing}"));
+        }
+    }
+
+    /// When the run began, by the host's clock.
+    fn begun(&self) -> SystemTime {
+        SystemTime::now() - self.epoch.elapsed()
     }
 
     fn counted(&self, view: &View, restarts: &Restarts) -> CountedReport {
@@ -430,7 +475,7 @@ impl Run<'_> {
 
     /// What went wrong inside the machines meanwhile. The daemon tells by the host's clock when it saw it.
     async fn troubles(&self) -> Vec<EventReport> {
-        let begun = SystemTime::now() - self.epoch.elapsed();
+        let begun = self.begun();
         let begun_ms = begun.duration_since(UNIX_EPOCH).map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         });
@@ -448,16 +493,33 @@ impl Run<'_> {
         let within = self.scenario.deploy.wait;
         let ready = async {
             view.wait_synced().await;
+            let mut hopes = Hopes::default();
+            let names = deployed.controllers.iter().map(|(name, _)| name.as_str());
+            let names: Vec<&str> = names.collect();
+            // A cluster of ours was empty before; in another's namespace may be pods that are none of the scenario's.
+            let foreign = self.environment.nodes.is_empty();
+            let of = foreign.then_some((NAMESPACE, names.as_slice()));
             while !self.unready(view, deployed).is_empty() {
+                if let Some(lost) = hopes.look(Instant::now(), view.hopeless(of)) {
+                    return Some(lost);
+                }
                 drop(timeout(LOOK_AGAIN, view.changed()).await);
             }
+            None
         };
         tokio::select! {
-            done = timeout(within, ready) => done.err().map(|_| {
-                let mut unready = self.unready(view, deployed);
-                unready.extend(view.pods_waiting());
-                format!("deploy: not ready within {} s: {}", within.as_secs(), unready.join("; "))
-            }),
+            done = timeout(within, ready) => match done {
+                Ok(None) => None,
+                Ok(Some(lost)) => Some(format!(
+                    "deploy: it cannot become ready: {}",
+                    lost.words(&self.environment.client).await
+                )),
+                Err(_) => {
+                    let mut unready = self.unready(view, deployed);
+                    unready.extend(view.pods_waiting());
+                    Some(format!("deploy: not ready within {} s: {}", within.as_secs(), unready.join("; ")))
+                }
+            },
             () = self.cancel.cancelled() => Some("interrupted".to_owned()),
         }
     }

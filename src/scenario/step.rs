@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::deploy::NAMESPACE;
 use super::events::View;
 use super::fault::Journal;
+use super::hopeless::{Hopeless, Hopes};
 use super::injection::{Fault, Injection, Place};
 use super::load::{HttpRequest, ask_once};
 use super::path::{LoadPath, struck};
@@ -321,15 +322,37 @@ impl<'a> Steps<'a> {
             }
         };
         let timed_out = |_| {
+            let mut hopes = Hopes::default();
             let mut seen = vec![format!("{} nodes ready", self.view.nodes_ready())];
+                if let Some(lost) = hopes.look(Instant::now(), self.hopeless(condition)) {
+                    let why = lost.words(&self.run.environment.client).await;
+                    return Err(Problem::Failed(format!("{condition} cannot come: {why}")));
+                }
             seen.extend(self.view.pods_waiting());
             Problem::Failed(format!(
+            Ok(())
                 "no {condition} within {} s; last seen: {}",
                 within.as_secs(),
                 seen.join("; ")
             ))
         };
-        timeout(within, done).await.map_err(timed_out)
+        timeout(within, done).await.map_err(timed_out)?
+    }
+
+    /// Pods for which a condition waits in vain. While a fault acts, it may be for that alone.
+    fn hopeless(&self, condition: &Condition) -> Vec<Hopeless> {
+        let steps = self.run.scenario.steps.iter().zip(&self.states);
+        let mut faults = steps.filter(|(step, _)| matches!(step.action, Action::Fault { .. }));
+        let acts = faults.any(|(_, state)| {
+            let state = state.borrow();
+            state.begun.is_some() && !state.ended
+        });
+        match condition {
+            Condition::ReplicasReady { rc, .. } if !acts => {
+                self.view.hopeless(Some((NAMESPACE, &[rc.as_str()])))
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn holds(&self, condition: &Condition) -> bool {

@@ -18,6 +18,8 @@ pub struct LogParams {
     pub previous: bool,
     /// Put the time before each line.
     pub timestamps: bool,
+    /// Only what was written in the last so many seconds.
+    pub since_seconds: Option<u64>,
     /// Only the last so many lines.
     pub tail_lines: Option<u64>,
 }
@@ -44,6 +46,11 @@ impl Client {
             params
                 .tail_lines
                 .map(|lines| ("tailLines", lines.to_string())),
+        );
+        query.extend(
+            params
+                .since_seconds
+                .map(|seconds| ("sinceSeconds", seconds.to_string())),
         );
         for (name, set) in [
             ("follow", params.follow),

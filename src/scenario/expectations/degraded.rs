@@ -38,7 +38,7 @@ impl LoadFigure for Degraded {
     }
 }
 
-fn of_stream(stream: &Watched<'_>, limit: f64) -> Estimate {
+pub(super) fn of_stream(stream: &Watched<'_>, limit: f64) -> Estimate {
     // Each stretch with the index of its first request.
     let mut stretches: Vec<(Span, usize)> = Vec::new();
     for window in stream.windows(WINDOW_MS) {

@@ -97,8 +97,13 @@ impl Percentile {
     }
 }
 
+/// The longest latency, with its error.
+pub(in crate::scenario) fn max_of(stream: &Watched<'_>) -> Option<Estimate> {
+    Percentile { quantile: 1.0 }.of_stream(stream, f64::INFINITY)
+}
+
 /// How long a request took: a failed one its whole deadline, or longer if it ended later. A quick refusal is no quick answer.
-fn latency_us(sample: &Sample, deadline_us: u64) -> u64 {
+pub(in crate::scenario) fn latency_us(sample: &Sample, deadline_us: u64) -> u64 {
     if sample.good() {
         sample.latency_us()
     } else {

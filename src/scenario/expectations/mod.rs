@@ -23,13 +23,13 @@ use std::fmt;
 use std::time::Duration;
 
 pub use bound::{Bound, Comparison};
-pub(in crate::scenario) use latency::latency_of;
+pub(in crate::scenario) use latency::{latency_of, latency_us};
 pub use load_figure::{Estimate, LoadFigure, Unit};
 pub(in crate::scenario) use read::{Known, read};
 pub(in crate::scenario) use recovery::recovery_of;
 
 use super::judge::case::Case;
-use super::judge::watched::Span;
+use super::judge::watched::{Span, Watched};
 use super::report::State;
 use crate::model::reader::Value;
 
@@ -120,3 +120,15 @@ pub const FIGURES: &[FigureKind] = &[
     latency::P999,
     latency::MAX,
 ];
+
+/// What single events of a stream say, with the error of each: key, unit, estimate.
+pub(in crate::scenario) fn event_figures(
+    stream: &Watched<'_>,
+) -> Vec<(&'static str, Unit, Estimate)> {
+    let mut figures = Vec::from(outages::of_stream(stream));
+    let degraded = degraded::of_stream(stream, f64::INFINITY);
+    figures.push((degraded::DEGRADED.key, Unit::Millis, degraded));
+    let longest = latency::max_of(stream);
+    figures.extend(longest.map(|max| (latency::MAX.key, Unit::Millis, max)));
+    figures
+}

@@ -55,6 +55,15 @@ impl LoadFigure for Figure {
     }
 }
 
+/// Number and longest of a stream's outages, with their keys.
+pub(super) fn of_stream(stream: &Watched<'_>) -> [(&'static str, Unit, Estimate); 2] {
+    [
+        (OUTAGES.key, Figure::Number),
+        (LONGEST_OUTAGE.key, Figure::Longest),
+    ]
+    .map(|(key, figure)| (key, figure.unit(), figure.of_stream(stream, f64::INFINITY)))
+}
+
 impl Figure {
     fn of_stream(self, stream: &Watched<'_>, limit: f64) -> Estimate {
         let outages = stream.outages();

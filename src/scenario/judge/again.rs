@@ -95,15 +95,28 @@ pub fn judge_again(folder: &Path, scenario: Option<&Path>) -> Result<Report, Aga
         return Err(AgainError::CannotFail(problem.to_string()));
     }
     let file = folder.join(FILE_NAME);
-    let requests = match File::open(&file) {
-        Ok(opened) => read_requests(opened, &scenario, &stored)
-            .map_err(|source| AgainError::Requests { file, source })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && stored.load.is_empty() => {
-            Requests::default()
-        }
-        Err(source) => return Err(AgainError::Read { file, source }),
-    };
+    let requests = open_requests(folder, &scenario, &stored)?;
     Ok(judged(&scenario, stored, &requests))
+}
+
+/// Reads what counts of the requests in a run's folder; none need be there if no load ran.
+#[expect(
+    clippy::result_large_err,
+    reason = "there is one a folder, and folders are few"
+)]
+pub fn open_requests(
+    folder: &Path,
+    scenario: &Scenario,
+    evidence: &Report,
+) -> Result<Requests, AgainError> {
+    match File::open(&file) {
+        Ok(opened) => read_requests(opened, scenario, evidence)
+            .map_err(|source| AgainError::Requests { file, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && evidence.load.is_empty() => {
+            Ok(Requests::default())
+        }
+        Err(source) => Err(AgainError::Read { file, source }),
+    }
 }
 
 /// Reads what counts of a run's requests.

@@ -1,5 +1,6 @@
 //! `index.html`: several runs on one page, and the cells of a matrix as a grid.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,8 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 use super::{FILE_NAME, PageError, STYLE, StoredRun, sentence, svg, tables};
+use crate::scenario::repeats::{Rate, repeated_cell, worst};
+use crate::scenario::report::{Outcome, Report};
 
 const INDEX_NAME: &str = "index.html";
 const TEMPLATE: &str = include_str!("index.html");
@@ -28,6 +31,16 @@ struct Row {
     spark: String,
 }
 
+/// How often a scenario failed that was run several times.
+#[derive(Debug, Serialize)]
+struct RateRow {
+    title: String,
+    words: String,
+    /// The page of the worst run; empty if none failed.
+    link: String,
+    worst: String,
+}
+
 #[derive(Debug, Serialize)]
 struct Matrix<'a> {
     name: &'a str,
@@ -43,18 +56,51 @@ struct Matrix<'a> {
 /// Never: the template is constant, and tests render it.
 pub fn write_index(folder: &Path, runs: &[PathBuf]) -> Result<PathBuf, PageError> {
     let mut rows = Vec::new();
+    let mut reports = Vec::new();
     for path in runs {
-        rows.push(row(folder, path, &StoredRun::read(path)?));
+        let run = StoredRun::read(path)?;
+        rows.push(row(folder, path, &run));
+        reports.push(run.report);
     }
     let file = folder.join(INDEX_NAME);
-    std::fs::write(&file, html(&rows)).map_err(|source| PageError::Write {
-        file: file.clone(),
-        source,
+    std::fs::write(&file, html(&rows, &rates(&rows, &reports))).map_err(|source| {
+        PageError::Write {
+            file: file.clone(),
+            source,
+        }
     })?;
     Ok(file)
 }
 
-fn html(rows: &[Row]) -> String {
+/// One row a scenario, or cell of its matrix, that was run several times.
+fn rates(rows: &[Row], reports: &[Report]) -> Vec<RateRow> {
+    let mut groups: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        if let Some(cell) = repeated_cell(&row.cell) {
+            groups.entry((&row.scenario, cell)).or_default().push(index);
+        }
+    }
+    let rate = |((scenario, cell), runs): ((&str, &str), Vec<usize>)| {
+        let outcomes = runs
+            .iter()
+            .map(|run| Outcome::Judged(reports[*run].verdict));
+        let stored: Vec<&Report> = runs.iter().map(|run| &reports[*run]).collect();
+        let worst = worst(&stored).map(|place| &rows[runs[place]]);
+        RateRow {
+            title: if cell.is_empty() {
+                scenario.to_owned()
+            } else {
+                format!("{scenario}/{cell}")
+            },
+            words: Rate::of(outcomes).words(),
+            link: worst.map(|row| row.link.clone()).unwrap_or_default(),
+            worst: worst.map(|row| row.cell.clone()).unwrap_or_default(),
+        }
+    };
+    groups.into_iter().map(rate).collect()
+}
+
+fn html(rows: &[Row], rates: &[RateRow]) -> String {
     let mut matrices: Vec<Matrix<'_>> = Vec::new();
     for row in rows.iter().filter(|row| !row.cell.is_empty()) {
         match matrices
@@ -71,6 +117,7 @@ fn html(rows: &[Row]) -> String {
     let mut context = Context::new();
     context.insert("summary", &summary(rows));
     context.insert("runs", rows);
+    context.insert("rates", rates);
     context.insert("matrices", &matrices);
     context.insert("style", STYLE);
     context.insert("flightcage", env!("CARGO_PKG_VERSION"));
@@ -120,7 +167,7 @@ fn row(folder: &Path, path: &Path, run: &StoredRun) -> Row {
 }
 
 /// A relative path as a link.
-fn address(path: &Path) -> String {
+pub(super) fn address(path: &Path) -> String {
     let mut link = String::new();
     for byte in path.to_string_lossy().bytes() {
         if byte.is_ascii_alphanumeric() || b"-_./~".contains(&byte) {
@@ -200,5 +247,26 @@ mod tests {
                 && page.contains("href=\"failover/seed%202/report.html\"")
         );
         assert!(page.contains("1 cell<") && !page.contains("<script"));
+    }
+
+    #[test]
+    fn repeats_have_their_rate_and_a_link_to_the_worst() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs: Vec<PathBuf> = (1..=3)
+            .map(|number| folder.path().join(format!("failover/run-{number}")))
+            .collect();
+        for (run, verdict) in runs.iter().zip(["pass", "fail", "pass"]) {
+            let plan = Plan {
+                verdict,
+                ..Plan::default()
+            };
+            write(run, &plan).unwrap();
+        }
+        let page = std::fs::read_to_string(write_index(folder.path(), &runs).unwrap()).unwrap();
+        assert!(
+            page.contains("1 of 3 runs FAIL: 33.3 % (6.1 % to 79.2 %)"),
+            "{page}"
+        );
+        assert!(page.contains("<a href=\"failover/run-2/report.html\">run-2</a>"));
     }
 }

@@ -9,6 +9,7 @@ use super::history::{History, whole};
 use super::stored::Stored;
 use super::svg::Axis;
 use crate::model::units::parse_duration;
+use crate::scenario::evidence::FOLDER;
 use crate::scenario::report::{Report, StreamReport};
 use crate::scenario::requests::RequestsError;
 
@@ -59,6 +60,8 @@ pub struct StoredRun {
     pub axis: Axis,
     /// Pods, nodes and Services.
     pub history: History,
+    /// What else was kept of the run: files below its folder.
+    pub evidence: Vec<String>,
 }
 
 impl StoredRun {
@@ -91,7 +94,10 @@ impl StoredRun {
         };
         let file = folder.join("scenario.toml");
         let scenario = optional(std::fs::read_to_string(&file), &file)?;
-        Ok(Self::new(report, requests, scenario))
+        Ok(Self {
+            evidence: evidence(folder),
+            ..Self::new(report, requests, scenario)
+        })
     }
 
     /// A run whose parts are known.
@@ -105,6 +111,7 @@ impl StoredRun {
             report,
             requests,
             scenario,
+            evidence: Vec::new(),
         }
     }
 
@@ -131,6 +138,24 @@ impl StoredRun {
         let rate = self.report.load.get(load)?.rate?;
         (rate > 0.0).then_some(1000.0 / rate)
     }
+}
+
+/// The files of a run's evidence, as paths below its folder, in order.
+fn evidence(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.join(FOLDER)];
+    while let Some(next) = folders.pop() {
+        let entries = std::fs::read_dir(next).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(below) = path.strip_prefix(folder) {
+                files.push(below.to_string_lossy().into_owned());
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 fn optional<T>(read: io::Result<T>, file: &Path) -> Result<Option<T>, StoredRunError> {

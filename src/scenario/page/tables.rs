@@ -1,10 +1,13 @@
 //! What the page says in words: head, expectations, failed requests, streams, faults, steps, events.
 
+use std::path::Path;
+
 use serde::Serialize;
 use tera::Context;
 
 use super::bound::{self, Unit};
 use super::history::whole;
+use super::index::address;
 use super::lanes;
 use super::run::StoredRun;
 use super::sentence::{self, percent};
@@ -65,6 +68,7 @@ pub fn fill(context: &mut Context, run: &StoredRun) {
     context.insert("steps", &steps(run));
     context.insert("events", &events(run));
     context.insert("events_all", &report.events.len());
+    context.insert("evidence", &evidence(run));
     context.insert("scenario", &run.scenario);
     context.insert("flightcage", env!("CARGO_PKG_VERSION"));
 }
@@ -185,6 +189,19 @@ fn ticks(run: &StoredRun) -> Vec<(String, String)> {
     let ticks = run.axis.ticks(12.0).into_iter();
     ticks
         .map(|ms| (run.axis.percent(ms), format!("{} s", number(ms / 1000.0))))
+        .collect()
+}
+
+/// Links to what else was kept, with their words.
+fn evidence(run: &StoredRun) -> Vec<(String, &str)> {
+    let link = |file: &'_ String| address(Path::new(file));
+    let words = |file: &'_ str| {
+        file.split_once('/')
+            .map_or(0, |(folder, _)| folder.len() + 1)
+    };
+    run.evidence
+        .iter()
+        .map(|file| (link(file), &file[words(file)..]))
         .collect()
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::FILE_NAME;
+use crate::scenario::evidence;
 
 /// The scenario's file as it was run.
 pub const SCENARIO_FILE: &str = "scenario.toml";
@@ -20,21 +21,26 @@ pub struct KeepError {
     pub source: io::Error,
 }
 
-/// Makes the folder, puts the scenario there, and takes away the requests of an earlier run.
+/// Makes the folder, puts the scenario there, and takes away the requests and the evidence of an earlier run.
 pub fn prepare(folder: Option<&Path>, scenario: &str) -> Result<(), KeepError> {
     let Some(folder) = folder else { return Ok(()) };
     let prepared = || {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(SCENARIO_FILE), scenario)?;
-        match std::fs::remove_file(folder.join(FILE_NAME)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        absent_is_fine(std::fs::remove_file(folder.join(FILE_NAME)))?;
+        absent_is_fine(std::fs::remove_dir_all(folder.join(evidence::FOLDER)))
     };
     prepared().map_err(|source| KeepError {
         folder: folder.to_owned(),
         source,
     })
+}
+
+fn absent_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The file of requests, empty; one without a name where nothing is to be kept.
