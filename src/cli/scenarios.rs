@@ -128,12 +128,12 @@ pub(super) struct Run {
     /// What follows when something failed while a machine had no processor left.
     #[arg(long, value_enum, default_value_t, value_name = "VERDICT")]
     slow_host: Slow,
+    /// Another value of a variable of the scenarios; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
     /// Leave the cluster up.
     #[arg(long)]
     keep: bool,
-    /// Run only every N-th scenario, beginning with the M-th: parallel jobs share the files among them.
-    #[arg(long, value_name = "M/N")]
-    shard: Option<Shard>,
     /// When objects, Events, logs, consoles and journals are kept beside the report.
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     evidence: Evidence,
@@ -146,6 +146,9 @@ pub(super) struct Run {
     /// Run what is INCONCLUSIVE so often again; what failed, failed.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]
     retry_inconclusive: u32,
+    /// Run only every N-th scenario, beginning with the M-th: parallel jobs share the files among them.
+    #[arg(long, value_name = "M/N")]
+    shard: Option<Shard>,
     #[command(flatten)]
     automatic: Automatic,
 }
@@ -180,20 +183,17 @@ impl Run {
                     cluster,
                     snapshots,
                     slow_host: self.slow_host.into(),
+                    repeats: self.repeats(),
+                    evidence: self.evidence.into(),
                 };
                 run_on_own_clusters(&open_home()?, &name, &cases, &settings, &live).await
             }
-                    repeats: self.repeats(),
-                    evidence: self.evidence.into(),
         };
         live.finish();
         index_after_runs(self.report.as_deref());
         Ok(ExitCode::from(exit_code(&outcomes)))
     }
 
-    /// The cluster file and the scenarios; the problems of all of them are printed.
-    fn read_files(
-        &self,
     fn repeats(&self) -> Repeats {
         Repeats {
             times: self.repeat,
@@ -202,6 +202,9 @@ impl Run {
         }
     }
 
+    /// The cluster file and the scenarios; the problems of all of them are printed.
+    fn read_files(
+        &self,
         name: &ClusterName,
     ) -> Result<(Option<ClusterSpec>, Vec<Scenario>), Failure> {
         let cluster = self
@@ -225,6 +228,7 @@ impl Run {
                 cluster_name: name,
                 machines,
                 manifests: manifests::check,
+                set: &self.set,
             },
         );
         let scenarios = read.map_err(|refused| {
@@ -300,6 +304,7 @@ impl Run {
                 daemon: None,
                 folder: reports.map(|folder| case.folder(folder)),
                 slow_host: self.slow_host.into(),
+                evidence: self.evidence.into(),
             };
             let judged = judge(&case, environment, updates, stop, live).await;
             let outcome = tell(judged, reports, say, live);
@@ -308,7 +313,6 @@ impl Run {
                 agenda.set_aside(&case, reports);
             }
         }
-                evidence: self.evidence.into(),
         live.finish();
         agenda.tell_rates(reports);
         Ok(agenda.outcomes())
@@ -346,17 +350,32 @@ impl std::str::FromStr for Shard {
     }
 }
 
+/// `--set NAME=VALUE`.
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("a variable and its value, such as `rate=9/s`")?;
+    Ok((name.trim().to_owned(), value.to_owned()))
+}
+
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub(super) struct Plan {
     /// Scenario file.
     #[arg(value_name = "FILE")]
     file: File,
+    /// Another value of a variable of the file; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
 }
 
 impl Plan {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let scenario = read(&self.file, &Against::own_cluster(&name, manifests::check))?;
+        let against = Against {
+            set: &self.set,
+            ..Against::own_cluster(&name, manifests::check)
+        };
+        let scenario = read(&self.file, &against)?;
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
         let spec = scenario
             .cluster
@@ -387,13 +406,19 @@ pub(super) struct Lint {
     /// Scenario files.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<File>,
+    /// Another value of a variable of the files; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
 }
 
 impl Lint {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let name = "flightcage".parse().expect("the default name is a name");
-        let scenarios = read_all(&self.files, &Against::own_cluster(&name, manifests::check))
-            .map_err(as_one_failure)?;
+        let against = Against {
+            set: &self.set,
+            ..Against::own_cluster(&name, manifests::check)
+        };
+        let scenarios = read_all(&self.files, &against).map_err(as_one_failure)?;
         for scenario in scenarios {
             warn(&scenario.warnings);
             warn(&scenario.cannot_fail);

@@ -4,18 +4,20 @@ mod against;
 mod deploy;
 mod fault;
 mod lint;
+mod load;
 mod matrix;
 mod rate;
+mod step;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use super::spec::{
-    Action, Baseline, Capability, Condition, Deploy, Exec, Load, Progress, Scenario, Step,
-    StreamKind, UpdateEnd, Url, When, Which,
-};
+use serde_json::Value as Json;
+
+use super::spec::{Capability, Deploy, Scenario, Step, Url};
 use super::{expectations, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
 use crate::kubernetes::manifest::Check;
@@ -24,16 +26,12 @@ use crate::model::reader::{Problems, Table, Value, suggestion};
 use crate::model::text_file;
 use against::Nodes;
 pub use against::{Against, Machines};
-use deploy::{DEPLOY_WAIT, deploy, manifest_file};
+use deploy::{DEPLOY_WAIT, deploy};
+use load::load;
+use step::step;
 
 /// The format this program reads.
 const FORMAT: u64 = 1;
-/// How long the baseline may take that says nothing.
-const BASELINE_WITHIN: Duration = Duration::from_mins(1);
-/// kubectl's default pause between the pods of a rolling update.
-const UPDATE_PERIOD: Duration = Duration::from_mins(1);
-/// How long a rolling update may take that says nothing.
-const UPDATE_WITHIN: Duration = Duration::from_mins(5);
 const STATUS: RangeInclusive<u64> = 100..=599;
 const COUNT: RangeInclusive<u64> = 0..=10_000;
 /// Longest name of a scenario, load or step: names become files' names, which systems limit to 255 bytes.
@@ -64,7 +62,8 @@ pub fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, ScenarioFile
 pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario, Refusal> {
     let file = path.display().to_string();
     let problems = Problems::new(&file, text);
-    let document = problems.parse();
+    let mut document = problems.parse();
+    let filled = variables::fill(&mut document, text, against.set, &problems);
     let root = Table::of(&problems, &document);
     let name = path
         .file_stem()
@@ -83,7 +82,7 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
     drop(document);
     let warnings = problems.warnings();
     problems.finish(Scenario {
-        text: text.to_owned(),
+        text: filled,
         warnings,
         cannot_fail,
         ..scenario
@@ -104,6 +103,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     root.allow(&[
         "flightcage",
         "needs",
+        variables::KEY,
         "matrix",
         "cluster",
         "deploy",
@@ -258,93 +258,17 @@ fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Opti
     found
 }
 
-fn load(table: &Table<'_, '_>) -> Option<Load> {
-    table.allow(&[
-        "url", "rate", "streams", "deadline", "good", "version", "endpoint", "baseline",
-    ]);
-    let url = table.require("url").and_then(|value| url(&value));
-    let rate = table.require("rate").and_then(|value| rate::rate(&value));
-    let known = [("new", StreamKind::New), ("reused", StreamKind::Reused)];
-    let streams_value = table.require("streams");
-    let mut streams: Vec<StreamKind> = Vec::new();
-    for value in streams_value
-        .and_then(|value| value.array())
-        .unwrap_or_default()
-    {
-        if let Some(stream) = word(&value, "stream", &known) {
-            if streams.contains(&stream) {
-                value.problem(format!("`{}` is there twice", stream.name()), None);
-            } else {
-                streams.push(stream);
-            }
-        }
+/// A text, a whole number, `true` or `false`, as JSON has it.
+pub(in crate::scenario) fn json_of(value: &Value<'_, '_>) -> Option<Json> {
+    let known = value
+        .if_string()
+        .map(Json::from)
+        .or_else(|| value.if_boolean().map(Json::from))
+        .or_else(|| value.if_integer().map(Json::from));
+    if known.is_none() {
+        value.problem("expected a text, a whole number, `true` or `false`", None);
     }
-    if let Some(value) = streams_value
-        && value.if_array().is_some_and(|values| values.is_empty())
-    {
-        value.problem("no stream", Some("`new`, `reused` or both".into()));
-    }
-    let deadline = table.require("deadline").and_then(|value| positive(&value));
-    let good_status = table
-        .get("good")
-        .and_then(|value| value.table())
-        .and_then(|good| {
-            good.allow(&["status"]);
-            good.require("status").and_then(|value| status(&value))
-        });
-    let version_header = header_name(table, "version");
-    let endpoint_header = header_name(table, "endpoint");
-    let baseline = table
-        .require("baseline")
-        .and_then(|value| value.table())
-        .and_then(|table| baseline(&table));
-    Some(Load {
-        url: url?,
-        rate: rate?.0,
-        automatic: rate?.1,
-        streams,
-        deadline: deadline?,
-        good_status: good_status.unwrap_or(200),
-        version_header,
-        endpoint_header,
-        baseline: baseline?,
-    })
-}
-
-/// `key = { header = "…" }`.
-fn header_name(table: &Table<'_, '_>, key: &str) -> Option<String> {
-    let inner = table.get(key)?.table()?;
-    inner.allow(&["header"]);
-    let value = inner.require("header")?;
-    let name = value.string()?;
-    if name.parse::<http::HeaderName>().is_err() {
-        value.problem(format!("`{name}` is not a header's name"), None);
-    }
-    Some(name.to_owned())
-}
-
-fn baseline(table: &Table<'_, '_>) -> Option<Baseline> {
-    table.allow(&["for", "good", "p99", "within"]);
-    let window = table.require("for").and_then(|value| positive(&value));
-    let good = table.require("good").and_then(|value| {
-        let good = share(&value)?;
-        if good <= 0.0 {
-            let what = "no baseline can fail this, so that nothing of the load counts";
-            value.warn(what, Some("such as \"100%\"".into()));
-        }
-        Some(good)
-    });
-    let p99 = table.get("p99").and_then(|value| value.duration());
-    let within = table
-        .get("within")
-        .and_then(|value| value.duration())
-        .unwrap_or(BASELINE_WITHIN);
-    Some(Baseline {
-        window: window?,
-        good: good?,
-        p99,
-        within,
-    })
+    known
 }
 
 fn share(value: &Value<'_, '_>) -> Option<f64> {
@@ -364,7 +288,7 @@ fn share(value: &Value<'_, '_>) -> Option<f64> {
     }
 }
 
-fn positive(value: &Value<'_, '_>) -> Option<Duration> {
+pub(in crate::scenario) fn positive(value: &Value<'_, '_>) -> Option<Duration> {
     let duration = value.duration()?;
     if duration.is_zero() {
         value.problem("must be longer than nothing", None);
@@ -379,7 +303,7 @@ fn status(value: &Value<'_, '_>) -> Option<u16> {
         .map(|status| u16::try_from(status).expect("at most 599"))
 }
 
-fn count(value: &Value<'_, '_>) -> Option<u32> {
+pub(in crate::scenario) fn count(value: &Value<'_, '_>) -> Option<u32> {
     value
         .integer(COUNT)
         .map(|count| u32::try_from(count).expect("at most 10 000"))
@@ -435,290 +359,6 @@ fn is_service_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
-}
-
-fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
-    const ACTIONS: [&str; 8] = [
-        "fault",
-        "wait",
-        "rolling_update",
-        "rollback",
-        "delete_pod",
-        "exec",
-        "apply",
-        "http",
-    ];
-    table.allow(&[&["id", "when"][..], &ACTIONS].concat());
-    let id = table.require("id").and_then(|value| {
-        let id = value.string()?;
-        if !is_word(id) {
-            value.problem(format!("`{id}` is not a name of `[a-z0-9-]+`"), None);
-        }
-        if earlier.iter().any(|step| step.id == id) {
-            value.problem(format!("there are two steps `{id}`"), None);
-        }
-        Some(id.to_owned())
-    });
-    let when = table
-        .get("when")
-        .and_then(|value| value.table())
-        .and_then(|table| when(&table, earlier));
-    let written: Vec<&str> = ACTIONS
-        .into_iter()
-        .filter(|action| table.get(action).is_some())
-        .collect();
-    let [action] = written[..] else {
-        let help = Some(format!("one of `{}`", ACTIONS.join("`, `")));
-        table.problem(
-            if written.is_empty() {
-                "the step does nothing"
-            } else {
-                "the step does several things"
-            },
-            help,
-        );
-        return None;
-    };
-    let inner = table.get(action).and_then(|value| value.table())?;
-    let action = match action {
-        "fault" => fault::fault(&inner, &reading.nodes),
-        "wait" => wait(&inner, earlier),
-        "rolling_update" => rolling_update(&inner, reading),
-        "rollback" => rollback(&inner),
-        "delete_pod" => delete_pod(&inner),
-        "exec" => exec(&inner),
-        "apply" => apply(&inner, reading),
-        _ => http_step(&inner),
-    };
-    Some(Step {
-        id: id?,
-        when,
-        action: action?,
-    })
-}
-
-fn earlier_step<'s>(value: &Value<'_, '_>, earlier: &'s [Step]) -> Option<&'s Step> {
-    let id = value.string()?;
-    let found = earlier.iter().find(|step| step.id == id);
-    if found.is_none() {
-        let known: Vec<&str> = earlier.iter().map(|step| step.id.as_str()).collect();
-        value.problem(
-            format!("there is no step `{id}` before this one"),
-            suggestion(id, &known),
-        );
-    }
-    found
-}
-
-fn when(table: &Table<'_, '_>, earlier: &[Step]) -> Option<When> {
-    table.allow(&["step", "plus", "replaced"]);
-    let step = table
-        .require("step")
-        .and_then(|value| earlier_step(&value, earlier));
-    let progress = match (table.get("plus"), table.get("replaced")) {
-        (Some(plus), None) => plus.duration().map(Progress::Plus),
-        (None, Some(value)) => {
-            if step.is_some_and(|step| !matches!(step.action, Action::RollingUpdate { .. })) {
-                value.problem(
-                    "`replaced` counts the pods of a `rolling_update` step",
-                    None,
-                );
-            }
-            count(&value).map(Progress::Replaced)
-        }
-        (None, None) => Some(Progress::Plus(Duration::ZERO)),
-        (Some(_), Some(value)) => {
-            value.problem("`plus` and `replaced` exclude each other", None);
-            None
-        }
-    };
-    Some(When {
-        step: step?.id.clone(),
-        progress: progress?,
-    })
-}
-
-fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
-    table.allow(&["replicas_ready", "nodes_ready", "within"]);
-    let within = table.require("within").and_then(|value| positive(&value));
-    let condition = match (table.get("replicas_ready"), table.get("nodes_ready")) {
-        (Some(replicas), None) => replicas.table().and_then(|table| {
-            table.allow(&["rc", "count", "avoiding"]);
-            let rc = table
-                .require("rc")
-                .and_then(|value| value.string())
-                .map(str::to_owned);
-            let count = table.require("count").and_then(|value| count(&value));
-            let avoiding = table.get("avoiding").and_then(|value| {
-                let step = earlier_step(&value, earlier)?;
-                if !matches!(step.action, Action::Fault { .. }) {
-                    value.problem(format!("step `{}` is not a fault", step.id), None);
-                }
-                Some(step.id.clone())
-            });
-            Some(Condition::ReplicasReady {
-                rc: rc?,
-                count: count?,
-                avoiding,
-            })
-        }),
-        (None, Some(nodes)) => count(&nodes).map(Condition::NodesReady),
-        _ => {
-            table.problem(
-                "name one thing to wait for",
-                Some("`replicas_ready` or `nodes_ready`".into()),
-            );
-            None
-        }
-    };
-    Some(Action::Wait {
-        condition: condition?,
-        within: within?,
-    })
-}
-
-fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
-    table.allow(&["from", "to", "update_period", "within", "ends"]);
-    let from = table
-        .require("from")
-        .and_then(|value| value.string())
-        .map(str::to_owned);
-    let to = table.require("to").and_then(|value| {
-        let (path, manifests) = manifest_file(&value, reading)?;
-        if reading.manifests
-            && !manifests
-                .iter()
-                .any(|manifest| manifest.kind.kind == "ReplicationController")
-        {
-            value.problem(
-                format!("`{}` holds no ReplicationController", path.display()),
-                None,
-            );
-        }
-        Some(path)
-    });
-    let update_period = table
-        .get("update_period")
-        .map_or(Some(UPDATE_PERIOD), |value| value.duration());
-    let within = table
-        .get("within")
-        .map_or(Some(UPDATE_WITHIN), |value| positive(&value));
-    let ends = table
-        .get("ends")
-        .map_or(Some(UpdateEnd::Done), |value| match value.string()? {
-            "done" => Some(UpdateEnd::Done),
-            "stopped" => Some(UpdateEnd::Stopped),
-            other => {
-                value.problem(
-                    format!("`{other}` is not how an update ends"),
-                    Some("`done` or `stopped`".into()),
-                );
-                None
-            }
-        });
-    Some(Action::RollingUpdate {
-        from: from?,
-        to: to?,
-        update_period: update_period?,
-        within: within?,
-        ends: ends?,
-    })
-}
-
-fn rollback(table: &Table<'_, '_>) -> Option<Action> {
-    table.allow(&["old", "new", "within"]);
-    let old = table
-        .require("old")
-        .and_then(|value| value.string())
-        .map(str::to_owned);
-    let new = table
-        .require("new")
-        .and_then(|value| value.string())
-        .map(str::to_owned);
-    let within = table.require("within").and_then(|value| positive(&value));
-    Some(Action::Rollback {
-        old: old?,
-        new: new?,
-        within: within?,
-    })
-}
-
-fn delete_pod(table: &Table<'_, '_>) -> Option<Action> {
-    table.allow(&["rc", "grace"]);
-    let rc = table
-        .require("rc")
-        .and_then(|value| value.string())
-        .map(str::to_owned);
-    let grace = table.require("grace").and_then(|value| value.duration());
-    Some(Action::DeletePod {
-        rc: rc?,
-        grace: grace?,
-    })
-}
-
-fn exec(table: &Table<'_, '_>) -> Option<Action> {
-    table.allow(&["rc", "command", "pods", "contains", "within"]);
-    let rc = table
-        .require("rc")
-        .and_then(|value| value.string())
-        .map(str::to_owned);
-    let command = table.require("command").and_then(|value| {
-        let words: Option<Vec<String>> = value
-            .array()?
-            .iter()
-            .map(|word| word.string().map(str::to_owned))
-            .collect();
-        if words.as_ref().is_some_and(Vec::is_empty) {
-            value.problem("a command names at least a program", None);
-        }
-        words
-    });
-    let pods = table
-        .get("pods")
-        .map_or(Some(Which::One), |value| match value.string()? {
-            "one" => Some(Which::One),
-            "all" => Some(Which::All),
-            other => {
-                value.problem(
-                    format!("`{other}` does not say which pods"),
-                    Some("`one` or `all`".into()),
-                );
-                None
-            }
-        });
-    let contains = table.get("contains").map_or(Some(None), |value| {
-        value.string().map(|text| Some(text.to_owned()))
-    });
-    let within = table.require("within").and_then(|value| positive(&value));
-    Some(Action::Exec(Exec {
-        rc: rc?,
-        command: command?,
-        pods: pods?,
-        contains: contains?,
-        within: within?,
-    }))
-}
-
-fn apply(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
-    table.allow(&["file"]);
-    Some(Action::Apply(
-        table
-            .require("file")
-            .and_then(|value| manifest_file(&value, reading))?
-            .0,
-    ))
-}
-
-fn http_step(table: &Table<'_, '_>) -> Option<Action> {
-    table.allow(&["url", "status", "within"]);
-    let url = table.require("url").and_then(|value| url(&value));
-    let status = table.require("status").and_then(|value| status(&value));
-    let within = table.require("within").and_then(|value| positive(&value));
-    Some(Action::Http {
-        url: url?,
-        status: status?,
-        within: within?,
-    })
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ pub mod requests;
 pub mod run;
 pub mod spec;
 mod step;
+mod steps;
 pub mod summary;
 
 pub use deploy::reset;

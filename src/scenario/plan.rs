@@ -50,12 +50,16 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
     );
     lines.extend(scenario.loads.iter().map(|(name, load)| {
         let streams: Vec<&str> = load.streams.iter().map(|stream| stream.name()).collect();
+        let method = match load.asked.method.as_str() {
+            "GET" => String::new(),
+            method => format!("{method} "),
+        };
         let rate = load.automatic.map_or_else(
             || format!("{}/s", load.rate),
             |automatic| automatic.to_string(),
         );
         format!(
-            "load `{name}`: {} at {rate} on each of {}",
+            "load `{name}`: {method}{} at {rate} on each of {}",
             load.url,
             streams.join(", ")
         )
@@ -114,5 +118,6 @@ fn what(action: &Action) -> String {
             status,
             within,
         } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),
+        Action::Other(action) => action.plan(),
     }
 }

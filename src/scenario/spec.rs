@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::expectations::Expectation;
 pub use super::injection::{Fault, FaultKind};
 pub use super::load::automatic::Automatic;
+pub use super::load::good::{Asked, Good};
 use super::matrix::{Cell, Matrix};
 pub use super::pods::{Exec, Which};
+use super::steps::StepAction;
 use crate::model::cluster::ClusterSpec;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::link::Links;
@@ -140,8 +142,10 @@ pub struct Load {
     pub streams: Vec<StreamKind>,
     /// Total, from the intended send time.
     pub deadline: Duration,
-    /// The status of a good answer.
-    pub good_status: u16,
+    /// What is asked beside the URL.
+    pub asked: Asked,
+    /// Which answer is good.
+    pub good: Good,
     /// The header that carries the version, if versions are counted.
     pub version_header: Option<String>,
     /// The header that names the pod that answered.
@@ -223,7 +227,7 @@ pub struct Baseline {
 }
 
 /// One `[[step]]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Step {
     /// Its id.
     pub id: String,
@@ -252,7 +256,7 @@ pub enum Progress {
 }
 
 /// What a step does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Action {
     /// Breaks something for a time; the step ends when it is healed.
     Fault {
@@ -312,6 +316,8 @@ pub enum Action {
         /// At most so long.
         within: Duration,
     },
+    /// Whatever [`super::steps::STEPS`] lists.
+    Other(Arc<dyn StepAction>),
 }
 
 /// How a rolling update has to end.

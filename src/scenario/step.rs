@@ -221,6 +221,11 @@ impl<'a> Steps<'a> {
                 status,
                 within,
             } => self.stoppable(self.http(url, *status, *within)).await,
+            Action::Other(action) => {
+                let done = action.run(&self.run.environment.client);
+                self.stoppable(async { done.await.map_err(Problem::Failed) })
+                    .await
+            }
         };
         let ended = Instant::now();
         let (start_ms, end_ms) = (self.run.millis(started), self.run.millis(ended));
@@ -317,20 +322,20 @@ impl<'a> Steps<'a> {
 
     async fn wait(&self, condition: &Condition, within: Duration) -> Result<(), Problem> {
         let done = async {
-            while !self.holds(condition) {
-                drop(timeout(LOOK_AGAIN, self.view.changed()).await);
-            }
-        };
-        let timed_out = |_| {
             let mut hopes = Hopes::default();
-            let mut seen = vec![format!("{} nodes ready", self.view.nodes_ready())];
+            while !self.holds(condition) {
                 if let Some(lost) = hopes.look(Instant::now(), self.hopeless(condition)) {
                     let why = lost.words(&self.run.environment.client).await;
                     return Err(Problem::Failed(format!("{condition} cannot come: {why}")));
                 }
+                drop(timeout(LOOK_AGAIN, self.view.changed()).await);
+            }
+            Ok(())
+        };
+        let timed_out = |_| {
+            let mut seen = vec![format!("{} nodes ready", self.view.nodes_ready())];
             seen.extend(self.view.pods_waiting());
             Problem::Failed(format!(
-            Ok(())
                 "no {condition} within {} s; last seen: {}",
                 within.as_secs(),
                 seen.join("; ")

@@ -15,6 +15,8 @@ pub struct Against<'a> {
     pub machines: Machines<'a>,
     /// What else a server would refuse about the objects of its manifests.
     pub manifests: Check,
+    /// Other values of its variables.
+    pub set: &'a [(String, String)],
 }
 
 /// The machines that a scenario finds.
@@ -38,6 +40,7 @@ impl<'a> Against<'a> {
             cluster_name,
             machines: Machines::OfFile,
             manifests,
+            set: &[],
         }
     }
 }

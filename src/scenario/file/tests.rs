@@ -17,6 +17,7 @@ fn check_against(text: &str, machines: Machines<'_>) -> Vec<String> {
             cluster_name: &cluster_name,
             machines,
             manifests: no_names_in_capitals,
+            set: &[],
         },
     );
     let problems = refusal
@@ -149,7 +150,7 @@ fn each_problem_has_its_place() {
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\n",
             &[
-                "2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `rollback`, `delete_pod`, `exec`, `apply`, `http`]",
+                "2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `rollback`, `delete_pod`, `exec`, `apply`, `http`, `scale`, `delete`]",
             ],
         ),
         (

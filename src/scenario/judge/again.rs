@@ -74,6 +74,7 @@ pub fn read_scenario(path: &Path) -> Result<Scenario, ScenarioFileError> {
         cluster_name: &cluster_name,
         machines: Machines::Gone,
         manifests: |_, _| Vec::new(),
+        set: &[],
     };
     file::read(path, &against)
 }
@@ -94,7 +95,6 @@ pub fn judge_again(folder: &Path, scenario: Option<&Path>) -> Result<Report, Aga
     if let Some(problem) = scenario.cannot_fail.first() {
         return Err(AgainError::CannotFail(problem.to_string()));
     }
-    let file = folder.join(FILE_NAME);
     let requests = open_requests(folder, &scenario, &stored)?;
     Ok(judged(&scenario, stored, &requests))
 }
@@ -109,6 +109,7 @@ pub fn open_requests(
     scenario: &Scenario,
     evidence: &Report,
 ) -> Result<Requests, AgainError> {
+    let file = folder.join(FILE_NAME);
     match File::open(&file) {
         Ok(opened) => read_requests(opened, scenario, evidence)
             .map_err(|source| AgainError::Requests { file, source }),

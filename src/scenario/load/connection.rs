@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, header};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderMap, HeaderValue, Request, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Class;
 use crate::scenario::fault::DialService;
-use crate::scenario::spec::Url;
+use crate::scenario::spec::{Asked, Url};
 use crate::transport::BoxStream;
 
 /// An answer is not read beyond this.
@@ -36,7 +36,7 @@ pub struct HttpRequest {
 /// An open connection; dropping it closes it.
 pub(super) struct Connection {
     pub(super) number: u64,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -47,6 +47,8 @@ pub struct Answer {
     pub status: u16,
     /// Its headers.
     pub headers: HeaderMap,
+    /// Its body; nothing if nobody wants it.
+    pub body: Vec<u8>,
 }
 
 /// How far a request is; whoever times out reads it.
@@ -117,17 +119,10 @@ impl Connection {
     /// Sends one request and reads the whole answer.
     pub(super) async fn ask(
         &mut self,
-        url: &Url,
-        keep: Keep,
+        question: &Question<'_>,
         moments: &mut Moments,
     ) -> Result<Answer, Class> {
-        let mut request = Request::get(url.path.as_str())
-            .header(header::HOST, url.host.as_str())
-            .header(header::USER_AGENT, "flightcage");
-        if keep == Keep::Close {
-            request = request.header(header::CONNECTION, "close");
-        }
-        let request = request.body(Empty::new()).map_err(|_| Class::Prober)?;
+        let request = question.request().map_err(|_| Class::Prober)?;
         let response = self
             .sender
             .send_request(request)
@@ -136,19 +131,58 @@ impl Connection {
         moments.first_byte = Some(Instant::now());
         let (head, mut body) = response.into_parts();
         let mut read = 0;
+        let mut kept = Vec::new();
         while let Some(frame) = body.frame().await {
-            read += frame
-                .map_err(|error| http_class(&error))?
-                .data_ref()
-                .map_or(0, Bytes::len);
+            let frame = frame.map_err(|error| http_class(&error))?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            read += data.len();
             if read > BODY_BYTES_MAX {
                 return Err(Class::Body);
+            }
+            if question.reads_body {
+                kept.extend_from_slice(data);
             }
         }
         Ok(Answer {
             status: head.status.as_u16(),
             headers: head.headers,
+            body: kept,
         })
+    }
+}
+
+/// One request.
+pub(super) struct Question<'a> {
+    pub(super) url: &'a Url,
+    pub(super) asked: &'a Asked,
+    pub(super) keep: Keep,
+    /// Whether the answer's body is wanted.
+    pub(super) reads_body: bool,
+}
+
+impl Question<'_> {
+    fn request(&self) -> Result<Request<Full<Bytes>>, http::Error> {
+        let Asked {
+            method,
+            headers,
+            body,
+        } = self.asked;
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(self.url.path.as_str())
+            .header(header::HOST, self.url.host.as_str())
+            .body(Full::new(body.clone()))?;
+        let all = request.headers_mut();
+        all.insert(header::USER_AGENT, HeaderValue::from_static("flightcage"));
+        if self.keep == Keep::Close {
+            all.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        for (name, value) in headers {
+            all.insert(name, value.clone());
+        }
+        Ok(request)
     }
 }
 
@@ -164,9 +198,13 @@ pub async fn ask_once(request: &HttpRequest, deadline: Instant) -> Result<Answer
     let mut moments = Moments::default();
     let asked = timeout_at(deadline, async {
         let mut connection = Connection::open(request, 0, &mut moments).await?;
-        connection
-            .ask(&request.url, Keep::Close, &mut moments)
-            .await
+        let question = Question {
+            url: &request.url,
+            asked: &Asked::default(),
+            keep: Keep::Close,
+            reads_body: false,
+        };
+        connection.ask(&question, &mut moments).await
     })
     .await;
     asked.unwrap_or_else(|_| Err(moments.class_at_deadline()))

@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Answer, Connection, HttpRequest, Keep, Moments};
+use super::connection::{Answer, Connection, HttpRequest, Keep, Moments, Question};
 use super::{Class, LATE_MS, Pause, Record};
 use crate::scenario::requests::{LoadSink, StreamSink};
 use crate::scenario::spec::{Load, StreamKind};
@@ -191,8 +191,11 @@ impl Stream {
         let asked = asked.unwrap_or_else(|_| Err(moments.class_at_deadline()));
         let since = |at: Instant| at.saturating_duration_since(self.epoch).as_secs_f64() * 1000.0;
         let (class, answer) = match asked {
-            Ok(answer) if answer.status == self.load.good_status => (Class::Ok, Some(answer)),
-            Ok(answer) => (Class::Status, Some(answer)),
+            Ok(answer) => {
+                let good = &self.load.good;
+                let class = good.class(answer.status, &answer.headers, &answer.body);
+                (class, Some(answer))
+            }
             Err(class) => (class, None),
         };
         let header = |name: &Option<String>| {
@@ -239,7 +242,13 @@ impl Stream {
         } else {
             Keep::Close
         };
-        let answer = connection.ask(&self.load.url, keep, moments).await?;
+        let question = Question {
+            url: &self.load.url,
+            asked: &self.load.asked,
+            keep,
+            reads_body: self.load.good.reads_body(),
+        };
+        let answer = connection.ask(&question, moments).await?;
         if keep == Keep::Open {
             // Not awaited here: it would count as latency. A connection that the peer is closing is found out when it is taken.
             self.give_back(connection);

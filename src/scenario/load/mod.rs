@@ -10,6 +10,7 @@ pub mod analysis;
 pub mod automatic;
 mod connection;
 mod generator;
+pub mod good;
 mod tls;
 
 use std::fmt;
@@ -99,7 +100,7 @@ pub enum Class {
     Tls,
     /// Another status than the good one.
     Status,
-    /// The answer is not HTTP.
+    /// The answer is not HTTP, or its headers or body are not those of a good one.
     Body,
     /// The answer had begun, but was not complete at the deadline.
     Deadline,

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::super::trust_only;
 use super::*;
 use crate::scenario::fault::DialService;
-use crate::scenario::spec::{Baseline, Url};
+use crate::scenario::spec::{Asked, Baseline, Good, Url};
 use crate::transport::BoxStream;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,7 +118,8 @@ async fn check(mode: Mode, trusted: bool, enough: impl Fn(&[Record]) -> bool) ->
         automatic: None,
         streams: vec![StreamKind::New, StreamKind::Reused],
         deadline,
-        good_status: 200,
+        asked: Asked::default(),
+        good: Good::default(),
         endpoint_header: None,
         version_header: Some("X-Version".into()),
         baseline: Baseline {
