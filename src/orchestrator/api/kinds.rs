@@ -148,6 +148,8 @@ pub struct Strategy {
     pub deletion: DeletionRule,
     /// What the server chooses.
     pub allocate: Option<Allocate>,
+    /// What whoever writes an object is told of it, in `Warning` headers: what has no effect here.
+    pub warnings: fn(&Value) -> Vec<String>,
 }
 
 /// One kind of object: its identity, and how the server treats it.

@@ -148,6 +148,7 @@ pub async fn serve(
         brake: Brake {
             percent: config.eviction_brake_percent,
         },
+        root_ca: tls::authority(&config.identity)?.into(),
     };
     let controlling = {
         let (panics, cancel) = (panics.clone(), cancel.clone());

@@ -58,6 +58,14 @@ pub fn acceptor(files: &IdentityFiles) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The cluster's certificate authority, as it stands in its file.
+pub fn authority(files: &IdentityFiles) -> Result<String, TlsError> {
+    std::fs::read_to_string(&files.ca).map_err(|error| TlsError::File {
+        path: files.ca.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
 /// The identity in a verified certificate. `None` when it has no CN.
 #[must_use]
 pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {

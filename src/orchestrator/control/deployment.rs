@@ -18,7 +18,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use self::plan::{Change, Plan};
-use super::world::{Action, Decision, Target, World, controller_of, event, label_selector_selects};
+use super::world::{
+    Action, Decision, Target, World, controller_of, event, label_selector_selects, within,
+};
 
 /// The label that tells the pods of one template from those of another.
 const HASH_LABEL: &str = "pod-template-hash";
@@ -94,13 +96,9 @@ fn owned<'a>(
     decision: &mut Decision,
 ) -> Vec<&'a ReplicaSet> {
     let mut sets = Vec::new();
-    let inside = world
-        .replica_sets
-        .range((target.namespace.clone(), String::new())..)
-        .take_while(|(key, _)| key.0 == target.namespace);
-    for (_, set) in inside {
+    for set in within(&world.replica_sets, &target.namespace) {
         match controller_of(&set.metadata) {
-            Some(owner) if owner.uid == target.uid => sets.push(&**set),
+            Some(owner) if owner.uid == target.uid => sets.push(set),
             None if set.metadata.deletion_timestamp.is_none()
                 && label_selector_selects(&spec.selector, &set.metadata) =>
             {

@@ -21,6 +21,7 @@ mod runner;
 mod scheduler;
 #[cfg(test)]
 mod simulation;
+mod workload;
 mod world;
 
 pub use nodes::Brake;

@@ -1,21 +1,20 @@
 //! ReplicationControllers and ReplicaSets: so many active pods, no more.
 //!
-//! As Kubernetes' `pkg/controller/replicaset/replica_set.go`, which serves both kinds too: pods are owned by UID; matching orphans
-//! are adopted, pods that match no longer are released; only active pods count; what goes first is ordered as in
-//! `controller_utils.go`.
+//! As Kubernetes' `pkg/controller/replicaset/replica_set.go`, which serves both kinds too: only active pods count; what goes first
+//! is ordered as in `controller_utils.go`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::workload::{claim, create_pod, is_available, pod_of, reachable_since};
 use super::world::{
-    Action, Decision, Liveness, Target, World, controller_of, event, is_active,
-    label_selector_selects, node_of, phase, ready_since, selects,
+    Action, Decision, Target, World, event, is_active, label_selector_selects, node_of, phase,
+    selects,
 };
 
 /// So many pods at most are created or deleted at a time for one controller (Kubernetes' `BurstReplicas`).
@@ -129,35 +128,14 @@ fn reconcile_one<'a>(
     decision: &mut Decision,
 ) {
     let target = &replicas.target;
-    let mut owned: Vec<&Pod> = Vec::new();
-    let inside = world
-        .pods
-        .range((target.namespace.clone(), String::new())..)
-        .take_while(|(key, _)| key.0 == target.namespace);
-    for (_, pod) in inside {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let matches = replicas.selector.selects(&pod.metadata);
-        match controller_of(&pod.metadata) {
-            Some(owner) if owner.uid == target.uid && matches => owned.push(pod),
-            Some(owner) if owner.uid == target.uid && pod.metadata.deletion_timestamp.is_none() => {
-                decision
-                    .actions
-                    .push(owner_patch(pod, &without_owner(pod, &target.uid)));
-            }
-            None if matches && is_active(pod) && adopted.insert(uid) => {
-                decision
-                    .actions
-                    .push(owner_patch(pod, &with_owner(pod, target)));
-                owned.push(pod);
-            }
-            _ => {}
-        }
-    }
+    let selects = |metadata: &ObjectMeta| replicas.selector.selects(metadata);
+    let owned = claim(world, target, selects, adopted, decision);
     let active: Vec<&Pod> = owned.into_iter().filter(|pod| is_active(pod)).collect();
     let wanted = usize::try_from(replicas.wanted).unwrap_or(0);
     if active.len() < wanted {
         for _ in 0..(wanted - active.len()).min(BURST) {
-            decision.actions.push(create(replicas));
+            let pod = pod_of(target, replicas.template);
+            decision.actions.push(create_pod(target, pod));
         }
     }
     for pod in first_to_go(world, &active)
@@ -182,7 +160,6 @@ fn reconcile_one<'a>(
 }
 
 fn status(world: &World, replicas: &Replicas<'_>, active: &[&Pod], decision: &mut Decision) {
-    let min_ready = SignedDuration::from_secs(i64::from(replicas.min_ready_seconds));
     let empty = BTreeMap::new();
     let template_labels = replicas
         .template
@@ -198,16 +175,9 @@ fn status(world: &World, replicas: &Replicas<'_>, active: &[&Pod], decision: &mu
                 .iter()
                 .all(|(key, value)| labels.get(key) == Some(value)),
         );
-        let Some(since) = ready_since(pod).filter(|_| !on_silent_node(world, pod)) else {
-            continue;
-        };
-        counts[2] += 1;
-        let available = since.checked_add(min_ready).unwrap_or(Timestamp::MAX);
-        if available <= world.now || min_ready.is_zero() {
-            counts[3] += 1;
-        } else {
-            decision.recheck_at(available);
-        }
+        counts[2] += i32::from(reachable_since(world, pod).is_some());
+        let available = is_available(world, pod, replicas.min_ready_seconds, decision);
+        counts[3] += i32::from(available);
     }
     let generation = replicas.metadata.generation;
     if replicas.counted != counts || replicas.observed_generation != generation {
@@ -226,10 +196,6 @@ fn status(world: &World, replicas: &Replicas<'_>, active: &[&Pod], decision: &mu
     }
 }
 
-fn on_silent_node(world: &World, pod: &Pod) -> bool {
-    node_of(pod).is_some_and(|node| world.liveness_of(node) >= Liveness::Silent)
-}
-
 /// The pods in the order in which they are deleted.
 fn first_to_go<'a>(world: &World, pods: &[&'a Pod]) -> Vec<&'a Pod> {
     let mut by_node: BTreeMap<&str, usize> = BTreeMap::new();
@@ -239,7 +205,7 @@ fn first_to_go<'a>(world: &World, pods: &[&'a Pod]) -> Vec<&'a Pod> {
     let mut ordered = pods.to_vec();
     ordered.sort_by_key(|pod| {
         let node = node_of(pod);
-        let ready = ready_since(pod).filter(|_| !on_silent_node(world, pod));
+        let ready = reachable_since(world, pod);
         let phase = match phase(pod) {
             "Pending" => 0,
             "Unknown" => 1,
@@ -271,59 +237,4 @@ fn first_to_go<'a>(world: &World, pods: &[&'a Pod]) -> Vec<&'a Pod> {
         )
     });
     ordered
-}
-
-fn create(replicas: &Replicas<'_>) -> Action {
-    let target = &replicas.target;
-    let template = replicas.template.cloned().unwrap_or_default();
-    let metadata = template.metadata.unwrap_or_default();
-    let object = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "generateName": format!("{}-", target.name),
-            "namespace": target.namespace,
-            "labels": metadata.labels.unwrap_or_default(),
-            "annotations": metadata.annotations.unwrap_or_default(),
-            "finalizers": metadata.finalizers.unwrap_or_default(),
-            "ownerReferences": [target.owner_reference()],
-        },
-        "spec": template.spec,
-    });
-    Action::Create {
-        kind: "Pod",
-        namespace: target.namespace.clone(),
-        object,
-    }
-}
-
-fn owner_patch(pod: &Pod, owners: &[Value]) -> Action {
-    let target = Target::of("Pod", &pod.metadata);
-    Action::Patch {
-        target,
-        status: false,
-        patch: json!({"metadata": {"ownerReferences": owners}}),
-    }
-}
-
-fn with_owner(pod: &Pod, target: &Target) -> Vec<Value> {
-    let mut owners: Vec<Value> = pod
-        .metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .map(|owner| json!(owner))
-        .collect();
-    owners.push(target.owner_reference());
-    owners
-}
-
-fn without_owner(pod: &Pod, uid: &str) -> Vec<Value> {
-    pod.metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .filter(|owner| owner.uid != uid)
-        .map(|owner| json!(owner))
-        .collect()
 }

@@ -7,9 +7,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::Metadata;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -57,6 +54,8 @@ pub struct Control {
     pub barrier: Arc<Barrier>,
     /// When evictions stop.
     pub brake: Brake,
+    /// The cluster's certificate authority as PEM, which every namespace has.
+    pub root_ca: Arc<str>,
 }
 
 impl Control {
@@ -71,7 +70,7 @@ impl Control {
             liveness_out,
         );
         let telling = tell_balancers(&self.barrier, liveness.clone());
-        let controlling = control(&self.registry, &self.barrier, self.brake, liveness);
+        let controlling = control(&self, liveness);
         let sweeping = sweep_events(&self.registry);
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -105,12 +104,8 @@ async fn tell_balancers(
 }
 
 /// Decides and writes whenever anything has changed.
-async fn control(
-    registry: &Registry,
-    barrier: &Barrier,
-    brake: Brake,
-    mut liveness: watch::Receiver<BTreeMap<String, Liveness>>,
-) {
+async fn control(control: &Control, mut liveness: watch::Receiver<BTreeMap<String, Liveness>>) {
+    let (registry, barrier) = (&control.registry, &control.barrier);
     let mut revisions = registry.subscribe();
     let mut cache = Cache::default();
     let mut retry = RETRY_FIRST;
@@ -123,7 +118,8 @@ async fn control(
         let beating = liveness.borrow_and_update().clone();
         barrier.deciding();
         let mut world = cache.world(registry, beating);
-        world.brake = brake;
+        world.brake = control.brake;
+        world.root_ca = control.root_ca.clone();
         let decision = reconcile(&world);
         let mut wake = decision
             .recheck
@@ -363,7 +359,7 @@ fn expired(event: &Value, now: Timestamp) -> bool {
 }
 
 macro_rules! cache {
-    ($($field:ident: $type:ident = $kind:ident;)*) => {
+    ($($field:ident: $type:ty = $kind:ident;)*) => {
         /// Objects as they were parsed last: only what has changed is parsed again.
         #[derive(Default)]
         struct Cache {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
 };
@@ -33,28 +31,29 @@ pub enum Liveness {
     Lost,
 }
 
-/// Calls `$with!` with every kind that controllers read whole: the field of [`World`], the type, and the constant of its kind.
+/// Calls `$with!` with every kind that controllers read whole: the field of [`World`], the type (its whole path, so that nobody who
+/// reads the list has to import it), and the constant of its kind.
 /// Dependents stand before what may own them, so that a newborn child is never read without its owner. Of all other kinds
 /// controllers see the metadata.
 macro_rules! seen_whole {
     ($with:ident) => {
         $with! {
-            pods: Pod = POD;
-            slices: EndpointSlice = ENDPOINT_SLICE;
-            endpoints: Endpoints = ENDPOINTS;
-            replication_controllers: ReplicationController = REPLICATION_CONTROLLER;
-            replica_sets: ReplicaSet = REPLICA_SET;
-            deployments: Deployment = DEPLOYMENT;
-            services: Service = SERVICE;
-            nodes: Node = NODE;
-            namespaces: Namespace = NAMESPACE;
+            pods: k8s_openapi::api::core::v1::Pod = POD;
+            slices: k8s_openapi::api::discovery::v1::EndpointSlice = ENDPOINT_SLICE;
+            endpoints: k8s_openapi::api::core::v1::Endpoints = ENDPOINTS;
+            replication_controllers: k8s_openapi::api::core::v1::ReplicationController = REPLICATION_CONTROLLER;
+            replica_sets: k8s_openapi::api::apps::v1::ReplicaSet = REPLICA_SET;
+            deployments: k8s_openapi::api::apps::v1::Deployment = DEPLOYMENT;
+            services: k8s_openapi::api::core::v1::Service = SERVICE;
+            nodes: k8s_openapi::api::core::v1::Node = NODE;
+            namespaces: k8s_openapi::api::core::v1::Namespace = NAMESPACE;
         }
     };
 }
 pub(super) use seen_whole;
 
 macro_rules! world {
-    ($($field:ident: $type:ident = $kind:ident;)*) => {
+    ($($field:ident: $type:ty = $kind:ident;)*) => {
         /// A snapshot of the cluster at one revision.
         #[derive(Debug, Clone, Default)]
         pub struct World {
@@ -70,6 +69,8 @@ macro_rules! world {
             pub liveness: BTreeMap<String, Liveness>,
             /// When evictions stop.
             pub brake: Brake,
+            /// The cluster's certificate authority as PEM.
+            pub root_ca: Arc<str>,
         }
 
         impl World {
@@ -208,6 +209,32 @@ impl World {
     pub fn liveness_of(&self, node: &str) -> Liveness {
         self.liveness.get(node).copied().unwrap_or(Liveness::Alive)
     }
+
+    /// Whether there is such an object of a kind of which only the metadata are seen.
+    pub(super) fn has(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        self.others.iter().any(|(known, metadata)| {
+            *known == kind
+                && metadata.namespace.as_deref() == Some(namespace)
+                && metadata.name.as_deref() == Some(name)
+        })
+    }
+
+    /// The pods of a namespace, by name.
+    pub(super) fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        within(&self.pods, namespace)
+    }
+}
+
+/// The objects of a namespace, by name.
+pub(super) fn within<'a, K>(
+    objects: &'a Objects<K>,
+    namespace: &str,
+) -> impl Iterator<Item = &'a K> + use<'a, K> {
+    let namespace = namespace.to_owned();
+    objects
+        .range((namespace.clone(), String::new())..)
+        .take_while(move |(key, _)| key.0 == namespace)
+        .map(|(_, object)| &**object)
 }
 
 /// The owner that controls an object.

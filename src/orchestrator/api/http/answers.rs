@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -25,7 +25,11 @@ pub(super) fn respond(
         .to_string()
         .into_bytes();
     let mut response = json_response(code, body);
-    for warning in bounded(warnings) {
+    let mut warnings = warnings.to_vec();
+    if [Method::POST, Method::PUT, Method::PATCH].contains(&call.method) {
+        warnings.extend((kind.strategy.warnings)(object));
+    }
+    for warning in bounded(&warnings) {
         if let Ok(value) = format!("299 - {warning:?}").parse() {
             response.headers_mut().append(header::WARNING, value);
         }

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::parts::cells::{AGE, NAME, column};
 use super::parts::decode::through;
 use super::parts::fields::no_defaults;
+use super::parts::warnings::no_warnings;
 use super::parts::{data, names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -26,4 +27,5 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };

@@ -7,6 +7,7 @@ use super::parts::causes::Causes;
 use super::parts::cells::{AGE, Column, NAME, column, containers, number, or_none, text, wide};
 use super::parts::decode::through;
 use super::parts::fields::{Object, child, set};
+use super::parts::warnings::no_warnings;
 use super::parts::{names, pod_defaults, selector, template};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy, Subresource};
 use crate::orchestrator::store::Durability;
@@ -25,6 +26,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };
 
 const COLUMNS: &[Column] = &[

@@ -7,6 +7,7 @@ use super::parts::causes::no_rules;
 use super::parts::cells::{AGE, NAME, column, list, number, or_none, text};
 use super::parts::decode::through;
 use super::parts::fields::{Object, children, set};
+use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -25,6 +26,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };
 
 fn defaults(object: &mut Object) {

@@ -7,6 +7,7 @@ use super::parts::causes::no_rules;
 use super::parts::cells::{Column, age_of, column, text, wide};
 use super::parts::decode::through;
 use super::parts::fields::no_defaults;
+use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -37,6 +38,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Eventual,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };
 
 /// Events have no column for their name, and their age is the last sighting's.

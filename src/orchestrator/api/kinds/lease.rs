@@ -7,6 +7,7 @@ use super::parts::causes::no_rules;
 use super::parts::cells::{AGE, NAME, column, text};
 use super::parts::decode::through;
 use super::parts::fields::no_defaults;
+use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -29,4 +30,5 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Eventual,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };

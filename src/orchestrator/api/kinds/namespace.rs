@@ -7,6 +7,7 @@ use super::parts::causes::no_rules;
 use super::parts::cells::{AGE, NAME, column, text};
 use super::parts::decode::through;
 use super::parts::fields::{Object, set};
+use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy, Subresource};
 use crate::orchestrator::store::Durability;
@@ -31,6 +32,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DELETION,
     allocate: None,
+    warnings: no_warnings,
 };
 
 /// A namespace stays until `spec.finalizers` is empty, which the controllers see to when nothing is left in it.

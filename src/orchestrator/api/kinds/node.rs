@@ -7,6 +7,7 @@ use super::parts::causes::no_rules;
 use super::parts::cells::{AGE, Column, NAME, column, list, or_none, text, wide};
 use super::parts::decode::through;
 use super::parts::fields::no_defaults;
+use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy, Subresource};
 use crate::orchestrator::store::Durability;
@@ -26,6 +27,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };
 
 const COLUMNS: &[Column] = &[

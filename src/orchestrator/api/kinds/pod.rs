@@ -7,6 +7,7 @@ use super::parts::causes::Causes;
 use super::parts::cells::{AGE, Column, NAME, column, duration, list, number, or_none, text, wide};
 use super::parts::decode::through;
 use super::parts::fields::{Object, child, set};
+use super::parts::warnings::no_warnings;
 use super::parts::{names, pod_defaults, pod_spec, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy, Subresource};
 use crate::model::json;
@@ -37,6 +38,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
         ..DeletionRule::AT_ONCE
     },
     allocate: None,
+    warnings: no_warnings,
 };
 
 const COLUMNS: &[Column] = &[

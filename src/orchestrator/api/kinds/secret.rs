@@ -9,6 +9,7 @@ use super::parts::causes::Causes;
 use super::parts::cells::{AGE, NAME, column, text};
 use super::parts::decode::through;
 use super::parts::fields::{Object, child, set};
+use super::parts::warnings::no_warnings;
 use super::parts::{data, names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -32,6 +33,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };
 
 /// Base64 that is wrong is for validation to name, key by key.

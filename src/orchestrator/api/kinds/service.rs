@@ -13,6 +13,7 @@ use super::parts::names::{
     self, LABEL, is_label, is_subdomain, labels, list, port_name, port_number, text,
 };
 use super::parts::selector;
+use super::parts::warnings::no_warnings;
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy, Subresource};
 use crate::orchestrator::store::Durability;
 
@@ -32,6 +33,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: Some(allocation::allocate),
+    warnings: no_warnings,
 };
 
 const COLUMNS: &[Column] = &[

@@ -9,14 +9,10 @@ use super::{
     DESIRED, HASH_LABEL, LAST_APPLIED, MAXIMUM, REVISION, REVISION_HISTORY, Rollout, annotation,
     available, revision, size,
 };
+use crate::orchestrator::control::workload::{Rounding, hash, resolve};
 use crate::orchestrator::control::world::{
     Action, Decision, World, controller_of, event, is_finished,
 };
-
-/// Kubernetes' alphabet of generated names (util/rand).
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-/// Letters of a template's hash.
-const HASH_LETTERS: usize = 10;
 
 /// How many more pods than asked for, and how many fewer available ones, an update may make.
 pub(super) fn limits(spec: &DeploymentSpec, wanted: i32) -> (i32, i32) {
@@ -35,26 +31,6 @@ pub(super) fn limits(spec: &DeploymentSpec, wanted: i32) -> (i32, i32) {
         (0, 1)
     } else {
         (surge, unavailable)
-    }
-}
-
-enum Rounding {
-    Up,
-    Down,
-}
-
-fn resolve(value: &IntOrString, of: i32, rounding: Rounding) -> i32 {
-    match value {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent * i64::from(of);
-            let rounded = match rounding {
-                Rounding::Up => (hundredths + 99) / 100,
-                Rounding::Down => hundredths / 100,
-            };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
     }
 }
 
@@ -118,19 +94,18 @@ impl<'a> Rollout<'a> {
             let room = self.wanted + self.surge - self.old.iter().map(|set| size(set)).sum::<i32>();
             self.wanted.min(room).max(0)
         };
-        let hash = self.hash();
+        let status = self.deployment.status.as_ref();
+        let collisions = status
+            .and_then(|status| status.collision_count)
+            .unwrap_or(0);
+        let hash = hash(&self.spec.template, collisions);
         let name = format!("{}-{hash}", self.target.name);
         let key = (self.target.namespace.clone(), name.clone());
         if world.replica_sets.contains_key(&key) {
-            let status = self.deployment.status.as_ref();
-            let count = status
-                .and_then(|status| status.collision_count)
-                .unwrap_or(0)
-                + 1;
             decision.actions.push(Action::Patch {
                 target: self.target.clone(),
                 status: true,
-                patch: json!({"status": {"collisionCount": count}}),
+                patch: json!({"status": {"collisionCount": collisions + 1}}),
             });
             return;
         }
@@ -176,27 +151,6 @@ impl<'a> Rollout<'a> {
             namespace: self.target.namespace.clone(),
             object,
         });
-    }
-
-    /// FNV-1a of the template and of how often that collided, in letters that make no words.
-    fn hash(&self) -> String {
-        let status = self.deployment.status.as_ref();
-        let collisions = status
-            .and_then(|status| status.collision_count)
-            .unwrap_or(0);
-        let text = format!("{}{collisions}", json!(self.spec.template));
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for byte in text.bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        let letters = ALPHABET.len() as u64;
-        (0..HASH_LETTERS)
-            .map(|_| {
-                let letter = usize::try_from(hash % letters).unwrap_or(0);
-                hash /= letters;
-                char::from(ALPHABET[letter])
-            })
-            .collect()
     }
 
     /// Whether pods of older templates run, those on their way out included.

@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::orchestrator::api::kinds;
 use crate::orchestrator::control::reconcile;
 use crate::orchestrator::control::world::{
-    Action, Decision, Key, Liveness, Objects, World, controller_of, is_active, node_of, phase,
+    Action, Decision, Key, Liveness, World, controller_of, is_active, node_of, phase, seen_whole,
 };
 
 /// Rounds after which the controllers must have come to rest.
@@ -30,6 +29,49 @@ pub(super) struct Cluster {
 
 pub(super) fn typed<K: DeserializeOwned>(value: Value) -> Arc<K> {
     Arc::new(serde_json::from_value(value).expect("a test's object is right"))
+}
+
+macro_rules! stored {
+    ($($field:ident: $type:ty = $kind:ident;)*) => {
+        fn insert(world: &mut World, kind: &str, key: Key, object: Value) {
+            $(if kind == kinds::$kind.kind {
+                world.$field.insert(key, typed::<$type>(object));
+                return;
+            })*
+            remove(world, kind, &key);
+            let kind = kinds::named(kind).expect("a kind that is served").kind;
+            world.others.push((kind, typed::<ObjectMeta>(object["metadata"].clone())));
+        }
+
+        /// The object; of a kind that controllers do not read whole, its metadata.
+        fn value(world: &World, kind: &str, key: &Key) -> Option<Value> {
+            $(if kind == kinds::$kind.kind {
+                return world.$field.get(key).map(|object| json!(&**object));
+            })*
+            let found = world.others.iter().find(|(known, metadata)| *known == kind && is_at(metadata, key))?;
+            Some(json!({"metadata": &*found.1}))
+        }
+
+        fn remove(world: &mut World, kind: &str, key: &Key) {
+            $(if kind == kinds::$kind.kind {
+                world.$field.remove(key);
+                return;
+            })*
+            world.others.retain(|(known, metadata)| *known != kind || !is_at(metadata, key));
+        }
+    };
+}
+seen_whole!(stored);
+
+/// Whether a finalizer holds the object.
+fn is_held(object: &Value) -> bool {
+    let finalizers = object["metadata"]["finalizers"].as_array();
+    finalizers.is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+fn is_at(metadata: &ObjectMeta, key: &Key) -> bool {
+    metadata.namespace.as_deref().unwrap_or_default() == key.0
+        && metadata.name.as_deref() == Some(key.1.as_str())
 }
 
 pub(super) fn start() -> Timestamp {
@@ -120,61 +162,20 @@ impl Cluster {
             namespace.to_owned(),
             metadata["name"].as_str().expect("a name").to_owned(),
         );
-        let world = &mut self.world;
-        match kind {
-            "Node" => drop(world.nodes.insert(key, typed::<Node>(object))),
-            "Pod" => drop(world.pods.insert(key, typed::<Pod>(object))),
-            "ReplicationController" => drop(
-                world
-                    .replication_controllers
-                    .insert(key, typed::<ReplicationController>(object)),
-            ),
-            "ReplicaSet" => drop(world.replica_sets.insert(key, typed::<ReplicaSet>(object))),
-            "Deployment" => drop(world.deployments.insert(key, typed::<Deployment>(object))),
-            "Service" => drop(world.services.insert(key, typed::<Service>(object))),
-            "Endpoints" => drop(world.endpoints.insert(key, typed::<Endpoints>(object))),
-            "EndpointSlice" => drop(world.slices.insert(key, typed::<EndpointSlice>(object))),
-            "Namespace" => drop(world.namespaces.insert(key, typed::<Namespace>(object))),
-            "Event" => self
-                .events
-                .push(object["reason"].as_str().unwrap_or_default().to_owned()),
-            other => panic!("{other} is not simulated"),
+        if kind == "Event" {
+            let reason = object["reason"].as_str().unwrap_or_default();
+            self.events.push(reason.to_owned());
+        } else {
+            insert(&mut self.world, kind, key, object);
         }
     }
 
     pub(super) fn value(&self, kind: &str, key: &Key) -> Option<Value> {
-        fn of<K: Serialize>(objects: &Objects<K>, key: &Key) -> Option<Value> {
-            objects.get(key).map(|object| json!(&**object))
-        }
-        let world = &self.world;
-        match kind {
-            "Node" => of(&world.nodes, key),
-            "Pod" => of(&world.pods, key),
-            "ReplicationController" => of(&world.replication_controllers, key),
-            "ReplicaSet" => of(&world.replica_sets, key),
-            "Deployment" => of(&world.deployments, key),
-            "Service" => of(&world.services, key),
-            "Endpoints" => of(&world.endpoints, key),
-            "EndpointSlice" => of(&world.slices, key),
-            "Namespace" => of(&world.namespaces, key),
-            other => panic!("{other} is not simulated"),
-        }
+        value(&self.world, kind, key)
     }
 
     pub(super) fn remove(&mut self, kind: &str, key: &Key) {
-        let world = &mut self.world;
-        match kind {
-            "Node" => drop(world.nodes.remove(key)),
-            "Pod" => drop(world.pods.remove(key)),
-            "ReplicationController" => drop(world.replication_controllers.remove(key)),
-            "ReplicaSet" => drop(world.replica_sets.remove(key)),
-            "Deployment" => drop(world.deployments.remove(key)),
-            "Service" => drop(world.services.remove(key)),
-            "Endpoints" => drop(world.endpoints.remove(key)),
-            "EndpointSlice" => drop(world.slices.remove(key)),
-            "Namespace" => drop(world.namespaces.remove(key)),
-            other => panic!("{other} is not simulated"),
-        }
+        remove(&mut self.world, kind, key);
     }
 
     pub(super) fn apply(&mut self, action: Action) {
@@ -249,8 +250,10 @@ impl Cluster {
             return;
         };
         let graceful = kind == "Pod" && !force && !object["spec"]["nodeName"].is_null();
-        if graceful {
+        let held = !graceful && is_held(&object);
+        if graceful || held {
             object["metadata"]["deletionTimestamp"] = json!(self.world.now.to_string());
+            object["metadata"]["deletionGracePeriodSeconds"] = json!(if held { 0 } else { 30 });
             self.put(kind, &key.0, object);
         } else {
             self.remove(kind, key);
@@ -320,7 +323,11 @@ impl Cluster {
                 continue;
             };
             if pod.metadata.deletion_timestamp.is_some() {
-                self.remove("Pod", &key);
+                let uid = pod.metadata.uid.clone().unwrap_or_default();
+                if pod.metadata.deletion_grace_period_seconds != Some(0) || !is_held(&json!(&*pod))
+                {
+                    self.delete("Pod", &key, &uid, true);
+                }
             } else if phase(&pod) == "Pending" {
                 let number = self.next % 250 + 1;
                 let mut value = json!(&*pod);

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::causes::{Cause, Causes};
 use super::names::{list, port_name, port_number, text};
+use super::quantities;
 
 pub(super) fn container(
     container: &Value,
@@ -90,13 +91,7 @@ pub(super) fn container(
             .into_iter()
             .flatten()
         {
-            if !is_quantity(quantity) {
-                found.invalid(
-                    format!("{path}.resources.{kind}[{name}]"),
-                    quantity,
-                    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
-                );
-            }
+            quantities::quantity(quantity, &format!("{path}.resources.{kind}[{name}]"), found);
         }
     }
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -104,28 +99,6 @@ pub(super) fn container(
             probe(found_probe, &format!("{path}.{field}"), field, found);
         }
     }
-}
-
-fn is_quantity(value: &Value) -> bool {
-    let text = match value {
-        Value::String(text) => text.as_str(),
-        Value::Number(_) => return true,
-        _ => return false,
-    };
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let end = digits
-        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-        .unwrap_or(digits.len());
-    let (number, suffix) = digits.split_at(end);
-    let right =
-        number.bytes().any(|byte| byte.is_ascii_digit()) && number.matches('.').count() <= 1;
-    let exponent = suffix
-        .strip_prefix(['e', 'E'])
-        .is_some_and(|power| power.parse::<i32>().is_ok());
-    let known = [
-        "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
-    ];
-    right && (known.contains(&suffix) || exponent)
 }
 
 fn probe(probe: &Value, path: &str, which: &str, found: &mut Causes) {

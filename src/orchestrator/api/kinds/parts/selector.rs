@@ -14,10 +14,14 @@ pub(in crate::orchestrator::api) fn equality(object: &Value) -> String {
 
 /// `spec.selector` is a LabelSelector.
 pub(in crate::orchestrator::api) fn labels(object: &Value) -> String {
-    let mut parts = written(object.pointer("/spec/selector/matchLabels"));
-    let expressions = object
-        .pointer("/spec/selector/matchExpressions")
-        .and_then(Value::as_array);
+    written_labels(object.pointer("/spec/selector"))
+}
+
+/// A LabelSelector.
+pub(in crate::orchestrator::api) fn written_labels(selector: Option<&Value>) -> String {
+    let part = |field: &str| selector.and_then(|selector| selector.get(field));
+    let mut parts = written(part("matchLabels"));
+    let expressions = part("matchExpressions").and_then(Value::as_array);
     for wanted in expressions.into_iter().flatten() {
         let key = wanted["key"].as_str().unwrap_or_default();
         let values: Vec<&str> = wanted["values"]

@@ -4,28 +4,27 @@ use serde_json::{Map, Value};
 
 use super::causes::Causes;
 use super::names::labels;
-use super::pod_spec;
+use super::{label_selector, numbers, pod_spec};
 
 /// `spec.replicas`.
 pub(in crate::orchestrator::api) fn replicas(spec: &Value, found: &mut Causes) {
-    for field in ["replicas", "minReadySeconds"] {
-        if let Some(number) = spec
-            .get(field)
-            .filter(|number| number.as_i64().is_none_or(|count| count < 0))
-        {
-            found.invalid(
-                format!("spec.{field}"),
-                number,
-                "must be greater than or equal to 0",
-            );
-        }
-    }
+    numbers::not_negative(spec, "spec", &["replicas", "minReadySeconds"], found);
 }
 
-/// `spec.template`, whose labels the selector must match.
+/// `spec.template`, whose labels the selector must match, and whose pods are always started again.
 pub(in crate::orchestrator::api) fn validate(
     spec: &Value,
     selects: impl Fn(&Value) -> bool,
+    found: &mut Causes,
+) {
+    validate_with_policies(spec, selects, &["Always"], found);
+}
+
+/// As [`validate`], with other restart policies.
+pub(in crate::orchestrator::api) fn validate_with_policies(
+    spec: &Value,
+    selects: impl Fn(&Value) -> bool,
+    policies: &[&str],
     found: &mut Causes,
 ) {
     let Some(template) = spec.get("template").filter(|template| template.is_object()) else {
@@ -50,9 +49,9 @@ pub(in crate::orchestrator::api) fn validate(
     pod_spec::pod_spec(inner, "spec.template.spec", found);
     if let Some(policy) = inner
         .get("restartPolicy")
-        .filter(|policy| **policy != "Always")
+        .filter(|policy| !policies.iter().any(|known| *known == **policy))
     {
-        found.unsupported("spec.template.spec.restartPolicy", policy, &["Always"]);
+        found.unsupported("spec.template.spec.restartPolicy", policy, policies);
     }
 }
 
@@ -64,59 +63,21 @@ pub(in crate::orchestrator::api) fn validate_with_label_selector(
 ) {
     let null = Value::Null;
     let selector = spec.get("selector").unwrap_or(&null);
-    let expressions = || {
-        selector
-            .get("matchExpressions")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-    };
-    let labels = selector.get("matchLabels").and_then(Value::as_object);
     if !selector.is_object() {
         found.required("spec.selector", "");
-    } else if labels.is_none_or(Map::is_empty) && expressions().next().is_none() {
+    } else if label_selector::is_empty(selector) {
         found.invalid(
             "spec.selector",
             selector,
             "empty selector is invalid for deployment",
         );
     }
-    for (number, wanted) in expressions().enumerate() {
-        found.one_of(
-            format!("spec.selector.matchExpressions[{number}].operator"),
-            wanted.get("operator"),
-            &["In", "NotIn", "Exists", "DoesNotExist"],
-        );
-    }
+    label_selector::validate(selector, "spec.selector", found);
     if let Some(before) = old.and_then(|old| old.pointer("/spec/selector"))
         && before != selector
     {
         found.invalid("spec.selector", selector, "field is immutable");
     }
-    let matches = |found: &Value| {
-        labels
-            .into_iter()
-            .flatten()
-            .all(|(key, value)| found.get(key) == Some(value))
-            && expressions().all(|wanted| meets(wanted, found))
-    };
+    let matches = |labels: &Value| label_selector::selects(selector, labels);
     validate(spec, matches, found);
-}
-
-/// Whether labels meet one expression of a selector.
-fn meets(wanted: &Value, labels: &Value) -> bool {
-    let value = wanted["key"].as_str().and_then(|key| labels.get(key));
-    let named = || {
-        wanted["values"]
-            .as_array()
-            .is_some_and(|values| value.is_some_and(|value| values.contains(value)))
-    };
-    match wanted["operator"].as_str().unwrap_or_default() {
-        "In" => named(),
-        "NotIn" => !named(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        // Named as wrong already.
-        _ => true,
-    }
 }
