@@ -38,6 +38,7 @@ macro_rules! every_kind {
             replication_controller REPLICATION_CONTROLLER = core("ReplicationController", "replicationcontrollers", &["rc"]).in_all();
             deployment DEPLOYMENT = of("apps/v1", "Deployment", "deployments", &["deploy"]).in_all();
             replica_set REPLICA_SET = of("apps/v1", "ReplicaSet", "replicasets", &["rs"]).in_all();
+            pod_disruption_budget POD_DISRUPTION_BUDGET = of("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"]);
             service SERVICE = core("Service", "services", &["svc"]).in_all();
             endpoints ENDPOINTS = core("Endpoints", "endpoints", &["ep"]).kept_by_cluster();
             endpoint_slice ENDPOINT_SLICE = of("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", &[]).kept_by_cluster();

@@ -23,6 +23,7 @@ mod namespace;
 mod node;
 pub(super) mod parts;
 mod pod;
+mod pod_disruption_budget;
 mod replica_set;
 mod replication_controller;
 mod secret;
