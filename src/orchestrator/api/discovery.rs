@@ -120,6 +120,7 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
         Subresource::Scale => ("Scale", &["get", "patch", "update"]),
         Subresource::Binding => ("Binding", &["create"]),
         Subresource::Log => (kind.kind, &["get"]),
+        Subresource::Eviction => ("Eviction", &["create"]),
     };
     let mut out = json!({
         "name": format!("{}/{}", kind.plural, part.name()),
@@ -128,8 +129,13 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
         "kind": name,
         "verbs": verbs,
     });
-    if part == Subresource::Scale {
-        out["group"] = json!("autoscaling");
+    let group = match part {
+        Subresource::Scale => Some("autoscaling"),
+        Subresource::Eviction => Some("policy"),
+        Subresource::Status | Subresource::Binding | Subresource::Log => None,
+    };
+    if let Some(group) = group {
+        out["group"] = json!(group);
         out["version"] = json!("v1");
     }
     out
@@ -270,7 +276,7 @@ mod tests {
         }
         let reviews = resources("authorization.k8s.io", "v1").expect("reviews");
         assert_eq!(reviews["resources"][0]["verbs"], json!(["create"]));
-        assert!(resources("batch", "v1").is_none());
+        assert!(resources("birds", "v1").is_none());
         assert!(group("").is_none());
     }
 }

@@ -45,6 +45,8 @@ pub enum Subresource {
     Binding,
     /// `log`: a container's output.
     Log,
+    /// `eviction`: a pod is deleted if its disruption budget allows it.
+    Eviction,
 }
 
 impl Subresource {
@@ -56,6 +58,7 @@ impl Subresource {
             Self::Scale => "scale",
             Self::Binding => "binding",
             Self::Log => "log",
+            Self::Eviction => "eviction",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! resourceVersion; otherwise the caller gets 409 and decides.
 
 mod delete;
+mod evict;
 pub(super) mod scale;
 mod write;
 
@@ -187,6 +188,17 @@ impl Registry {
         options: DeleteOptions,
     ) -> Result<Arc<Value>, Status> {
         delete::delete(self, kind, namespace, name, &options).await
+    }
+
+    /// Deletes a pod if its disruption budget allows it, as POST …/eviction does. 429 if not.
+    pub async fn evict(
+        &self,
+        namespace: &str,
+        pod: &str,
+        eviction: &Value,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        evict::evict(self, namespace, pod, eviction, dry_run).await
     }
 
     /// Gives an unbound pod a node, as POST …/binding does. 409 when it has one.

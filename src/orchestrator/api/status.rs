@@ -251,11 +251,23 @@ impl Status {
             let causes: Vec<Value> = details
                 .causes
                 .iter()
-                .map(|cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field}))
+                .map(|cause| {
+                    let mut out = json!({"reason": cause.reason, "message": cause.message});
+                    if !cause.field.is_empty() {
+                        out["field"] = json!(cause.field);
+                    }
+                    out
+                })
                 .collect();
-            let mut out = json!({"name": details.name, "kind": details.kind});
-            if !details.group.is_empty() {
-                out["group"] = json!(details.group);
+            let mut out = json!({});
+            for (field, text) in [
+                ("name", &details.name),
+                ("kind", &details.kind),
+                ("group", &details.group),
+            ] {
+                if !text.is_empty() {
+                    out[field] = json!(text);
+                }
             }
             if !causes.is_empty() {
                 out["causes"] = Value::Array(causes);

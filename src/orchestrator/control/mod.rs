@@ -12,6 +12,7 @@
 mod deployment;
 mod detection;
 mod detector;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod nodes;
@@ -34,6 +35,7 @@ const CONTROLLERS: &[fn(&World) -> Decision] = &[
     garbage::reconcile,
     deployment::reconcile,
     replication::reconcile,
+    disruption::reconcile,
     scheduler::reconcile,
     endpoints::reconcile,
 ];

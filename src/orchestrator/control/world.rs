@@ -44,6 +44,7 @@ macro_rules! seen_whole {
             replication_controllers: k8s_openapi::api::core::v1::ReplicationController = REPLICATION_CONTROLLER;
             replica_sets: k8s_openapi::api::apps::v1::ReplicaSet = REPLICA_SET;
             deployments: k8s_openapi::api::apps::v1::Deployment = DEPLOYMENT;
+            disruption_budgets: k8s_openapi::api::policy::v1::PodDisruptionBudget = POD_DISRUPTION_BUDGET;
             services: k8s_openapi::api::core::v1::Service = SERVICE;
             nodes: k8s_openapi::api::core::v1::Node = NODE;
             namespaces: k8s_openapi::api::core::v1::Namespace = NAMESPACE;

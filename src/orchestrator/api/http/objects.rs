@@ -174,6 +174,19 @@ pub(super) async fn object(
                 done.to_string().into_bytes(),
             ))
         }
+        ("create", Some(Subresource::Eviction)) => {
+            let body = call.object()?;
+            let dry_run = call.run()? == Run::Dry;
+            server
+                .registry
+                .evict(namespace.unwrap_or_default(), name, &body, dry_run)
+                .await?;
+            let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+            Ok(json_response(
+                StatusCode::CREATED,
+                done.to_string().into_bytes(),
+            ))
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }

@@ -15,7 +15,12 @@ use crate::orchestrator::quality::Quality;
 use crate::orchestrator::store::Durability;
 
 pub(super) static STRATEGY: Strategy = Strategy {
-    subresources: &[Subresource::Status, Subresource::Binding, Subresource::Log],
+    subresources: &[
+        Subresource::Status,
+        Subresource::Binding,
+        Subresource::Log,
+        Subresource::Eviction,
+    ],
     decode: through::<Pod>,
     default: defaults,
     name: names::subdomain,
