@@ -45,6 +45,20 @@ macro_rules! every_kind {
             secret SECRET = core("Secret", "secrets", &[]);
             config_map CONFIG_MAP = core("ConfigMap", "configmaps", &["cm"]);
             service_account SERVICE_ACCOUNT = core("ServiceAccount", "serviceaccounts", &["sa"]);
+            role ROLE = of("rbac.authorization.k8s.io/v1", "Role", "roles", &[]);
+            role_binding ROLE_BINDING = of("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", &[]);
+            cluster_role CLUSTER_ROLE = of("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", &[]).cluster_wide();
+            cluster_role_binding CLUSTER_ROLE_BINDING = of("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", &[]).cluster_wide();
+            ingress INGRESS = of("networking.k8s.io/v1", "Ingress", "ingresses", &["ing"]);
+            ingress_class INGRESS_CLASS = of("networking.k8s.io/v1", "IngressClass", "ingressclasses", &[]).cluster_wide();
+            network_policy NETWORK_POLICY = of("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", &["netpol"]);
+            persistent_volume PERSISTENT_VOLUME = core("PersistentVolume", "persistentvolumes", &["pv"]).cluster_wide();
+            persistent_volume_claim PERSISTENT_VOLUME_CLAIM = core("PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"]);
+            storage_class STORAGE_CLASS = of("storage.k8s.io/v1", "StorageClass", "storageclasses", &["sc"]).cluster_wide();
+            horizontal_pod_autoscaler HORIZONTAL_POD_AUTOSCALER = of("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"]).in_all();
+            resource_quota RESOURCE_QUOTA = core("ResourceQuota", "resourcequotas", &["quota"]);
+            limit_range LIMIT_RANGE = core("LimitRange", "limitranges", &["limits"]);
+            priority_class PRIORITY_CLASS = of("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", &["pc"]).cluster_wide();
             event EVENT = core("Event", "events", &["ev"]).kept_by_cluster();
             lease LEASE = of("coordination.k8s.io/v1", "Lease", "leases", &[]).kept_by_cluster();
         }

@@ -14,6 +14,7 @@ mod detection;
 mod detector;
 mod disruption;
 mod endpoints;
+mod furnish;
 mod garbage;
 mod nodes;
 mod quantity;
@@ -33,6 +34,7 @@ pub use world::{Action, Decision, Key, Liveness, Objects, Target, World};
 const CONTROLLERS: &[fn(&World) -> Decision] = &[
     nodes::reconcile,
     garbage::reconcile,
+    furnish::reconcile,
     deployment::reconcile,
     replication::reconcile,
     disruption::reconcile,

@@ -12,6 +12,8 @@ pub(in crate::orchestrator::api) mod numbers;
 pub(in crate::orchestrator::api) mod pod_defaults;
 pub(in crate::orchestrator::api) mod pod_spec;
 pub(in crate::orchestrator::api) mod quantities;
+pub(in crate::orchestrator::api) mod rbac;
 pub(in crate::orchestrator::api) mod selector;
 pub(in crate::orchestrator::api) mod template;
+pub(in crate::orchestrator::api) mod volumes;
 pub(in crate::orchestrator::api) mod warnings;

@@ -1,11 +1,13 @@
-//! v1 ServiceAccount.
+//! v1 ServiceAccount: kept as it is. Pods get no token of it.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
+use serde_json::json;
 
 use super::parts::causes::no_rules;
-use super::parts::cells::{AGE, NAME};
+use super::parts::cells::{AGE, NAME, column, list};
 use super::parts::decode::through;
 use super::parts::fields::no_defaults;
+use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -16,7 +18,13 @@ pub(super) static STRATEGY: Strategy = Strategy {
     default: no_defaults,
     name: names::subdomain,
     validate: no_rules,
-    columns: &[NAME, AGE],
+    columns: &[
+        NAME,
+        column("Secrets", |account| {
+            json!(list(account, "/secrets").len().to_string())
+        }),
+        AGE,
+    ],
     selectable_fields: &[],
     selector: selector::none,
     generation: Generation::Absent,
@@ -24,4 +32,5 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
+    warnings: no_warnings,
 };
