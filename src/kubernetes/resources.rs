@@ -38,6 +38,11 @@ macro_rules! every_kind {
             replication_controller REPLICATION_CONTROLLER = core("ReplicationController", "replicationcontrollers", &["rc"]).in_all();
             deployment DEPLOYMENT = of("apps/v1", "Deployment", "deployments", &["deploy"]).in_all();
             replica_set REPLICA_SET = of("apps/v1", "ReplicaSet", "replicasets", &["rs"]).in_all();
+            stateful_set STATEFUL_SET = of("apps/v1", "StatefulSet", "statefulsets", &["sts"]).in_all();
+            daemon_set DAEMON_SET = of("apps/v1", "DaemonSet", "daemonsets", &["ds"]).in_all();
+            cron_job CRON_JOB = of("batch/v1", "CronJob", "cronjobs", &["cj"]).in_all();
+            job JOB = of("batch/v1", "Job", "jobs", &[]).in_all();
+            controller_revision CONTROLLER_REVISION = of("apps/v1", "ControllerRevision", "controllerrevisions", &[]).kept_by_cluster();
             pod_disruption_budget POD_DISRUPTION_BUDGET = of("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"]);
             service SERVICE = core("Service", "services", &["svc"]).in_all();
             endpoints ENDPOINTS = core("Endpoints", "endpoints", &["ep"]).kept_by_cluster();

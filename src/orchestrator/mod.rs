@@ -10,6 +10,7 @@ mod measure;
 mod private_file;
 pub mod proxy;
 pub mod quality;
+mod schedule;
 pub mod store;
 pub mod tunnel;
 

@@ -201,6 +201,10 @@ fn scale(world: &World, pods: &[&Pod]) -> Result<i32, String> {
                 });
                 deployment.unwrap_or((owner.uid.as_str(), set.spec.replicas))
             }),
+            "StatefulSet" => world
+                .stateful_sets
+                .get(&key)
+                .map(|set| (owner.uid.as_str(), set.spec.replicas)),
             other => {
                 return Err(format!(
                     "{}.{other} does not implement the scale subresource",

@@ -32,6 +32,8 @@ struct Address {
     pod: String,
     uid: String,
     ip: String,
+    /// By which it is found as `HOSTNAME.SERVICE`.
+    hostname: Option<String>,
     node: String,
     ready: bool,
     serving: bool,
@@ -100,6 +102,7 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
                 pod: pod.metadata.name.clone().unwrap_or_default(),
                 uid: pod.metadata.uid.clone().unwrap_or_default(),
                 ip,
+                hostname: hostname(pod, service),
                 node,
                 ready: serving && !terminating && beats && answers(pod),
                 serving,
@@ -115,6 +118,13 @@ fn groups(world: &World, service: &Service, selector: &BTreeMap<String, String>)
         addresses.sort();
     }
     groups
+}
+
+/// The pod's own name below the Service that is its subdomain, as pods of StatefulSets have one.
+fn hostname(pod: &Pod, service: &Service) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let below = spec.subdomain.is_some() && spec.subdomain == service.metadata.name;
+    spec.hostname.clone().filter(|_| below)
 }
 
 /// Whether its agent has seen no liveness probe fail last.
@@ -206,7 +216,11 @@ fn endpoints(world: &World, service: &Service, groups: &Groups, decision: &mut D
             for (field, addresses) in [("addresses", ready), ("notReadyAddresses", other)] {
                 if !addresses.is_empty() {
                     let values = addresses.iter().map(|address| {
-                        json!({"ip": address.ip, "nodeName": address.node, "targetRef": reference(&target.namespace, address)})
+                        let mut value = json!({"ip": address.ip, "nodeName": address.node, "targetRef": reference(&target.namespace, address)});
+                        if let Some(hostname) = &address.hostname {
+                            value["hostname"] = json!(hostname);
+                        }
+                        value
                     });
                     subset[field] = values.collect();
                 }
@@ -265,12 +279,16 @@ fn slices(world: &World, service: &Service, groups: &Groups, decision: &mut Deci
         let endpoints: Vec<Value> = addresses
             .iter()
             .map(|address| {
-                json!({
+                let mut value = json!({
                     "addresses": [address.ip],
                     "conditions": {"ready": address.ready, "serving": address.serving, "terminating": address.terminating},
                     "nodeName": address.node,
                     "targetRef": reference(&target.namespace, address),
-                })
+                });
+                if let Some(hostname) = &address.hostname {
+                    value["hostname"] = json!(hostname);
+                }
+                value
             })
             .collect();
         let slice_target = Target {

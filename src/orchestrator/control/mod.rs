@@ -9,6 +9,8 @@
 //! idempotent, so that the same snapshot never asks for more than was missing; there is one task, so that a snapshot always
 //! holds everything that was decided before it.
 
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod detection;
 mod detector;
@@ -16,13 +18,16 @@ mod disruption;
 mod endpoints;
 mod furnish;
 mod garbage;
+mod job;
 mod nodes;
 mod quantity;
 mod replication;
+mod revisions;
 mod runner;
 mod scheduler;
 #[cfg(test)]
 mod simulation;
+mod stateful_set;
 mod workload;
 mod world;
 
@@ -37,6 +42,10 @@ const CONTROLLERS: &[fn(&World) -> Decision] = &[
     furnish::reconcile,
     deployment::reconcile,
     replication::reconcile,
+    stateful_set::reconcile,
+    daemon_set::reconcile,
+    cron_job::reconcile,
+    job::reconcile,
     disruption::reconcile,
     scheduler::reconcile,
     endpoints::reconcile,

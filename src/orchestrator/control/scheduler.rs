@@ -9,6 +9,8 @@
 
 mod affinity;
 
+pub(super) use affinity::node_matches;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
@@ -21,6 +23,8 @@ use super::world::{
 
 /// Pods that a node takes if it does not say, as the kubelet's default.
 const PODS_MAX: i128 = 110;
+/// Who tolerates this taint is scheduled to cordoned nodes too, as daemons are.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// What a node has and what is taken of it.
 struct Room<'a> {
@@ -268,13 +272,22 @@ fn best(rooms: &[Room<'_>], fitting: &[usize], pod: &Pod) -> Option<usize> {
 fn refusal(world: &World, rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let node_spec = room.node.spec.as_ref();
-    if node_spec.and_then(|spec| spec.unschedulable) == Some(true) {
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let unschedulable = Taint {
+        key: UNSCHEDULABLE.to_owned(),
+        effect: "NoSchedule".to_owned(),
+        ..Taint::default()
+    };
+    if node_spec.and_then(|spec| spec.unschedulable) == Some(true)
+        && !tolerations
+            .iter()
+            .any(|toleration| tolerates(toleration, &unschedulable))
+    {
         return Some("node(s) were unschedulable".to_owned());
     }
     if !is_ready(room.node) || world.liveness_of(&room.name) != Liveness::Alive {
         return Some("node(s) were not ready".to_owned());
     }
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let taints = node_spec
         .and_then(|spec| spec.taints.as_deref())
         .unwrap_or_default();

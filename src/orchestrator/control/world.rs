@@ -42,6 +42,11 @@ macro_rules! seen_whole {
             slices: k8s_openapi::api::discovery::v1::EndpointSlice = ENDPOINT_SLICE;
             endpoints: k8s_openapi::api::core::v1::Endpoints = ENDPOINTS;
             replication_controllers: k8s_openapi::api::core::v1::ReplicationController = REPLICATION_CONTROLLER;
+            controller_revisions: k8s_openapi::api::apps::v1::ControllerRevision = CONTROLLER_REVISION;
+            stateful_sets: k8s_openapi::api::apps::v1::StatefulSet = STATEFUL_SET;
+            daemon_sets: k8s_openapi::api::apps::v1::DaemonSet = DAEMON_SET;
+            jobs: k8s_openapi::api::batch::v1::Job = JOB;
+            cron_jobs: k8s_openapi::api::batch::v1::CronJob = CRON_JOB;
             replica_sets: k8s_openapi::api::apps::v1::ReplicaSet = REPLICA_SET;
             deployments: k8s_openapi::api::apps::v1::Deployment = DEPLOYMENT;
             disruption_budgets: k8s_openapi::api::policy::v1::PodDisruptionBudget = POD_DISRUPTION_BUDGET;

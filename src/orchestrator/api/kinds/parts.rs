@@ -6,6 +6,7 @@ pub(in crate::orchestrator::api) mod container;
 pub(in crate::orchestrator::api) mod data;
 pub(in crate::orchestrator::api) mod decode;
 pub(in crate::orchestrator::api) mod fields;
+pub(in crate::orchestrator::api) mod job_spec;
 pub(in crate::orchestrator::api) mod label_selector;
 pub(in crate::orchestrator::api) mod names;
 pub(in crate::orchestrator::api) mod numbers;

@@ -14,7 +14,7 @@ use super::Room;
 use crate::orchestrator::control::world::label_selector_selects;
 
 /// Whether the node has the pod's selector and one of its required terms.
-pub(super) fn node_matches(spec: &PodSpec, node: &Node) -> bool {
+pub(in crate::orchestrator::control) fn node_matches(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let selected =
         |(key, value): (&String, &String)| labels.and_then(|labels| labels.get(key)) == Some(value);

@@ -6,3 +6,4 @@ mod faults;
 mod placement;
 mod tables;
 mod whole;
+mod workloads;
