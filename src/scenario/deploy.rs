@@ -17,6 +17,23 @@ use crate::kubernetes::manifest::{self, Manifest, ManifestError};
 
 /// The namespace that scenarios run in.
 pub const NAMESPACE: &str = "default";
+/// Workloads with a number of replicas, which are waited for.
+pub(super) const REPLICATED: [&str; 5] = [
+    "ReplicationController",
+    "Deployment",
+    "ReplicaSet",
+    "StatefulSet",
+    "DaemonSet",
+];
+/// Workloads whose deletion takes their pods along.
+const OTHER_WORKLOADS: [&str; 6] = [
+    "Deployment",
+    "ReplicaSet",
+    "StatefulSet",
+    "DaemonSet",
+    "CronJob",
+    "Job",
+];
 /// How long objects may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(90);
 /// Pause before a server that did not answer is asked again.
@@ -67,7 +84,7 @@ fn client_error(doing: impl Into<String>) -> impl FnOnce(ClientError) -> DeployE
 /// What was deployed.
 #[derive(Debug)]
 pub struct Deployed {
-    /// ReplicationControllers and how many replicas each wants.
+    /// Workloads and how many replicas each wants; a DaemonSet at least one.
     pub controllers: Vec<(String, u32)>,
     /// Leaf certificates found in the Secrets: the prober trusts these.
     pub trusted: Vec<CertificateDer<'static>>,
@@ -112,6 +129,7 @@ pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, De
         .collect();
     old.dedup();
     remove_controllers(client, &old).await?;
+    remove_workloads(client, manifests.iter().chain(&later)).await?;
     let mut trusted = Vec::new();
     if let Some(secret) = &scenario.deploy.tls_secret {
         let value = tls_secret(secret)?;
@@ -134,7 +152,7 @@ pub async fn deploy(client: &Client, scenario: &Scenario) -> Result<Deployed, De
         .map_err(manifest_error)?;
     let controllers = manifests
         .iter()
-        .filter(|m| m.kind.kind == "ReplicationController")
+        .filter(|m| REPLICATED.contains(&m.kind.kind))
         .map(|manifest| {
             let replicas = manifest.value["spec"]["replicas"].as_u64().unwrap_or(1);
             (
@@ -250,6 +268,28 @@ async fn remove_controllers(client: &Client, names: &[String]) -> Result<(), Dep
         selectors
             .iter()
             .any(|selector| super::events::matches_labels(pod, selector))
+    })
+    .await
+}
+
+/// Deletes all other workloads of these manifests, and waits until their pods are gone: a Job, for instance, never runs again.
+async fn remove_workloads(
+    client: &Client,
+    manifests: impl Iterator<Item = &Manifest>,
+) -> Result<(), DeployError> {
+    let mut names = Vec::new();
+    for manifest in manifests.filter(|manifest| OTHER_WORKLOADS.contains(&manifest.kind.kind)) {
+        let namespace = manifest.namespace(NAMESPACE);
+        delete_if_there(client, &manifest.kind, namespace, manifest.name()).await?;
+        if namespace == NAMESPACE {
+            names.push(format!("{}/{}", manifest.kind.singular(), manifest.name()));
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    wait_gone(client, |pod| {
+        names.iter().any(|name| super::events::is_of(pod, name))
     })
     .await
 }

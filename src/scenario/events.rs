@@ -199,34 +199,39 @@ impl View {
             .count()
     }
 
-    /// Ready replicas of a ReplicationController as its status says; 0 if there is none.
+    /// Ready replicas of a workload: of a ReplicationController as its status says, of any other its ready pods; 0 if there is none.
     #[must_use]
-    pub fn replicas_ready(&self, namespace: &str, rc: &str) -> u32 {
-        let controller = self.controllers.get(namespace, rc);
-        let ready = controller.and_then(|rc| rc.status.as_ref()?.ready_replicas);
+    pub fn replicas_ready(&self, namespace: &str, workload: &str) -> u32 {
+        let Some(controller) = self.controllers.get(namespace, workload) else {
+            return self.ready_by_workload().get(workload).copied().unwrap_or(0);
+        };
+        let ready = controller
+            .status
+            .as_ref()
+            .and_then(|status| status.ready_replicas);
         ready
             .and_then(|ready| u32::try_from(ready).ok())
             .unwrap_or(0)
     }
 
-    /// Ready pods of a ReplicationController that run on other nodes than this one.
+    /// Ready pods of a workload that run on other nodes than this one.
     #[must_use]
     pub fn replicas_ready_avoiding(
         &self,
         namespace: &str,
-        rc: &str,
+        workload: &str,
         avoided: Option<&NodeName>,
     ) -> u32 {
-        let controller = self.controllers.get(namespace, rc);
-        let Some(selector) = controller.and_then(|rc| rc.spec.as_ref()?.selector.clone()) else {
-            return 0;
+        let controller = self.controllers.get(namespace, workload);
+        let selector = controller.and_then(|rc| rc.spec.as_ref()?.selector.clone());
+        let belongs = |pod: &Pod| match &selector {
+            Some(selector) => matches_labels(pod, selector),
+            None => is_of(pod, workload),
         };
         let pods = self.pods.objects();
         let count = pods.values().filter(|pod| {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-            matches_labels(pod, &selector)
-                && pod_ready(pod)
-                && node != avoided.map(NodeName::as_str)
+            belongs(pod) && pod_ready(pod) && node != avoided.map(NodeName::as_str)
         });
         u32::try_from(count.count()).unwrap_or(u32::MAX)
     }
@@ -459,6 +464,14 @@ fn place_changes(known: &PodPlace, now: &PodPlace) -> Vec<(&'static str, String)
         }
     }
     changes
+}
+
+/// Whether a pod is of this workload, by its name or by `kind/name`.
+pub(super) fn is_of(pod: &Pod, name: &str) -> bool {
+    workload(pod).is_some_and(|workload| {
+        let plain = workload.split_once('/').map(|(_, plain)| plain);
+        workload == name || plain == Some(name)
+    })
 }
 
 /// What made a pod, as `kind/name`. A Deployment's ReplicaSet bears the hash of its pods' template.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::deploy::NAMESPACE;
-use super::events::matches_labels;
+use super::events::{is_of, matches_labels};
 use crate::kubernetes::client::{Client, ClientError, DeleteParams, ListParams};
 use crate::kubernetes::manifest;
 
@@ -100,14 +100,12 @@ pub(super) async fn apply(client: &Client, file: &Path) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Names of pods of a ReplicationController that run and are not on their way out, in order.
+/// Names of pods of a ReplicationController, or of another workload of that name, that run and are not on their way out, in order.
 async fn chosen(client: &Client, rc: &str, which: Which, seed: u64) -> Result<Vec<String>, String> {
     let failed = |error: ClientError| format!("look for the pods of `{rc}`: {error}");
-    let controller: ReplicationController = client.get(NAMESPACE, rc).await.map_err(failed)?;
-    let selector = controller
-        .spec
-        .and_then(|spec| spec.selector)
-        .unwrap_or_default();
+    let controller: Option<ReplicationController> =
+        client.get_optional(NAMESPACE, rc).await.map_err(failed)?;
+    let selector = controller.and_then(|controller| controller.spec?.selector);
     let pods = client
         .list::<Pod>(NAMESPACE, &ListParams::all())
         .await
@@ -117,9 +115,11 @@ async fn chosen(client: &Client, rc: &str, which: Which, seed: u64) -> Result<Ve
             .status
             .as_ref()
             .and_then(|status| status.phase.as_deref());
-        matches_labels(pod, &selector)
-            && pod.metadata.deletion_timestamp.is_none()
-            && phase == Some("Running")
+        let belongs = match &selector {
+            Some(selector) => matches_labels(pod, selector),
+            None => is_of(pod, rc),
+        };
+        belongs && pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
     };
     let mut names: Vec<String> = pods
         .items

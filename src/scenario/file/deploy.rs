@@ -11,7 +11,7 @@ use crate::kubernetes::client::ResourceKind;
 use crate::kubernetes::manifest::{self, FieldProblem, Manifest};
 use crate::model::reader::{Table, Value};
 use crate::model::text_file;
-use crate::scenario::deploy::NAMESPACE;
+use crate::scenario::deploy::{NAMESPACE, REPLICATED};
 use crate::scenario::spec::{Deploy, TlsSecret};
 
 /// How long a deployment may take that says nothing.
@@ -99,11 +99,11 @@ pub(super) fn manifest_file(
     }
 }
 
-/// A ReplicationController in another namespace would be waited for in vain, and not be removed before the next scenario.
+/// A workload in another namespace would be waited for in vain, and not be removed before the next scenario.
 fn elsewhere(value: &Value<'_, '_>, manifests: &[Manifest]) {
     let controllers = manifests
         .iter()
-        .filter(|manifest| manifest.kind.kind == "ReplicationController");
+        .filter(|manifest| REPLICATED.contains(&manifest.kind.kind));
     for manifest in controllers.filter(|manifest| manifest.namespace(NAMESPACE) != NAMESPACE) {
         let (file, line, namespace) = (
             manifest.source.display(),
@@ -111,7 +111,8 @@ fn elsewhere(value: &Value<'_, '_>, manifests: &[Manifest]) {
             manifest.namespace(NAMESPACE),
         );
         let what = format!(
-            "manifest {file}:{line}:1: ReplicationController `{}` is in namespace `{namespace}`",
+            "manifest {file}:{line}:1: {} `{}` is in namespace `{namespace}`",
+            manifest.kind.kind,
             manifest.name()
         );
         value.problem(
