@@ -157,8 +157,9 @@ impl OpenConnections {
 
     pub(super) fn count(&self, key: &ServicePortKey, addr: SocketAddr) -> usize {
         self.entries()
-            .get(&(key.clone(), addr))
-            .map_or(0, |entry| entry.count)
+            .iter()
+            .find(|((known, at), _)| *at == addr && known == key)
+            .map_or(0, |(_, entry)| entry.count)
     }
 
     pub(super) fn all(&self) -> BTreeMap<EndpointKey, usize> {
