@@ -1,4 +1,4 @@
-//! ControllerRevisions: the templates that a StatefulSet or a DaemonSet has had, so that `kubectl rollout undo` finds them, and a
+//! ControllerRevisions: the templates that a StatefulSet or a DaemonSet has had, by which clients undo a rollout, and a
 //! StatefulSet can make a pod of the template before.
 //!
 //! As Kubernetes' `pkg/controller/history/controller_history.go`.
