@@ -182,17 +182,33 @@ const REFUSED: &[(u32, &str, &str)] = &[
     (0, "diff -f conflict.yaml", "+  a: z"),
 ];
 
+/// Not in braces from the first letter on: older kubectls take that for JSON.
 const MANIFESTS: &[(&str, &str)] = &[
-    ("cm.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: applied}, data: {a: b}}"),
-    ("ssa.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: ssa}, data: {a: b}}"),
-    ("conflict.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: ssa}, data: {a: z}}"),
-    ("wrong.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: wrong}, datta: {a: b}}"),
-    ("node.yaml", "{apiVersion: v1, kind: Node, metadata: {name: n1}}"),
+    (
+        "cm.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {a: b}\n",
+    ),
+    (
+        "ssa.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ssa}\ndata: {a: b}\n",
+    ),
+    (
+        "conflict.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ssa}\ndata: {a: z}\n",
+    ),
+    (
+        "wrong.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: wrong}\ndatta: {a: b}\n",
+    ),
+    (
+        "node.yaml",
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n",
+    ),
     (
         "dep.yaml",
-        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: dep2, labels: {app: dep2}}, spec: {replicas: 2,
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: dep2, labels: {app: dep2}}\nspec: {replicas: 2,
           selector: {matchLabels: {app: dep2}}, template: {metadata: {labels: {app: dep2}},
-          spec: {containers: [{name: c, image: \"i:1\"}]}}}}",
+          spec: {containers: [{name: c, image: \"i:1\"}]}}}\n",
     ),
 ];
 

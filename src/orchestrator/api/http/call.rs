@@ -30,8 +30,7 @@ impl Call {
     }
 
     pub(super) fn flag(&self, name: &str) -> bool {
-        self.parameter(name)
-            .is_some_and(|value| value.is_empty() || value == "1" || value == "true")
+        self.parameter(name).is_some_and(is_true)
     }
 
     pub(super) fn run(&self) -> Result<Run, Status> {
@@ -130,6 +129,27 @@ pub(super) fn requested_revision(call: &Call) -> Result<Option<Revision>, Status
                 Status::bad_request(format!("resourceVersion `{text}` is not a number"))
             })?;
             Ok(Some(Revision(number)))
+        }
+    }
+}
+
+/// Whether a parameter says yes (apimachinery/pkg/runtime/conversion.go): everything does but `false`, in any case, and `0`.
+/// Python's client writes `True`.
+fn is_true(value: &str) -> bool {
+    value != "0" && !value.eq_ignore_ascii_case("false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_say_yes_as_in_kubernetes() {
+        for yes in ["", "1", "true", "True", "yes"] {
+            assert!(is_true(yes), "{yes}");
+        }
+        for no in ["0", "false", "False"] {
+            assert!(!is_true(no), "{no}");
         }
     }
 }
