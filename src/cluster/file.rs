@@ -19,6 +19,8 @@
 
 mod hosts;
 mod made;
+#[cfg(test)]
+mod spoiled;
 mod vagrant;
 
 use std::path::Path;

@@ -310,4 +310,15 @@ mod tests {
             assert!(error.to_string().contains(message), "{error}");
         }
     }
+
+    #[test]
+    fn any_text_is_a_configuration_or_an_error() {
+        let token = GOOD.replace("client-certificate", "token");
+        crate::model::spoiled::spoiled(&[GOOD.as_bytes(), token.as_bytes()], 600, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Err(error) = load(&text) {
+                assert!(error.to_string().len() <= 256 << 10);
+            }
+        });
+    }
 }

@@ -10,6 +10,8 @@ mod objects;
 mod place;
 mod scalar;
 mod sources;
+#[cfg(test)]
+mod spoiled;
 mod yaml;
 
 use std::fmt;

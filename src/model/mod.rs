@@ -12,6 +12,8 @@ pub mod names;
 pub mod packed;
 pub mod reader;
 pub mod signals;
+#[cfg(test)]
+pub(crate) mod spoiled;
 pub mod text_file;
 pub mod turns;
 pub mod units;

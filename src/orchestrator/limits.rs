@@ -20,6 +20,14 @@ pub const BODY_TIME: Duration = Duration::from_secs(30);
 pub const TURNS: usize = 16;
 /// The same for administrators.
 pub const TURNS_OF_ADMINISTRATORS: usize = 64;
+/// What answers of one user that are being sent may weigh together; another one is refused with 429.
+pub const ANSWERS_BYTES: usize = 8 << 20;
+/// The same for administrators.
+pub const ANSWERS_OF_ADMINISTRATORS_BYTES: usize = 64 << 20;
+/// What an answer weighs at least: one whose length nobody knows, as a watch, so much.
+pub const ANSWER_BYTES: usize = 16 << 10;
+/// A long answer to a client that takes nothing but protobuf stays JSON, which is rendered while it is read.
+pub const PROTOBUF_BYTES: usize = 1 << 20;
 /// How long a request waits for a place among its user's own; then 429.
 pub const TURN_TIME: Duration = Duration::from_secs(30);
 /// Longest head of a request (net/http: `DefaultMaxHeaderBytes` is 1 MiB; no client of ours sends a thousandth).
@@ -28,8 +36,10 @@ pub const HEAD_BYTES: u32 = 64 << 10;
 pub const WARNING_CHARACTERS: usize = 256;
 /// All warnings of an answer together (the same file: `truncateAtTotalRunes`).
 pub const WARNINGS_CHARACTERS: usize = 4 << 10;
-/// Unknown fields that one message lists.
+/// Unknown or wrong fields that one message lists; what it leaves out is counted.
 pub const FIELDS_IN_MESSAGE: usize = 32;
+/// What a message shows of a wrong value, a name or a path.
+pub const VALUE_CHARACTERS: usize = 256;
 
 // Objects.
 
@@ -40,6 +50,20 @@ pub const OBJECT_BYTES: usize = 3 << 19;
 pub const OBJECT_DEPTH: usize = 64;
 /// Values in one JSON document: each takes much more memory than text.
 pub const JSON_VALUES: usize = 200_000;
+
+/// Keys and values of an object's annotations together (apimachinery/pkg/api/validation/objectmeta.go:
+/// `TotalAnnotationSizeLimitB`).
+pub const ANNOTATIONS_BYTES: usize = 256 << 10;
+/// Longest Event, as JSON.
+pub const EVENT_BYTES: usize = 16 << 10;
+/// Longest message of an Event that has an `eventTime` (pkg/apis/core/validation/events.go: `NoteLengthLimit`).
+pub const EVENT_NOTE_BYTES: usize = 1024;
+/// Longest action, reason and instance of such an Event (the same file).
+pub const EVENT_WORD_BYTES: usize = 128;
+/// Longest Event of a node, as JSON.
+pub const EVENT_OF_NODE_BYTES: usize = 4 << 10;
+/// Events of one node that are there at once: they stay for an hour.
+pub const EVENTS_OF_NODE: usize = 2048;
 
 // Patches.
 

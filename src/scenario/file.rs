@@ -7,6 +7,8 @@ mod lint;
 mod load;
 mod matrix;
 mod rate;
+#[cfg(test)]
+mod spoiled;
 mod step;
 mod variables;
 

@@ -489,3 +489,23 @@ fn what_no_document_names_is_not_written() {
     let error = loaded.unwrap_err().to_string();
     assert!(error.contains("JSON documents are larger"), "{error}");
 }
+
+#[test]
+fn any_archive_is_loaded_or_refused_and_nothing_is_left_beside_the_store() {
+    let layers = [layer("one"), layer("two")];
+    let seeds = [
+        tar_of(&layout(plain)),
+        tar_of(&layout(gzip)),
+        tar_of(&saved(&WRITERS[0], &layers, plain)),
+        tar_of(&saved(&WRITERS[2], &layers, gzip)),
+        gzip(&tar_of(&layout(zstd))),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    crate::model::spoiled::spoiled(&seeds, 300, |bytes| {
+        let (result, _, directory) = try_load(bytes, None);
+        if let Err(error) = result {
+            assert!(error.to_string().len() <= 64 << 10);
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    });
+}

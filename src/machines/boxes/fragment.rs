@@ -185,4 +185,19 @@ mod tests {
             assert!(error.contains(reason), "{error}");
         }
     }
+
+    #[test]
+    fn any_text_is_a_fragment_or_an_error() {
+        let seeds: &[&[u8]] = &[
+            include_bytes!("../../../tests/fixtures/fragment.ign"),
+            br#"{"ignition": {"version": "3.4.0"}, "storage": {"files": [{"path": "/etc/motd", "contents": {"source": "data:,hi"}}]},
+                "systemd": {"units": [{"name": "a.service", "enabled": true, "contents": "[Unit]"}]}, "passwd": {"users": [{"name": "core"}]}}"#,
+        ];
+        crate::model::spoiled::spoiled(seeds, 3_000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Err(error) = check(&text) {
+                assert!(error.to_string().len() <= 256 << 10);
+            }
+        });
+    }
 }

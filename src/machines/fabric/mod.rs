@@ -18,6 +18,8 @@ mod gateway;
 mod port;
 mod probe;
 mod rules;
+#[cfg(test)]
+mod spoiled;
 mod stack;
 mod stream;
 mod switch;

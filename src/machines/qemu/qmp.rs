@@ -175,4 +175,27 @@ mod tests {
         drop(server.await);
         assert!(matches!(qmp.event("RESET").await, Err(QmpError::Closed(_))));
     }
+
+    #[tokio::test]
+    async fn whatever_the_monitor_says_ends_in_an_answer_or_an_error() {
+        let seeds: &[&[u8]] = &[
+            b"{\"QMP\": {\"version\": {}}}\r\n{\"event\": \"STOP\"}\r\n{\"return\": {\"status\": \"running\"}}\r\n",
+            b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n",
+        ];
+        let mut inputs = Vec::new();
+        crate::model::spoiled::spoiled(seeds, 500, |bytes| inputs.push(bytes.to_vec()));
+        for input in inputs {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            theirs.write_all(&input).await.expect("it fits the socket");
+            drop(theirs);
+            let mut qmp = Qmp {
+                lines: Framed::new(ours, LinesCodec::new_with_max_length(MAX_LINE_BYTES)),
+            };
+            while let Ok(message) = qmp.await_message("a message", |_| true).await {
+                assert!(message.to_string().len() <= MAX_LINE_BYTES);
+            }
+            let text = String::from_utf8_lossy(&input);
+            forwarded_port(&text, 22);
+        }
+    }
 }

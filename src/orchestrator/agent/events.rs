@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::status::time;
 use crate::kubernetes::client::{Client, Patch};
+use crate::orchestrator::limits::EVENT_NOTE_BYTES;
 
 /// Events that wait to be sent, at most.
 const QUEUE_LIMIT: usize = 256;
@@ -57,7 +58,7 @@ impl Recorder {
         message: String,
     ) {
         let metadata = &pod.metadata;
-        let happening = Happening {
+        let mut happening = Happening {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             pod: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -67,10 +68,21 @@ impl Recorder {
             message,
         };
         tracing::info!(pod = %happening.pod, container, reason, "{}", happening.message);
+        happening.message = bounded(happening.message);
         if self.0.try_send(happening).is_err() {
             tracing::debug!(reason, "the queue of events is full, one is dropped");
         }
     }
+}
+
+/// The beginning of a message that is longer than an Event's may be.
+fn bounded(mut message: String) -> String {
+    if message.len() > EVENT_NOTE_BYTES {
+        let end = message.floor_char_boundary(EVENT_NOTE_BYTES - '…'.len_utf8());
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// Sends events until every recorder is gone. An API that is away loses them.

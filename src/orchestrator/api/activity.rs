@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
@@ -10,7 +10,8 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::limits::{FIRST_REQUEST_TIME, IDLE_TIME};
+use super::limits::{FIRST_REQUEST_TIME, IDLE_TIME, PIECE_BYTES};
+use super::places::Room;
 
 /// A connection's requests.
 #[derive(Debug)]
@@ -72,13 +73,35 @@ impl Drop for Open {
     }
 }
 
-/// An answer's body, which holds its request open.
+/// An answer's body, which holds its request open and the room that its user has for answers.
+///
+/// It is given away in pieces, whatever it comes in: HTTP/2 keeps a piece that it has been given until its reader takes it, and then
+/// nobody counts it any more.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// The body.
-    pub(super) body: Body,
+    body: Body,
+    /// Of the body's last piece, what has not been given away.
+    rest: Bytes,
     /// Open as long as this is there.
-    pub(super) _open: Open,
+    _open: Open,
+    _room: Room,
+}
+
+impl Held {
+    /// Holds both until the body has been sent or given up.
+    pub(super) fn new(body: Body, open: Open, room: Room) -> Self {
+        Self {
+            body,
+            rest: Bytes::new(),
+            _open: open,
+            _room: room,
+        }
+    }
+
+    fn piece(&mut self) -> Frame<Bytes> {
+        let length = self.rest.len().min(PIECE_BYTES);
+        Frame::data(self.rest.split_to(length))
+    }
 }
 
 impl HttpBody for Held {
@@ -89,15 +112,34 @@ impl HttpBody for Held {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.piece())));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => Poll::Ready(Some(match frame.into_data() {
+                Ok(data) => {
+                    self.rest = data;
+                    Ok(self.piece())
+                }
+                Err(other) => Ok(other),
+            })),
+            end => Poll::Ready(end),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
@@ -106,6 +148,24 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_large_answer_is_given_away_piece_by_piece() {
+        use http_body_util::BodyExt as _;
+        let open = Arc::new(Activity::new(Instant::now())).open();
+        let text = Bytes::from(vec![7; 3 * PIECE_BYTES + 1]);
+        let mut held = Held::new(Body::from(text.clone()), open, Room::default());
+        assert_eq!(held.size_hint().exact(), Some(text.len() as u64));
+        let mut all = Vec::new();
+        while let Some(frame) = held.frame().await {
+            let data = frame.expect("no error").into_data().expect("data");
+            assert!(data.len() <= PIECE_BYTES);
+            all.extend_from_slice(&data);
+            let left = (text.len() - all.len()) as u64;
+            assert_eq!(held.size_hint().exact(), Some(left));
+        }
+        assert!(held.is_end_stream() && all == text);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_connection_but_no_open_request() {

@@ -138,7 +138,7 @@ fn is_any(kind: &Kind, of: &[&Kind]) -> bool {
 
 fn balancer_may(attempt: &Attempt<'_>) -> bool {
     let read = [&kinds::SERVICE, &kinds::ENDPOINTS, &kinds::ENDPOINT_SLICE];
-    (reads(attempt.verb) && is_any(attempt.kind, &read)) || records_events(attempt)
+    reads(attempt.verb) && is_any(attempt.kind, &read)
 }
 
 /// A load balancer says in a Service's status where it is reached.
@@ -201,7 +201,7 @@ fn node_may_pod(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool 
     bound && verb
 }
 
-/// What a node may create: its own Node and Lease, the Node without what only administrators give (NodeRestriction).
+/// What a node may create: its own Node and Lease, Events of its own, the Node without what only administrators give (NodeRestriction).
 pub fn admit_created(
     registry: &Registry,
     who: &Identity,
@@ -221,6 +221,9 @@ pub fn admit_created(
     if kind.is(&kinds::NODE) {
         restriction::created(registry, node, body)?;
     }
+    if kind.is(&kinds::EVENT) {
+        restriction::recorded(registry, node, None, body)?;
+    }
     Ok(())
 }
 
@@ -238,6 +241,9 @@ pub fn admit_changed(
         }
         Some(node) if kind.is(&kinds::POD) => {
             restriction::reported(registry, node, current, changed)
+        }
+        Some(node) if kind.is(&kinds::EVENT) => {
+            restriction::recorded(registry, node, Some(current), changed)
         }
         _ => Ok(()),
     }

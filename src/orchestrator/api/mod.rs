@@ -23,6 +23,7 @@ pub mod offline;
 mod openapi;
 pub mod panics;
 pub mod patch;
+mod pieces;
 mod places;
 mod protobuf;
 pub mod registry;
@@ -37,6 +38,7 @@ pub mod tls;
 pub mod tunnels;
 pub mod validation;
 pub mod watch;
+mod wrong_type;
 
 use crate::orchestrator::limits;
 

@@ -14,11 +14,11 @@ pub fn check(kind: &Kind, written: &Value) -> Vec<Cause> {
     let unknown = match strict::drop_unknown_fields(kind, &mut object) {
         Ok(unknown) => unknown,
         // Nothing more can be said about an object that is not of its type.
-        Err(status) => {
+        Err(wrong) => {
             return vec![Cause {
                 reason: "FieldValueTypeInvalid",
-                field: String::new(),
-                message: status.message,
+                field: wrong.field,
+                message: wrong.problem,
             }];
         }
     };
@@ -62,6 +62,6 @@ mod tests {
             ]
         );
         let mistyped = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": "http"}]}});
-        assert_eq!(problems(&kinds::SERVICE, &mistyped), [""]);
+        assert_eq!(problems(&kinds::SERVICE, &mistyped), ["spec.ports[0].port"]);
     }
 }

@@ -203,10 +203,11 @@ fn merge_map(
             return Ok(());
         }
         Some("merge") | None => {}
-        Some(other) => {
-            return Err(Status::bad_request(format!(
-                "unknown patch directive `{other}`"
-            )));
+        // It is not repeated: it may be a Secret's value.
+        Some(_) => {
+            return Err(Status::bad_request(
+                "a patch directive is not one of replace, delete, merge",
+            ));
         }
     }
     if let Some(Value::Array(keys)) = patch.get(RETAIN_KEYS) {

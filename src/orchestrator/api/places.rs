@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::authorize::Identity;
 use super::limits::{
-    CONNECTIONS, CONNECTIONS_FOR_ADMINISTRATORS, CONNECTIONS_FOR_FIRST,
-    CONNECTIONS_OF_ADMINISTRATOR, CONNECTIONS_OF_USER, FIRST_CONNECTIONS, HANDSHAKES, LONG_BODIES,
-    LONG_BODIES_OF_ADMINISTRATORS, TURN_TIME, TURNS, TURNS_OF_ADMINISTRATORS,
+    ANSWER_BYTES, ANSWERS_BYTES, ANSWERS_OF_ADMINISTRATORS_BYTES, CONNECTIONS,
+    CONNECTIONS_FOR_ADMINISTRATORS, CONNECTIONS_FOR_FIRST, CONNECTIONS_OF_ADMINISTRATOR,
+    CONNECTIONS_OF_USER, FIRST_CONNECTIONS, HANDSHAKES, LONG_BODIES, LONG_BODIES_OF_ADMINISTRATORS,
+    TURN_TIME, TURNS, TURNS_OF_ADMINISTRATORS,
 };
 use super::status::Status;
 
@@ -108,7 +109,13 @@ struct User {
     connections: AtomicUsize,
     long_bodies: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    /// In units of [`ANSWER_BYTES`].
+    answers: Arc<Semaphore>,
 }
+
+/// Room for an answer that is being sent; free when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Room(#[expect(dead_code, reason = "it is held")] Option<OwnedSemaphorePermit>);
 
 /// A connection's place; free when dropped.
 #[derive(Debug)]
@@ -166,16 +173,21 @@ impl Users {
 
 impl User {
     fn new(administrator: bool) -> Self {
-        let (long_bodies, turns) = if administrator {
-            (LONG_BODIES_OF_ADMINISTRATORS, TURNS_OF_ADMINISTRATORS)
+        let (long_bodies, turns, answers_bytes) = if administrator {
+            (
+                LONG_BODIES_OF_ADMINISTRATORS,
+                TURNS_OF_ADMINISTRATORS,
+                ANSWERS_OF_ADMINISTRATORS_BYTES,
+            )
         } else {
-            (LONG_BODIES, TURNS)
+            (LONG_BODIES, TURNS, ANSWERS_BYTES)
         };
         Self {
             administrator,
             connections: AtomicUsize::new(0),
             long_bodies: Arc::new(Semaphore::new(long_bodies)),
             turns: Arc::new(Semaphore::new(turns)),
+            answers: Arc::new(Semaphore::new(answers_bytes / ANSWER_BYTES)),
         }
     }
 }
@@ -189,6 +201,21 @@ impl Place {
     /// Waits until the user may have another patch or long body handled.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
         wait_for(&self.user.turns, "requests").await
+    }
+}
+
+impl Place {
+    /// Room for an answer of this length, or 429: whoever does not read its answers gets no more of them.
+    pub(super) fn room(&self, length: Option<u64>) -> Result<Room, Status> {
+        let bytes = length.and_then(|length| usize::try_from(length).ok());
+        let units = bytes.unwrap_or(ANSWER_BYTES).div_ceil(ANSWER_BYTES);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        match self.user.answers.clone().try_acquire_many_owned(units) {
+            Ok(permit) => Ok(Room(Some(permit))),
+            Err(_) => Err(Status::too_many_requests(
+                "too many answers to this user are waiting to be read: read them, or try again later",
+            )),
+        }
     }
 }
 
@@ -235,6 +262,26 @@ mod tests {
         assert!(!other.given_up.is_cancelled() && !newest.given_up.is_cancelled());
         drop(held);
         assert_eq!(handshakes.lock().handshakes.len(), 2);
+    }
+
+    #[test]
+    fn who_does_not_read_gets_no_more_answers() {
+        let users = Arc::new(Users::default());
+        let place = users
+            .admit(&who("system:node:w1", "system:nodes"))
+            .expect("there are places");
+        let large = Some(1 << 20);
+        let mut unread: Vec<Room> = std::iter::from_fn(|| place.room(large).ok()).collect();
+        assert_eq!(unread.len(), ANSWERS_BYTES >> 20);
+        assert_eq!(place.room(None).expect_err("none is left").code, 429);
+        let other = users.admit(&who("system:node:w2", "system:nodes"));
+        assert!(other.is_some_and(|other| other.room(large).is_ok()));
+        unread.pop();
+        assert!(place.room(None).is_ok() && place.room(large).is_ok());
+        assert!(
+            place.room(Some(0)).is_ok(),
+            "an answer without a body weighs nothing"
+        );
     }
 
     #[test]

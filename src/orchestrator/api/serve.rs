@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +24,7 @@ use super::barrier::Barrier;
 use super::heartbeats::Heartbeats;
 use super::http::{Server, router};
 use super::panics::{Panics, Spawner};
-use super::places::{Handshake, Handshakes, Users};
+use super::places::{Handshake, Handshakes, Room, Users};
 use super::registry::Registry;
 use super::status::Status;
 use super::tls::{self, TlsError};
@@ -273,13 +273,18 @@ async fn connection(stream: TcpStream, handshake: Handshake, door: Door) {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(who.clone());
             request.extensions_mut().insert(place.clone());
-            let (router, panics) = (router.clone(), panics.clone());
+            let (router, panics, place) = (router.clone(), panics.clone(), place.clone());
             async move {
                 let response = match panics.caught(router.oneshot(request)).await {
                     Ok(Ok(response)) => response,
                     Err(status) => status.into_response(),
                 };
-                Ok::<_, Infallible>(response.map(|body| Body::new(Held { body, _open: open })))
+                let (response, room) = match place.room(response.body().size_hint().exact()) {
+                    Ok(room) => (response, room),
+                    Err(status) => (status.into_response(), Room::default()),
+                };
+                let held = |body| Body::new(Held::new(body, open, room));
+                Ok::<_, Infallible>(response.map(held))
             }
         })
     };

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::kinds::Kind;
+use super::limits::FIELDS_IN_MESSAGE;
 
 pub use super::kinds::Cause;
 use crate::orchestrator::store::StoreError;
@@ -123,10 +124,15 @@ impl Status {
     /// 422: fields are wrong; `causes` is not empty.
     #[must_use]
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
-        let parts: Vec<String> = causes
+        let left_out = causes.len().saturating_sub(FIELDS_IN_MESSAGE);
+        let mut parts: Vec<String> = causes
             .iter()
+            .take(FIELDS_IN_MESSAGE)
             .map(|cause| format!("{}: {}", cause.field, cause.message))
             .collect();
+        if left_out > 0 {
+            parts.push(format!("{left_out} more wrong fields"));
+        }
         let list = if parts.len() == 1 {
             parts.concat()
         } else {
@@ -137,6 +143,7 @@ impl Status {
         if let Some(details) = &mut status.details {
             kind.kind.clone_into(&mut details.kind);
             details.causes = causes;
+            details.causes.truncate(FIELDS_IN_MESSAGE);
         }
         status
     }

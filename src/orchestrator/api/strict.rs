@@ -5,7 +5,10 @@
 use serde_json::Value;
 
 use super::kinds::Kind;
+use super::kinds::parts::causes::clipped;
+use super::limits::FIELDS_IN_MESSAGE;
 use super::status::Status;
+use super::wrong_type::WrongType;
 
 /// What to do about unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +41,23 @@ pub fn check(
     object: &mut Value,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
-    let unknown = drop_unknown_fields(kind, object)?;
-    let messages: Vec<String> = unknown
+    let unknown = drop_unknown_fields(kind, object).map_err(|wrong| {
+        Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: {}",
+            kind.kind,
+            kind.version,
+            kind.kind,
+            wrong.sentence()
+        ))
+    })?;
+    let mut messages: Vec<String> = unknown
         .iter()
-        .map(|field| format!("unknown field \"{field}\""))
+        .take(FIELDS_IN_MESSAGE)
+        .map(|field| format!("unknown field \"{}\"", clipped(field)))
         .collect();
+    if let Some(others @ 1..) = unknown.len().checked_sub(FIELDS_IN_MESSAGE) {
+        messages.push(format!("{others} more unknown fields"));
+    }
     match validation {
         FieldValidation::Strict if !messages.is_empty() => Err(Status::bad_request(format!(
             "strict decoding error: {}",
@@ -53,14 +68,13 @@ pub fn check(
     }
 }
 
-/// Drops unknown fields of `object` and returns their paths. 400 when a field has the wrong type.
-pub fn drop_unknown_fields(kind: &Kind, object: &mut Value) -> Result<Vec<String>, Status> {
-    let typed = (kind.strategy.decode)(object).map_err(|error| {
-        Status::bad_request(format!(
-            "{} in version \"{}\" cannot be handled as a {}: {error}",
-            kind.kind, kind.version, kind.kind
-        ))
-    })?;
+/// Drops unknown fields of `object` and returns their paths, unless a field has the wrong type.
+pub(super) fn drop_unknown_fields(
+    kind: &Kind,
+    object: &mut Value,
+) -> Result<Vec<String>, WrongType> {
+    let decode = kind.strategy.decode;
+    let typed = decode(object).map_err(|error| WrongType::find(decode, object, &error))?;
     let mut unknown = Vec::new();
     drop_unknown(object, &typed, "", &mut unknown);
     Ok(unknown)

@@ -1,7 +1,6 @@
 //! Objects as tables, the way `kubectl get` prints them (k8s.io/kubernetes/pkg/printers/internalversion/printers.go).
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -60,13 +59,7 @@ impl Form {
     pub fn event_object<'a>(self, kind: &Kind, object: &'a Value) -> Cow<'a, Value> {
         match self {
             Self::Object => Cow::Borrowed(object),
-            Self::Table(version) => Cow::Owned(table(
-                kind,
-                version,
-                std::iter::once(object),
-                object.pointer("/metadata/resourceVersion"),
-                &Value::Null,
-            )),
+            Self::Table(version) => Cow::Owned(table(kind, version, object)),
             Self::Metadata => Cow::Owned(json!({
                 "kind": "PartialObjectMetadata",
                 "apiVersion": "meta.k8s.io/v1",
@@ -74,79 +67,34 @@ impl Form {
             })),
         }
     }
-
-    /// A list in this form. `metadata` is the list's.
-    #[must_use]
-    pub fn list(self, kind: &Kind, objects: &[Arc<Value>], metadata: &Value) -> Vec<u8> {
-        let body = match self {
-            // Written by hand: no object is copied for a list.
-            Self::Object => {
-                let mut body = format!(
-                    "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-                    kind.kind,
-                    kind.api_version()
-                )
-                .into_bytes();
-                for (number, object) in objects.iter().enumerate() {
-                    if number > 0 {
-                        body.push(b',');
-                    }
-                    body.extend_from_slice(object.to_string().as_bytes());
-                }
-                body.extend_from_slice(b"]}");
-                return body;
-            }
-            Self::Table(version) => table(
-                kind,
-                version,
-                objects.iter().map(|object| &**object),
-                metadata.get("resourceVersion"),
-                metadata,
-            ),
-            Self::Metadata => {
-                let items: Vec<Cow<'_, Value>> = objects
-                    .iter()
-                    .map(|object| self.event_object(kind, object))
-                    .collect();
-                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
-            }
-        };
-        body.to_string().into_bytes()
-    }
 }
 
-fn table<'a>(
-    kind: &Kind,
-    version: &str,
-    objects: impl Iterator<Item = &'a Value>,
-    revision: Option<&Value>,
-    list_metadata: &Value,
-) -> Value {
-    let columns = kind.strategy.columns;
-    let definitions: Vec<Value> = columns
-        .iter()
-        .map(|column| {
-            let format = if column.name == "Name" { "name" } else { "" };
-            json!({"name": column.name, "type": "string", "format": format, "description": "", "priority": i32::from(column.wide)})
-        })
-        .collect();
-    let rows: Vec<Value> = objects
-        .map(|object| {
-            let cells: Vec<Value> = columns.iter().map(|column| (column.cell)(object)).collect();
-            let partial =
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.get("metadata")});
-            json!({"cells": cells, "object": partial})
-        })
-        .collect();
-    let mut metadata = if list_metadata.is_object() {
-        list_metadata.clone()
-    } else {
-        json!({})
-    };
-    if let Some(revision) = revision {
-        metadata["resourceVersion"] = revision.clone();
-    }
-    json!({"kind": "Table", "apiVersion": version, "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
+/// A Table of one object, as a watch sends it.
+fn table(kind: &Kind, version: &str, object: &Value) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": version,
+        "metadata": {"resourceVersion": object.pointer("/metadata/resourceVersion")},
+        "columnDefinitions": columns(kind),
+        "rows": [row(kind, object)],
+    })
+}
+
+/// A Table's `columnDefinitions`.
+pub(super) fn columns(kind: &Kind) -> Value {
+    let definitions = kind.strategy.columns.iter().map(|column| {
+        let format = if column.name == "Name" { "name" } else { "" };
+        json!({"name": column.name, "type": "string", "format": format, "description": "", "priority": i32::from(column.wide)})
+    });
+    Value::Array(definitions.collect())
+}
+
+/// A row of a Table.
+pub(super) fn row(kind: &Kind, object: &Value) -> Value {
+    let columns = kind.strategy.columns.iter();
+    let cells: Vec<Value> = columns.map(|column| (column.cell)(object)).collect();
+    let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.get("metadata")});
+    json!({"cells": cells, "object": partial})
 }
 
 #[cfg(test)]

@@ -426,4 +426,36 @@ mod tests {
         assert!(!may(&"x".repeat(100_000), None));
         assert!(may_drain(&registry, "w2", uid, Some(of_w2)));
     }
+
+    #[tokio::test]
+    async fn whatever_a_node_or_a_balancer_says_is_taken_or_refused() {
+        let registry = registry().await;
+        let barrier = Arc::new(Barrier::default());
+        let tunnels = Tunnels::new(registry.clone(), barrier.clone());
+        let seeds: &[&[u8]] = &[
+            br#"{"type": "heartbeat", "sequence": 1, "late_ms": 5, "contact_ms": 18446744073709551615}"#,
+            br#"{"type": "probed", "request": 1, "answer": "serving"}"#,
+            br#"{"type": "drain", "pod_uid": "u", "address": "10.78.1.8"}"#,
+            br#"{"type": "drainOver", "pod_uid": "u"}"#,
+            br#"{"type": "output", "request": 1, "stream": 1, "data": "dg=="}"#,
+            br#"{"type": "done", "request": 1, "error": null, "exit_code": -1}"#,
+            br#"{"applied": 7, "open": {"10.78.1.8:80": 3, "[::1]:1": 18446744073709551615}}"#,
+        ];
+        let (requests, probes) = (Requests::default(), Probes::default());
+        crate::model::spoiled::spoiled(seeds, 3_000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match serde_json::from_str(&text) {
+                Ok(FromNode::Drain { pod_uid, address }) => {
+                    assert!(!may_drain(&registry, "w1", &pod_uid, address) || address.is_none());
+                }
+                Ok(message) => tunnels.received("w1", &requests, &probes, message),
+                Err(_) => {}
+            }
+            if let Ok(report) = serde_json::from_str(&text) {
+                barrier.heard("system:kube-proxy:w1", report, Instant::now());
+            }
+            let beats = registry.heartbeats.snapshot();
+            assert!(beats.keys().all(|node| node == "w1"));
+        });
+    }
 }

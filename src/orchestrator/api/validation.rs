@@ -2,14 +2,18 @@
 
 use serde_json::Value;
 
-use super::kinds::parts::causes::Causes;
+use super::kinds::parts::causes::{Causes, Quoting};
 use super::kinds::parts::names::{is_qualified_name, labels, text};
-use super::kinds::{Cause, Kind};
+use super::kinds::{self, Cause, Kind};
+use super::limits::ANNOTATIONS_BYTES;
 
 /// What is wrong with `object`, which has its defaults; `old` is what it replaces.
 #[must_use]
 pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut found = Causes::default();
+    if kind.is(&kinds::SECRET) {
+        found.1 = Quoting::Redacted;
+    }
     metadata(kind, object, &mut found);
     (kind.strategy.validate)(object, old, &mut found);
     found.0
@@ -24,13 +28,14 @@ fn metadata(kind: &Kind, object: &Value, found: &mut Causes) {
     }
     let meta = object.get("metadata").unwrap_or(&Value::Null);
     labels(meta, "labels", "metadata.labels", found);
-    for key in meta
+    let mut annotations = 0;
+    for (key, value) in meta
         .get("annotations")
         .and_then(Value::as_object)
         .into_iter()
         .flatten()
-        .map(|(key, _)| key)
     {
+        annotations += key.len() + value.as_str().map_or(0, str::len);
         if !is_qualified_name(&key.to_lowercase()) {
             found.invalid(
                 "metadata.annotations",
@@ -38,6 +43,9 @@ fn metadata(kind: &Kind, object: &Value, found: &mut Causes) {
                 "name part must consist of alphanumeric characters, '-', '_' or '.'",
             );
         }
+    }
+    if annotations > ANNOTATIONS_BYTES {
+        found.too_long("metadata.annotations", ANNOTATIONS_BYTES);
     }
 }
 
@@ -78,6 +86,23 @@ mod tests {
             "spec.containers[1].volumeMounts[0].name",
         ];
         assert_eq!(fields(&kinds::POD, wrong), expected);
+    }
+
+    #[test]
+    fn annotations_are_bounded_all_together_and_messages_in_what_they_repeat() {
+        let with = |value: String| {
+            let annotations = json!({"a/b": value, "c": "x".repeat(100)});
+            fields(
+                &kinds::CONFIG_MAP,
+                json!({"metadata": {"name": "m", "annotations": annotations}}),
+            )
+        };
+        assert_eq!(with("é".repeat(131_020)), Vec::<String>::new());
+        assert_eq!(with("é".repeat(131_021)), ["metadata.annotations"]);
+        let long = json!({"metadata": {"name": "é".repeat(100_000), "labels": {"é".repeat(100_000): "é".repeat(100_000)}}});
+        for cause in check(&kinds::CONFIG_MAP, &long, None) {
+            assert!(cause.message.chars().count() < 1024, "{}", cause.field);
+        }
     }
 
     #[test]

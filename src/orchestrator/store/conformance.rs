@@ -240,14 +240,27 @@ const KILLS: &str = "FLIGHTCAGE_STORE_KILLS";
 
 #[tokio::test]
 async fn kill_9_loses_no_acknowledged_write() {
-    let kills = std::env::var(KILLS).map_or(3, |text| text.parse().expect("a number"));
+    let by_hand = std::env::var(KILLS).ok();
+    let kills = by_hand
+        .as_deref()
+        .map_or(3, |text| text.parse().expect("a number"));
+    let mut slowest = std::time::Duration::ZERO;
     for kill in 0..kills {
         // At another moment each time.
-        kill_after(20 + kill * 7 % 50).await;
+        slowest = slowest.max(kill_after(20 + kill * 7 % 50).await);
+    }
+    if by_hand.is_some() {
+        use std::io::Write as _;
+        writeln!(
+            std::io::stderr(),
+            "{kills} kills, no acknowledged write lost; the slowest start took {slowest:?}"
+        )
+        .expect("written");
     }
 }
 
-async fn kill_after(writes: usize) {
+/// Returns how long the store took to start again.
+async fn kill_after(writes: usize) -> std::time::Duration {
     let directory = tempfile::tempdir().expect("a directory");
     let mut child = tokio::process::Command::new(std::env::current_exe().expect("this test"))
         .args([
@@ -287,8 +300,10 @@ async fn kill_after(writes: usize) {
         !raw.windows(10).any(|part| part == b"\"metadata\""),
         "sealed values are not readable on disk"
     );
+    let begun = std::time::Instant::now();
     let store =
         EmbeddedStore::open(&directory.path().join("store.redb"), sealing()).expect("reopened");
+    let took = begun.elapsed();
     for (n, revision) in revisions.iter().enumerate() {
         let entry = store
             .get(&format!("/secret/{n:07}"))
@@ -299,4 +314,5 @@ async fn kill_after(writes: usize) {
         store.revision() > Revision(*revisions.last().expect("some")),
         "no revision is given twice"
     );
+    took
 }

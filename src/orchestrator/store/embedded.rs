@@ -170,9 +170,17 @@ impl EmbeddedStore {
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let database = open().map_err(refused)?;
             let loaded = rows::load(&database, &sealing, &refused)?;
-            Ok((database, loaded))
+            let revision = loaded.revision + REOPEN_GAP;
+            // At once: what is lost before anything is synced must not have its revisions given to others at the next start. A full
+            // disk is no reason not to begin.
+            let written = rows::write(&database, &Rows::new(), Durability::Synced, revision);
+            let (database, failing) = match written {
+                Ok(()) => (Some(database), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            Ok((database, failing, loaded, Revision(revision)))
         }));
-        let (database, loaded) =
+        let (database, failing, loaded, revision) =
             opened.unwrap_or_else(|_| Err(refused("it is damaged".to_owned())))?;
         for key in &loaded.damaged {
             tracing::error!(
@@ -180,16 +188,15 @@ impl EmbeddedStore {
                 "a stored value is damaged: this object is missing from now on"
             );
         }
-        let revision = Revision(loaded.revision + REOPEN_GAP);
         let (announce, announced) = watch::channel(revision);
         let index = Arc::new(RwLock::new(Index::new(loaded.objects, revision)));
         let condition = Arc::new(Mutex::new(Condition {
-            failing: None,
+            failing,
             damaged: loaded.damaged,
         }));
         let (queue, queued) = sync_channel(QUEUE_WRITES);
         let writer = Writer {
-            database: Some(database),
+            database,
             open,
             opened: Instant::now(),
             sealing,

@@ -704,4 +704,29 @@ mod tests {
         assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"file");
         assert_eq!(gaps, Gaps::default());
     }
+
+    #[test]
+    fn any_archive_is_unpacked_within_its_directory_or_refused() {
+        let plain = archive(&[
+            (tar::EntryType::Directory, "bin/", None, b""),
+            (tar::EntryType::Regular, "bin/tool", None, b"hello"),
+            (tar::EntryType::Link, "bin/hard", Some("bin/tool"), b""),
+            (tar::EntryType::Symlink, "bin/soft", Some("../../.."), b""),
+            (tar::EntryType::Regular, "bin/soft/escaped", None, b"x"),
+            (tar::EntryType::Regular, "bin/.wh.tool", None, b""),
+            (tar::EntryType::Regular, "bin/.wh..wh..opq", None, b""),
+            (tar::EntryType::Regular, "../up", None, b"x"),
+            (tar::EntryType::GNUSparse, "sparse", None, b"x"),
+        ]);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut encoder, &plain).unwrap();
+        let packed = encoder.finish().unwrap();
+        crate::model::spoiled::spoiled(&[&plain, &packed], 400, |bytes| {
+            let outside = tempfile::tempdir().unwrap();
+            let inside = outside.path().join("inside");
+            std::fs::create_dir(&inside).unwrap();
+            drop(unpack(bytes, &inside));
+            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+        });
+    }
 }

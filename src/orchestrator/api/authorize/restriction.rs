@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 
 use serde_json::Value;
 
-use crate::orchestrator::api::kinds;
 use crate::orchestrator::api::registry::Registry;
 use crate::orchestrator::api::status::Status;
+use crate::orchestrator::api::{kinds, limits};
 
 /// Labels with Kubernetes' own prefixes that a node may set (k8s.io/kubelet/pkg/apis/well_known_labels.go).
 const ALLOWED_LABELS: &[&str] = &[
@@ -174,6 +174,57 @@ pub(super) fn reported(
     ))
 }
 
+/// A node records what happens to its own pods and to itself. Events stay for an hour, so that there is a bound on how many it has.
+pub(super) fn recorded(
+    registry: &Registry,
+    node: &str,
+    current: Option<&Value>,
+    event: &Value,
+) -> Result<(), Status> {
+    let refused = |what: &str| {
+        Err(Status::forbidden(format!(
+            "events is forbidden: node \"{node}\" is not allowed {what}"
+        )))
+    };
+    let text = |object: &Value, pointer: &str| -> String {
+        let text = object.pointer(pointer).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let own = |event: &Value| text(event, "/source/host") == node;
+    if !own(event) || !current.is_none_or(own) {
+        return refused("to record an Event whose source is not itself");
+    }
+    if !["Normal", "Warning"].contains(&text(event, "/type").as_str()) {
+        return refused("to record an Event that is neither Normal nor Warning");
+    }
+    if event.to_string().len() > limits::EVENT_OF_NODE_BYTES {
+        return refused("to record so long an Event");
+    }
+    let about = |field: &str| text(event, &format!("/involvedObject/{field}"));
+    let (namespace, name) = (about("namespace"), about("name"));
+    let its = match about("kind").as_str() {
+        "Node" => name == node,
+        // A pod may be gone by now.
+        "Pod" => registry
+            .get(&kinds::POD, Some(&namespace), &name)
+            .map_or(true, |pod| text(&pod, "/spec/nodeName") == node),
+        _ => false,
+    };
+    if !its {
+        return refused("to record an Event about another's object");
+    }
+    if current.is_none() {
+        let (events, _) = registry.list(&kinds::EVENT, None);
+        if events.iter().filter(|event| own(event)).count() >= limits::EVENTS_OF_NODE {
+            return Err(Status::too_many_requests(format!(
+                "node \"{node}\" has {} Events already",
+                limits::EVENTS_OF_NODE
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn addresses(pod: &Value) -> Vec<String> {
     let ips = pod.pointer("/status/podIPs").and_then(Value::as_array);
     let ips = ips.into_iter().flatten().map(|entry| &entry["ip"]);
@@ -322,6 +373,54 @@ mod tests {
         );
         cordoned["unschedulable"] = json!(true);
         assert_eq!(with("/spec", cordoned), 403);
+    }
+
+    #[tokio::test]
+    async fn a_node_records_events_of_its_own_only() {
+        let registry = registry().await;
+        for (name, node) in [("mine", "w1"), ("other", "w2")] {
+            let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
+            registry
+                .create(&kinds::POD, Some("default"), pod)
+                .await
+                .expect("created");
+        }
+        let event = |about: (&str, &str), host: &str, severity: &str| {
+            json!({"metadata": {"generateName": "e-"}, "type": severity, "source": {"host": host},
+                "involvedObject": {"kind": about.0, "name": about.1, "namespace": "default"}})
+        };
+        let code = |event: &Value| {
+            recorded(&registry, "w1", None, event).map_or_else(|status| status.code, |()| 200)
+        };
+        let mine = event(("Pod", "mine"), "w1", "Normal");
+        assert_eq!(code(&mine), 200);
+        assert_eq!(code(&event(("Pod", "gone"), "w1", "Warning")), 200);
+        assert_eq!(code(&event(("Node", "w1"), "w1", "Warning")), 200);
+        for wrong in [
+            event(("Pod", "other"), "w1", "Normal"),
+            event(("Node", "w2"), "w1", "Normal"),
+            event(("Secret", "s"), "w1", "Normal"),
+            event(("Pod", "mine"), "w2", "Normal"),
+            event(("Pod", "mine"), "w1", "Great"),
+        ] {
+            assert_eq!(code(&wrong), 403, "{wrong}");
+        }
+        let mut long = mine.clone();
+        long["message"] = json!("x".repeat(limits::EVENT_OF_NODE_BYTES));
+        assert_eq!(code(&long), 403);
+        let others = event(("Pod", "mine"), "w2", "Normal");
+        assert!(recorded(&registry, "w1", Some(&others), &mine).is_err());
+        for _ in 0..limits::EVENTS_OF_NODE {
+            registry
+                .create(&kinds::EVENT, Some("default"), mine.clone())
+                .await
+                .expect("created");
+        }
+        assert_eq!(code(&mine), 429);
+        assert!(
+            recorded(&registry, "w1", Some(&mine), &mine).is_ok(),
+            "counting goes on"
+        );
     }
 
     #[tokio::test]

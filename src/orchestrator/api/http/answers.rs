@@ -2,8 +2,9 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
 use http::{Method, StatusCode, header};
-use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::super::kinds::Kind;
@@ -48,13 +49,23 @@ fn bounded(warnings: &[String]) -> Vec<String> {
     cut.take(limits::FIELDS_IN_MESSAGE).collect()
 }
 
-/// Answers to a client that takes nothing else are translated at the end; watches are not.
+/// Answers to a client that takes nothing else are translated at the end; watches and long lists are not.
 pub(super) async fn as_protobuf(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
-    let bytes = match body.collect().await {
-        Ok(bytes) => bytes.to_bytes(),
-        Err(_) => return Status::internal("the answer broke off").into_response(),
-    };
+    let mut pieces = body.into_data_stream();
+    let (mut read, mut length) = (Vec::new(), 0);
+    while let Some(piece) = pieces.next().await {
+        let Ok(piece) = piece else {
+            return Status::internal("the answer broke off").into_response();
+        };
+        length += piece.len();
+        read.push(Ok(piece));
+        if length > limits::PROTOBUF_BYTES {
+            let all = futures::stream::iter(read).chain(pieces);
+            return Response::from_parts(parts, Body::from_stream(all));
+        }
+    }
+    let bytes = read.into_iter().flatten().collect::<Vec<Bytes>>().concat();
     let encoded = serde_json::from_slice(&bytes)
         .ok()
         .and_then(|object| protobuf::encode(&object));
@@ -67,6 +78,7 @@ pub(super) async fn as_protobuf(response: Response) -> Response {
         None => Response::from_parts(parts, Body::from(bytes)),
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -16,12 +15,11 @@ use super::super::kinds::Kind;
 use super::super::registry::{DeleteOptions, Propagation, Registry, Run};
 use super::super::selectors::Selector;
 use super::super::status::Status;
-use super::super::tables::Form;
 use super::super::watch::{self, Watch};
-use super::super::{limits, strict};
+use super::super::{pieces, strict};
+use super::Server;
 use super::answers::respond;
 use super::call::{Call, field_validation, requested_revision};
-use super::{Server, json_response};
 use crate::orchestrator::store::{Revision, Window};
 
 /// How long a request for a revision that is not there yet waits.
@@ -182,77 +180,7 @@ async fn list(
         }
     }
     let objects: Vec<Arc<Value>> = entries.into_iter().map(|entry| entry.value).collect();
-    if let Form::Table(_) = form {
-        // A Table has the objects' metadata only.
-        let table = form.list(kind, &objects, &metadata);
-        return Ok(json_response(StatusCode::OK, table));
-    }
-    Ok(in_pieces(ListPieces {
-        kind,
-        form,
-        head: Some(metadata),
-        objects: objects.into_iter(),
-        first: true,
-        over: false,
-    }))
-}
-
-/// A list as it is sent: a reader that is slow holds one piece, and the objects that the store holds anyway.
-struct ListPieces {
-    kind: &'static Kind,
-    form: Form,
-    /// The list's metadata, until the head has been written.
-    head: Option<Value>,
-    objects: std::vec::IntoIter<Arc<Value>>,
-    first: bool,
-    over: bool,
-}
-
-impl Iterator for ListPieces {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        if self.over {
-            return None;
-        }
-        let mut piece = String::new();
-        if let Some(metadata) = self.head.take() {
-            let (kind, version) = match self.form {
-                Form::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
-                Form::Object | Form::Table(_) => (self.kind.kind, self.kind.api_version()),
-            };
-            piece = format!(
-                "{{\"kind\":\"{kind}List\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
-            );
-        }
-        while piece.len() < limits::PIECE_BYTES {
-            let Some(object) = self.objects.next() else {
-                piece.push_str("]}");
-                self.over = true;
-                break;
-            };
-            if !std::mem::take(&mut self.first) {
-                piece.push(',');
-            }
-            piece.push_str(&self.form.event_object(self.kind, &object).to_string());
-        }
-        Some(Bytes::from(piece))
-    }
-}
-
-/// A short list has a length; a long one is rendered while it is read.
-fn in_pieces(mut pieces: ListPieces) -> Response {
-    let first = pieces.next().unwrap_or_default();
-    if pieces.over {
-        return json_response(StatusCode::OK, first.to_vec());
-    }
-    let pieces = std::iter::once(first).chain(pieces);
-    let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
-    let headers = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::CACHE_CONTROL, "no-cache, private"),
-    ];
-    (StatusCode::OK, headers, Body::from_stream(stream)).into_response()
+    Ok(pieces::respond(kind, form, metadata, objects))
 }
 
 fn write_continue(revision: Revision, key: &str) -> String {
@@ -317,6 +245,7 @@ async fn delete_collection(
     selector: &Selector,
 ) -> Result<Response, Status> {
     let options = delete_options(call)?;
+    let form = call.form()?;
     let (objects, revision) = server.registry.list(kind, namespace);
     let mut deleted = Vec::new();
     for object in objects.iter().filter(|object| selector.matches(object)) {
@@ -333,10 +262,7 @@ async fn delete_collection(
         }
     }
     let metadata = json!({"resourceVersion": revision.to_string()});
-    Ok(json_response(
-        StatusCode::OK,
-        call.form()?.list(kind, &deleted, &metadata),
-    ))
+    Ok(pieces::respond(kind, form, metadata, deleted))
 }
 
 pub(super) fn delete_options(call: &Call) -> Result<DeleteOptions, Status> {
@@ -362,7 +288,6 @@ pub(super) fn delete_options(call: &Call) -> Result<DeleteOptions, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::orchestrator::api::kinds;
 
     #[test]
     fn continue_tokens_survive_the_journey() {
@@ -372,25 +297,5 @@ mod tests {
             Some((Revision(7), "/registry/core/pods/default/a".to_owned()))
         );
         assert_eq!(read_continue("!"), None);
-    }
-
-    #[test]
-    fn a_long_list_is_rendered_piece_by_piece() {
-        let object = Arc::new(json!({"metadata": {"name": "x".repeat(20_000)}}));
-        let pieces = |count| ListPieces {
-            kind: &kinds::CONFIG_MAP,
-            form: Form::Object,
-            head: Some(json!({"resourceVersion": "7"})),
-            objects: vec![object.clone(); count].into_iter(),
-            first: true,
-            over: false,
-        };
-        for count in [0, 1, 5] {
-            let all: Vec<Bytes> = pieces(count).collect();
-            assert_eq!(all.len(), count / 2 + 1);
-            let list: Value = serde_json::from_slice(&all.concat()).expect("JSON");
-            assert_eq!(list["kind"], json!("ConfigMapList"));
-            assert_eq!(list["items"].as_array().map(Vec::len), Some(count));
-        }
     }
 }

@@ -85,12 +85,8 @@ fn validate(object: &Value, old: Option<&Value>, found: &mut Causes) {
             .as_str()
             .is_none_or(|text| STANDARD.decode(text).is_err())
         {
-            // The value itself is never repeated: it is a secret.
-            found.invalid(
-                format!("data[{key}]"),
-                &Value::from("<redacted>"),
-                "must be base64",
-            );
+            // `validation` has values of Secrets redacted.
+            found.invalid(format!("data[{key}]"), value, "must be base64");
         }
     }
     if let Some(old) = old

@@ -1,5 +1,7 @@
 //! From protobuf to JSON.
 
+use std::cell::Cell;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -8,6 +10,8 @@ use serde_json::{Map, Value, json};
 use super::schema::{self, Field, Shape, Type};
 use super::wire::{Broken, Reader, Wire};
 use super::{DEPTH, MAGIC};
+use crate::orchestrator::api::bounds;
+use crate::orchestrator::limits::JSON_VALUES;
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -31,6 +35,39 @@ impl From<Broken> for DecodeError {
     }
 }
 
+/// Where a message stands: two bytes of it may become a value that takes a hundred.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    depth: usize,
+    values_left: &'a Cell<usize>,
+}
+
+impl At<'_> {
+    /// Inside of a message.
+    fn deeper(self) -> Result<Self, Broken> {
+        if self.depth >= DEPTH {
+            return Err(Broken);
+        }
+        Ok(Self {
+            depth: self.depth + 1,
+            ..self
+        })
+    }
+
+    /// Another value is made.
+    fn another(self) -> Result<(), Broken> {
+        let left = self.values_left.get().checked_sub(1).ok_or(Broken)?;
+        self.values_left.set(left);
+        Ok(())
+    }
+}
+
+/// JSON within protobuf.
+fn json_within(raw: &[u8]) -> Result<Value, Broken> {
+    bounds::check_text(raw).map_err(|_| Broken)?;
+    serde_json::from_slice(raw).map_err(|_| Broken)
+}
+
 /// Reads a body: an envelope with an object in it.
 pub(in crate::orchestrator::api) fn decode(body: &[u8]) -> Result<Value, DecodeError> {
     let mut envelope = Reader(body.strip_prefix(MAGIC).ok_or(DecodeError::Broken)?);
@@ -44,7 +81,7 @@ pub(in crate::orchestrator::api) fn decode(body: &[u8]) -> Result<Value, DecodeE
         }
     }
     if content == "application/json" {
-        return serde_json::from_slice(raw).map_err(|_| DecodeError::Broken);
+        return Ok(json_within(raw)?);
     }
     let (mut api_version, mut kind) = ("", "");
     let mut meta = Reader(meta);
@@ -65,7 +102,12 @@ pub(in crate::orchestrator::api) fn decode(body: &[u8]) -> Result<Value, DecodeE
     let mut object = Map::new();
     object.insert("kind".to_owned(), json!(kind));
     object.insert("apiVersion".to_owned(), json!(api_version));
-    message(fields, raw, &mut object, 0)?;
+    let values_left = Cell::new(JSON_VALUES);
+    let at = At {
+        depth: 0,
+        values_left: &values_left,
+    };
+    message(fields, raw, &mut object, at)?;
     Ok(Value::Object(object))
 }
 
@@ -77,22 +119,19 @@ fn message(
     fields: &[Field],
     bytes: &[u8],
     out: &mut Map<String, Value>,
-    depth: usize,
+    at: At<'_>,
 ) -> Result<(), Broken> {
-    if depth > DEPTH {
-        return Err(Broken);
-    }
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
         // A field of a newer release is left out, as Go's decoder does.
         let Some(field) = fields.iter().find(|field| field.number == number) else {
             continue;
         };
-        if let (Type::Message(at), "~", Wire::Bytes(inner)) = (field.of, field.name, wire) {
-            message(schema::message(at), inner, out, depth + 1)?;
+        if let (Type::Message(inside), "~", Wire::Bytes(inner)) = (field.of, field.name, wire) {
+            message(schema::message(inside), inner, out, at.deeper()?)?;
             continue;
         }
-        insert(field, wire, out, depth)?;
+        insert(field, wire, out, at)?;
     }
     Ok(())
 }
@@ -101,12 +140,12 @@ fn insert(
     field: &Field,
     wire: Wire<'_>,
     out: &mut Map<String, Value>,
-    depth: usize,
+    at: At<'_>,
 ) -> Result<(), Broken> {
     let name = field.name.to_owned();
     match field.shape {
         Shape::One => {
-            let value = value(field.of, wire, depth)?;
+            let value = value(field.of, wire, at)?;
             let zero = match &value {
                 Value::Null | Value::Bool(false) => true,
                 Value::String(text) => text.is_empty(),
@@ -118,7 +157,7 @@ fn insert(
             }
         }
         Shape::Optional => {
-            out.insert(name, value(field.of, wire, depth)?);
+            out.insert(name, value(field.of, wire, at)?);
         }
         Shape::List => {
             let list = out.entry(name).or_insert_with(|| json!([]));
@@ -127,10 +166,11 @@ fn insert(
                 (Type::Integer, Wire::Bytes(packed)) => {
                     let mut packed = Reader(packed);
                     while !packed.0.is_empty() {
+                        at.another()?;
                         list.push(json!(packed.varint()?.cast_signed()));
                     }
                 }
-                _ => list.push(value(field.of, wire, depth)?),
+                _ => list.push(value(field.of, wire, at)?),
             }
         }
         Shape::Map => {
@@ -142,7 +182,7 @@ fn insert(
             while let Some((number, wire)) = entry.next()? {
                 match (number, wire) {
                     (1, Wire::Bytes(bytes)) => key = text(bytes)?,
-                    (2, wire) => held = Some(value(field.of, wire, depth)?),
+                    (2, wire) => held = Some(value(field.of, wire, at)?),
                     _ => {}
                 }
             }
@@ -160,7 +200,8 @@ fn insert(
     Ok(())
 }
 
-fn value(of: Type, wire: Wire<'_>, depth: usize) -> Result<Value, Broken> {
+fn value(of: Type, wire: Wire<'_>, at: At<'_>) -> Result<Value, Broken> {
+    at.another()?;
     Ok(match (of, wire) {
         (Type::Text, Wire::Bytes(bytes)) => json!(text(bytes)?),
         (Type::Integer, Wire::Number(number)) => json!(number.cast_signed()),
@@ -171,7 +212,7 @@ fn value(of: Type, wire: Wire<'_>, depth: usize) -> Result<Value, Broken> {
             .transpose()?
             .unwrap_or(json!("0")),
         (Type::Json, Wire::Bytes(bytes)) => match first(bytes)? {
-            Some(raw) => serde_json::from_slice(raw).map_err(|_| Broken)?,
+            Some(raw) => json_within(raw)?,
             None => Value::Null,
         },
         (Type::Time | Type::MicroTime, Wire::Bytes(bytes)) => time(of, bytes)?,
@@ -181,14 +222,15 @@ fn value(of: Type, wire: Wire<'_>, depth: usize) -> Result<Value, Broken> {
             let mut reader = Reader(bytes);
             while let Some((_, wire)) = reader.next()? {
                 if let Wire::Bytes(bytes) = wire {
+                    at.another()?;
                     texts.push(json!(text(bytes)?));
                 }
             }
             Value::Array(texts)
         }
-        (Type::Message(at), Wire::Bytes(bytes)) => {
+        (Type::Message(inside), Wire::Bytes(bytes)) => {
             let mut inner = Map::new();
-            message(schema::message(at), bytes, &mut inner, depth + 1)?;
+            message(schema::message(inside), bytes, &mut inner, at.deeper()?)?;
             Value::Object(inner)
         }
         _ => return Err(Broken),
@@ -246,4 +288,32 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, Broken> {
     } else {
         json!(string)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orchestrator::api::protobuf::wire::put_bytes;
+
+    #[test]
+    fn two_bytes_a_value_do_not_become_more_values_than_json_may_have() {
+        let body = |finalizers: usize| {
+            let (mut meta, mut kind, mut raw, mut envelope) = (vec![], vec![], vec![], vec![]);
+            for _ in 0..finalizers {
+                put_bytes(&mut meta, 14, b"");
+            }
+            put_bytes(&mut raw, 1, &meta);
+            put_bytes(&mut kind, 1, b"v1");
+            put_bytes(&mut kind, 2, b"ConfigMap");
+            put_bytes(&mut envelope, 1, &kind);
+            put_bytes(&mut envelope, 2, &raw);
+            [MAGIC, &envelope].concat()
+        };
+        let few = decode(&body(1000)).expect("a ConfigMap");
+        assert_eq!(
+            few["metadata"]["finalizers"].as_array().map(Vec::len),
+            Some(1000)
+        );
+        assert_eq!(decode(&body(JSON_VALUES)), Err(DecodeError::Broken));
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::{RACE_RETRIES, Registry};
+use crate::orchestrator::api::kinds::parts::causes::clipped;
 use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
 use crate::orchestrator::api::{bounds, defaults, validation};
@@ -124,7 +125,8 @@ fn envelope(kind: &Kind, namespace: Option<&str>, mut object: Value) -> Result<V
             Some(given) if given == wanted => {}
             Some(given) => {
                 let message = format!(
-                    "{field} `{given}` in the body does not match `{wanted}` of the request's path"
+                    "{field} `{}` in the body does not match `{wanted}` of the request's path",
+                    clipped(given)
                 );
                 return Err(Status::bad_request(message));
             }
@@ -339,13 +341,15 @@ fn merge_parts(
     let given = text(&wanted, "/metadata/name");
     if !given.is_empty() && given != name {
         return Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
+            "the name of the object ({}) does not match the name on the URL ({name})",
+            clipped(given)
         )));
     }
     let given = text(&wanted, "/metadata/uid");
     if !given.is_empty() && given != text(current, "/metadata/uid") {
         let why = format!(
-            "Precondition failed: UID in precondition: {given}, UID in object meta: {}",
+            "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            clipped(given),
             text(current, "/metadata/uid")
         );
         return Err(Status::conflict(kind, name, &why));

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::orchestrator::limits::VALUE_CHARACTERS;
+
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -16,11 +18,41 @@ pub struct Cause {
 /// The kind has no rules of its own.
 pub(in crate::orchestrator::api) fn no_rules(_: &Value, _: Option<&Value>, _: &mut Causes) {}
 
+/// Whether messages repeat the values that are wrong.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::orchestrator::api) enum Quoting {
+    /// They do, up to a bound.
+    #[default]
+    Quoted,
+    /// The object is a Secret: they do not.
+    Redacted,
+}
+
 /// What has been found so far, in Kubernetes' words.
 #[derive(Debug, Default)]
-pub struct Causes(pub(in crate::orchestrator::api) Vec<Cause>);
+pub struct Causes(
+    pub(in crate::orchestrator::api) Vec<Cause>,
+    pub(in crate::orchestrator::api) Quoting,
+);
+
+/// The beginning of a text that may be long.
+pub(in crate::orchestrator::api) fn clipped(text: &str) -> String {
+    match text.char_indices().nth(VALUE_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
 
 impl Causes {
+    fn quote(&self, value: &Value) -> String {
+        match (self.1, value) {
+            (Quoting::Redacted, _) => "\"<redacted>\"".to_owned(),
+            // A long text is cut before it is quoted: its quotes stay.
+            (Quoting::Quoted, Value::String(text)) => Value::from(clipped(text)).to_string(),
+            (Quoting::Quoted, other) => clipped(&other.to_string()),
+        }
+    }
+
     pub(in crate::orchestrator::api) fn required(&mut self, field: impl Into<String>, why: &str) {
         let message = if why.is_empty() {
             "Required value".to_owned()
@@ -40,9 +72,10 @@ impl Causes {
         value: &Value,
         why: &str,
     ) {
+        let value = self.quote(value);
         self.0.push(Cause {
             reason: "FieldValueInvalid",
-            field: field.into(),
+            field: clipped(&field.into()),
             message: format!("Invalid value: {value}: {why}"),
         });
     }
@@ -52,9 +85,10 @@ impl Causes {
         field: impl Into<String>,
         value: &Value,
     ) {
+        let value = self.quote(value);
         self.0.push(Cause {
             reason: "FieldValueDuplicate",
-            field: field.into(),
+            field: clipped(&field.into()),
             message: format!("Duplicate value: {value}"),
         });
     }
@@ -66,13 +100,14 @@ impl Causes {
         supported: &[&str],
     ) {
         let list: Vec<String> = supported.iter().map(|one| format!("\"{one}\"")).collect();
+        let value = self.quote(value);
         let message = format!(
             "Unsupported value: {value}: supported values: {}",
             list.join(", ")
         );
         self.0.push(Cause {
             reason: "FieldValueNotSupported",
-            field: field.into(),
+            field: clipped(&field.into()),
             message,
         });
     }
@@ -82,6 +117,15 @@ impl Causes {
             reason: "FieldValueForbidden",
             field: field.into(),
             message: format!("Forbidden: {why}"),
+        });
+    }
+
+    /// The text, or what it stands for, is too long.
+    pub(in crate::orchestrator::api) fn too_long(&mut self, field: impl Into<String>, most: usize) {
+        self.0.push(Cause {
+            reason: "FieldValueTooLong",
+            field: field.into(),
+            message: format!("Too long: may not be more than {most} bytes"),
         });
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::causes::{Cause, Causes};
+use super::causes::Causes;
 
 /// Objects larger than this do not fit etcd either.
 const MAX_DATA_BYTES: usize = 1 << 20;
@@ -30,12 +30,7 @@ pub(in crate::orchestrator::api) fn keys(object: &Value, field: &str, found: &mu
         }
     }
     if total > MAX_DATA_BYTES {
-        let message = format!("Too long: may not be more than {MAX_DATA_BYTES} bytes");
-        found.0.push(Cause {
-            reason: "FieldValueTooLong",
-            field: field.to_owned(),
-            message,
-        });
+        found.too_long(field, MAX_DATA_BYTES);
     }
 }
 
