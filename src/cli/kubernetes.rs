@@ -13,11 +13,12 @@ use super::cluster::{connect, open_home};
 use super::failure::Failure;
 use super::journal::JournalOptions;
 use super::manifests;
-use super::terminal::{self, say};
+use super::terminal::{self, complain, say};
+use crate::cluster::daemon::{ClusterRecord, read_json};
 use crate::kubernetes;
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
-use crate::kubernetes::manifest::{self, Folders, ManifestError};
+use crate::kubernetes::manifest::{self, Folders, ManifestError, Unenforced};
 use crate::kubernetes::rolling_update::{self, Options, RollingUpdateError};
 use crate::model::names::ClusterName;
 use crate::model::units::parse_duration;
@@ -62,7 +63,7 @@ impl Apply {
         } else {
             Folders::Flat
         };
-        let read = read_manifests(&self.files, folders)?;
+        let read = read_manifests(&self.files, folders, &name)?;
         let cluster = connect(name).await?;
         for applied in manifest::apply(&cluster.client, &self.namespace.namespace, &read)
             .await
@@ -79,12 +80,25 @@ impl Apply {
     }
 }
 
-/// Reads manifest files; every problem of every file at once.
+/// Reads manifest files for the cluster of this name; every problem of every file at once, and what would have no effect there.
 pub(super) fn read_manifests(
     files: &[File],
     folders: Folders,
+    name: &ClusterName,
 ) -> Result<Vec<manifest::Manifest>, Failure> {
-    manifest::load_checked(files, folders, manifests::check).map_err(refused)
+    let recorded: Option<ClusterRecord> = open_home()
+        .ok()
+        .and_then(|home| read_json(&home.cluster(name).spec()).ok());
+    let unenforced = match recorded {
+        Some(record) if record.spec.accept_unenforced => Unenforced::Accepted,
+        _ => Unenforced::Refused,
+    };
+    let read = manifest::load_checked(files, folders, manifests::check, unenforced);
+    let read = read.map_err(refused)?;
+    for one in read.iter().flat_map(|manifest| &manifest.not_applied) {
+        complain(&format!("warning: {one}"));
+    }
+    Ok(read)
 }
 
 /// A manifest that is wrong, or that the API server refuses, is wrong input.
@@ -312,7 +326,7 @@ pub(super) struct RollingUpdate {
 
 impl RollingUpdate {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let read = read_manifests(std::slice::from_ref(&self.file), Folders::Flat)?;
+        let read = read_manifests(std::slice::from_ref(&self.file), Folders::Flat, &name)?;
         let new = match read.as_slice() {
             [only] if only.kind.kind == "ReplicationController" => only.value.clone(),
             _ => {

@@ -1,14 +1,35 @@
-//! Manifests are held against the API server's own rules before anything is changed, so that everything it would refuse is told at
-//! once.
+//! Manifests are held against the API server's own rules before anything is changed, so that everything it would refuse, or take
+//! without applying it, is told at once.
+
+#[cfg(test)]
+mod generated;
 
 use serde_json::Value;
 
 use crate::kubernetes::client::ResourceKind;
-use crate::kubernetes::manifest::FieldProblem;
-use crate::orchestrator::api::{kinds, offline};
+use crate::kubernetes::manifest::{FieldProblem, Weight};
+use crate::orchestrator::api::{honoured, kinds, offline};
 
-/// What the API server would refuse about an object.
+/// What the API server would refuse about an object, or take without applying it.
 pub(super) fn check(kind: &ResourceKind, object: &Value) -> Vec<FieldProblem> {
+    let mut found = check_foreign(kind, object);
+    if let Some(served) = kinds::find(kind.group, kind.version, kind.plural) {
+        let not_applied = honoured::look(served, object).into_iter();
+        found.extend(not_applied.map(|one| FieldProblem {
+            problem: one.told(),
+            weight: if one.protects {
+                Weight::Unenforced
+            } else {
+                Weight::NotApplied
+            },
+            field: one.field,
+        }));
+    }
+    found
+}
+
+/// What any API server would refuse about an object: a cluster that is not ours applies what it applies.
+pub(super) fn check_foreign(kind: &ResourceKind, object: &Value) -> Vec<FieldProblem> {
     let Some(served) = kinds::find(kind.group, kind.version, kind.plural) else {
         return Vec::new();
     };
@@ -17,6 +38,7 @@ pub(super) fn check(kind: &ResourceKind, object: &Value) -> Vec<FieldProblem> {
         .map(|cause| FieldProblem {
             field: cause.field,
             problem: cause.message,
+            weight: Weight::Wrong,
         })
         .collect()
 }

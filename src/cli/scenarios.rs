@@ -227,7 +227,11 @@ impl Run {
             &Against {
                 cluster_name: name,
                 machines,
-                manifests: manifests::check,
+                manifests: if self.kubeconfig.is_some() {
+                    manifests::check_foreign
+                } else {
+                    manifests::check
+                },
                 set: &self.set,
             },
         );
@@ -376,6 +380,7 @@ impl Plan {
             ..Against::own_cluster(&name, manifests::check)
         };
         let scenario = read(&self.file, &against)?;
+        warn(&scenario.warnings);
         let daemon = crate::cluster::client::DaemonClient::new(open_home()?.cluster(&name))?;
         let spec = scenario
             .cluster

@@ -9,6 +9,7 @@
 //! box = "flightcage-os"
 //! upstream_registries = ["quay.io"]
 //! eviction_brake_percent = 50    # with more than so many per cent of the workers silent, nothing is evicted
+//! accept_unenforced = false      # whether objects are taken that ask for protection which nobody here enforces
 //! [[cluster.node]]               # what one machine has instead
 //! name = "w2"
 //! memory = "1GiB"
@@ -103,6 +104,7 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
         "box",
         "upstream_registries",
         "eviction_brake_percent",
+        "accept_unenforced",
         "node",
         "login",
         "host",
@@ -163,6 +165,10 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
     {
         spec.eviction_brake_percent = u8::try_from(percent).expect("at most 100");
     }
+    spec.accept_unenforced = table
+        .get("accept_unenforced")
+        .and_then(|value| value.boolean())
+        .unwrap_or(false);
     spec
 }
 

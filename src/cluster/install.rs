@@ -463,6 +463,7 @@ fn roles(
             identity: identity("server"),
             secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),
             eviction_brake_percent: spec.eviction_brake_percent,
+            accept_unenforced: spec.accept_unenforced,
             granted_labels: granted_labels(spec),
         };
         roles.push((

@@ -23,7 +23,7 @@ use super::client::{ClientError, ResourceKind};
 use place::Place;
 
 pub use apply::{Applied, LAST_APPLIED, Outcome, apply};
-pub use objects::parse;
+pub use objects::{parse, parse_for};
 pub use sources::{Folders, STANDARD_INPUT, load, load_checked};
 
 /// One object of a manifest.
@@ -37,6 +37,8 @@ pub struct Manifest {
     pub source: PathBuf,
     /// The line on which it begins.
     pub line: u64,
+    /// What it sets without any effect.
+    pub not_applied: Vec<NotApplied>,
     place: Place,
 }
 
@@ -66,16 +68,74 @@ impl fmt::Display for ManifestProblem {
     }
 }
 
-/// What a server would refuse about an object.
+/// What a server would say about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldProblem {
     /// Path of the field, for instance `spec.ports[0].port`; empty when it is the whole object.
     pub field: String,
     /// What is wrong with it.
     pub problem: String,
+    /// What the server would do.
+    pub weight: Weight,
 }
 
-/// Finds everything that a server would refuse about an object of this kind, without asking one.
+/// What a server would do about a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Refuse the object.
+    Wrong,
+    /// Refuse the object, which asks for protection that it would not get, unless its cluster accepts that.
+    Unenforced,
+    /// Take the object, and do nothing about the field.
+    NotApplied,
+}
+
+/// What becomes of objects that ask for protection which they would not get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unenforced {
+    /// They are refused.
+    #[default]
+    Refused,
+    /// The cluster's file accepts them.
+    Accepted,
+}
+
+/// A field that an object sets without any effect, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotApplied {
+    /// The file.
+    pub source: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// The column, from 1.
+    pub column: u64,
+    /// Kind and name of the object.
+    pub object: String,
+    /// Path of the field.
+    pub field: String,
+    /// What happens instead.
+    pub instead: String,
+}
+
+impl fmt::Display for NotApplied {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            source,
+            line,
+            column,
+            object,
+            field,
+            instead,
+        } = self;
+        let file = source.display();
+        write!(
+            formatter,
+            "{file}:{line}:{column}: {object}: `{field}` is not applied here: {instead}"
+        )
+    }
+}
+
+/// Finds everything that a server would refuse about an object of this kind, or not apply, without asking one.
 pub type Check = fn(&ResourceKind, &Value) -> Vec<FieldProblem>;
 
 /// Why manifests could not be read or applied.

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod client_config;
 pub mod exec;
+pub mod fields;
 pub mod load_balancer;
 pub mod manifest;
 pub mod reflector;

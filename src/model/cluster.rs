@@ -104,6 +104,9 @@ pub struct ClusterSpec {
     /// With more than so many per cent of the workers silent, nothing is evicted.
     #[serde(default = "eviction_brake_percent")]
     pub eviction_brake_percent: u8,
+    /// Whether objects are taken that ask for protection which nobody here enforces.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_unenforced: bool,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.
@@ -170,6 +173,7 @@ impl ClusterSpec {
             vagrant: None,
             upstream_registries: Vec::new(),
             eviction_brake_percent: eviction_brake_percent(),
+            accept_unenforced: false,
         }
     }
 

@@ -302,6 +302,16 @@ impl<'r, 't> Value<'r, 't> {
         }
     }
 
+    /// A boolean.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
+        let flag = self.if_boolean();
+        if flag.is_none() {
+            return self.wrong("`true` or `false`");
+        }
+        flag
+    }
+
     /// The integer, or nothing and no problem if it is something else.
     #[must_use]
     pub fn if_integer(&self) -> Option<i64> {

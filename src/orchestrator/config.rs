@@ -40,6 +40,9 @@ pub struct ServerConfig {
     /// and the role of the node that runs this server.
     #[serde(default)]
     pub granted_labels: BTreeMap<String, BTreeSet<String>>,
+    /// Whether objects are taken that ask for protection which nobody here enforces (`api::honoured`).
+    #[serde(default)]
+    pub accept_unenforced: bool,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.

@@ -12,6 +12,7 @@ mod spoiled;
 mod step;
 mod variables;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -22,7 +23,7 @@ use serde_json::Value as Json;
 use super::spec::{Capability, Deploy, Scenario, Step, Url};
 use super::{expectations, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
-use crate::kubernetes::manifest::Check;
+use crate::kubernetes::manifest::{Check, NotApplied, Unenforced};
 use crate::model::diagnostic::Refusal;
 use crate::model::reader::{Problems, Table, Value, suggestion};
 use crate::model::text_file;
@@ -97,6 +98,10 @@ struct Reading<'a> {
     folder: &'a Path,
     nodes: Nodes,
     check: Check,
+    /// What becomes of objects that ask for protection which they would not get.
+    unenforced: Unenforced,
+    /// What the manifests set without effect.
+    not_applied: RefCell<Vec<NotApplied>>,
     /// Whether manifests must be there.
     manifests: bool,
 }
@@ -152,6 +157,8 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         folder: path.parent().unwrap_or_else(|| Path::new("")),
         nodes,
         check: against.manifests,
+        unenforced: against.unenforced(spec.as_ref()),
+        not_applied: RefCell::default(),
         manifests: !matches!(against.machines, Machines::Gone),
     };
     let deploy = root
@@ -215,6 +222,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         expectations,
         text: String::new(),
         warnings: Vec::new(),
+        not_applied: reading.not_applied.into_inner(),
         cannot_fail: Vec::new(),
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::kubernetes::manifest::NotApplied;
+
 pub use super::load::analysis::Latency;
 
 /// How a scenario ended. The five never blur into each other.
@@ -109,6 +111,9 @@ pub struct Report {
     /// Why the run cannot be judged, whatever its figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<String>,
+    /// What the manifests set without effect on this target: a real cluster may behave otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_applied: Vec<NotAppliedReport>,
     /// What failed beside the steps, for instance the deployment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
@@ -174,6 +179,36 @@ pub struct FaultReport {
     /// What was measured of its effect; absent if it did not take effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<String>,
+}
+
+/// A field that a manifest sets without effect on the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotAppliedReport {
+    /// The manifest's file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// Kind and name of the object.
+    pub object: String,
+    /// Path of the field.
+    pub field: String,
+    /// What happens instead.
+    pub instead: String,
+}
+
+impl From<&NotApplied> for NotAppliedReport {
+    fn from(one: &NotApplied) -> Self {
+        Self {
+            file: one.source.display().to_string(),
+            line: one.line,
+            column: one.column,
+            object: one.object.clone(),
+            field: one.field.clone(),
+            instead: one.instead.clone(),
+        }
+    }
 }
 
 /// One event.
@@ -447,6 +482,7 @@ impl Report {
             host: HostReport::default(),
             counted: None,
             doubts: Vec::new(),
+            not_applied: Vec::new(),
             failures: Vec::new(),
             load: BTreeMap::new(),
             expectations: Vec::new(),

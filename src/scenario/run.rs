@@ -30,7 +30,8 @@ use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
 use super::path::LoadPath;
 use super::report::{
-    CountedReport, EventReport, LoadReport, Report, SpanReport, TargetFacts, Verdict, rounded,
+    CountedReport, EventReport, LoadReport, NotAppliedReport, Report, SpanReport, TargetFacts,
+    Verdict, rounded,
 };
 use super::requests::folder::{self, KeepError};
 use super::requests::{RequestLog, Requests};
@@ -250,6 +251,8 @@ impl Run<'_> {
             Verdict::Inconclusive,
             Vec::new(),
         );
+        let not_applied = self.scenario.not_applied.iter();
+        evidence.not_applied = not_applied.map(NotAppliedReport::from).collect();
         if let Some(failure) = self.wait_ready(&view, &deployed).await {
             if self.cancel.is_cancelled() {
                 evidence.doubts.push("interrupted".to_owned());

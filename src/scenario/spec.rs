@@ -15,6 +15,7 @@ pub use super::load::good::{Asked, Good};
 use super::matrix::{Cell, Matrix};
 pub use super::pods::{Exec, Which};
 use super::steps::StepAction;
+use crate::kubernetes::manifest::NotApplied;
 use crate::model::cluster::ClusterSpec;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::link::Links;
@@ -45,6 +46,8 @@ pub struct Scenario {
     pub text: String,
     /// What `lint` warns of.
     pub warnings: Vec<Diagnostic>,
+    /// What the manifests set without effect on the target.
+    pub not_applied: Vec<NotApplied>,
     /// What nothing is expected of: `lint` warns of it, and a run is INVALID.
     pub cannot_fail: Vec<Diagnostic>,
 }

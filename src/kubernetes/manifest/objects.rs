@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::place::{Place, Position, SyntaxProblem, Tree};
-use super::{Check, FieldProblem, Manifest, ManifestProblem, json as stream, yaml};
+use super::{
+    Check, FieldProblem, Manifest, ManifestProblem, NotApplied, Unenforced, Weight, json as stream,
+    yaml,
+};
 use crate::kubernetes::client::{RESOURCES, resource_for};
 
 /// Parses one file's text into its objects, each of which `check` looks at; empty documents are skipped.
@@ -14,9 +17,20 @@ pub fn parse(
     text: &str,
     check: Check,
 ) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
+    parse_for(source, text, check, Unenforced::Refused)
+}
+
+/// As [`parse`], for a cluster that may accept objects which ask for protection that they do not get.
+pub fn parse_for(
+    source: &Path,
+    text: &str,
+    check: Check,
+    unenforced: Unenforced,
+) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
     let mut reader = Reader {
         source,
         check,
+        unenforced,
         manifests: Vec::new(),
         problems: Vec::new(),
     };
@@ -58,6 +72,7 @@ fn documents(text: &str) -> Vec<(u64, String)> {
 struct Reader<'a> {
     source: &'a Path,
     check: Check,
+    unenforced: Unenforced,
     manifests: Vec<Manifest>,
     problems: Vec<ManifestProblem>,
 }
@@ -162,9 +177,36 @@ impl Reader<'_> {
                     "must be text, this is {}: put it in quotes",
                     type_name(&value["metadata"]["name"])
                 ),
+                weight: Weight::Wrong,
             });
         }
-        for FieldProblem { field, problem } in found {
+        let mut not_applied = Vec::new();
+        for FieldProblem {
+            field,
+            problem,
+            weight,
+        } in found
+        {
+            let is_taken = match weight {
+                Weight::Wrong => false,
+                Weight::Unenforced => self.unenforced == Unenforced::Accepted,
+                Weight::NotApplied => true,
+            };
+            if is_taken {
+                let at = place.find(&field);
+                not_applied.push(NotApplied {
+                    source: self.source.to_owned(),
+                    line: at.line,
+                    column: at.column,
+                    object: format!(
+                        "{kind} `{}`",
+                        value["metadata"]["name"].as_str().unwrap_or_default()
+                    ),
+                    field,
+                    instead: problem,
+                });
+                continue;
+            }
             if told && field == "metadata.name" {
                 continue;
             }
@@ -181,6 +223,7 @@ impl Reader<'_> {
                 kind: resource,
                 source: self.source.to_owned(),
                 line: place.at.line,
+                not_applied,
                 place,
             });
         }
@@ -405,6 +448,7 @@ mod tests {
             let problem = |field: &&str| FieldProblem {
                 field: (*field).to_owned(),
                 problem: "no".to_owned(),
+                weight: Weight::Wrong,
             };
             fields.iter().map(problem).collect()
         };

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::objects::parse;
-use super::{Check, Manifest, ManifestError, ManifestProblem};
+use super::objects::parse_for;
+use super::{Check, Manifest, ManifestError, ManifestProblem, Unenforced};
 use crate::model::text_file::{self, TextFileError};
 
 /// The name of standard input.
@@ -23,7 +23,8 @@ pub enum Folders {
 
 /// Reads files, or all `.yaml`, `.yml` and `.json` files of folders in the order of their names.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
-    load_checked(paths, Folders::Flat, |_, _| Vec::new())
+    let unenforced = Unenforced::Accepted;
+    load_checked(paths, Folders::Flat, |_, _| Vec::new(), unenforced)
 }
 
 /// As [`load`], and what `check` finds is wrong too.
@@ -31,6 +32,7 @@ pub fn load_checked(
     paths: &[PathBuf],
     folders: Folders,
     check: Check,
+    unenforced: Unenforced,
 ) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     let mut problems = Vec::new();
@@ -47,7 +49,7 @@ pub fn load_checked(
         }
         for file in files {
             match read(&file) {
-                Ok(text) => match parse(&file, &text, check) {
+                Ok(text) => match parse_for(&file, &text, check, unenforced) {
                     Ok(more) => manifests.extend(more),
                     Err(more) => problems.extend(more),
                 },
@@ -88,7 +90,12 @@ fn unreadable(path: &Path, error: TextFileError) -> ManifestProblem {
             format!("byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
         }
         TextFileError::Io(error) => format!("cannot be read: {error}"),
-        other => format!("cannot be read: {other}"),
+        error @ TextFileError::NotAFile(_) => format!(
+            "cannot be read: {error}: name a file or a folder of YAML or JSON, or write to `apply -f -`"
+        ),
+        error @ TextFileError::TooLarge => {
+            format!("cannot be read: {error}: is it a manifest? split it if it is")
+        }
     };
     ManifestProblem {
         source: path.to_owned(),
@@ -148,7 +155,12 @@ mod tests {
         write("notes.txt", b"no");
         write("deeper/c.yaml", &object("c"));
         let names = |folders| {
-            let read = load_checked(&[top.path().to_owned()], folders, |_, _| Vec::new());
+            let read = load_checked(
+                &[top.path().to_owned()],
+                folders,
+                |_, _| Vec::new(),
+                Unenforced::Refused,
+            );
             let name = |one: Manifest| one.name().to_owned();
             read.expect("right")
                 .into_iter()
@@ -167,7 +179,7 @@ mod tests {
         );
         assert_eq!(
             lines[1],
-            "/dev/zero:1:1: cannot be read: it is a device, not a file"
+            "/dev/zero:1:1: cannot be read: it is a device, not a file: name a file or a folder of YAML or JSON, or write to `apply -f -`"
         );
         assert!(
             lines[2].starts_with("/no/such:1:1: cannot be read: "),

@@ -16,6 +16,7 @@ pub mod defaults;
 pub mod discovery;
 mod health;
 pub mod heartbeats;
+pub mod honoured;
 pub mod http;
 pub mod kinds;
 mod logs;

@@ -4,32 +4,45 @@ use serde_json::Value;
 
 use super::kinds::Kind;
 use super::status::Cause;
-use super::{defaults, strict, validation};
+use super::{defaults, validation};
+use crate::kubernetes::fields::{self, Found};
 
 /// Everything that is wrong with a new object as it was written: its fields' names and types, then their values. What only the
 /// server can know (that a name is taken, that a namespace is missing) is not found.
 #[must_use]
 pub fn check(kind: &Kind, written: &Value) -> Vec<Cause> {
     let mut object = written.clone();
-    let unknown = match strict::drop_unknown_fields(kind, &mut object) {
-        Ok(unknown) => unknown,
-        // Nothing more can be said about an object that is not of its type.
-        Err(wrong) => {
-            return vec![Cause {
+    let found = fields::walk(&kind.api_version(), kind.kind, written).unwrap_or_default();
+    let mut causes = Vec::new();
+    // From the end: what is taken out moves nothing that comes before it.
+    for finding in found.iter().rev() {
+        let cause = match &finding.found {
+            Found::Used(..) => continue,
+            Found::Wrong(problem) => Cause {
                 reason: "FieldValueTypeInvalid",
-                field: wrong.field,
-                message: wrong.problem,
-            }];
-        }
-    };
-    let unknown_field = |field| Cause {
-        reason: "FieldValueForbidden",
-        field,
-        message: "unknown field".to_owned(),
-    };
-    let mut causes: Vec<Cause> = unknown.into_iter().map(unknown_field).collect();
+                field: finding.field(),
+                message: problem.clone(),
+            },
+            Found::Unknown(help) => Cause {
+                reason: "FieldValueForbidden",
+                field: finding.field(),
+                message: help.as_ref().map_or_else(
+                    || "unknown field".to_owned(),
+                    |help| format!("unknown field: {help}"),
+                ),
+            },
+        };
+        causes.push(cause);
+        finding.take_out(&mut object);
+    }
+    causes.reverse();
+    let told: Vec<String> = causes.iter().map(|cause| cause.field.clone()).collect();
     defaults::apply(kind, &mut object);
-    causes.extend(validation::check(kind, &object, None));
+    let values = validation::check(kind, &object, None);
+    causes.extend(values.into_iter().filter(|cause| {
+        let told_already = |field: &String| cause.field.starts_with(field.as_str());
+        !told.iter().any(told_already)
+    }));
     causes
 }
 
@@ -55,6 +68,7 @@ mod tests {
         assert_eq!(
             problems(&kinds::SERVICE, &wrong),
             [
+                "spec.prots",
                 "spec.selectr",
                 "metadata.name",
                 "spec.ports[0].port",

@@ -36,6 +36,8 @@ pub struct Registry {
     allocation: tokio::sync::Mutex<()>,
     /// Restricted labels that the cluster's file gives a node, which may therefore set them.
     granted_labels: BTreeMap<String, BTreeSet<String>>,
+    /// Whether objects are taken that ask for protection which nobody here enforces.
+    accepts_unenforced: bool,
 }
 
 impl Registry {
@@ -47,7 +49,15 @@ impl Registry {
             heartbeats,
             allocation: tokio::sync::Mutex::default(),
             granted_labels: BTreeMap::new(),
+            accepts_unenforced: false,
         }
+    }
+
+    /// Taking objects that ask for protection which nobody here enforces, or not.
+    #[must_use]
+    pub fn accepting_unenforced(mut self, accepts: bool) -> Self {
+        self.accepts_unenforced = accepts;
+        self
     }
 
     /// With labels of Kubernetes' own prefixes that some nodes may set, by node.

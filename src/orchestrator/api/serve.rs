@@ -126,7 +126,10 @@ pub async fn serve(
     let store = EmbeddedStore::open(&config.data_dir.join("store.redb"), sealing)?;
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Registry::new(Arc::new(store), heartbeats.clone());
-    let registry = Arc::new(registry.granting(config.granted_labels.clone()));
+    let registry = registry
+        .granting(config.granted_labels.clone())
+        .accepting_unenforced(config.accept_unenforced);
+    let registry = Arc::new(registry);
     bootstrap::ensure(&registry, config.address).await?;
     let barrier = Arc::new(Barrier::default());
     let panics = Panics::default();

@@ -1,7 +1,7 @@
 //! What a scenario file is checked against besides itself.
 
 use crate::cluster::file::DEFAULT_WORKERS;
-use crate::kubernetes::manifest::Check;
+use crate::kubernetes::manifest::{Check, Unenforced};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::reader::{Value, suggestion};
@@ -41,6 +41,23 @@ impl<'a> Against<'a> {
             machines: Machines::OfFile,
             manifests,
             set: &[],
+        }
+    }
+}
+
+impl Against<'_> {
+    /// What becomes of objects that ask for protection which they would not get; `written` is the file's own `[cluster]`.
+    pub(super) fn unenforced(&self, written: Option<&ClusterSpec>) -> Unenforced {
+        let accepts = match self.machines {
+            Machines::Of(spec) => spec.accept_unenforced,
+            Machines::OfFile => written.is_some_and(|spec| spec.accept_unenforced),
+            // Nothing is applied, or by a server that decides itself.
+            Machines::Gone | Machines::Unknown => true,
+        };
+        if accepts {
+            Unenforced::Accepted
+        } else {
+            Unenforced::Refused
         }
     }
 }

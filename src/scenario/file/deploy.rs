@@ -10,7 +10,7 @@ use super::{Reading, array};
 use crate::kubernetes::client::ResourceKind;
 use crate::kubernetes::manifest::{self, FieldProblem, Manifest};
 use crate::model::reader::{Table, Value};
-use crate::model::text_file;
+use crate::model::text_file::{self, TextFileError};
 use crate::scenario::deploy::{NAMESPACE, REPLICATED};
 use crate::scenario::spec::{Deploy, TlsSecret};
 
@@ -49,7 +49,9 @@ fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret>
     let (name, crt, key, host) = (text("name"), text("crt"), text("key"), text("host"));
     let (name, crt, key, host) = (name?, crt?, key?, host?);
     let object = json!({ "metadata": { "name": name }, "stringData": { (crt.as_str()): "", (key.as_str()): "" } });
-    for FieldProblem { field, problem } in (reading.check)(&ResourceKind::of::<Secret>(), &object) {
+    for FieldProblem { field, problem, .. } in
+        (reading.check)(&ResourceKind::of::<Secret>(), &object)
+    {
         table.problem(format!("Secret `{name}`: `{field}`: {problem}"), None);
     }
     Some(TlsSecret {
@@ -73,21 +75,31 @@ pub(super) fn manifest_file(
     let text = match text_file::read(&path) {
         Ok(text) => text,
         Err(error) => {
+            let help = match &error {
+                TextFileError::NotAFile("a directory") => "name each of its files",
+                TextFileError::NotAFile(_) => "name a file of YAML or JSON",
+                TextFileError::TooLarge => "is it a manifest? split it if it is",
+                _ => "names are relative to the scenario file",
+            };
             let message = format!("manifest `{}` cannot be read: {error}", path.display());
-            value.problem(
-                message,
-                Some("names are relative to the scenario file".into()),
-            );
+            value.problem(message, Some(help.into()));
             return None;
         }
     };
-    match manifest::parse(&path, &text, reading.check) {
+    match manifest::parse_for(&path, &text, reading.check, reading.unenforced) {
         Ok(manifests) => {
             if manifests.is_empty() {
                 let message = format!("manifest {}:1:1: there is no object in it", path.display());
                 value.problem(message, None);
             }
             elsewhere(value, &manifests);
+            for one in manifests.iter().flat_map(|manifest| &manifest.not_applied) {
+                let mut known = reading.not_applied.borrow_mut();
+                if !known.contains(one) {
+                    value.warn(format!("manifest {one}"), None);
+                    known.push(one.clone());
+                }
+            }
             Some((path, manifests))
         }
         Err(problems) => {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kubernetes::client::ResourceKind;
-use crate::kubernetes::manifest::FieldProblem;
+use crate::kubernetes::manifest::{FieldProblem, Weight};
 
 fn check(text: &str) -> Vec<String> {
     check_against(text, Machines::OfFile)
@@ -45,6 +45,7 @@ fn no_names_in_capitals(_: &ResourceKind, object: &serde_json::Value) -> Vec<Fie
         .then(|| FieldProblem {
             field: "metadata.name".into(),
             problem: "capitals".into(),
+            weight: Weight::Wrong,
         })
         .into_iter()
         .collect()
@@ -530,4 +531,95 @@ fn controllers_of_other_namespaces_are_refused() {
         "{}",
         refused.listing()
     );
+}
+
+#[test]
+fn what_is_no_manifest_file_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("folder")).unwrap();
+    let large = std::fs::File::create(path("large.yml")).unwrap();
+    large.set_len(1 << 30).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let text = "flightcage = 1\n[deploy]\nfiles = [\"/dev/zero\", \"folder\", \"pipe\", \"large.yml\", \"gone.yml\"]\n";
+    let name = "test".parse().unwrap();
+    let against = Against::own_cluster(&name, |_, _| Vec::new());
+    let refusal = parse(&path("demo.toml"), text, &against).unwrap_err();
+    let told: Vec<(usize, bool, Option<&str>)> = refusal
+        .problems()
+        .iter()
+        .zip([
+            "it is a device",
+            "it is a directory",
+            "it is a pipe",
+            "it holds more than 64 MiB",
+            "No such file",
+        ])
+        .map(|(problem, part)| {
+            let is_said = problem.message.contains(part);
+            (problem.column, is_said, problem.help.as_deref())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (10, true, Some("name a file of YAML or JSON")),
+            (23, true, Some("name each of its files")),
+            (33, true, Some("name a file of YAML or JSON")),
+            (41, true, Some("is it a manifest? split it if it is")),
+            (54, true, Some("names are relative to the scenario file")),
+        ]
+    );
+}
+
+#[test]
+fn what_a_manifest_sets_without_effect_is_warned_of_and_kept_for_the_report() {
+    fn ignored(_: &ResourceKind, _: &serde_json::Value) -> Vec<FieldProblem> {
+        vec![FieldProblem {
+            field: "data".into(),
+            problem: "nobody reads it".into(),
+            weight: Weight::NotApplied,
+        }]
+    }
+    fn unenforced(kind: &ResourceKind, object: &serde_json::Value) -> Vec<FieldProblem> {
+        let mut found = ignored(kind, object);
+        found[0].weight = Weight::Unenforced;
+        found
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("web.yml");
+    let object = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: web\ndata:\n  a: b\n";
+    std::fs::write(&manifest, object).unwrap();
+    let read = |check: Check, cluster: &str| {
+        let text = format!("flightcage = 1\n{cluster}[deploy]\nfiles = [\"web.yml\"]\n");
+        let name = "test".parse().unwrap();
+        let against = Against::own_cluster(&name, check);
+        parse(&folder.path().join("demo.toml"), &text, &against)
+    };
+    let scenario = read(ignored, "").unwrap();
+    let [one] = scenario.not_applied.as_slice() else {
+        panic!("{:?}", scenario.not_applied)
+    };
+    assert_eq!((one.line, one.column, one.field.as_str()), (5, 1, "data"));
+    assert_eq!(scenario.warnings.len(), 1);
+    let told = &scenario.warnings[0].message;
+    assert!(
+        told.contains("web.yml:5:1: ConfigMap `web`: `data` is not applied here: nobody reads it"),
+        "{told}"
+    );
+    let refused = read(unenforced, "").unwrap_err();
+    assert!(
+        refused.problems()[0]
+            .message
+            .contains("web.yml:5:1: `data`: nobody reads it")
+    );
+    let accepted = read(unenforced, "[cluster]\naccept_unenforced = true\n").unwrap();
+    assert_eq!(accepted.not_applied.len(), 1);
 }

@@ -189,6 +189,18 @@ mod tests {
         std::fs::write(folder.path().join("report.json"), report).unwrap();
         let page = std::fs::read_to_string(write(folder.path()).unwrap()).unwrap();
         assert!(page.contains("✕") && page.contains("`&lt;wrong&gt;`"));
+        assert!(!page.contains("Not applied here"));
+        let with = report.replace("\"target\"", r#""not_applied":[{"file":"web.yml","line":3,"column":5,"object":"Pod `web`","field":"spec.hostPID","instead":"they <see> their own"}],"target""#);
+        std::fs::write(folder.path().join("report.json"), with).unwrap();
+        let page = std::fs::read_to_string(write(folder.path()).unwrap()).unwrap();
+        for part in [
+            "Not applied here",
+            "web.yml:3:5",
+            "spec.hostPID",
+            "they &lt;see&gt; their own",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
         assert!(matches!(
             StoredRun::read(&folder.path().join("no")),
             Err(StoredRunError::Read { .. })

@@ -65,6 +65,7 @@ pub fn fill(context: &mut Context, run: &StoredRun) {
     );
     context.insert("failed", &failed);
     context.insert("streams", &streams(run));
+    context.insert("not_applied", &report.not_applied);
     context.insert("steps", &steps(run));
     context.insert("events", &events(run));
     context.insert("events_all", &report.events.len());

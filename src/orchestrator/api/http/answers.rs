@@ -7,7 +7,8 @@ use futures::StreamExt;
 use http::{Method, StatusCode, header};
 use serde_json::Value;
 
-use super::super::kinds::Kind;
+use super::super::honoured::{self, NotApplied};
+use super::super::kinds::{Kind, Subresource};
 use super::super::status::Status;
 use super::super::{limits, protobuf};
 use super::call::Call;
@@ -36,6 +37,20 @@ pub(super) fn respond(
         }
     }
     Ok(response)
+}
+
+/// The warnings about a stored object: those of the request, and one for each field that is set without effect.
+pub(super) fn warned(
+    kind: &Kind,
+    subresource: Option<Subresource>,
+    stored: &Value,
+    mut warnings: Vec<String>,
+) -> Vec<String> {
+    if subresource.is_none() {
+        let found = honoured::look(kind, stored);
+        warnings.extend(found.iter().map(NotApplied::warning));
+    }
+    warnings
 }
 
 /// Warnings as Kubernetes bounds them: clients refuse an answer with too many headers.

@@ -18,7 +18,7 @@ use super::super::status::Status;
 use super::super::watch::{self, Watch};
 use super::super::{pieces, strict};
 use super::Server;
-use super::answers::respond;
+use super::answers::{respond, warned};
 use super::call::{Call, field_validation, requested_revision};
 use crate::orchestrator::store::{Revision, Window};
 
@@ -95,6 +95,7 @@ pub(super) async fn collection(
                         .await?
                 }
             };
+            let warnings = warned(kind, None, &created, warnings);
             respond(call, kind, StatusCode::CREATED, &created, &warnings)
         }
         _ => delete_collection(server, call, kind, namespace.as_deref(), &selector).await,

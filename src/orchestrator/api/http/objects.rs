@@ -14,7 +14,7 @@ use super::super::registry::{Run, scale};
 use super::super::selectors::Selector;
 use super::super::status::Status;
 use super::super::{logs, strict};
-use super::answers::respond;
+use super::answers::{respond, warned};
 use super::call::{Call, field_validation, requested_revision};
 use super::collections::{delete_options, reach, start_watch};
 use super::{Server, json_response};
@@ -133,6 +133,7 @@ pub(super) async fn object(
                 .registry
                 .change(kind, namespace, name, subresource, &change, call.run()?)
                 .await?;
+            let warnings = warned(kind, subresource, &stored, warnings);
             respond(call, kind, StatusCode::OK, &stored, &warnings)
         }
         ("patch", None | Some(Subresource::Status)) if call.content_type() == APPLY => {
@@ -152,7 +153,8 @@ pub(super) async fn object(
                 .registry
                 .change(kind, namespace, name, subresource, &change, call.run()?)
                 .await?;
-            respond(call, kind, StatusCode::OK, &stored, &[])
+            let warnings = warned(kind, subresource, &stored, Vec::new());
+            respond(call, kind, StatusCode::OK, &stored, &warnings)
         }
         ("delete", None) => delete(server, call, kind, namespace, name).await,
         ("create", Some(Subresource::Binding)) => {
@@ -246,7 +248,10 @@ async fn applied(
             .change(kind, namespace, name, subresource, &change, run)
             .await;
         match changed {
-            Ok(stored) => return respond(call, kind, StatusCode::OK, &stored, &warnings),
+            Ok(stored) => {
+                let warnings = warned(kind, subresource, &stored, warnings);
+                return respond(call, kind, StatusCode::OK, &stored, &warnings);
+            }
             Err(status) if !status.is_not_found() || subresource.is_some() => return Err(status),
             Err(_) => {}
         }
@@ -258,7 +263,10 @@ async fn applied(
             Run::Dry => registry.create_dry(kind, namespace, object).await,
         };
         match created {
-            Ok(stored) => return respond(call, kind, StatusCode::CREATED, &stored, &warnings),
+            Ok(stored) => {
+                let warnings = warned(kind, None, &stored, warnings);
+                return respond(call, kind, StatusCode::CREATED, &stored, &warnings);
+            }
             Err(status) if status.reason == "AlreadyExists" && !last => {}
             Err(status) => return Err(status),
         }

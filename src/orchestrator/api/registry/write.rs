@@ -8,7 +8,7 @@ use super::{RACE_RETRIES, Registry};
 use crate::orchestrator::api::kinds::parts::causes::clipped;
 use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
-use crate::orchestrator::api::{bounds, defaults, validation};
+use crate::orchestrator::api::{bounds, defaults, honoured, validation};
 use crate::orchestrator::store::{Entry, Expected, Revision, StoreError};
 
 /// Whether a write is stored.
@@ -230,6 +230,13 @@ fn prepare(
         None => Vec::new(),
     };
     causes.extend(validation::check(kind, object, old));
+    let is_new = old.is_none_or(|old| old.get("spec") != object.get("spec"));
+    if is_new && !registry.accepts_unenforced {
+        let unenforced = honoured::look(kind, object)
+            .into_iter()
+            .filter(|one| one.protects);
+        causes.extend(unenforced.map(|one| one.cause()));
+    }
     let name = text(object, "/metadata/name").to_owned();
     if causes.is_empty() {
         Ok(())
