@@ -196,6 +196,8 @@ fn container(image: &Image, name: &str, restart_count: u32, script: &str) -> Con
         capabilities_added: Vec::new(),
         capabilities_dropped: Vec::new(),
         no_new_privileges: false,
+        stop_signal: None,
+        sysctls: Vec::new(),
     }
 }
 
@@ -365,7 +367,8 @@ async fn live_and_die(busybox: &Path) {
     let script = format!(
         "echo $GREETING $FROM $HOME $$; busybox hostname; busybox tail -n1 /etc/hosts; busybox ls /etc; busybox cat /etc/resolv.conf; \
          until busybox nc -w 3 {other} 80 </dev/null; do busybox sleep 0.1; done; busybox cat /volume/file; \
-         busybox ip route; (echo x > /volume/file) 2>/dev/null || echo read-only; echo to stderr >&2; exit 7"
+         busybox ip route; (echo x > /volume/file) 2>/dev/null || echo read-only; busybox cat /proc/sys/net/ipv4/ip_unprivileged_port_start; \
+         echo it is over > /dev/termination-log; echo to stderr >&2; exit 7"
     );
     let volume = directory.path().join("volume");
     std::fs::create_dir(&volume).unwrap();
@@ -376,8 +379,19 @@ async fn live_and_die(busybox: &Path) {
         target: PathBuf::from("/volume"),
         read_only: true,
     });
+    // A file of its own in /dev, and a setting of the pod's network.
+    let message = directory.path().join("message");
+    std::fs::write(&message, "").unwrap();
+    spec.mounts.push(Mount {
+        source: message.clone(),
+        target: PathBuf::from("/dev/termination-log"),
+        read_only: false,
+    });
+    let sysctl = "net.ipv4.ip_unprivileged_port_start".to_owned();
+    spec.sysctls.push((sysctl, "81".to_owned()));
     runtime.start(&spec).await.unwrap();
     assert_eq!(exited(&runtime, "main").await, (7, false));
+    assert_eq!(std::fs::read_to_string(&message).unwrap(), "it is over\n");
     let text = log(&runtime, "main", false).await;
     println!("{text}");
     for expected in [
@@ -388,7 +402,7 @@ async fn live_and_die(busybox: &Path) {
         "served\n",
         "from the node\n",
         "default via 10.78.1.1 dev eth0",
-        "read-only\n",
+        "read-only\n81\n",
         "to stderr\n",
     ] {
         assert!(text.contains(expected), "`{expected}` is not in:\n{text}");

@@ -131,7 +131,11 @@ impl Choice {
     /// The endpoints in the order in which a new connection should try them: good ones, then those that are penalised or
     /// `unanswering`, then those that never accepted a connection. Among equals first those for which the fewest connections wait, so that
     /// one that has become slow gets less to do at once, and by turns.
-    pub(super) fn order(&mut self, unanswering: impl Fn(SocketAddr) -> bool) -> Vec<SocketAddr> {
+    /// Returns how many of them are good as well.
+    pub(super) fn order_and_good(
+        &mut self,
+        unanswering: impl Fn(SocketAddr) -> bool,
+    ) -> (Vec<SocketAddr>, usize) {
         let turn = self.next;
         self.next = self.next.wrapping_add(1);
         let mut ranked: [Vec<(usize, SocketAddr)>; 3] = Default::default();
@@ -150,7 +154,9 @@ impl Choice {
             rank.rotate_left(turn % members);
             rank.sort_by_key(|(pending, _)| *pending);
         }
-        ranked.into_iter().flatten().map(|(_, addr)| addr).collect()
+        let good = ranked[0].len();
+        let order = ranked.into_iter().flatten().map(|(_, addr)| addr);
+        (order.collect(), good)
     }
 
     fn member(&mut self, addr: SocketAddr) -> Option<&mut Member> {
@@ -185,7 +191,7 @@ mod tests {
     }
 
     fn order(choice: &mut Choice) -> Vec<SocketAddr> {
-        choice.order(|_| false)
+        choice.order_and_good(|_| false).0
     }
 
     #[test]
@@ -251,7 +257,10 @@ mod tests {
     fn unanswering_endpoints_are_a_last_resort() {
         let mut choice = confirmed(&[1, 2]);
         for _ in 0..3 {
-            assert_eq!(choice.order(|other| other == addr(1)), [addr(2), addr(1)]);
+            assert_eq!(
+                choice.order_and_good(|other| other == addr(1)),
+                (vec![addr(2), addr(1)], 1)
+            );
         }
     }
 

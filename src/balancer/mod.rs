@@ -14,6 +14,7 @@
 //! - It learns of faults by what its connections do and by what the API says, as on a real cluster; never from the fabric.
 
 mod activity;
+mod affinity;
 pub mod bench;
 mod choice;
 mod connect;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::affinity::Affinity;
 use self::choice::Choice;
 use self::open::OpenConnections;
 pub use self::open::{Connection, OpenConnection};
@@ -99,6 +101,7 @@ struct Shared {
 #[derive(Default)]
 struct Service {
     choice: Choice,
+    affinity: Affinity,
     probes: HashMap<SocketAddr, AbortOnDropHandle<()>>,
 }
 
@@ -134,6 +137,9 @@ impl Balancer {
             .retain(|key, _| table.ports.contains_key(key));
         for (key, port) in &table.ports {
             self.set_endpoints(key, &port.endpoints);
+            if let Some(service) = self.services().get_mut(key) {
+                service.affinity.set(port.affinity);
+            }
         }
         // After the table is in: whoever sees the revision may rely on it. It goes back with a store that was restored.
         self.shared.applied.store(revision, Ordering::SeqCst);
@@ -151,11 +157,23 @@ impl Balancer {
     /// # Errors
     /// When there is no endpoint, or none accepts.
     pub async fn connect(&self, key: &ServicePortKey) -> Result<Connection, ConnectError> {
+        self.connect_for(key, None).await
+    }
+
+    /// As [`connect`](Self::connect), for a client that may have to stay with the endpoint it had before.
+    ///
+    /// # Errors
+    /// When there is no endpoint, or none accepts.
+    pub async fn connect_for(
+        &self,
+        key: &ServicePortKey,
+        client: Option<IpAddr>,
+    ) -> Result<Connection, ConnectError> {
         let begun = Instant::now();
         loop {
             let raced = connect::race(
                 &*self.shared.dial,
-                self.candidates(key),
+                self.candidates(key, client),
                 |addr| self.admit(key, addr),
                 |addr, outcome| self.shared.note(key, addr, outcome),
             );
@@ -163,18 +181,31 @@ impl Balancer {
                 Err(ConnectError::AllRefused) if begun.elapsed() < REFUSED_PATIENCE => {
                     tokio::time::sleep(REFUSED_RETRY).await
                 }
-                ended => return ended,
+                ended => {
+                    if let (Ok(connection), Some(client)) = (&ended, client)
+                        && let Some(service) = self.services().get_mut(key)
+                    {
+                        let addr = connection.open.addr();
+                        service.affinity.note(client, addr, Instant::now());
+                    }
+                    return ended;
+                }
             }
         }
     }
 
-    fn candidates(&self, key: &ServicePortKey) -> Vec<SocketAddr> {
+    fn candidates(&self, key: &ServicePortKey, client: Option<IpAddr>) -> Vec<SocketAddr> {
         let now = Instant::now();
         let unanswering = |addr| self.shared.open.is_unanswering(key, addr, now);
-        self.services()
-            .get_mut(key)
-            .map(|service| service.choice.order(unanswering))
-            .unwrap_or_default()
+        let mut services = self.services();
+        let Some(service) = services.get_mut(key) else {
+            return Vec::new();
+        };
+        let (mut order, good) = service.choice.order_and_good(unanswering);
+        if let Some(client) = client {
+            service.affinity.prefer(client, &mut order, good, now);
+        }
+        order
     }
 
     /// Counts a connection to an endpoint that is still in the set.

@@ -233,7 +233,8 @@ pub async fn forward(
     balancer: &Balancer,
     key: &ServicePortKey,
 ) -> Result<(u64, u64), ForwardError> {
-    let relayed = match pin!(balancer.connect(key)).await {
+    let address = client.peer_addr().ok().map(|peer| peer.ip());
+    let relayed = match pin!(balancer.connect_for(key, address)).await {
         Ok(connection) => relay(&mut client, connection).await,
         Err(error) => Err(error.into()),
     };

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{EndpointSubset, Endpoints, Service};
+use k8s_openapi::api::core::v1::{EndpointSubset, Endpoints, Service, ServiceSpec};
 
 use super::Endpoint;
 
@@ -35,15 +36,19 @@ pub struct ServicePort {
     pub service_type: String,
     /// The port on every node, if there is one.
     pub node_port: Option<u16>,
+    /// For how long a client stays with its endpoint; `None` if it does not.
+    pub affinity: Option<Duration>,
     /// Ready endpoints, in address order.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// All TCP ports of all Services that select or name endpoints. `ExternalName` Services and UDP ports are not balanced.
+/// All ports of all Services that select or name endpoints. `ExternalName` Services are not balanced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTable {
-    /// By Service and port.
+    /// TCP, by Service and port.
     pub ports: BTreeMap<ServicePortKey, ServicePort>,
+    /// UDP, by Service and port.
+    pub datagrams: BTreeMap<ServicePortKey, ServicePort>,
 }
 
 impl ServiceTable {
@@ -64,7 +69,7 @@ impl ServiceTable {
                 )
             })
             .collect();
-        let mut ports = BTreeMap::new();
+        let (mut ports, mut datagrams) = (BTreeMap::new(), BTreeMap::new());
         for service in services {
             let (Some(namespace), Some(name), Some(spec)) = (
                 &service.metadata.namespace,
@@ -82,10 +87,8 @@ impl ServiceTable {
                 .and_then(|object| object.subsets.as_deref())
                 .unwrap_or_default();
             for port in spec.ports.iter().flatten() {
-                let (Ok(number), "TCP") = (
-                    u16::try_from(port.port),
-                    port.protocol.as_deref().unwrap_or("TCP"),
-                ) else {
+                let protocol = port.protocol.as_deref().unwrap_or("TCP");
+                let (Ok(number), "TCP" | "UDP") = (u16::try_from(port.port), protocol) else {
                     continue;
                 };
                 let key = ServicePortKey {
@@ -101,12 +104,17 @@ impl ServiceTable {
                         .node_port
                         .and_then(|port| u16::try_from(port).ok())
                         .filter(|port| *port != 0),
-                    endpoints: ready_endpoints(subsets, port.name.as_deref()),
+                    affinity: affinity(spec),
+                    endpoints: ready_endpoints(subsets, port.name.as_deref(), protocol),
                 };
-                ports.insert(key, value);
+                if protocol == "UDP" {
+                    datagrams.insert(key, value);
+                } else {
+                    ports.insert(key, value);
+                }
             }
         }
-        Self { ports }
+        Self { ports, datagrams }
     }
 
     /// The ports of a Service, by name.
@@ -121,14 +129,32 @@ impl ServiceTable {
     }
 }
 
+/// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const STAY_SECONDS: i32 = 10_800;
+
+fn affinity(spec: &ServiceSpec) -> Option<Duration> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config
+        .and_then(|config| config.client_ip.as_ref()?.timeout_seconds)
+        .unwrap_or(STAY_SECONDS);
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
 /// The ready addresses of every subset, with the port of that name.
-fn ready_endpoints(subsets: &[EndpointSubset], port_name: Option<&str>) -> Vec<Endpoint> {
+fn ready_endpoints(
+    subsets: &[EndpointSubset],
+    port_name: Option<&str>,
+    protocol: &str,
+) -> Vec<Endpoint> {
     let wanted = port_name.unwrap_or_default();
     let mut found = Vec::new();
     for subset in subsets {
         let port = subset.ports.iter().flatten().find(|port| {
             port.name.as_deref().unwrap_or_default() == wanted
-                && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+                && port.protocol.as_deref().unwrap_or("TCP") == protocol
         });
         let Some(port) = port.and_then(|port| u16::try_from(port.port).ok()) else {
             continue;
@@ -166,7 +192,8 @@ mod tests {
         .unwrap();
         let headless: Service = serde_json::from_value(json!({
             "metadata": { "namespace": "default", "name": "db" },
-            "spec": { "clusterIP": "None", "ports": [{ "port": 5432 }] },
+            "spec": { "clusterIP": "None", "ports": [{ "port": 5432 }], "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } } },
         }))
         .unwrap();
         let endpoints: Endpoints = serde_json::from_value(json!({
@@ -210,5 +237,9 @@ mod tests {
         );
         let db = table.service("default", "db").next().unwrap().1;
         assert_eq!((db.cluster_ip, db.endpoints.len()), (None, 0));
+        assert_eq!(
+            (http.affinity, db.affinity),
+            (None, Some(Duration::from_mins(1)))
+        );
     }
 }

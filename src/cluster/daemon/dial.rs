@@ -4,7 +4,7 @@
 //! connection's bytes follow. A failure keeps its class, so that the prober can tell a refusal from silence.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ async fn handle(client: UnixStream, dial: &dyn Dial, balancer: &Balancer) -> io:
                 port,
             };
             let connected = tokio::select! {
-                connected = balancer.connect(&key) => connected,
+                connected = balancer.connect_for(&key, Some(Ipv4Addr::LOCALHOST.into())) => connected,
                 _ = client.fill_buf() => return Ok(()),
             };
             match connected {

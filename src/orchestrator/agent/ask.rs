@@ -13,6 +13,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::grpc;
 use super::probe::{Action, Prober};
 use super::runtime::Runtime;
 use crate::kubernetes::version::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
@@ -73,6 +74,21 @@ impl<R: Runtime> Prober for PodProber<R> {
                 } else {
                     Err(format!("HTTP probe failed with statuscode: {code}"))
                 }
+            }
+            Action::Grpc { tls, port, service } => {
+                let stream = connect(address, *port).await?;
+                let authority = format!("{address}:{port}");
+                if !*tls {
+                    return grpc::check(stream, &authority, service).await;
+                }
+                let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(address)));
+                let mut config = (*unverified()).clone();
+                config.alpn_protocols = vec![b"h2".to_vec()];
+                let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+                    .connect(name, stream)
+                    .await
+                    .map_err(|error| format!("TLS handshake failed: {error}"))?;
+                grpc::check(stream, &authority, service).await
             }
             Action::Exec { command } => {
                 let output = self

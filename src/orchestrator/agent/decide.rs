@@ -106,6 +106,8 @@ pub(crate) struct ContainerView {
     pub(crate) answers: bool,
     /// Restart count of the first instance that this agent starts.
     pub(crate) first_instance: u32,
+    /// What the newest instances left to be told when they ended, by restart count.
+    pub(crate) messages: BTreeMap<u32, String>,
 }
 
 impl Default for ContainerView {
@@ -124,6 +126,7 @@ impl Default for ContainerView {
             ready: false,
             answers: true,
             first_instance: 0,
+            messages: BTreeMap::new(),
         }
     }
 }
@@ -240,6 +243,8 @@ pub(crate) struct Observed {
     pub(crate) deletion: Option<Deletion>,
     /// That no balancer uses the pod any more.
     pub(crate) drain: Progress,
+    /// It has been active for longer than it may: nothing of it runs again.
+    pub(crate) expired: bool,
     /// The API has it no longer.
     pub(crate) gone: bool,
     /// Removal of the sandbox and volumes.
@@ -354,8 +359,24 @@ fn init_done(container: &Container, view: &ContainerView) -> bool {
 pub(crate) fn decide(spec: &PodSpec, observed: &Observed, now: Instant) -> Vec<Effect> {
     match &observed.deletion {
         Some(deletion) => decide_deletion(observed, deletion, now),
+        None if observed.expired => decide_end(spec, observed, now),
         None => decide_life(spec, observed, now),
     }
+}
+
+/// A pod that is over its deadline: what runs is stopped, and nothing is started.
+fn decide_end(spec: &PodSpec, observed: &Observed, now: Instant) -> Vec<Effect> {
+    let running = observed.containers.iter();
+    running
+        .filter(|(_, view)| view.running() && !view.stopping)
+        .map(|(name, _)| Effect::Stop {
+            container: name.clone(),
+            deadline: now + grace(None, spec),
+            message: format!(
+                "Stopping container {name}: the pod is over its activeDeadlineSeconds"
+            ),
+        })
+        .collect()
 }
 
 fn decide_life(spec: &PodSpec, observed: &Observed, now: Instant) -> Vec<Effect> {
@@ -555,6 +576,31 @@ mod tests {
             image: image(),
             instance,
         }
+    }
+
+    #[test]
+    fn a_pod_over_its_deadline_is_stopped_and_starts_nothing() {
+        let spec = spec(
+            json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "a"}, {"name": "b"}]}),
+        );
+        let now = Instant::now();
+        let mut observed = Observed {
+            setup: Progress::Done,
+            expired: true,
+            ..Observed::default()
+        };
+        observed.container("a").status = Some(status("a", 0, None));
+        observed.container("b").status = Some(status("b", 0, Some((1, 5))));
+        let effects = decide(&spec, &observed, now);
+        let deadline = now + Duration::from_secs(5);
+        assert!(
+            matches!(effects.as_slice(), [Effect::Stop { container, deadline: found, .. }] if container == "a" && *found == deadline),
+            "{effects:?}"
+        );
+        observed.container("a").stopping = true;
+        assert_eq!(decide(&spec, &observed, now), []);
+        observed.expired = false;
+        assert!(!decide(&spec, &observed, now).is_empty());
     }
 
     #[test]

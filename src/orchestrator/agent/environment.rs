@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service,
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, PodSpec, ResourceFieldSelector, Secret,
+    Service,
 };
+
+use super::downward;
 
 /// Why a container cannot be configured: Kubernetes' `CreateContainerConfigError`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +52,14 @@ pub(crate) enum ConfigError {
         /// What it asked for.
         field: String,
     },
+    /// A resource that is not one, or of no container of the pod.
+    #[error("environment variable {variable}: {why}")]
+    Resource {
+        /// The variable.
+        variable: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 /// What a container's environment is made from.
@@ -65,6 +76,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) config_maps: &'a BTreeMap<String, ConfigMap>,
     /// Services of the pod's namespace, and `default/kubernetes`.
     pub(crate) services: &'a [Service],
+    /// The node's memory, for containers without a limit.
+    pub(crate) node_memory_bytes: u64,
 }
 
 /// A container's environment in the order in which it is defined; service variables come first and lose to the pod's own.
@@ -127,7 +140,10 @@ pub(crate) fn environment(
                     &known,
                 ))
             }
-            Some(from) => value_from(variable, from, sources)?,
+            Some(from) => match &from.resource_field_ref {
+                Some(wanted) => Some(resource(container, variable, wanted, sources)?),
+                None => value_from(variable, from, sources)?,
+            },
         };
         if let Some(value) = value {
             set(&mut result, variable.name.clone(), value);
@@ -170,6 +186,22 @@ fn text(kind: &'static str, name: &str, key: &str, value: &[u8]) -> Result<Strin
         kind,
         name: name.to_owned(),
         key: key.to_owned(),
+    })
+}
+
+fn resource(
+    container: &Container,
+    variable: &EnvVar,
+    wanted: &ResourceFieldSelector,
+    sources: &Sources<'_>,
+) -> Result<String, ConfigError> {
+    let nothing = PodSpec::default();
+    let spec = sources.pod.spec.as_ref().unwrap_or(&nothing);
+    downward::resource(spec, Some(container), wanted, sources.node_memory_bytes).map_err(|why| {
+        ConfigError::Resource {
+            variable: variable.name.clone(),
+            why,
+        }
     })
 }
 
@@ -234,14 +266,9 @@ fn value_from(
             }),
         };
     }
-    let field = if from.resource_field_ref.is_some() {
-        "resourceFieldRef"
-    } else {
-        "this valueFrom"
-    };
     Err(ConfigError::UnsupportedField {
         variable: variable.name.clone(),
-        field: field.to_owned(),
+        field: "this valueFrom".to_owned(),
     })
 }
 
@@ -443,6 +470,7 @@ mod tests {
             secrets: &BTreeMap::from([("s".to_owned(), secret)]),
             config_maps: &BTreeMap::from([("m".to_owned(), map)]),
             services: &services,
+            node_memory_bytes: 512 << 20,
         };
         environment(&pod.spec.as_ref().unwrap().containers[0], &sources)
             .map(|variables| variables.into_iter().collect())

@@ -24,6 +24,11 @@ pub(crate) enum LaunchError {
     /// It must not run as root, and would.
     #[error("{0}")]
     Root(String),
+    /// A setting of the kernel that is not the pod's own.
+    #[error(
+        "SysctlForbidden: forbidden sysctl: \"{0}\" not allowlisted: it is not one of those that Kubernetes calls safe"
+    )]
+    Sysctl(String),
 }
 
 /// All that a container's specification is made from.
@@ -68,6 +73,7 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
             secrets: &launch.objects.secrets,
             config_maps: &launch.objects.config_maps,
             services: launch.services,
+            node_memory_bytes: launch.node_memory_bytes,
         },
     )?;
     let mut mounts = volumes::mounts(container, launch.volumes, &env)?;
@@ -121,6 +127,11 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
         privileged: security
             .and_then(|security| security.privileged)
             .unwrap_or(false),
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        sysctls: sysctls(launch.pod)?,
         env,
     })
 }
@@ -174,6 +185,40 @@ fn groups(pod: &Pod) -> Vec<u32> {
     groups.sort_unstable();
     groups.dedup();
     groups
+}
+
+/// Settings of the kernel that belong to a pod's own namespaces. Source: `pkg/kubelet/sysctl/safe_sysctls.go`.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// The pod's settings of the kernel. Those of the network belong to the node where the pod has the node's network.
+fn sysctls(pod: &Pod) -> Result<Vec<(String, String)>, LaunchError> {
+    let spec = pod.spec.as_ref();
+    let of_node = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+    let security = spec.and_then(|spec| spec.security_context.as_ref());
+    let all = security.and_then(|security| security.sysctls.as_ref());
+    let mut found = Vec::new();
+    for sysctl in all.into_iter().flatten() {
+        let name = sysctl.name.replace('/', ".");
+        let is_safe = SAFE_SYSCTLS.contains(&name.as_str());
+        if !is_safe || of_node && name.starts_with("net.") {
+            return Err(LaunchError::Sysctl(name));
+        }
+        found.push((name, sysctl.value.clone()));
+    }
+    Ok(found)
 }
 
 fn capabilities(
@@ -241,8 +286,9 @@ mod tests {
     #[test]
     fn a_manifest_becomes_a_specification() {
         let pod: Pod = serde_json::from_value(json!({"metadata":{"name":"p","namespace":"default","uid":"u"},"spec":{
-            "securityContext":{"runAsUser":1000,"runAsGroup":7,"fsGroup":2000,"supplementalGroups":[3000,2000]},
-            "containers":[{"name":"c","image":"i","command":["run","$(A)"],"env":[{"name":"A","value":"b"}],
+            "securityContext":{"runAsUser":1000,"runAsGroup":7,"fsGroup":2000,"supplementalGroups":[3000,2000],
+                "sysctls":[{"name":"net.ipv4.tcp_syncookies","value":"1"}]},
+            "containers":[{"name":"c","image":"i","lifecycle":{"stopSignal":"SIGUSR1"},"command":["run","$(A)"],"env":[{"name":"A","value":"b"}],
                 "resources":{"limits":{"cpu":"500m","memory":"64Mi"}},
                 "securityContext":{"runAsUser":33,"readOnlyRootFilesystem":true,"allowPrivilegeEscalation":false,
                     "capabilities":{"drop":["ALL"],"add":["NET_BIND_SERVICE"]}},
@@ -287,6 +333,9 @@ mod tests {
         );
         assert_eq!(spec.groups, [2000, 3000]);
         assert!(spec.no_new_privileges);
+        assert_eq!(spec.stop_signal.as_deref(), Some("SIGUSR1"));
+        let sysctl = ("net.ipv4.tcp_syncookies".to_owned(), "1".to_owned());
+        assert_eq!(spec.sysctls, [sysctl]);
         assert_eq!(
             (spec.capabilities_added, spec.capabilities_dropped),
             (vec!["NET_BIND_SERVICE".to_owned()], vec!["ALL".to_owned()])
@@ -380,6 +429,33 @@ mod tests {
                     assert!(error.contains(expected), "{error}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_the_pods_own_kernel_settings_are_set() {
+        for (spec, is_right) in [
+            (
+                json!({"sysctls":[{"name":"net/ipv4/tcp_syncookies","value":"1"}]}),
+                true,
+            ),
+            (
+                json!({"sysctls":[{"name":"kernel.panic","value":"1"}]}),
+                false,
+            ),
+            (
+                json!({"sysctls":[{"name":"vm.swappiness","value":"1"}]}),
+                false,
+            ),
+        ] {
+            let mut pod: Pod =
+                serde_json::from_value(json!({"spec":{"securityContext":spec,"containers":[]}}))
+                    .unwrap();
+            assert_eq!(sysctls(&pod).is_ok(), is_right, "{pod:?}");
+            if let Some(spec) = &mut pod.spec {
+                spec.host_network = Some(true);
+            }
+            assert!(sysctls(&pod).is_err(), "they would be the node's");
         }
     }
 

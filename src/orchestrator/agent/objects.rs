@@ -87,6 +87,15 @@ pub(crate) fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
                 .filter_map(|source| source.secret_name.clone()),
         );
         config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
+        let projected = volume.projected.as_ref();
+        for part in projected
+            .and_then(|all| all.sources.as_ref())
+            .into_iter()
+            .flatten()
+        {
+            secrets.extend(part.secret.iter().map(|source| source.name.clone()));
+            config_maps.extend(part.config_map.iter().map(|source| source.name.clone()));
+        }
     }
     let containers: Vec<&Container> = spec
         .init_containers
@@ -130,6 +139,25 @@ pub(crate) fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
         }
     }
     (secrets, config_maps)
+}
+
+/// Whether a volume of the pod shows something of the pod itself.
+pub(crate) fn shows_itself(pod: &Pod) -> bool {
+    let mut volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.any(|volume| {
+        let projected = volume
+            .projected
+            .as_ref()
+            .and_then(|all| all.sources.as_ref());
+        volume.downward_api.is_some()
+            || projected
+                .into_iter()
+                .flatten()
+                .any(|part| part.downward_api.is_some())
+    })
 }
 
 /// Reads what a pod names; from what was kept, when the API is away.

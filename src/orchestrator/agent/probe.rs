@@ -56,6 +56,15 @@ pub(crate) enum Action {
         /// Port.
         port: u16,
     },
+    /// gRPC's own health check; SERVING is a success.
+    Grpc {
+        /// Whether TLS is spoken; the certificate is not verified.
+        tls: bool,
+        /// Port.
+        port: u16,
+        /// The service asked for; empty for the server itself.
+        service: String,
+    },
     /// Exit code 0 is a success.
     Exec {
         /// Program and arguments.
@@ -216,9 +225,18 @@ fn action(probe: &Probe, container: &Container) -> Action {
         Action::Exec {
             command: exec.command.clone().unwrap_or_default(),
         }
+    } else if let Some(grpc) = &probe.grpc {
+        match resolve_port(&IntOrString::Int(grpc.port), container) {
+            Ok(port) => Action::Grpc {
+                tls: grpc.mode.as_deref() == Some("TLS"),
+                port,
+                service: grpc.service.clone().unwrap_or_default(),
+            },
+            Err(why) => Action::Impossible { why },
+        }
     } else {
         Action::Impossible {
-            why: "only httpGet, tcpSocket and exec probes are supported".into(),
+            why: "the probe asks nothing: httpGet, tcpSocket, grpc or exec".into(),
         }
     }
 }
@@ -559,6 +577,20 @@ mod tests {
 
     fn container(value: serde_json::Value) -> Container {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn grpc_probes_ask_the_health_service() {
+        let plans = plans(&container(
+            json!({"name":"c","startupProbe":{"grpc":{"port":50051,"service":"web"}},"livenessProbe":{"grpc":{"port":1,"mode":"TLS"}}}),
+        ));
+        let actions: Vec<&Action> = plans.iter().map(|plan| &plan.action).collect();
+        let grpc = |tls, port, service: &str| Action::Grpc {
+            tls,
+            port,
+            service: service.into(),
+        };
+        assert_eq!(actions, [&grpc(false, 50051, "web"), &grpc(true, 1, "")]);
     }
 
     #[test]

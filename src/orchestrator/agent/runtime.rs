@@ -88,6 +88,10 @@ pub struct ContainerSpec {
     pub capabilities_dropped: Vec<String>,
     /// No process of it may gain privileges, by a set-user-ID program for instance.
     pub no_new_privileges: bool,
+    /// Its signal to stop, in place of the image's.
+    pub stop_signal: Option<String>,
+    /// Settings of the kernel, in its pod's namespaces.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// What a container does now.

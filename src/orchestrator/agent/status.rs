@@ -79,13 +79,21 @@ pub(crate) fn status(
             container_status(container, true, previous.init_container_statuses.as_ref())
         })
         .collect();
-    let phase = phase(spec, &containers, &init_containers, is_initialized);
+    let phase = if observed.expired {
+        "Failed"
+    } else {
+        phase(spec, &containers, &init_containers, is_initialized)
+    };
     let address = observed
         .address
         .map(|address| address.to_string())
         .or_else(|| previous.pod_ip.clone());
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
+        reason: observed.expired.then(|| "DeadlineExceeded".to_owned()),
+        message: observed
+            .expired
+            .then(|| "Pod was active on the node longer than the specified deadline".to_owned()),
         host_ip: Some(moment.host_address.to_string()),
         host_ips: Some(vec![HostIP {
             ip: moment.host_address.to_string(),
@@ -304,16 +312,24 @@ fn one(
     let again = view
         .exit_code()
         .is_none_or(|code| restarts(spec, container, init, code))
-        && !leaving;
+        && !leaving
+        && !observed.expired;
     let waiting = if running || !again {
         None
     } else {
         waiting(pod, container, view, observed, moment)
     };
     let exited = view.status.as_ref().filter(|_| !running);
+    let shown = |status: &ContainerStatus| {
+        let mut state = api_state(status);
+        if let Some(ended) = &mut state.terminated {
+            ended.message = view.messages.get(&status.restart_count).cloned();
+        }
+        state
+    };
     let (state, last) = match (&view.status, waiting) {
-        (Some(status), None) => (api_state(status), view.last.as_ref().map(api_state)),
-        (_, Some((reason, message))) => (waiting_state(&reason, message), exited.map(api_state)),
+        (Some(status), None) => (shown(status), view.last.as_ref().map(shown)),
+        (_, Some((reason, message))) => (waiting_state(&reason, message), exited.map(shown)),
         (None, None) => {
             let reason = if init
                 || is_initialized && spec.init_containers.as_ref().is_none_or(Vec::is_empty)

@@ -10,6 +10,9 @@
 //! Source: `pkg/volume/util/atomic_writer.go`. Secrets and `emptyDir` of medium Memory live below [`Roots::volatile`], a
 //! tmpfs; everything else below [`Roots::durable`]. Both directories are 0700: containers get at a volume by its mount only.
 
+mod memory;
+mod projected;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -19,6 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, Pod, Secret, Volume};
 
 use super::environment::{ConfigError, expand_all};
+use super::quantity;
 use super::runtime::Mount;
 use crate::orchestrator::private_file::make_private_parents;
 
@@ -83,6 +87,7 @@ impl Roots {
 
     /// Removes everything that a pod left. Absent is fine.
     pub(crate) fn remove(&self, uid: &str) -> io::Result<()> {
+        memory::release(&self.pod_volatile(uid).join("volumes/empty-dir"))?;
         for directory in [self.pod(uid), self.pod_volatile(uid)] {
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -99,12 +104,22 @@ pub(crate) type Sources = BTreeMap<String, PathBuf>;
 /// Files of a Secret or ConfigMap volume: path in the volume, contents, mode.
 pub(crate) type Projection = BTreeMap<String, (Vec<u8>, u32)>;
 
+/// What volumes are filled with.
+#[derive(Clone, Copy)]
+pub(crate) struct Objects<'a> {
+    /// Secrets that the pod names, by name.
+    pub(crate) secrets: &'a BTreeMap<String, Secret>,
+    /// ConfigMaps that the pod names, by name.
+    pub(crate) config_maps: &'a BTreeMap<String, ConfigMap>,
+    /// The node's memory, for containers without a limit.
+    pub(crate) node_memory_bytes: u64,
+}
+
 /// Makes or refreshes all volumes of a pod, and says where they are. Idempotent. Blocks on the disk.
 pub(crate) fn prepare(
     pod: &Pod,
     roots: &Roots,
-    secrets: &BTreeMap<String, Secret>,
-    config_maps: &BTreeMap<String, ConfigMap>,
+    objects: &Objects<'_>,
 ) -> Result<Sources, VolumeError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let group = fs_group(pod);
@@ -134,13 +149,20 @@ pub(crate) fn prepare(
                 .join(kind)
                 .join(&volume.name)
         };
-        if volume.secret.is_some() || volume.config_map.is_some() {
-            let path = if volume.secret.is_some() {
+        let is_shown = volume.projected.is_some() || volume.downward_api.is_some();
+        if is_shown || volume.secret.is_some() || volume.config_map.is_some() {
+            let path = if is_shown {
+                volatile("projected")
+            } else if volume.secret.is_some() {
                 volatile("secret")
             } else {
                 durable("configmap")
             };
-            let mut files = projection(volume, secrets, config_maps)?;
+            let mut files = if is_shown {
+                projected::files(volume, pod, objects)?
+            } else {
+                projection(volume, objects.secrets, objects.config_maps)?
+            };
             if group.is_some() {
                 for (_, mode) in files.values_mut() {
                     *mode |= GROUP_READS;
@@ -158,6 +180,10 @@ pub(crate) fn prepare(
             make_private_parents(&path).map_err(|error| failed(&path, error))?;
             if !path.exists() {
                 fs::create_dir(&path).map_err(|error| failed(&path, error))?;
+                let most = empty.size_limit.as_ref().and_then(quantity::bytes);
+                if let Some(bytes) = most.filter(|_| empty.medium.as_deref() == Some("Memory")) {
+                    memory::limit(&path, bytes).map_err(|error| failed(&path, error))?;
+                }
                 // Any user of the pod may write, as in the kubelet.
                 let mode = if group.is_some() { 0o2777 } else { 0o777 };
                 std::os::unix::fs::chown(&path, None, group)
@@ -173,7 +199,7 @@ pub(crate) fn prepare(
             sources.insert(volume.name.clone(), path);
         } else {
             return Err(refused(
-                "only secret, configMap, emptyDir and hostPath volumes are supported".into(),
+                "only secret, configMap, projected, downwardAPI, emptyDir and hostPath volumes are supported".into(),
             ));
         }
     }
@@ -669,7 +695,12 @@ mod tests {
             {"name":"c","volumeMounts":[{"name":"e","mountPath":"/e","subPath":"in"},{"name":"m","mountPath":"/m","readOnly":true},
                 {"name":"e","mountPath":"/x","subPathExpr":"of/$(WHO)"}]}],
             "volumes":[{"name":"e","emptyDir":{}},{"name":"m","emptyDir":{"medium":"Memory"}}]}})).unwrap();
-        let sources = prepare(&pod, &roots, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        let objects = Objects {
+            secrets: &BTreeMap::new(),
+            config_maps: &BTreeMap::new(),
+            node_memory_bytes: 0,
+        };
+        let sources = prepare(&pod, &roots, &objects).unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let mounts = mounts(container, &sources, &[("WHO".into(), "me".into())]).unwrap();
         assert!(mounts[0].source.ends_with("volumes/empty-dir/e/in") && !mounts[0].read_only);
@@ -709,7 +740,12 @@ mod tests {
         let secrets = BTreeMap::from([("s".to_owned(), secret)]);
         // The second time nothing changes.
         for _ in 0..2 {
-            let sources = prepare(&pod, &roots, &secrets, &BTreeMap::new()).unwrap();
+            let objects = Objects {
+                secrets: &secrets,
+                config_maps: &BTreeMap::new(),
+                node_memory_bytes: 0,
+            };
+            let sources = prepare(&pod, &roots, &objects).unwrap();
             for (path, mode) in [
                 (sources["e"].clone(), 0o2777),
                 (sources["s"].clone(), 0o2755),

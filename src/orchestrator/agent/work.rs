@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::ask::PodProber;
-use super::decide::is_sidecar;
+use super::decide::{grace, is_sidecar};
 use super::drain::Drains;
 use super::events::Recorder;
 use super::launch::{self, Launch};
@@ -17,11 +17,14 @@ use super::objects::{self, PodApi};
 use super::pod_files;
 use super::probe::{Action, Prober, http_action};
 use super::runtime::{ContainerState, ContainerStatus, Image, Mount, Runtime, SandboxSpec};
+use super::termination;
 use super::volumes::{self, Roots, Sources};
 use crate::orchestrator::private_file::write_private;
 
 /// After preStop a container gets at least so long to stop, as in the kubelet.
 const LEAST_STOP_GRACE: Duration = Duration::from_secs(2);
+/// No hook runs for longer than this after its container's start.
+const POST_START_TIMEOUT: Duration = Duration::from_hours(1);
 /// Between attempts to stop a container that the runtime could not stop.
 const STOP_RETRY: Duration = Duration::from_secs(1);
 /// For so long the Services are waited for before a container starts without their variables.
@@ -98,8 +101,14 @@ pub(crate) async fn make_volumes<R, A: PodApi>(
         .await
         .map_err(mount)?;
     let roots = context.roots.clone();
+    let node_memory_bytes = context.node_memory_bytes;
     tokio::task::spawn_blocking(move || {
-        volumes::prepare(&pod, &roots, &objects.secrets, &objects.config_maps)
+        let objects = volumes::Objects {
+            secrets: &objects.secrets,
+            config_maps: &objects.config_maps,
+            node_memory_bytes,
+        };
+        volumes::prepare(&pod, &roots, &objects)
     })
     .await
     .map_err(|error| mount(error.to_string()))?
@@ -186,6 +195,9 @@ pub(crate) async fn start<R: Runtime, A: PodApi>(
         .await
         .map_err(config)?;
     let services = services(context, pod).await;
+    let mut files = pod_file_mounts(pod, &context.roots).to_vec();
+    let message = termination::mount(pod, container, instance, &context.roots);
+    files.extend(message.map_err(|error| config(format!("make the termination log: {error}")))?);
     let spec = launch::container_spec(&Launch {
         pod,
         container,
@@ -198,12 +210,62 @@ pub(crate) async fn start<R: Runtime, A: PodApi>(
         objects: &objects,
         services: &services,
         volumes: &setup.volumes,
-        files: &pod_file_mounts(pod, &context.roots),
+        files: &files,
     })
     .map_err(|error| config(chain(&error)))?;
-    context.runtime.start(&spec).await.map_err(|error| Failure {
-        reason: "RunContainerError",
-        message: chain(&error),
+    let started = context
+        .runtime
+        .start(&spec)
+        .await
+        .map_err(|error| Failure {
+            reason: "RunContainerError",
+            message: chain(&error),
+        })?;
+    let lifecycle = container.lifecycle.as_ref();
+    if let Some(hook) = lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref()) {
+        post_start(context, pod, container, hook, setup.address).await?;
+    }
+    Ok(started)
+}
+
+/// Runs the postStart hook. A container whose hook fails is stopped, as in the kubelet, and is started again as its pod says.
+async fn post_start<R: Runtime, A>(
+    context: &Context<R, A>,
+    pod: &Pod,
+    container: &Container,
+    hook: &LifecycleHandler,
+    address: Ipv4Addr,
+) -> Result<(), Failure> {
+    let prober = PodProber {
+        runtime: context.runtime.clone(),
+        pod_uid: uid(pod),
+    };
+    let Err(why) = run_hook(&prober, hook, container, address, POST_START_TIMEOUT).await else {
+        return Ok(());
+    };
+    let message = format!("PostStartHook failed: {why}");
+    context.events.record(
+        pod,
+        Some(&container.name),
+        super::events::Severity::Warning,
+        "FailedPostStartHook",
+        message.clone(),
+    );
+    let allowed = pod
+        .spec
+        .as_ref()
+        .map_or(LEAST_STOP_GRACE, |spec| grace(None, spec));
+    if let Err(error) = context
+        .runtime
+        .stop(&uid(pod), &container.name, allowed)
+        .await
+    {
+        tracing::warn!(pod = uid(pod), container = container.name, error = %chain(&error), "cannot be stopped after its hook failed");
+    }
+    context.relist.notify_one();
+    Err(Failure {
+        reason: "PostStartHookError",
+        message,
     })
 }
 

@@ -156,6 +156,13 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let mut wake: Option<Instant> = None;
         let mut at = |when: Instant| wake = Some(wake.map_or(when, |wake| wake.min(when)));
         let spec = self.pod.spec.clone()?;
+        if let Some(left) = self.time_left(&spec) {
+            if left.is_zero() {
+                self.expire();
+            } else {
+                at(now + left);
+            }
+        }
         for effect in decide(&spec, &self.observed, now) {
             if let Effect::Wake(when) = effect {
                 at(when)
@@ -168,6 +175,28 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             at(when);
         }
         wake
+    }
+
+    /// How long the pod may still be active; nothing if it has no deadline, has ended, or is over it already.
+    fn time_left(&self, spec: &PodSpec) -> Option<Duration> {
+        let most = spec.active_deadline_seconds?;
+        let has_ended = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let is_over = self.status.reason.as_deref() == Some("DeadlineExceeded");
+        if self.observed.expired || has_ended && !is_over {
+            return None;
+        }
+        let most = Duration::from_secs(u64::try_from(most).unwrap_or(0));
+        let begun = self.status.start_time.as_ref()?.0;
+        let active = jiff::Timestamp::now().duration_since(begun);
+        let active = Duration::try_from(active).unwrap_or_default();
+        Some(most.saturating_sub(active))
+    }
+
+    fn expire(&mut self) {
+        self.observed.expired = true;
+        self.probes.clear();
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        self.event(None, Severity::Normal, "DeadlineExceeded", message);
     }
 
     /// Reads Secrets and ConfigMaps again when it is time; returns when that is.

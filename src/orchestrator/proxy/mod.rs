@@ -5,6 +5,7 @@
 //! rules: the whole service network is a local route (AnyIP), so a listener bound to the ClusterIP gets the connection, whether it
 //! comes from a pod or from the node itself.
 
+mod datagrams;
 mod dns;
 mod kept;
 mod listeners;
@@ -25,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::datagrams::Datagrams;
 use self::dns::Dns;
 use self::kept::{Keeper, Kept};
 use self::listeners::Listeners;
@@ -148,6 +150,7 @@ async fn follow(client: &Client, proxy: &mut Proxy, mut keeper: Keeper) {
                     tracing::error!(error, "keep the route of the service network");
                 }
                 proxy.listeners.retry();
+                proxy.datagrams.retry();
                 continue;
             }
         }
@@ -175,6 +178,7 @@ async fn follow(client: &Client, proxy: &mut Proxy, mut keeper: Keeper) {
 struct Proxy {
     balancer: Balancer,
     listeners: Listeners,
+    datagrams: Datagrams,
     zone: watch::Sender<Option<Arc<Zone>>>,
 }
 
@@ -185,6 +189,7 @@ impl Proxy {
         Self {
             balancer,
             listeners,
+            datagrams: Datagrams::default(),
             zone: watch::channel(None).0,
         }
     }
@@ -199,6 +204,7 @@ impl Proxy {
         let table = ServiceTable::build(services.clone(), endpoints.clone());
         self.balancer.apply(&table, revision);
         self.listeners.apply(&table);
+        self.datagrams.apply(&table);
         self.zone
             .send_replace(Some(Arc::new(Zone::build(services, endpoints))));
     }

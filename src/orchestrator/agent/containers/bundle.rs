@@ -136,6 +136,14 @@ pub(crate) fn config(
         "resources": resources(spec, places.controllers),
         "rootfsPropagation": "private",
     });
+    if !spec.sysctls.is_empty() {
+        let all: BTreeMap<&String, &String> = spec
+            .sysctls
+            .iter()
+            .map(|(name, value)| (name, value))
+            .collect();
+        linux["sysctl"] = json!(all);
+    }
     if !spec.privileged {
         linux["maskedPaths"] = json!([
             "/proc/acpi",

@@ -155,7 +155,8 @@ impl RealRuntime {
             ))
         })?;
         let id = format!("{}-{}-{}", spec.pod_uid, spec.name, spec.restart_count);
-        let stop_signal = signals::number(&image.stop_signal).unwrap_or(signals::TERM);
+        let stop_signal = spec.stop_signal.as_deref().unwrap_or(&image.stop_signal);
+        let stop_signal = signals::number(stop_signal).unwrap_or(signals::TERM);
         let run = RunRecord::new(
             &self.layout,
             spec,

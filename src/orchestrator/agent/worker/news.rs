@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::{Input, Worker, revision};
 use crate::orchestrator::agent::decide::{Deletion, Pull, grace, restarts};
 use crate::orchestrator::agent::events::Severity;
-use crate::orchestrator::agent::objects::PodApi;
-use crate::orchestrator::agent::probe;
+use crate::orchestrator::agent::objects::{self, PodApi};
 use crate::orchestrator::agent::runtime::{
     ContainerState, ContainerStatus, Runtime, SandboxStatus,
 };
+use crate::orchestrator::agent::{probe, termination};
 
 impl<R: Runtime, A: PodApi> Worker<R, A> {
     /// Starts from what the runtime and the API know.
@@ -53,6 +53,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                 });
             let view = self.observed.container(&status.name);
             view.observe(status, now);
+            let roots = &self.context.roots;
+            let left = termination::read(&self.pod, &status.name, status.restart_count, roots);
+            let view = self.observed.container(&status.name);
+            view.messages
+                .extend(left.map(|message| (status.restart_count, message)));
             view.started = container.startup_probe.is_none()
                 || api.is_some_and(|api| api.started == Some(true));
             view.ready = probe::ready_at_once(&container) || api.is_some_and(|api| api.ready);
@@ -66,6 +71,11 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                 input.pod.status.clone().unwrap_or_default(),
             );
             self.published.gone = false;
+        }
+        let (old, new) = (&self.pod.metadata, &input.pod.metadata);
+        let is_renamed = old.labels != new.labels || old.annotations != new.annotations;
+        if is_renamed && objects::shows_itself(&input.pod) {
+            self.refresh_at = Some(Instant::now());
         }
         self.pod = input.pod;
         self.observed.gone = input.gone;
@@ -111,6 +121,13 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let view = self.observed.container(&status.name);
         let before = view.status.as_ref().map(|status| status.restart_count);
         let exited = view.observe(status, Instant::now());
+        if exited {
+            let instance = status.restart_count;
+            let left = termination::read(&self.pod, &status.name, instance, &self.context.roots);
+            view.messages.retain(|known, _| *known + 1 >= instance);
+            view.messages
+                .extend(left.map(|message| (instance, message)));
+        }
         if view.status.as_ref().map(|status| status.restart_count) != before {
             view.started = definition.startup_probe.is_none();
             view.ready = probe::ready_at_once(&definition);

@@ -29,7 +29,7 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let Some(address) = self
             .observed
             .address
-            .filter(|_| self.observed.deletion.is_none())
+            .filter(|_| self.observed.deletion.is_none() && !self.observed.expired)
         else {
             return;
         };

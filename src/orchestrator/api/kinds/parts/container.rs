@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::causes::{Cause, Causes};
 use super::names::{list, port_name, port_number, text};
 use super::quantities;
+use crate::model::signals;
 
 pub(super) fn container(
     container: &Value,
@@ -59,6 +60,14 @@ pub(super) fn container(
         {
             found.invalid(path, &Value::from(name), "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit (e.g. 'my.env-name',  or 'MY_ENV.NAME',  or 'MyEnvName1', regex used for validation is '[-._a-zA-Z][-._a-zA-Z0-9]*')");
         }
+    }
+    let signal = text(container, "/lifecycle/stopSignal");
+    if !signal.is_empty() && signals::number(signal).is_none() {
+        found.invalid(
+            format!("{path}.lifecycle.stopSignal"),
+            &Value::from(signal),
+            "must be the name of a signal, such as SIGQUIT",
+        );
     }
     let mut paths = BTreeSet::new();
     for (number, mount) in list(container, "volumeMounts") {

@@ -1,0 +1,307 @@
+//! UDP ports of Services: each client has a flow of its own to one endpoint, for as long as datagrams come.
+//!
+//! Nothing says when a flow is over: one that is silent for [`IDLE`] is forgotten, and so is the oldest when there are too many. A
+//! flow whose endpoint has left, or refuses, goes on with another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::balancer::ServiceTable;
+use crate::model::addresses;
+
+/// A flow without a datagram for so long is over.
+const IDLE: Duration = Duration::from_mins(2);
+/// Flows of one Service port at a time.
+const FLOWS_MAX: usize = 1024;
+/// The longest datagram.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Pause after a failed receive.
+const RECEIVE_RETRY: Duration = Duration::from_millis(100);
+
+/// The UDP listeners, kept in line with a [`ServiceTable`].
+#[derive(Default)]
+pub(super) struct Datagrams {
+    wanted: BTreeMap<SocketAddrV4, Vec<SocketAddr>>,
+    running: BTreeMap<SocketAddrV4, Listener>,
+}
+
+struct Listener {
+    endpoints: watch::Sender<Vec<SocketAddr>>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Datagrams {
+    /// Opens listeners for new ports, closes those that are gone, and tells the others their endpoints.
+    pub(super) fn apply(&mut self, table: &ServiceTable) {
+        let ports = table.datagrams.iter();
+        let reached = ports.filter_map(|(key, port)| Some((port.cluster_ip?, key, port)));
+        self.wanted = reached
+            // Cluster DNS is served by this process itself.
+            .filter(|(ip, ..)| *ip != addresses::DNS_SERVICE)
+            .map(|(ip, key, port)| {
+                let endpoints = port
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.addr)
+                    .collect();
+                (SocketAddrV4::new(ip, key.port), endpoints)
+            })
+            .collect();
+        let wanted = &self.wanted;
+        self.running.retain(|addr, _| wanted.contains_key(addr));
+        for (addr, listener) in &self.running {
+            listener.endpoints.send_if_modified(|known| {
+                let next = &wanted[addr];
+                let is_new = known != next;
+                if is_new {
+                    known.clone_from(next);
+                }
+                is_new
+            });
+        }
+        self.retry();
+    }
+
+    /// Opens the listeners that could not be opened before.
+    pub(super) fn retry(&mut self) {
+        for (addr, endpoints) in &self.wanted {
+            if self.running.contains_key(addr) {
+                continue;
+            }
+            match bind(*addr) {
+                Ok(socket) => {
+                    let (endpoints, known) = watch::channel(endpoints.clone());
+                    let serving = tokio::spawn(serve(Arc::new(socket), known));
+                    let listener = Listener {
+                        endpoints,
+                        _serving: AbortOnDropHandle::new(serving),
+                    };
+                    self.running.insert(*addr, listener);
+                }
+                Err(error) => tracing::warn!(%addr, %error, "listen for a service's datagrams"),
+            }
+        }
+    }
+}
+
+fn bind(addr: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(addr)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+async fn serve(listener: Arc<UdpSocket>, endpoints: watch::Receiver<Vec<SocketAddr>>) {
+    let mut flows = Flows::default();
+    let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
+    loop {
+        match listener.recv_from(&mut datagram).await {
+            Ok((length, client)) => {
+                let known = endpoints.borrow().clone();
+                let passed = flows.pass(&listener, client, &datagram[..length], &known);
+                if let Err(error) = passed.await {
+                    tracing::debug!(%client, %error, "a datagram is dropped");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "receive a datagram");
+                tokio::time::sleep(RECEIVE_RETRY).await;
+            }
+        }
+    }
+}
+
+/// The flows of one Service port, by client.
+#[derive(Default)]
+struct Flows {
+    flows: HashMap<SocketAddr, Flow>,
+    turn: usize,
+}
+
+struct Flow {
+    endpoint: SocketAddr,
+    socket: Arc<UdpSocket>,
+    used: Arc<Mutex<Instant>>,
+    _answers: AbortOnDropHandle<()>,
+}
+
+impl Flow {
+    fn used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flows {
+    /// Sends a client's datagram on; where its endpoint refuses, to each of the others in turn.
+    async fn pass(
+        &mut self,
+        listener: &Arc<UdpSocket>,
+        client: SocketAddr,
+        datagram: &[u8],
+        endpoints: &[SocketAddr],
+    ) -> io::Result<()> {
+        let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
+        for _ in 0..=endpoints.len() {
+            let known = self.flows.get(&client);
+            let is_right = known.is_some_and(|flow| {
+                endpoints.contains(&flow.endpoint) && flow.used().elapsed() < IDLE
+            });
+            if !is_right {
+                self.flows.remove(&client);
+                if endpoints.is_empty() {
+                    break;
+                }
+                let endpoint = endpoints[self.turn % endpoints.len()];
+                self.turn = self.turn.wrapping_add(1);
+                self.make_room();
+                let flow = begin(listener, client, endpoint).await?;
+                self.flows.insert(client, flow);
+            }
+            let Some(flow) = self.flows.get(&client) else {
+                break;
+            };
+            *flow.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            match flow.socket.send(datagram).await {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    last = error;
+                    self.flows.remove(&client);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn make_room(&mut self) {
+        if self.flows.len() < FLOWS_MAX {
+            return;
+        }
+        self.flows.retain(|_, flow| flow.used().elapsed() < IDLE);
+        let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used());
+        if let Some(client) = oldest.map(|(client, _)| *client)
+            && self.flows.len() >= FLOWS_MAX
+        {
+            self.flows.remove(&client);
+        }
+    }
+}
+
+/// A flow from a client to an endpoint, whose answers come from the Service's own address.
+async fn begin(
+    listener: &Arc<UdpSocket>,
+    client: SocketAddr,
+    endpoint: SocketAddr,
+) -> io::Result<Flow> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect(endpoint).await?;
+    let socket = Arc::new(socket);
+    let used = Arc::new(Mutex::new(Instant::now()));
+    let answers = {
+        let (listener, socket, used) =
+            (Arc::clone(listener), Arc::clone(&socket), Arc::clone(&used));
+        async move {
+            let mut answer = vec![0; DATAGRAM_BYTES_MAX];
+            // An endpoint that refuses is noticed by the next datagram to it.
+            while let Ok(length) = socket.recv(&mut answer).await {
+                *used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                if let Err(error) = listener.send_to(&answer[..length], client).await {
+                    tracing::debug!(%client, %error, "an answer is dropped");
+                }
+            }
+        }
+    };
+    Ok(Flow {
+        endpoint,
+        socket,
+        used,
+        _answers: AbortOnDropHandle::new(tokio::spawn(answers)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Endpoints, Service};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A pod that answers each datagram with its own port.
+    async fn pod() -> (u16, AbortOnDropHandle<()>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let answering = tokio::spawn(async move {
+            let mut datagram = [0; 16];
+            while let Ok((_, from)) = socket.recv_from(&mut datagram).await {
+                socket
+                    .send_to(port.to_string().as_bytes(), from)
+                    .await
+                    .unwrap();
+            }
+        });
+        (port, AbortOnDropHandle::new(answering))
+    }
+
+    fn table(port: u16, pods: &[u16]) -> ServiceTable {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": "echo" },
+            "spec": { "clusterIP": "127.0.0.1", "ports": [{ "port": port, "protocol": "UDP" }] },
+        }))
+        .unwrap();
+        let subset = |pod: &u16| json!({ "addresses": [{ "ip": "127.0.0.1" }], "ports": [{ "port": pod, "protocol": "UDP" }] });
+        let subsets: Vec<_> = pods.iter().map(subset).collect();
+        let endpoints: Endpoints = serde_json::from_value(
+            json!({ "metadata": { "namespace": "default", "name": "echo" }, "subsets": subsets }),
+        )
+        .unwrap();
+        let table = ServiceTable::build([&service], [&endpoints]);
+        assert_eq!((table.ports.len(), table.datagrams.len()), (0, 1));
+        table
+    }
+
+    async fn ask(client: &UdpSocket, port: u16) -> u16 {
+        client.send_to(b"hello", ("127.0.0.1", port)).await.unwrap();
+        let mut answer = [0; 16];
+        let (length, from) = client.recv_from(&mut answer).await.unwrap();
+        assert_eq!(from.port(), port, "it comes from the Service's address");
+        String::from_utf8_lossy(&answer[..length]).parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_keeps_its_endpoint_until_that_leaves() {
+        let ((first, _first), (second, _second)) = (pod().await, pod().await);
+        let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = free.local_addr().unwrap().port();
+        let mut datagrams = Datagrams::default();
+        datagrams.apply(&table(port, &[first, second]));
+        assert!(datagrams.running.is_empty(), "its address is taken");
+        drop(free);
+        datagrams.retry();
+        let clients = [
+            UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+            UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let mut had = Vec::new();
+        for client in &clients {
+            let pod = ask(client, port).await;
+            assert_eq!(ask(client, port).await, pod);
+            had.push(pod);
+        }
+        had.sort_unstable();
+        let mut both = [first, second];
+        both.sort_unstable();
+        assert_eq!(had, both, "clients take turns");
+        datagrams.apply(&table(port, &[second]));
+        for client in &clients {
+            assert_eq!(ask(client, port).await, second);
+        }
+        datagrams.apply(&ServiceTable::default());
+        assert!(datagrams.running.is_empty());
+    }
+}
