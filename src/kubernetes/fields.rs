@@ -9,7 +9,7 @@ mod trace;
 mod walk;
 
 pub use trace::{TypeFields, types_of};
-pub use walk::{Finding, Found, Step};
+pub use walk::{Finding, Found, NO_BASE64, Step};
 
 use serde_json::Value;
 

@@ -223,7 +223,9 @@ fn field(path: &[Step], object: &Value) -> String {
     let (mut text, mut value, mut free) = (String::new(), object, false);
     for (count, step) in path.iter().enumerate() {
         match step {
-            Step::Key(key) if free => write!(text, "[{key}]").expect("a text takes any more"),
+            Step::Key(key) if free && key != "matchLabels" => {
+                write!(text, "[{key}]").expect("a text takes any more")
+            }
             Step::Key(key) if text.is_empty() => text.push_str(key),
             Step::Key(key) => write!(text, ".{key}").expect("a text takes any more"),
             Step::Index(index) => write!(text, "[{index}]").expect("a text takes any more"),

@@ -41,7 +41,7 @@ fn nothing_hides_what_comes_after_it() {
             "spec.containers[1].args[1]: must be text, this is a number: put it in quotes",
             "spec.containers[1].env: must be a list, this is a mapping: begin each element with `- `",
             "spec.containers[1].ports[0].containerPort: must be from -2147483648 to 2147483647",
-            "spec.containers[2].resources.limits[cpu]: must be text, this is a list",
+            "spec.containers[2].resources.limits[cpu]: must be a quantity such as `100m` or `64Mi`, this is a list",
             "spec.containers[2].livenessProbe.httpGet.port: must be a whole number or text, this is a mapping",
         ]
     );

@@ -93,6 +93,9 @@ impl Finding {
     }
 }
 
+/// What is said of text that is no base64, as `k8s-openapi` reads it: without line breaks.
+pub const NO_BASE64: &str = "must be base64";
+
 /// Everything that type `T` says about `object`.
 pub(super) fn walk<T: DeserializeOwned>(object: &Value) -> Vec<Finding> {
     let notes = RefCell::default();
@@ -125,7 +128,7 @@ impl Error for Refused {
         // What libraries say about a text repeats parts of it.
         let said = problem.to_string();
         Self(if said.starts_with("Invalid") {
-            "must be base64".to_owned()
+            NO_BASE64.to_owned()
         } else if said.contains("pars") {
             "must be a time such as `2026-01-31T12:00:00Z`".to_owned()
         } else {

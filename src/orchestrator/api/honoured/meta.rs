@@ -48,9 +48,4 @@ pub(super) static TYPES: &[TypeTable] = &[
         applied: &["key", "operator", "values"],
         others: &[],
     },
-    TypeTable {
-        name: "LocalObjectReference",
-        applied: &["name"],
-        others: &[],
-    },
 ];
