@@ -3,7 +3,8 @@
 use k8s_openapi::api::{
     apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch,
     coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac, storage::v1 as storage,
+    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use serde_json::Value;
 
@@ -50,10 +51,12 @@ static ROOTS: &[Root] = roots![
     apps::ReplicaSet,
     apps::DaemonSet,
     apps::StatefulSet,
+    apps::ControllerRevision,
     batch::Job,
     batch::CronJob,
     autoscaling::HorizontalPodAutoscaler,
     networking::Ingress,
+    networking::IngressClass,
     networking::NetworkPolicy,
     policy::PodDisruptionBudget,
     rbac::Role,
@@ -61,6 +64,7 @@ static ROOTS: &[Root] = roots![
     rbac::ClusterRole,
     rbac::ClusterRoleBinding,
     storage::StorageClass,
+    scheduling::PriorityClass,
 ];
 
 pub(super) fn find(api_version: &str, kind: &str) -> Option<&'static Root> {

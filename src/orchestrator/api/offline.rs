@@ -63,6 +63,14 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_has_its_types() {
+        for kind in kinds::ALL {
+            let found = fields::walk(&kind.api_version(), kind.kind, &json!({}));
+            assert!(found.is_some(), "{} is not in fields/roots.rs", kind.kind);
+        }
+    }
+
+    #[test]
     fn names_types_and_values_are_all_looked_at() {
         let right = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
         assert_eq!(problems(&kinds::SERVICE, &right), Vec::<String>::new());
