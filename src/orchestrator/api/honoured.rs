@@ -180,7 +180,7 @@ fn asks_nothing(value: &Value, harmless: &[&str]) -> bool {
         Value::Bool(_) | Value::Number(_) => harmless.contains(&value.to_string().as_str()),
         Value::String(text) => text.is_empty() || harmless.contains(&text.as_str()),
         Value::Array(list) => list.iter().all(|one| asks_nothing(one, harmless)),
-        Value::Object(map) => map.is_empty(),
+        Value::Object(map) => map.values().all(|one| asks_nothing(one, harmless)),
     }
 }
 

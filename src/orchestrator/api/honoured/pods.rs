@@ -29,6 +29,7 @@ pub(super) static TYPES: &[TypeTable] = &[
             "os",
             "restartPolicy",
             "securityContext",
+            "subdomain",
             "terminationGracePeriodSeconds",
             "tolerations",
             "topologySpreadConstraints",
@@ -126,13 +127,6 @@ pub(super) static TYPES: &[TypeTable] = &[
             (
                 "shareProcessNamespace",
                 Ignored(&["false"], "each container sees its own processes only"),
-            ),
-            (
-                "subdomain",
-                Ignored(
-                    &[],
-                    "the name stands in the pod's own hosts file only, not in DNS",
-                ),
             ),
         ],
     },

@@ -66,7 +66,7 @@ fn every_field_is_in_the_table_and_nothing_else() {
 #[test]
 fn workloads_are_in_the_table() {
     assert!(
-        served().count() >= 5,
+        served().count() >= 9,
         "Pods, Services and the workloads have tables"
     );
     for kind in kinds::ALL {

@@ -1,7 +1,9 @@
 //! What the controllers of pods say.
 
-use super::Effect::OfServer;
+use super::Effect::{Ignored, OfServer};
 use super::TypeTable;
+
+const NOT_INDEXED: &str = "completions have no index";
 
 pub(super) static TYPES: &[TypeTable] = &[
     TypeTable {
@@ -56,6 +58,149 @@ pub(super) static TYPES: &[TypeTable] = &[
     TypeTable {
         name: "RollingUpdateDeployment",
         applied: &["maxSurge", "maxUnavailable"],
+        others: &[],
+    },
+    TypeTable {
+        name: "StatefulSet",
+        applied: &["apiVersion", "kind", "metadata", "spec"],
+        others: &[("status", OfServer)],
+    },
+    TypeTable {
+        name: "StatefulSetSpec",
+        applied: &[
+            "minReadySeconds",
+            "ordinals",
+            "podManagementPolicy",
+            "replicas",
+            "revisionHistoryLimit",
+            "selector",
+            "serviceName",
+            "template",
+            "updateStrategy",
+        ],
+        others: &[
+            (
+                "persistentVolumeClaimRetentionPolicy",
+                Ignored(&["Retain"], "claims are kept"),
+            ),
+            (
+                "volumeClaimTemplates",
+                Ignored(
+                    &[],
+                    "the claims are made and stay Pending, so that its pods do not start",
+                ),
+            ),
+        ],
+    },
+    TypeTable {
+        name: "StatefulSetOrdinals",
+        applied: &["start"],
+        others: &[],
+    },
+    TypeTable {
+        name: "StatefulSetUpdateStrategy",
+        applied: &["rollingUpdate", "type"],
+        others: &[],
+    },
+    TypeTable {
+        name: "RollingUpdateStatefulSetStrategy",
+        applied: &["partition"],
+        others: &[(
+            "maxUnavailable",
+            Ignored(&["1"], "one pod at a time is replaced"),
+        )],
+    },
+    TypeTable {
+        name: "DaemonSet",
+        applied: &["apiVersion", "kind", "metadata", "spec"],
+        others: &[("status", OfServer)],
+    },
+    TypeTable {
+        name: "DaemonSetSpec",
+        applied: &[
+            "minReadySeconds",
+            "revisionHistoryLimit",
+            "selector",
+            "template",
+            "updateStrategy",
+        ],
+        others: &[],
+    },
+    TypeTable {
+        name: "DaemonSetUpdateStrategy",
+        applied: &["rollingUpdate", "type"],
+        others: &[],
+    },
+    TypeTable {
+        name: "RollingUpdateDaemonSet",
+        applied: &["maxUnavailable"],
+        others: &[(
+            "maxSurge",
+            Ignored(&["0"], "a pod is removed before the next is made"),
+        )],
+    },
+    TypeTable {
+        name: "Job",
+        applied: &["apiVersion", "kind", "metadata", "spec"],
+        others: &[("status", OfServer)],
+    },
+    TypeTable {
+        name: "JobSpec",
+        applied: &[
+            "activeDeadlineSeconds",
+            "backoffLimit",
+            "completions",
+            "parallelism",
+            "podReplacementPolicy",
+            "selector",
+            "suspend",
+            "template",
+            "ttlSecondsAfterFinished",
+        ],
+        others: &[
+            ("backoffLimitPerIndex", Ignored(&[], NOT_INDEXED)),
+            ("completionMode", Ignored(&["NonIndexed"], NOT_INDEXED)),
+            (
+                "managedBy",
+                Ignored(
+                    &["kubernetes.io/job-controller"],
+                    "the built-in controller runs it",
+                ),
+            ),
+            (
+                "manualSelector",
+                Ignored(&["false"], "the selector is made by the server"),
+            ),
+            ("maxFailedIndexes", Ignored(&[], NOT_INDEXED)),
+            ("podFailurePolicy", Ignored(&[], "only backoffLimit counts")),
+            ("scheduling", Ignored(&[], "each pod is scheduled alone")),
+            ("successPolicy", Ignored(&[], "only completions count")),
+        ],
+    },
+    TypeTable {
+        name: "CronJob",
+        applied: &["apiVersion", "kind", "metadata", "spec"],
+        others: &[("status", OfServer)],
+    },
+    TypeTable {
+        name: "CronJobSpec",
+        applied: &[
+            "concurrencyPolicy",
+            "failedJobsHistoryLimit",
+            "jobTemplate",
+            "schedule",
+            "startingDeadlineSeconds",
+            "successfulJobsHistoryLimit",
+            "suspend",
+        ],
+        others: &[(
+            "timeZone",
+            Ignored(&["Etc/UTC", "UTC"], "schedules are in UTC"),
+        )],
+    },
+    TypeTable {
+        name: "JobTemplateSpec",
+        applied: &["metadata", "spec"],
         others: &[],
     },
 ];
