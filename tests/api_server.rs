@@ -1,5 +1,9 @@
-//! The API server over loopback, with mTLS as in a cluster: who gets in, a watch, a restart.
+//! The API server over loopback, with mTLS as in a cluster: who gets in, a watch, a restart, hostile clients, secrets.
 
+#[path = "api_server/canary.rs"]
+mod canary;
+#[path = "api_server/hostile.rs"]
+mod hostile;
 mod in_process;
 
 use in_process::{Running, authority, install};

@@ -291,3 +291,65 @@ fn boxes_and_images_are_listed_and_wrong_names_are_refused() {
     assert_eq!(check(&["image", "pull", "Not A Name"]).code, 2);
     assert_eq!(check(&["image", "load", "/nowhere.tar"]).code, 2);
 }
+
+/// Digits, so that it can be a number as well as a text.
+const CANARY: &str = "48151623424815";
+
+#[test]
+fn no_message_about_a_wrong_manifest_repeats_a_secrets_value() {
+    let wrong = [
+        "stringData: {password: CANARY}",
+        "stringData: {password: [CANARY], user: a}",
+        "stringData: \"CANARY\"",
+        "stringData:\n  password: \"CANARY\n  other: [",
+        "stringData:\n  password: CANARY\n  password: CANARY",
+        "stringData:\n\tpassword: CANARY",
+        "stringData: *CANARY",
+        "stringData:\n  password: CANARY: x",
+        "stringData: {password: !!binary CANARY}",
+        "data: {tls.key: CANARY}",
+        "data: {tls.key: \"CANARY!\"}",
+        "data: {tls.key: \"-----BEGIN CANARY\"}",
+        "data: [\"CANARY\"]",
+        "immutable: \"CANARY\"",
+        "type: [CANARY]",
+        "stringDat: {password: \"CANARY\"}",
+        "stringData: {a: b}\nspec: {password: \"CANARY\"}",
+        "stringData: {a: b}\nmetadata: {name: s, annotations: {password: CANARY}}",
+    ];
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let manifest = home.path().join("secret.yml");
+    let scenario = home.path().join("secret.toml");
+    let load = "[load.web]\nurl = \"https://s/\"\nrate = \"5/s\"\nstreams = [\"new\"]\ngood = { status = 200 }\n";
+    let text =
+        format!("flightcage = 1\n[deploy]\nfiles = [\"secret.yml\"]\nwait = \"60s\"\n{load}");
+    std::fs::write(&scenario, text).expect("a file can be written");
+    for part in wrong {
+        let (metadata, part) = (
+            if part.contains("metadata:") {
+                ""
+            } else {
+                "metadata: {name: s}\n"
+            },
+            part.replace("CANARY", CANARY),
+        );
+        let text = format!("apiVersion: v1\nkind: Secret\n{metadata}{part}\n");
+        std::fs::write(&manifest, text).expect("a file can be written");
+        let (manifest, scenario) = (
+            manifest.display().to_string(),
+            scenario.display().to_string(),
+        );
+        for arguments in [
+            &["apply", "-f", &manifest][..],
+            &["lint", &scenario],
+            &["plan", &scenario],
+            &["run", &scenario],
+        ] {
+            let ran = check(arguments);
+            assert_eq!(ran.code, 2, "{arguments:?}: {part}\n{}", ran.stderr);
+            assert!(ran.stderr.contains("secret.yml:"), "{part}\n{}", ran.stderr);
+            let said = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(!said.contains(CANARY), "{arguments:?}: {part}\n{said}");
+        }
+    }
+}

@@ -17,6 +17,8 @@ pub mod discovery;
 mod health;
 pub mod heartbeats;
 pub mod honoured;
+#[cfg(test)]
+mod hostile;
 pub mod http;
 pub mod kinds;
 mod logs;

@@ -11,6 +11,8 @@
 //! A commit that fails (a full disk) closes the database: redb takes nothing more after an error. From then on writes are refused,
 //! until it could be opened again and made to hold what the index holds, which is tried at every write and every [`FLUSH_AFTER`].
 
+#[cfg(test)]
+mod model;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,10 @@ pub enum AgainError {
 }
 
 /// Reads the report of a run.
+#[expect(
+    clippy::result_large_err,
+    reason = "there is one a folder, and folders are few"
+)]
 pub fn read_report(folder: &Path) -> Result<Report, AgainError> {
     let file = folder.join(REPORT_FILE);
     let text = std::fs::read(&file).map_err(|source| AgainError::Read {
