@@ -238,7 +238,7 @@ impl Verdicts {
         Ok(scenarios)
     }
 
-    /// A wrong verdict is a failure of ours, and exit code 3.
+    /// A wrong verdict is a failure of ours, and exit code 3; one that says nothing is 4.
     fn tell(&self, tried: &[Tried]) -> Result<ExitCode, Failure> {
         let count = |worth| tried.iter().filter(|one| one.worth == worth).count();
         let (right, unhelpful, wrong) = (
@@ -273,7 +273,12 @@ impl Verdicts {
                 tried.len()
             ));
         }
-        Ok(ExitCode::from(if wrong > 0 { 3 } else { 0 }))
+        let code = match (wrong, unhelpful) {
+            (0, 0) => 0,
+            (0, _) => 4,
+            _ => 3,
+        };
+        Ok(ExitCode::from(code))
     }
 }
 
