@@ -163,7 +163,7 @@ impl<'a> Case<'a> {
                 deadline_us,
                 pauses: pauses.clone(),
                 missing: if period_ms > 0.0 {
-                    (wanted_to_ms - span.to_ms).max(0.0) / period_ms
+                    ((wanted_to_ms - span.to_ms).max(0.0) / period_ms).ceil()
                 } else {
                     0.0
                 },

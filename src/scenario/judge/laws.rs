@@ -204,3 +204,12 @@ proptest! {
         }
     }
 }
+
+/// Half a period is missing of each stream's span, and a whole request of each may still come: 14 of 140 keep the bound that 14 of 138 miss.
+#[test]
+fn what_the_load_did_not_see_to_its_end_is_not_decided() {
+    let mut history = History::new(RATE, SECONDS, |_, at| (30_000.0..31_750.0).contains(&at));
+    history.fault = Some((22_675, 30_126));
+    let rows = scenario(RATE, "web.during.kill.failed = \"<= 10%\"");
+    assert_eq!(history.states(&rows), [State::Undecided]);
+}
