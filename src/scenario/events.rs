@@ -91,24 +91,24 @@ impl View {
                 if changed.is_err() {
                     return;
                 }
+                // Each lock is held for a copy only: a second look at one while its writer waits would wait for ever.
+                let nodes = node_changes.borrow().clone();
+                let pods = pod_changes.borrow().clone();
+                let endpoints = endpoint_changes.borrow().clone();
                 let now = Facts {
-                    nodes: node_changes
-                        .borrow()
+                    nodes: nodes
                         .values()
                         .map(|node| (name(&node.metadata), node_ready(node)))
                         .collect(),
-                    pods: pod_changes
-                        .borrow()
+                    pods: pods
                         .values()
                         .map(|pod| (name(&pod.metadata), pod_state(pod)))
                         .collect(),
-                    places: pod_changes
-                        .borrow()
+                    places: pods
                         .values()
                         .map(|pod| (name(&pod.metadata), pod_place(pod)))
                         .collect(),
-                    endpoints: endpoint_changes
-                        .borrow()
+                    endpoints: endpoints
                         .values()
                         .flat_map(|endpoints| addresses(endpoints))
                         .collect(),
@@ -116,7 +116,7 @@ impl View {
                 let at_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
                 note_restarts(
                     &mut counted.lock().unwrap_or_else(PoisonError::into_inner),
-                    pod_changes.borrow().values().map(AsRef::as_ref),
+                    pods.values().map(AsRef::as_ref),
                 );
                 let mut events = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 for (kind, object) in changes(&known, &now) {
