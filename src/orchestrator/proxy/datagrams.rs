@@ -1,7 +1,8 @@
 //! UDP ports of Services: each client has a flow of its own to one endpoint, for as long as datagrams come.
 //!
-//! Nothing says when a flow is over: one that is silent for [`IDLE`] is forgotten, and so is the oldest when there are too many. A
-//! flow whose endpoint has left, or refuses, goes on with another.
+//! Nothing says when a flow is over: those that were silent for [`IDLE`] are forgotten when another begins, and the oldest when there
+//! are too many. A flow whose endpoint has left, or refuses, goes on with another. A flow that waits holds a socket, and no memory for
+//! an answer: all of a port share that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -123,6 +124,16 @@ async fn serve(listener: Arc<UdpSocket>, endpoints: watch::Receiver<Vec<SocketAd
 struct Flows {
     flows: HashMap<SocketAddr, Flow>,
     turn: usize,
+    answer: Arc<Mutex<Answer>>,
+}
+
+/// Room for the longest datagram.
+struct Answer(Box<[u8]>);
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self(vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice())
+    }
 }
 
 struct Flow {
@@ -160,8 +171,8 @@ impl Flows {
                 }
                 let endpoint = endpoints[self.turn % endpoints.len()];
                 self.turn = self.turn.wrapping_add(1);
-                self.make_room();
-                let flow = begin(listener, client, endpoint).await?;
+                self.make_room(FLOWS_MAX);
+                let flow = begin(listener, client, endpoint, &self.answer).await?;
                 self.flows.insert(client, flow);
             }
             let Some(flow) = self.flows.get(&client) else {
@@ -179,15 +190,14 @@ impl Flows {
         Err(last)
     }
 
-    fn make_room(&mut self) {
-        if self.flows.len() < FLOWS_MAX {
+    /// For one more, of at most so many.
+    fn make_room(&mut self, most: usize) {
+        self.flows.retain(|_, flow| flow.used().elapsed() < IDLE);
+        if self.flows.len() < most {
             return;
         }
-        self.flows.retain(|_, flow| flow.used().elapsed() < IDLE);
         let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used());
-        if let Some(client) = oldest.map(|(client, _)| *client)
-            && self.flows.len() >= FLOWS_MAX
-        {
+        if let Some(client) = oldest.map(|(client, _)| *client) {
             self.flows.remove(&client);
         }
     }
@@ -198,6 +208,7 @@ async fn begin(
     listener: &Arc<UdpSocket>,
     client: SocketAddr,
     endpoint: SocketAddr,
+    answer: &Arc<Mutex<Answer>>,
 ) -> io::Result<Flow> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(endpoint).await?;
@@ -206,12 +217,22 @@ async fn begin(
     let answers = {
         let (listener, socket, used) =
             (Arc::clone(listener), Arc::clone(&socket), Arc::clone(&used));
+        let answer = Arc::clone(answer);
         async move {
-            let mut answer = vec![0; DATAGRAM_BYTES_MAX];
             // An endpoint that refuses is noticed by the next datagram to it.
-            while let Ok(length) = socket.recv(&mut answer).await {
+            while socket.readable().await.is_ok() {
+                let received = {
+                    let room = &mut answer.lock().unwrap_or_else(PoisonError::into_inner).0;
+                    let received = socket.try_recv(room);
+                    received.map(|length| room[..length].to_vec())
+                };
+                let datagram = match received {
+                    Ok(datagram) => datagram,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(_) => break,
+                };
                 *used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                if let Err(error) = listener.send_to(&answer[..length], client).await {
+                if let Err(error) = listener.send_to(&datagram, client).await {
                     tracing::debug!(%client, %error, "an answer is dropped");
                 }
             }
@@ -303,5 +324,40 @@ mod tests {
         }
         datagrams.apply(&ServiceTable::default());
         assert!(datagrams.running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn silent_flows_are_forgotten_when_another_begins_and_their_number_is_bounded() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let endpoints = [silent.local_addr().unwrap()];
+        let listener = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let client = |number: u16| SocketAddr::from(([127, 0, 0, 1], number));
+        let mut flows = Flows::default();
+        for number in 1..=3 {
+            flows
+                .pass(&listener, client(number), b"x", &endpoints)
+                .await
+                .unwrap();
+        }
+        tokio::time::pause();
+        tokio::time::advance(IDLE).await;
+        flows
+            .pass(&listener, client(4), b"x", &endpoints)
+            .await
+            .unwrap();
+        assert_eq!(flows.flows.keys().collect::<Vec<_>>(), [&client(4)]);
+        for number in 5..=21 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            flows.make_room(16);
+            let flow = begin(&listener, client(number), endpoints[0], &flows.answer)
+                .await
+                .unwrap();
+            flows.flows.insert(client(number), flow);
+        }
+        assert_eq!(flows.flows.len(), 16);
+        assert!(
+            !flows.flows.contains_key(&client(4)),
+            "the oldest went first"
+        );
     }
 }
