@@ -4,6 +4,7 @@
 //! The types of `k8s-openapi` are the only source: they are read with a deserializer that notes what does not fit and goes on
 //! ([`walk`]), and listed with one that pretends to have every field ([`trace`]).
 
+mod empty;
 mod roots;
 mod trace;
 mod walk;

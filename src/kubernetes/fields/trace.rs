@@ -10,8 +10,9 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use super::empty::empty;
 use super::roots;
-use super::walk::{Refused, empty};
+use super::walk::Refused;
 
 /// A type and its fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
