@@ -5,7 +5,7 @@
 //! workers = 2
 //! memory = "512MiB"              # of each machine
 //! disk = "4GiB"
-//! cpus = 1
+//! cpus = 2
 //! box = "flightcage-os"
 //! upstream_registries = ["quay.io"]
 //! eviction_brake_percent = 50    # with more than so many per cent of the workers silent, nothing is evicted
@@ -242,15 +242,15 @@ mod tests {
 
     #[test]
     fn a_node_may_differ() {
-        let spec = check("[cluster]\nworkers = 3\nmemory = \"1GiB\"\n[[cluster.node]]\nname = \"w3\"\ncpus = 2\n").unwrap();
+        let spec = check("[cluster]\nworkers = 3\nmemory = \"1GiB\"\n[[cluster.node]]\nname = \"w3\"\ncpus = 1\n").unwrap();
         assert_eq!(spec.machines.len(), 4);
         assert!(
             spec.machines
                 .iter()
                 .all(|machine| machine.memory_bytes == 1 << 30)
         );
-        assert_eq!(spec.machines[3].cpus, Some(2));
-        assert_eq!(spec.machines[2].cpus, None);
+        assert_eq!(spec.machines[3].cpus, 1);
+        assert_eq!(spec.machines[2].cpus, 2);
     }
 
     #[test]

@@ -123,8 +123,8 @@ pub struct MachineSpec {
     pub role: Role,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
-    /// Virtual CPUs; `None`: 1 under TCG, 2 with KVM.
-    pub cpus: Option<u32>,
+    /// Virtual CPUs. Two by default, emulated or not: when one worker is lost, the other one can use both of a small host's.
+    pub cpus: u32,
     /// Size of its sparse disk in bytes.
     pub disk_bytes: u64,
     /// Node labels beyond the automatic ones.
@@ -154,7 +154,7 @@ impl ClusterSpec {
             name: name.parse().expect("c1 and wN are valid names"),
             role,
             memory_bytes: 512 << 20,
-            cpus: None,
+            cpus: 2,
             disk_bytes: 4 << 30,
             labels: BTreeMap::new(),
             address: None,

@@ -185,7 +185,7 @@ fn size(table: &Table<'_, '_>, machine: &mut MachineSpec) {
         machine.disk_bytes = bytes;
     }
     if let Some(cpus) = table.get("cpus").and_then(|value| value.integer(1..=64)) {
-        machine.cpus = Some(u32::try_from(cpus).expect("at most 64"));
+        machine.cpus = u32::try_from(cpus).expect("at most 64");
     }
 }
 

@@ -45,12 +45,11 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
         request, directory, ..
     } = start;
     let spec = &request.spec;
-    let (accelerator, default_cpus) = match start.acceleration {
-        Acceleration::Kvm => ("kvm".to_owned(), 2),
-        Acceleration::Tcg => (
-            format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"),
-            1,
-        ),
+    let accelerator = match start.acceleration {
+        Acceleration::Kvm => "kvm".to_owned(),
+        Acceleration::Tcg => {
+            format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}")
+        }
     };
     let mut words: Vec<String> = Vec::new();
     let mut option = |name: &str, value: String| words.extend([format!("-{name}"), value]);
@@ -67,7 +66,7 @@ pub(super) fn arguments(start: &Start<'_>) -> Vec<String> {
         .to_owned(),
     );
     option("m", format!("{}M", spec.memory_bytes >> 20));
-    option("smp", spec.cpus.unwrap_or(default_cpus).to_string());
+    option("smp", spec.cpus.to_string());
     option("display", "none".to_owned());
     option("vga", "none".to_owned());
     option("msg", "timestamp=on".to_owned());

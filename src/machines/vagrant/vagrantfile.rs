@@ -124,7 +124,7 @@ impl Vagrantfile<'_> {
             cluster_mac: mac_text(addresses::node_mac(index)),
             management_mac: mac_text(addresses::ssh_mac(index)).replace(':', ""),
             memory_mib: machine.memory_bytes >> 20,
-            cpus: machine.cpus.unwrap_or(if self.kvm { 2 } else { 1 }),
+            cpus: machine.cpus,
             // Vagrant counts in whole gibibytes; a disk is never smaller than was asked for.
             disk_gib: machine.disk_bytes.div_ceil(1 << 30),
             console: directory.join(super::CONSOLE),

@@ -68,11 +68,15 @@ pub(super) struct Slice {
     pub(super) machines: BTreeMap<String, Use>,
 }
 
-/// What a machine did, as shares of its processors.
+/// What a machine did.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Use {
+    /// Of all its processors.
     pub(super) ran: f64,
+    /// Of one processor: an answer is the work of one.
     pub(super) waited: f64,
+    /// Of all its processors, got or not.
+    pub(super) wanted: f64,
 }
 
 impl Slice {
@@ -100,7 +104,8 @@ impl Slice {
             let processors = f64::from(machine.processors);
             let used = Use {
                 ran: of_one(guest.ran_ns) / processors,
-                waited: of_one(guest.waited_ns) / processors,
+                waited: of_one(guest.waited_ns),
+                wanted: of_one(guest.ran_ns + guest.waited_ns) / processors,
             };
             Some((name.clone(), used))
         });
@@ -140,7 +145,7 @@ pub(super) fn starved(slice: &Slice) -> Vec<Starved> {
     for (name, used) in &slice.machines {
         if used.waited >= QUEUED_BEHIND_OTHERS && slice.others >= OTHERS {
             found.push(span(Some(name), By::Others, slice.others));
-        } else if used.waited >= QUEUED || used.ran + used.waited >= FULL {
+        } else if used.waited >= QUEUED || used.wanted >= FULL {
             found.push(span(Some(name), By::Cage, used.ran.min(1.0)));
         }
     }
@@ -180,7 +185,15 @@ mod tests {
             .iter()
             .map(|(name, ran, waited)| {
                 let (ran, waited) = (*ran, *waited);
-                ((*name).to_owned(), Use { ran, waited })
+                let wanted = ran + waited;
+                (
+                    (*name).to_owned(),
+                    Use {
+                        ran,
+                        waited,
+                        wanted,
+                    },
+                )
             })
             .collect();
         Slice {
@@ -329,7 +342,10 @@ mod tests {
         // `w2` is another process by now: nothing is known of it.
         assert_eq!(slice.machines.len(), 1, "{slice:?}");
         let used = slice.machines["w1"];
-        assert!(near(used.ran, 0.5) && near(used.waited, 0.1), "{slice:?}");
+        assert!(
+            near(used.ran, 0.5) && near(used.waited, 0.2) && near(used.wanted, 0.6),
+            "{slice:?}"
+        );
         assert_eq!(Slice::between((500.0, &new), (500.0, &new)), None);
     }
 }
