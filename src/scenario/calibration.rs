@@ -1,8 +1,9 @@
 //! Finds the rate of a load that leaves it to the host, before the baseline.
 //!
 //! ```text
-//! calm? ─► idle: what the workers spend on nothing ─► a small known load ─► what a request costs ─► the rate
+//! calm? ─► idle: what the workers spend on nothing ─► a small known load ─► idle again ─► what a request costs ─► the rate
 //! ```
+//! The calmer of the two looks counts: what else began or ended meanwhile would make a request look cheap, and the rate too high.
 //! Machines that are not this host's children are not seen from outside: there the latency of the known load decides alone.
 
 use std::time::Duration;
@@ -103,6 +104,7 @@ impl Run<'_> {
         sleep(MEASURED).await;
         let (to_ms, after) = (self.now_ms(), self.look());
         let records = running.finish().await;
+        let idle = calmer(idle, self.idle().await);
         let ended = |record: &&Record| (from_ms..to_ms).contains(&record.end_ms);
         let mut latencies: Vec<f64> = records
             .iter()
@@ -145,6 +147,16 @@ impl Run<'_> {
         let daemon = i32::try_from(self.environment.daemon?).ok()?;
         Sample::read(daemon).ok()
     }
+}
+
+/// The one with less spent.
+fn calmer(before: Option<Used>, after: Option<Used>) -> Option<Used> {
+    let (before, after) = before.zip(after)?;
+    Some(if after.processors < before.processors {
+        after
+    } else {
+        before
+    })
 }
 
 /// What the small known load showed.
@@ -214,6 +226,14 @@ mod tests {
             others: 0.0,
             left,
         }
+    }
+
+    #[test]
+    fn the_calmer_of_two_looks_counts() {
+        let (calm, busy) = (Some(used(0.1, 2.0)), Some(used(0.4, 2.0)));
+        assert_eq!(calmer(busy, calm), calm);
+        assert_eq!(calmer(calm, busy), calm);
+        assert_eq!(calmer(calm, None), None);
     }
 
     #[test]
