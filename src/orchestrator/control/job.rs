@@ -5,6 +5,7 @@
 //! is added to the sum. [`decide`] is a plain function of what is known of the pods.
 
 mod decide;
+mod indexed;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,12 @@ struct Run<'a> {
     status: JobStatus,
     /// Pods that are neither ended nor on their way out.
     active: Vec<&'a Pod>,
+    /// Active pods of an indexed Job that nobody needs: of no number, or of one that another has or has had.
+    surplus: Vec<&'a Pod>,
+    /// Numbers that have succeeded, of an indexed Job.
+    completed: BTreeSet<i32>,
+    /// Pods by which numbers have succeeded that the status does not have yet.
+    completing: usize,
     terminating: i32,
     /// Ends of pods that are not in the sum yet, by UID.
     uncounted: BTreeMap<&'a str, End>,
@@ -140,19 +147,44 @@ impl<'a> Run<'a> {
             spec,
             status,
             active: Vec::new(),
+            surplus: Vec::new(),
+            completed: BTreeSet::new(),
+            completing: 0,
             terminating: 0,
             uncounted: BTreeMap::new(),
             released: Vec::new(),
             settled: listed.clone(),
             last_failure: None,
         };
+        let known = run.status.completed_indexes.as_deref();
+        run.completed = indexed::read(known.unwrap_or_default(), run.completions());
+        let known = run.completed.clone();
         for pod in pods {
-            run.look_at(pod, &listed);
+            run.look_at(pod, &listed, &known);
+        }
+        if indexed::is_indexed(spec) {
+            run.set_apart();
         }
         run
     }
 
-    fn look_at(&mut self, pod: &'a Pod, listed: &BTreeSet<String>) {
+    fn completions(&self) -> i32 {
+        self.spec.completions.unwrap_or(0)
+    }
+
+    /// Of the active pods, keeps one for each number that is still to succeed.
+    fn set_apart(&mut self) {
+        let mut taken = self.completed.clone();
+        let completions = self.completions();
+        let needed = |pod: &&Pod| {
+            indexed::index_of(pod, completions).is_some_and(|index| taken.insert(index))
+        };
+        let active = std::mem::take(&mut self.active);
+        (self.active, self.surplus) = active.into_iter().partition(needed);
+    }
+
+    /// `known` are the numbers that the status has as completed.
+    fn look_at(&mut self, pod: &'a Pod, listed: &BTreeSet<String>, known: &BTreeSet<i32>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let leaving = pod.metadata.deletion_timestamp.is_some();
         let end = match phase(pod) {
@@ -176,7 +208,16 @@ impl<'a> Run<'a> {
         let end = end.or(gone.then_some(End::Failed));
         let Some(end) = end else { return };
         let suspended = gone && self.spec.suspend == Some(true);
-        if listed.contains(uid) {
+        if end == End::Succeeded && indexed::is_indexed(self.spec) {
+            // A pod of no number, or of one that has succeeded before, adds nothing.
+            match indexed::index_of(pod, self.completions()) {
+                Some(index) if !known.contains(&index) => {
+                    self.completed.insert(index);
+                    self.completing += 1;
+                }
+                _ => self.released.push(pod),
+            }
+        } else if listed.contains(uid) {
             self.settled.remove(uid);
             self.released.push(pod);
         } else if suspended {
@@ -203,10 +244,18 @@ impl<'a> Run<'a> {
                 now: self.world.now,
                 active: i32::try_from(self.active.len()).unwrap_or(i32::MAX),
                 terminating: self.terminating,
-                uncounted: i32::try_from(self.uncounted.len() + self.released.len())
-                    .unwrap_or(i32::MAX),
-                succeeded: self.status.succeeded.unwrap_or(0)
-                    + waiting(listed.succeeded, End::Succeeded),
+                uncounted: i32::try_from(
+                    self.uncounted.len()
+                        + self.released.len()
+                        + self.completing
+                        + self.surplus.len(),
+                )
+                .unwrap_or(i32::MAX),
+                succeeded: if indexed::is_indexed(self.spec) {
+                    i32::try_from(self.completed.len()).unwrap_or(i32::MAX)
+                } else {
+                    self.status.succeeded.unwrap_or(0) + waiting(listed.succeeded, End::Succeeded)
+                },
                 failed: self.status.failed.unwrap_or(0) + waiting(listed.failed, End::Failed),
                 restarts,
                 started: self.status.start_time.as_ref().map(|time| time.0),
@@ -241,13 +290,15 @@ impl<'a> Run<'a> {
                 message,
             ));
         };
-        for _ in 0..usize::try_from(verdict.create).unwrap_or(0).min(BURST) {
+        let missing = usize::try_from(verdict.create).unwrap_or(0).min(BURST);
+        for _ in 0..missing {
             tell("SuccessfulCreate", "Created pod");
         }
         let mut going = self.active.clone();
         // Those that are not ready have done least.
         going.sort_by_key(|pod| (ready_since(pod).is_some(), pod.metadata.name.clone()));
         going.truncate(usize::try_from(verdict.delete).unwrap_or(0).min(BURST));
+        going.extend(&self.surplus);
         for pod in &going {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             tell("SuccessfulDelete", &format!("Deleted pod: {name}"));
@@ -258,14 +309,34 @@ impl<'a> Run<'a> {
                 force: false,
             });
         }
-        for _ in 0..usize::try_from(verdict.create).unwrap_or(0).min(BURST) {
+        let numbers = self.numbers_to_begin();
+        for place in 0..missing {
             let mut pod = pod_of(&self.target, Some(&self.spec.template));
+            if indexed::is_indexed(self.spec) {
+                let Some(index) = numbers.get(place) else {
+                    break;
+                };
+                indexed::number(&mut pod, &self.target.name, *index);
+            }
             let finalizers = pod["metadata"]["finalizers"].as_array_mut();
             if let Some(finalizers) = finalizers {
                 finalizers.push(json!(TRACKING));
             }
             decision.actions.push(create_pod(&self.target, pod));
         }
+    }
+
+    /// Numbers that have neither succeeded nor an active pod, the lowest first; no more than a burst of them.
+    fn numbers_to_begin(&self) -> Vec<i32> {
+        let completions = self.completions();
+        let active = self.active.iter();
+        let running: BTreeSet<i32> = active
+            .filter_map(|pod| indexed::index_of(pod, completions))
+            .collect();
+        (0..completions)
+            .filter(|index| !self.completed.contains(index) && !running.contains(index))
+            .take(BURST)
+            .collect()
     }
 
     /// A Job that has ended goes after a while, if that is asked for.

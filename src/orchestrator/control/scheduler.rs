@@ -69,7 +69,7 @@ pub(super) fn reconcile(world: &World) -> Decision {
                 None => fitting.push(index),
             }
         }
-        if let Some(index) = best(&rooms, &fitting, pod) {
+        if let Some(index) = best(world, &rooms, &fitting, pod) {
             rooms[index].take(pod);
             let node = rooms[index].name.clone();
             let message = format!(
@@ -202,7 +202,7 @@ impl<'a> Room<'a> {
 /// What is wished for, of one node; more is worse. Weights as in the module's head.
 const WEIGHTS: [i64; 5] = [3, 2, 2, 2, 2];
 
-fn costs(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> [i64; 5] {
+fn costs(world: &World, rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> [i64; 5] {
     let spec = pod.spec.as_ref();
     let tolerations = spec
         .and_then(|spec| spec.tolerations.as_deref())
@@ -223,7 +223,7 @@ fn costs(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> [i64; 5] {
     [
         count(avoided.count()),
         -spec.map_or(0, |spec| affinity::node_preference(spec, room.node)),
-        -affinity::pod_preference(rooms, room, pod),
+        -affinity::pod_preference(world, rooms, room, pod),
         affinity::spread_excess(rooms, room, pod),
         controller_of(&pod.metadata).map_or(0, |owner| {
             count(room.by_controller.get(&owner.uid).copied().unwrap_or(0))
@@ -232,10 +232,10 @@ fn costs(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> [i64; 5] {
 }
 
 /// The best of the nodes that fit; the first of equals.
-fn best(rooms: &[Room<'_>], fitting: &[usize], pod: &Pod) -> Option<usize> {
+fn best(world: &World, rooms: &[Room<'_>], fitting: &[usize], pod: &Pod) -> Option<usize> {
     let costs: Vec<[i64; 5]> = fitting
         .iter()
-        .map(|&index| costs(rooms, &rooms[index], pod))
+        .map(|&index| costs(world, rooms, &rooms[index], pod))
         .collect();
     let score = |number: usize| {
         let wishes: i64 = (0..WEIGHTS.len())
@@ -307,7 +307,7 @@ fn refusal(world: &World, rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Opt
     if !affinity::node_matches(spec, room.node) {
         return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
     }
-    if let Some(reason) = affinity::pods_refuse(rooms, room, pod)
+    if let Some(reason) = affinity::pods_refuse(world, rooms, room, pod)
         .or_else(|| affinity::spread_refuses(rooms, room, pod))
     {
         return Some(reason.to_owned());

@@ -1,6 +1,5 @@
 //! Where a pod may run.
 
-use super::Effect::Ignored;
 use super::TypeTable;
 
 pub(super) static TYPES: &[TypeTable] = &[
@@ -60,21 +59,15 @@ pub(super) static TYPES: &[TypeTable] = &[
     },
     TypeTable {
         name: "PodAffinityTerm",
-        applied: &["labelSelector", "namespaces", "topologyKey"],
-        others: &[
-            (
-                "matchLabelKeys",
-                Ignored(&[], "labels are compared by labelSelector only"),
-            ),
-            (
-                "mismatchLabelKeys",
-                Ignored(&[], "labels are compared by labelSelector only"),
-            ),
-            (
-                "namespaceSelector",
-                Ignored(&[], "an empty one means all namespaces, any other none"),
-            ),
+        applied: &[
+            "labelSelector",
+            "matchLabelKeys",
+            "mismatchLabelKeys",
+            "namespaceSelector",
+            "namespaces",
+            "topologyKey",
         ],
+        others: &[],
     },
     TypeTable {
         name: "Toleration",
@@ -85,21 +78,14 @@ pub(super) static TYPES: &[TypeTable] = &[
         name: "TopologySpreadConstraint",
         applied: &[
             "labelSelector",
+            "matchLabelKeys",
             "maxSkew",
+            "minDomains",
+            "nodeAffinityPolicy",
+            "nodeTaintsPolicy",
             "topologyKey",
             "whenUnsatisfiable",
         ],
-        others: &[
-            (
-                "matchLabelKeys",
-                Ignored(&[], "labels are compared by labelSelector only"),
-            ),
-            (
-                "minDomains",
-                Ignored(&["1"], "as many domains count as there are"),
-            ),
-            ("nodeAffinityPolicy", Ignored(&[], "it is not looked at")),
-            ("nodeTaintsPolicy", Ignored(&[], "it is not looked at")),
-        ],
+        others: &[],
     },
 ];

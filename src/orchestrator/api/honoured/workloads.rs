@@ -3,7 +3,7 @@
 use super::Effect::{Ignored, OfServer};
 use super::TypeTable;
 
-const NOT_INDEXED: &str = "completions have no index";
+const NOT_BY_INDEX: &str = "failures are counted for all indexes together";
 
 pub(super) static TYPES: &[TypeTable] = &[
     TypeTable {
@@ -149,6 +149,7 @@ pub(super) static TYPES: &[TypeTable] = &[
         applied: &[
             "activeDeadlineSeconds",
             "backoffLimit",
+            "completionMode",
             "completions",
             "parallelism",
             "podReplacementPolicy",
@@ -158,8 +159,7 @@ pub(super) static TYPES: &[TypeTable] = &[
             "ttlSecondsAfterFinished",
         ],
         others: &[
-            ("backoffLimitPerIndex", Ignored(&[], NOT_INDEXED)),
-            ("completionMode", Ignored(&["NonIndexed"], NOT_INDEXED)),
+            ("backoffLimitPerIndex", Ignored(&[], NOT_BY_INDEX)),
             (
                 "managedBy",
                 Ignored(
@@ -171,7 +171,7 @@ pub(super) static TYPES: &[TypeTable] = &[
                 "manualSelector",
                 Ignored(&["false"], "the selector is made by the server"),
             ),
-            ("maxFailedIndexes", Ignored(&[], NOT_INDEXED)),
+            ("maxFailedIndexes", Ignored(&[], NOT_BY_INDEX)),
             ("podFailurePolicy", Ignored(&[], "only backoffLimit counts")),
             ("scheduling", Ignored(&[], "each pod is scheduled alone")),
             ("successPolicy", Ignored(&[], "only completions count")),

@@ -219,7 +219,11 @@ mod tests {
         for (given, expected) in [
             (json!({"backoffLimit": -1}), vec!["spec.backoffLimit"]),
             (
-                json!({"completionMode": "Indexed"}),
+                json!({"completionMode": "Indexed", "parallelism": 2}),
+                vec!["spec.completions"],
+            ),
+            (
+                json!({"completionMode": "Odd"}),
                 vec!["spec.completionMode"],
             ),
             (

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::decide::{End, State, Verdict};
-use super::{COMPONENT, Run};
+use super::{COMPONENT, Run, indexed};
 use crate::orchestrator::control::workload::{reachable_since, written};
 use crate::orchestrator::control::world::{Action, Decision, event};
 
@@ -90,6 +90,10 @@ impl Run<'_> {
             failed: sum(listed.failed, End::Failed),
         };
         wanted.uncounted_terminated_pods = Some(listed);
+        if indexed::is_indexed(self.spec) {
+            wanted.completed_indexes = Some(indexed::write(&self.completed));
+            wanted.succeeded = Some(i32::try_from(self.completed.len()).unwrap_or(i32::MAX));
+        }
         let ready = self.active.iter();
         let ready = ready.filter(|pod| reachable_since(self.world, pod).is_some());
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec,
+    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, Taint,
     TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::Room;
-use crate::orchestrator::control::world::label_selector_selects;
+use super::{Room, tolerates};
+use crate::orchestrator::control::world::{World, label_selector_selects};
 
 /// Whether the node has the pod's selector and one of its required terms.
 pub(in crate::orchestrator::control) fn node_matches(spec: &PodSpec, node: &Node) -> bool {
@@ -100,22 +100,53 @@ fn label_matches(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
     selector.is_some_and(|selector| label_selector_selects(selector, &pod.metadata))
 }
 
+/// Whether `other` has what `pod` has of these labels. Those that `pod` has not are not looked at.
+fn same_labels(keys: Option<&[String]>, pod: &Pod, other: &Pod) -> bool {
+    let of = |pod: &'_ Pod, key: &str| pod.metadata.labels.as_ref()?.get(key).cloned();
+    let keys = keys.unwrap_or_default().iter();
+    keys.filter_map(|key| Some((key, of(pod, key)?)))
+        .all(|(key, own)| of(other, key) == Some(own))
+}
+
+/// Whether `other` has none of what `pod` has of these labels.
+fn other_labels(keys: Option<&[String]>, pod: &Pod, other: &Pod) -> bool {
+    let keys = keys.unwrap_or_default();
+    let has = |key: &&String| {
+        let labels = pod.metadata.labels.as_ref();
+        labels.is_some_and(|labels| labels.contains_key(*key))
+    };
+    !keys
+        .iter()
+        .filter(has)
+        .any(|key| same_labels(Some(std::slice::from_ref(key)), pod, other))
+}
+
+/// An empty selector selects every namespace.
+fn selects_namespace(world: &World, selector: &LabelSelector, name: Option<&str>) -> bool {
+    let key = (String::new(), name.unwrap_or_default().to_owned());
+    let found = world.namespaces.get(&key);
+    *selector == LabelSelector::default()
+        || found.is_some_and(|found| label_selector_selects(selector, &found.metadata))
+}
+
 /// Whether `other` is one of the pods that a term of `pod` speaks of.
-fn speaks_of(term: &PodAffinityTerm, pod: &Pod, other: &Pod) -> bool {
+fn speaks_of(world: &World, term: &PodAffinityTerm, pod: &Pod, other: &Pod) -> bool {
     let namespaces = term.namespaces.as_deref().unwrap_or_default();
     let namespace = other.metadata.namespace.as_deref();
     let named = namespaces
         .iter()
         .any(|name| Some(name.as_str()) == namespace);
-    // Namespaces have no labels that matter here: an empty selector means all, one with requirements none.
-    let all = term
+    let selected = term
         .namespace_selector
         .as_ref()
-        .is_some_and(|selector| *selector == LabelSelector::default());
+        .is_some_and(|selector| selects_namespace(world, selector, namespace));
     let own = namespaces.is_empty()
         && term.namespace_selector.is_none()
         && namespace == pod.metadata.namespace.as_deref();
-    (named || all || own) && label_matches(term.label_selector.as_ref(), other)
+    (named || selected || own)
+        && label_matches(term.label_selector.as_ref(), other)
+        && same_labels(term.match_label_keys.as_deref(), pod, other)
+        && other_labels(term.mismatch_label_keys.as_deref(), pod, other)
 }
 
 /// The value of a node's topology label.
@@ -157,7 +188,13 @@ fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
 }
 
 /// Whether any pod that the term speaks of is in the same domain as the room.
-fn present(rooms: &[Room<'_>], room: &Room<'_>, term: &PodAffinityTerm, pod: &Pod) -> bool {
+fn present(
+    world: &World,
+    rooms: &[Room<'_>],
+    room: &Room<'_>,
+    term: &PodAffinityTerm,
+    pod: &Pod,
+) -> bool {
     let Some(here) = domain(room, &term.topology_key) else {
         return false;
     };
@@ -165,26 +202,32 @@ fn present(rooms: &[Room<'_>], room: &Room<'_>, term: &PodAffinityTerm, pod: &Po
         .iter()
         .filter(|other| domain(other, &term.topology_key) == Some(here));
     same.flat_map(|other| &other.pods)
-        .any(|other| speaks_of(term, pod, other))
+        .any(|other| speaks_of(world, term, pod, other))
 }
 
 /// Why pods that are there already keep this one away, in the scheduler's own words.
-pub(super) fn pods_refuse(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Option<&'static str> {
+pub(super) fn pods_refuse(
+    world: &World,
+    rooms: &[Room<'_>],
+    room: &Room<'_>,
+    pod: &Pod,
+) -> Option<&'static str> {
     for term in required_affinity(pod) {
         // The first pod of a group that wants to be together may go anywhere the label exists.
         let anywhere = rooms
             .iter()
             .flat_map(|room| &room.pods)
-            .any(|other| speaks_of(term, pod, other));
-        let first =
-            !anywhere && speaks_of(term, pod, pod) && domain(room, &term.topology_key).is_some();
-        if !first && !present(rooms, room, term, pod) {
+            .any(|other| speaks_of(world, term, pod, other));
+        let first = !anywhere
+            && speaks_of(world, term, pod, pod)
+            && domain(room, &term.topology_key).is_some();
+        if !first && !present(world, rooms, room, term, pod) {
             return Some("node(s) didn't match pod affinity rules");
         }
     }
     if required_anti_affinity(pod)
         .iter()
-        .any(|term| present(rooms, room, term, pod))
+        .any(|term| present(world, rooms, room, term, pod))
     {
         return Some("node(s) didn't match pod anti-affinity rules");
     }
@@ -194,7 +237,7 @@ pub(super) fn pods_refuse(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Opt
             let here = domain(room, &term.topology_key);
             here.is_some()
                 && here == domain(other, &term.topology_key)
-                && speaks_of(term, there, pod)
+                && speaks_of(world, term, there, pod)
         })
     };
     if rooms
@@ -207,7 +250,7 @@ pub(super) fn pods_refuse(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> Opt
 }
 
 /// The weights of the pod's preferred affinities that hold here, less those of its preferred anti-affinities.
-pub(super) fn pod_preference(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> i64 {
+pub(super) fn pod_preference(world: &World, rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> i64 {
     let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
     let towards = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
     let towards = towards.and_then(|towards| {
@@ -224,14 +267,33 @@ pub(super) fn pod_preference(rooms: &[Room<'_>], room: &Room<'_>, pod: &Pod) -> 
         let present = terms
             .into_iter()
             .flatten()
-            .filter(|term| present(rooms, room, &term.pod_affinity_term, pod));
+            .filter(|term| present(world, rooms, room, &term.pod_affinity_term, pod));
         present.map(|term| i64::from(term.weight)).sum()
     };
     sum(towards) - sum(away)
 }
 
-/// How much more of the pods that a constraint speaks of this room's domain would have than the emptiest; `None` without the label. Only
-/// nodes that the pod could have by selector and affinity count.
+/// Whether a node counts for a constraint: those that the pod could have by selector and affinity do, or all; and those whose taints it
+/// does not bear do, unless it says otherwise.
+fn counts(constraint: &TopologySpreadConstraint, spec: &PodSpec, node: &Node) -> bool {
+    let by_affinity =
+        constraint.node_affinity_policy.as_deref() == Some("Ignore") || node_matches(spec, node);
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let repelling = |taint: &&Taint| {
+        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+            && !tolerations.iter().any(|one| tolerates(one, taint))
+    };
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+    let by_taints = constraint.node_taints_policy.as_deref() != Some("Honor")
+        || !taints
+            .unwrap_or_default()
+            .iter()
+            .any(|taint| repelling(&taint));
+    by_affinity && by_taints
+}
+
+/// How much more of the pods that a constraint speaks of this room's domain would have than the emptiest; `None` without the label. With
+/// fewer domains than it asks for, an empty one is thought of.
 fn skew(
     rooms: &[Room<'_>],
     room: &Room<'_>,
@@ -239,11 +301,11 @@ fn skew(
     pod: &Pod,
 ) -> Option<i64> {
     let here = domain(room, &constraint.topology_key)?;
-    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut by_domain: BTreeMap<&str, i64> = BTreeMap::new();
     for other in rooms.iter().filter(|other| {
         pod.spec
             .as_ref()
-            .is_some_and(|spec| node_matches(spec, other.node))
+            .is_some_and(|spec| counts(constraint, spec, other.node))
     }) {
         let Some(there) = domain(other, &constraint.topology_key) else {
             continue;
@@ -252,13 +314,19 @@ fn skew(
             one.metadata.namespace == pod.metadata.namespace
                 && one.metadata.deletion_timestamp.is_none()
                 && label_matches(constraint.label_selector.as_ref(), one)
+                && same_labels(constraint.match_label_keys.as_deref(), pod, one)
         };
-        *counts.entry(there).or_default() +=
+        *by_domain.entry(there).or_default() +=
             i64::try_from(other.pods.iter().filter(same).count()).unwrap_or(i64::MAX);
     }
-    let least = counts.values().min().copied().unwrap_or(0);
+    let domains = i32::try_from(by_domain.len()).unwrap_or(i32::MAX);
+    let least = if domains < constraint.min_domains.unwrap_or(1) {
+        0
+    } else {
+        by_domain.values().min().copied().unwrap_or(0)
+    };
     let own = i64::from(label_matches(constraint.label_selector.as_ref(), pod));
-    Some(counts.get(here).copied().unwrap_or(0) + own - least)
+    Some(by_domain.get(here).copied().unwrap_or(0) + own - least)
 }
 
 fn constraints(pod: &Pod) -> &[TopologySpreadConstraint] {

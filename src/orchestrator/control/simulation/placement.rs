@@ -265,6 +265,150 @@ fn pods_spread_over_zones() {
     );
 }
 
+/// How many of these pods went nowhere, with a constraint over zones that has these settings besides.
+fn unplaced(
+    cluster: &mut Cluster,
+    pods: &[(&str, Value)],
+    settings: &Value,
+    spec: &Value,
+) -> usize {
+    for (name, labels) in pods {
+        let mut constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "web"}}});
+        for (key, value) in settings.as_object().into_iter().flatten() {
+            constraint[key] = value.clone();
+        }
+        let mut spec = spec.clone();
+        spec["topologySpreadConstraints"] = json!([constraint]);
+        pod(cluster, name, labels.clone(), spec);
+    }
+    let found = places(cluster);
+    found.values().filter(|place| *place == "-").count()
+}
+
+#[test]
+fn which_nodes_and_pods_count_for_a_spreading() {
+    let web = |name| (name, json!({"app": "web"}));
+    let two = [web("a"), web("b")];
+    let slow = json!({"nodeSelector": {"disk": "slow"}});
+    for (settings, spec, wanted) in [
+        (json!({}), &slow, 0),
+        (json!({"nodeAffinityPolicy": "Ignore"}), &slow, 1),
+        (json!({"nodeTaintsPolicy": "Ignore"}), &json!({}), 1),
+        (json!({"nodeTaintsPolicy": "Honor"}), &json!({}), 0),
+    ] {
+        let mut cluster = zones();
+        let node = cluster.world.nodes[&(String::new(), "w3".to_owned())].clone();
+        cluster.edit("Node", &*node, |value| {
+            value["spec"]["taints"] = json!([{"key": "k", "effect": "NoSchedule"}]);
+        });
+        let found = unplaced(&mut cluster, &two, &settings, spec);
+        assert_eq!(found, wanted, "{settings} {spec}");
+    }
+    let three = [web("a"), web("b"), web("c")];
+    for (least, wanted) in [(2, 0), (3, 1)] {
+        let settings = json!({"minDomains": least});
+        let found = unplaced(&mut zones(), &three, &settings, &json!({}));
+        assert_eq!(found, wanted, "{settings}");
+    }
+    // Only zone a takes any more: four of one kind are too many there, of two versions they are not.
+    let versions: Vec<(&str, Value)> = [("a", "1"), ("b", "1"), ("c", "2"), ("d", "2")]
+        .map(|(name, version)| (name, json!({"app": "web", "version": version})))
+        .into();
+    for (settings, wanted) in [
+        (json!({"maxSkew": 1}), 0),
+        (json!({"maxSkew": 1, "matchLabelKeys": ["version"]}), 0),
+    ] {
+        let mut cluster = zones();
+        assert_eq!(
+            unplaced(&mut cluster, &versions, &settings, &json!({})),
+            wanted
+        );
+        let by_version = |version: &str| {
+            let pods = cluster.world.pods.values();
+            let of = pods.filter(|pod| {
+                pod.metadata
+                    .labels
+                    .as_ref()
+                    .is_some_and(|all| all["version"] == version)
+            });
+            of.filter(|pod| node_of(pod) == Some("w3")).count()
+        };
+        if settings.get("matchLabelKeys").is_some() {
+            assert_eq!(
+                (by_version("1"), by_version("2")),
+                (1, 1),
+                "one of each version in each zone"
+            );
+        }
+    }
+}
+
+#[test]
+fn labels_of_the_pod_itself_choose_whom_it_stays_away_from() {
+    let away = |key: &str, term: Value| {
+        let mut term = term;
+        term["topologyKey"] = json!(key);
+        json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}})
+    };
+    // Versions share nodes, pods of one version do not.
+    let spec = away(
+        "kubernetes.io/hostname",
+        json!({"labelSelector": {"matchLabels": {"app": "web"}}, "matchLabelKeys": ["version", "nothing"]}),
+    );
+    let mut cluster = zones();
+    for (name, version) in [("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"), ("e", "2")] {
+        let labels = json!({"app": "web", "version": version});
+        pod(&mut cluster, name, labels, spec.clone());
+    }
+    let found = places(&mut cluster);
+    assert_eq!(
+        (found["d"].as_str(), found["e"].as_str() == "-"),
+        ("-", false),
+        "{found:?}"
+    );
+
+    // A zone belongs to one tenant.
+    let spec = away(
+        "zone",
+        json!({"labelSelector": {"matchExpressions": [{"key": "tenant", "operator": "Exists"}]}, "mismatchLabelKeys": ["tenant"]}),
+    );
+    let mut cluster = zones();
+    for (name, tenant) in [("a", "x"), ("b", "y"), ("c", "x"), ("d", "z")] {
+        pod(&mut cluster, name, json!({"tenant": tenant}), spec.clone());
+    }
+    let found = places(&mut cluster);
+    let zone = |name: &str| if found[name] == "w3" { "b" } else { "a" };
+    assert_ne!(zone("a"), zone("b"), "{found:?}");
+    assert_eq!(
+        (zone("a"), found["d"].as_str()),
+        (zone("c"), "-"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn namespaces_are_chosen_by_their_labels() {
+    for (selector, wanted) in [
+        (json!({"matchLabels": {"team": "a"}}), "w3"),
+        (json!({"matchLabels": {"team": "b"}}), "-"),
+        (json!({}), "w3"),
+    ] {
+        let mut cluster = zones();
+        cluster.put(
+            "Namespace",
+            "",
+            json!({"metadata": {"name": "shop", "labels": {"team": "a"}}}),
+        );
+        let there = json!({"metadata": {"name": "there", "labels": {"app": "x"}}, "spec": {"nodeName": "w3", "containers": []}});
+        cluster.put("Pod", "shop", there);
+        let near = json!({"labelSelector": {"matchLabels": {"app": "x"}}, "namespaceSelector": selector, "topologyKey": "zone"});
+        let spec = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [near]}}});
+        pod(&mut cluster, "p", json!({}), spec);
+        assert_eq!(places(&mut cluster)["p"], wanted, "{selector}");
+    }
+}
+
 #[test]
 fn replicas_are_separate_even_when_one_node_is_preferred() {
     let mut cluster = zones();

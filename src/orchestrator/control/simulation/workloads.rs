@@ -294,6 +294,68 @@ fn a_job_fails_when_too_many_pods_have_failed() {
     assert_eq!(conditions(&cluster), ["FailureTarget", "Failed"]);
 }
 
+/// Numbers of the active pods.
+fn numbers(cluster: &Cluster) -> Vec<String> {
+    let pods = cluster.world.pods.values().filter(|pod| is_active(pod));
+    let mut numbers: Vec<String> = pods
+        .filter_map(|pod| {
+            pod.metadata
+                .labels
+                .as_ref()?
+                .get("batch.kubernetes.io/job-completion-index")
+                .cloned()
+        })
+        .collect();
+    numbers.sort();
+    numbers
+}
+
+#[test]
+fn each_number_of_an_indexed_job_succeeds_once() {
+    let mut cluster = Cluster::new(2);
+    job(
+        &mut cluster,
+        &json!({"completions": 3, "parallelism": 2, "completionMode": "Indexed"}),
+    );
+    settle(&mut cluster, |_| {});
+    assert_eq!(numbers(&cluster), ["0", "1"]);
+    let status = |cluster: &Cluster| {
+        cluster.world.jobs[&key("j")]
+            .status
+            .clone()
+            .expect("a status")
+    };
+    end(&mut cluster, "Failed");
+    assert_eq!(numbers(&cluster), ["0", "1"], "the number begins anew");
+    assert_eq!(
+        (status(&cluster).failed, status(&cluster).succeeded),
+        (Some(1), Some(0))
+    );
+    end(&mut cluster, "Succeeded");
+    assert_eq!(numbers(&cluster).len(), 2, "the next number begins");
+    assert!(numbers(&cluster).contains(&"2".to_owned()));
+    assert_eq!(status(&cluster).succeeded, Some(1));
+    // What has succeeded stays so without its pod.
+    let ended: Vec<Key> = cluster
+        .world
+        .pods
+        .iter()
+        .filter(|(_, pod)| !is_active(pod))
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in ended {
+        cluster.remove("Pod", &key);
+    }
+    end(&mut cluster, "Succeeded");
+    end(&mut cluster, "Succeeded");
+    assert_eq!(conditions(&cluster), ["SuccessCriteriaMet", "Complete"]);
+    assert_eq!(status(&cluster).completed_indexes.as_deref(), Some("0-2"));
+    assert_eq!((status(&cluster).succeeded, active(&cluster)), (Some(3), 0));
+    let pods = cluster.world.pods.values();
+    let mut held = pods.flat_map(|pod| pod.metadata.finalizers.iter().flatten());
+    assert_eq!(held.next(), None, "all are counted");
+}
+
 #[test]
 fn a_suspended_job_has_no_pods_and_a_deleted_one_leaves_none() {
     let mut cluster = Cluster::new(1);

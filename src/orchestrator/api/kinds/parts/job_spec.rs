@@ -32,8 +32,14 @@ pub(in crate::orchestrator::api) fn validate(spec: &Value, path: &str, found: &m
         found.one_of(
             format!("{path}.completionMode"),
             Some(mode),
-            &["NonIndexed"],
+            &["Indexed", "NonIndexed"],
         );
+        if mode == "Indexed" && given("completions").is_none() {
+            found.required(
+                format!("{path}.completions"),
+                "when completion mode is Indexed",
+            );
+        }
     }
     if let Some(policy) = given("podReplacementPolicy") {
         found.one_of(
