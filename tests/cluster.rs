@@ -870,6 +870,45 @@ fn i_exec_hands_on_output_and_exit_code() {
 }
 
 #[test]
+fn i_ports_of_nodes_lead_to_pods_and_a_readiness_gate_holds_one_back() {
+    cluster();
+    kubectl_ok(&["apply", "-f", "tests/fixtures/manifests/node-ports.yml"]);
+    // `nobody` where nothing answers.
+    let asked = |node: &str, port: u16| {
+        let node = get(&["node", node]);
+        let address = node["status"]["addresses"][0]["address"]
+            .as_str()
+            .expect("a node has an address")
+            .to_owned();
+        let ask = format!("busybox wget -q -T 5 -O - http://{address}:{port}/ || echo nobody");
+        on("c1", &[&ask])
+    };
+    let answers = |node: &str, port: u16| {
+        wait_for("an answer", || {
+            let answer = asked(node, port);
+            (!answer.contains("nobody")).then_some(()).ok_or(answer)
+        });
+    };
+    answers("w2", 8099);
+    assert!(asked("w1", 8099).contains("nobody"), "the pod is on w2");
+    // Its container answers, but somebody's condition is still missing.
+    assert!(asked("w1", 30099).contains("nobody"));
+    let condition = r#"{"status":{"conditions":[{"type":"example.org/open","status":"True"}]}}"#;
+    kubectl_ok(&[
+        "patch",
+        "pod",
+        "node-ports",
+        "--subresource=status",
+        "-p",
+        condition,
+    ]);
+    answers("w1", 30099);
+    answers("w2", 30099);
+    kubectl_ok(&["delete", "-f", "tests/fixtures/manifests/node-ports.yml"]);
+    assert!(asked("w2", 8099).contains("nobody"));
+}
+
+#[test]
 fn j_an_update_that_gets_nowhere_is_rolled_back() {
     deploy_flappy();
     let old = if kubectl(&["get", "rc", "flappy-silex-v2"]).status.success() {

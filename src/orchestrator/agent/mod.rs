@@ -24,6 +24,7 @@ mod environment;
 mod events;
 mod fence;
 mod grpc;
+mod host_ports;
 mod kept;
 mod launch;
 pub(crate) mod lease;

@@ -9,10 +9,38 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::model::addresses::{CLUSTER_DOMAIN, DNS_SERVICE};
 
-/// The longest host name that Linux takes.
+/// The longest label of a name in DNS.
 const HOSTNAME_LIMIT: usize = 63;
+/// The longest host name that Linux takes (uname(2)).
+const FQDN_LIMIT: usize = 64;
 
-/// The pod's host name: `spec.hostname`, else its name, cut as the kubelet cuts it.
+/// What the pod's containers see as their host name: `spec.hostnameOverride`; with `setHostnameAsFQDN` its name in DNS, which is cut if
+/// Linux cannot take it; else [`hostname`].
+pub(crate) fn container_hostname(pod: &Pod) -> String {
+    let name = hostname(pod);
+    let spec = pod.spec.as_ref();
+    let overridden = spec.and_then(|spec| spec.hostname_override.clone());
+    if let Some(name) = overridden.filter(|name| !name.is_empty()) {
+        return name;
+    }
+    let full = spec.is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true));
+    match fqdn(pod, &name).filter(|_| full) {
+        Some(mut full) => {
+            full.truncate(FQDN_LIMIT);
+            full
+        }
+        None => name,
+    }
+}
+
+/// The pod's name in DNS, which it has with a subdomain.
+fn fqdn(pod: &Pod, name: &str) -> Option<String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let subdomain = pod.spec.as_ref()?.subdomain.as_deref()?;
+    (!subdomain.is_empty()).then(|| format!("{name}.{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}"))
+}
+
+/// The pod's host name in DNS: `spec.hostname`, else its name, cut as the kubelet cuts it.
 pub(crate) fn hostname(pod: &Pod) -> String {
     let own = pod
         .spec
@@ -98,20 +126,13 @@ fn with_config(pod: &Pod, host: &str) -> String {
 pub(crate) fn hosts(pod: &Pod, address: Ipv4Addr) -> String {
     let name = hostname(pod);
     let spec = pod.spec.as_ref();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
-    match spec
-        .and_then(|spec| spec.subdomain.as_deref())
-        .filter(|subdomain| !subdomain.is_empty())
-    {
-        Some(subdomain) => {
-            let _ = writeln!(
-                text,
-                "{address}\t{name}.{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}\t{name}"
-            );
+    match fqdn(pod, &name) {
+        Some(full) => {
+            let _ = writeln!(text, "{address}\t{full}\t{name}");
         }
         None => {
             let _ = writeln!(text, "{address}\t{name}");
@@ -186,6 +207,23 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("1.2.3.4\ta\tb\n"), "{text}");
+        let names = |spec: serde_json::Value| container_hostname(&pod(spec));
+        assert_eq!(
+            [
+                names(json!({"setHostnameAsFQDN": true, "subdomain": "sub"})),
+                names(json!({"setHostnameAsFQDN": true})),
+                names(json!({"subdomain": "sub"})),
+                names(
+                    json!({"hostnameOverride": "of.its.own", "setHostnameAsFQDN": true, "subdomain": "sub"})
+                ),
+            ],
+            [
+                "web-1.sub.shop.svc.cluster.local",
+                "web-1",
+                "web-1",
+                "of.its.own"
+            ]
+        );
         let long = pod(json!({"containers":[],"hostname":format!("{}-tail", "a".repeat(62))}));
         assert_eq!(hostname(&long), "a".repeat(62));
     }

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 
+use super::host_ports::{self, HostPorts};
 use super::objects::PodApi;
 use super::runtime::{ContainerState, Runtime, SandboxStatus};
 use super::work::{Context, chain};
@@ -46,6 +47,7 @@ struct Pods<R, A> {
     /// Pods that are wound up here while the API's copy still has them.
     finished: HashSet<String>,
     sandboxes: BTreeMap<String, SandboxStatus>,
+    host_ports: HostPorts,
 }
 
 /// Looks after this node's pods until the sender of `wanted` is gone. Dropping the future stops no container.
@@ -62,6 +64,7 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(
         orphans: HashMap::new(),
         finished: HashSet::new(),
         sandboxes: BTreeMap::new(),
+        host_ports: HostPorts::new(),
         context: context.clone(),
     };
     // No worker starts before it is known what runs already.
@@ -74,6 +77,7 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(
     loop {
         let now = wanted.borrow_and_update().clone();
         pods.reconcile(&now);
+        pods.open_host_ports();
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() {
                 return;
@@ -198,6 +202,16 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
         for sandbox in orphans {
             self.remove_orphan(sandbox);
         }
+    }
+
+    /// The ports of this node that its pods ask for, for as long as each has a sandbox.
+    fn open_host_ports(&mut self) {
+        let pods = self.workers.iter().filter_map(|(uid, handle)| {
+            let address = self.sandboxes.get(uid)?.address;
+            Some(host_ports::asked(&handle.input.borrow().pod, address))
+        });
+        let asked = pods.flatten().collect();
+        self.host_ports.apply(&asked);
     }
 
     fn spawn(&mut self, uid: &str, input: Input) {

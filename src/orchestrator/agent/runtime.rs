@@ -189,7 +189,7 @@ pub enum PullPolicy {
 }
 
 /// Which part of a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogQuery {
     /// Keep sending.
     pub follow: bool,
@@ -263,6 +263,10 @@ pub trait Runtime: Send + Sync + 'static {
         container: &str,
         query: LogQuery,
     ) -> impl Future<Output = Result<tokio::sync::mpsc::Receiver<Vec<u8>>, RuntimeError>> + Send;
+    /// The end of what an instance has logged: no more than its last 80 lines and 2048 bytes.
+    fn last_lines(&self, _pod_uid: &str, _container: &str, _instance: u32) -> String {
+        String::new()
+    }
     /// Runs a command in a running container, with its user and environment; killed at the time-out.
     fn exec(
         &self,

@@ -124,6 +124,28 @@ pub(crate) fn status(
     status
 }
 
+/// Which of the pod's readiness gates keep it from being ready, in the kubelet's words.
+fn unmet_gates(pod: &Pod, conditions: &[PodCondition]) -> Option<(&'static str, String)> {
+    let spec = pod.spec.as_ref()?;
+    let unmet = |gate: &str| {
+        let found = conditions.iter().find(|one| one.type_ == gate);
+        match found.map(|one| one.status.as_str()) {
+            Some("True") => None,
+            Some(status) => Some(format!(
+                "the status of pod readiness gate \"{gate}\" is not \"True\", but {status}"
+            )),
+            None => Some(format!(
+                "corresponding condition of pod readiness gate \"{gate}\" does not exist."
+            )),
+        }
+    };
+    let gates = spec.readiness_gates.iter().flatten();
+    let unmet: Vec<String> = gates
+        .filter_map(|gate| unmet(&gate.condition_type))
+        .collect();
+    (!unmet.is_empty()).then(|| ("ReadinessGatesNotReady", unmet.join(", ")))
+}
+
 fn conditions(
     pod: &Pod,
     observed: &Observed,
@@ -159,6 +181,7 @@ fn conditions(
     } else {
         None
     };
+    let gates = unmet_gates(pod, &conditions);
     let not_initialized = if is_initialized {
         None
     } else {
@@ -202,7 +225,7 @@ fn conditions(
     );
     add("Initialized", not_initialized);
     add("ContainersReady", not_ready.clone());
-    add("Ready", not_ready);
+    add("Ready", not_ready.or(gates));
     let probed = pod
         .spec
         .iter()
@@ -553,6 +576,55 @@ mod tests {
             .find(|condition| condition.type_ == kind)
             .unwrap()
             .clone()
+    }
+
+    #[test]
+    fn readiness_gates_are_conditions_that_others_set() {
+        let now = Instant::now();
+        let spec = json!({"containers":[{"name":"a","image":"b"}],
+            "readinessGates":[{"conditionType":"example.org/a"},{"conditionType":"example.org/b"}]});
+        let mut gated = pod(spec);
+        let mut observed = Observed {
+            setup: Progress::Done,
+            address: Some(Ipv4Addr::new(10, 78, 1, 2)),
+            ..Observed::default()
+        };
+        observed.container("a").observe(&instance(0, None), now);
+        observed.container("a").started = true;
+        observed.container("a").ready = true;
+        let mut set = |kind: &str, value: &str| {
+            let conditions = &mut gated.status.get_or_insert_default().conditions;
+            conditions.get_or_insert_default().push(PodCondition {
+                type_: kind.to_owned(),
+                status: value.to_owned(),
+                ..PodCondition::default()
+            });
+            let status = status(&gated, &observed, &PodStatus::default(), &moment(now));
+            assert_eq!(condition(&status, "ContainersReady").status, "True");
+            let ready = condition(&status, "Ready");
+            (ready.status, ready.reason, ready.message)
+        };
+        let (ready, reason, message) = set("example.org/a", "False");
+        assert_eq!(
+            (ready.as_str(), reason.as_deref()),
+            ("False", Some("ReadinessGatesNotReady"))
+        );
+        assert_eq!(
+            message.as_deref(),
+            Some(
+                "the status of pod readiness gate \"example.org/a\" is not \"True\", but False, \
+                 corresponding condition of pod readiness gate \"example.org/b\" does not exist."
+            )
+        );
+        let mut gates = pod(
+            json!({"containers":[{"name":"a","image":"b"}], "readinessGates":[{"conditionType":"example.org/a"}]}),
+        );
+        gates.status = serde_json::from_value(
+            json!({"conditions":[{"type":"example.org/a","status":"True"}]}),
+        )
+        .unwrap();
+        let open = status(&gates, &observed, &PodStatus::default(), &moment(now));
+        assert_eq!(condition(&open, "Ready").status, "True");
     }
 
     #[test]

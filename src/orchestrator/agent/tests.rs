@@ -172,6 +172,10 @@ impl Runtime for FakeRuntime {
         Ok(receive)
     }
 
+    fn last_lines(&self, _: &str, container: &str, instance: u32) -> String {
+        format!("{container}.{instance} gives up")
+    }
+
     async fn exec(
         &self,
         _: &str,
@@ -484,6 +488,32 @@ async fn a_pod_lives_crashes_and_is_deleted() {
     };
     assert!(at("drain u2") < at("exec bye"));
     assert!(at("exec bye") < at("stop u2 c") && at("stop u2 c") < at("remove u2"));
+}
+
+#[tokio::test]
+async fn a_failed_container_without_a_message_shows_the_end_of_its_log_if_asked() {
+    let node = Node::new();
+    let spec = json!({"restartPolicy":"Never","containers":[
+        {"name":"asks","image":"image","terminationMessagePolicy":"FallbackToLogsOnError"},
+        {"name":"succeeds","image":"image","terminationMessagePolicy":"FallbackToLogsOnError"},
+        {"name":"file","image":"image","terminationMessagePolicy":"File"}]});
+    node.want(&[pod("u1", 1, &spec)]);
+    node.status("ready", is_ready).await;
+    for (name, code) in [("asks", 1), ("succeeds", 0), ("file", 1)] {
+        node.runtime.exit("u1", name, code);
+    }
+    let status = node
+        .status("the end", |status| {
+            status.phase.as_deref() == Some("Failed")
+        })
+        .await;
+    let messages: Vec<Option<String>> = status
+        .container_statuses
+        .unwrap()
+        .into_iter()
+        .map(|container| container.state.unwrap().terminated.unwrap().message)
+        .collect();
+    assert_eq!(messages, [Some("asks.0 gives up".to_owned()), None, None]);
 }
 
 #[tokio::test]

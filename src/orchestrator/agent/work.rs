@@ -126,7 +126,7 @@ pub(crate) async fn set_up<R: Runtime, A: PodApi>(
         pod_uid: uid(&pod),
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),
-        hostname: pod_files::hostname(&pod),
+        hostname: pod_files::container_hostname(&pod),
         resolv_conf: pod_files::resolv_conf(&pod, &context.host_resolv_conf),
         host_network: pod
             .spec
@@ -152,7 +152,10 @@ fn write_pod_files(pod: &Pod, roots: &Roots, address: Ipv4Addr) -> std::io::Resu
     use std::os::unix::fs::PermissionsExt;
     let files = [
         ("etc-hosts", pod_files::hosts(pod, address)),
-        ("hostname", format!("{}\n", pod_files::hostname(pod))),
+        (
+            "hostname",
+            format!("{}\n", pod_files::container_hostname(pod)),
+        ),
     ];
     for (name, contents) in files {
         let path = roots.pod(&uid(pod)).join(name);

@@ -35,11 +35,13 @@ pub(super) enum Effect {
     Ignored(&'static [&'static str], &'static str),
     /// As [`Effect::Ignored`], unless another field beside it has this value.
     IgnoredUnless((&'static str, &'static str), &'static str),
+    /// As [`Effect::Ignored`], if another field beside it has this value.
+    IgnoredIf((&'static str, &'static str), &'static str),
     /// As [`Effect::Ignored`], and somebody would be less protected than the object says.
     Unenforced(&'static [&'static str], &'static str),
 }
 
-use Effect::{Applied, Ignored, IgnoredUnless, OfServer, Unenforced};
+use Effect::{Applied, Ignored, IgnoredIf, IgnoredUnless, OfServer, Unenforced};
 
 /// The fields of a type: those with their effect here, and the others.
 #[derive(Debug)]
@@ -141,7 +143,8 @@ pub(super) fn of_findings(found: &[fields::Finding], object: &Value) -> Vec<NotA
                 continue;
             }
             Some(IgnoredUnless(beside, _)) if has_beside(finding, object, *beside) => continue,
-            Some(IgnoredUnless(_, instead)) => (&NOTHING, *instead, false),
+            Some(IgnoredIf(beside, _)) if !has_beside(finding, object, *beside) => continue,
+            Some(IgnoredUnless(_, instead) | IgnoredIf(_, instead)) => (&NOTHING, *instead, false),
             Some(Ignored(harmless, instead)) => (harmless, *instead, false),
             Some(Unenforced(harmless, instead)) => (harmless, *instead, true),
         };

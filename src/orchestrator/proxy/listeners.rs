@@ -1,7 +1,7 @@
-//! One listener for each ClusterIP port.
+//! One listener for each ClusterIP port, and one on every address of this node for each node port.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,15 +37,21 @@ impl Listeners {
         }
     }
 
-    /// Opens listeners for new ClusterIP ports and closes those that are gone. Connections that are open go on.
+    /// Opens listeners for new ports and closes those that are gone. Connections that are open go on.
     pub(super) fn apply(&mut self, table: &ServiceTable) {
         self.wanted = table
             .ports
             .iter()
             // Cluster DNS is served by this process itself.
-            .filter_map(|(key, port)| Some((port.cluster_ip?, key)))
-            .filter(|(ip, _)| *ip != addresses::DNS_SERVICE)
-            .map(|(ip, key)| (SocketAddrV4::new(ip, key.port), key.clone()))
+            .filter(|(_, port)| port.cluster_ip != Some(addresses::DNS_SERVICE))
+            .flat_map(|(key, port)| {
+                let of_cluster = port.cluster_ip.map(|ip| SocketAddrV4::new(ip, key.port));
+                let of_node = port
+                    .node_port
+                    .map(|number| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, number));
+                let both = of_cluster.into_iter().chain(of_node);
+                both.map(|addr| (addr, key.clone()))
+            })
             .collect();
         let wanted = &self.wanted;
         self.running

@@ -13,11 +13,13 @@ use super::*;
 use crate::kubernetes::client::ClientConfig;
 
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 79, 0, 20), 80);
+const NODE_PORT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 30080);
 
 fn service() -> Service {
     serde_json::from_value(json!({
         "metadata": { "namespace": "default", "name": "web" },
-        "spec": { "clusterIP": "10.79.0.20", "ports": [{ "name": "http", "port": 80 }] },
+        "spec": { "clusterIP": "10.79.0.20", "type": "NodePort",
+            "ports": [{ "name": "http", "port": 80, "nodePort": 30080 }] },
     }))
     .unwrap()
 }
@@ -46,8 +48,12 @@ async fn pod() -> u16 {
 }
 
 async fn ask_web() -> io::Result<String> {
+    ask(WEB).await
+}
+
+async fn ask(addr: SocketAddrV4) -> io::Result<String> {
     let mut answer = String::new();
-    TcpStream::connect(WEB)
+    TcpStream::connect(addr)
         .await?
         .read_to_string(&mut answer)
         .await?;
@@ -131,6 +137,7 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
     proxy.apply([&service()], [&endpoints(&[second])], 2);
     for _ in 0..4 {
         assert_eq!(ask_web().await.unwrap(), second.to_string());
+        assert_eq!(ask(NODE_PORT).await.unwrap(), second.to_string());
     }
     proxy.apply([&service()], [], 3);
     assert_eq!(
@@ -139,6 +146,11 @@ async fn cluster_ips_and_dns_work_in_a_namespace() {
     );
     proxy.apply([], [], 4);
     assert!(!proxy.listeners.listens_on(WEB));
+    assert!(
+        !proxy
+            .listeners
+            .listens_on(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, NODE_PORT.port()))
+    );
     tokio::task::yield_now().await;
     assert_eq!(
         ask_web().await.unwrap_err().kind(),
@@ -154,7 +166,9 @@ async fn a_proxy_that_starts_while_the_api_is_away_goes_by_the_rules_of_the_one_
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rules.json");
     let mut service = service();
-    service.spec.as_mut().unwrap().cluster_ip = Some("10.79.0.21".to_owned());
+    let spec = service.spec.as_mut().unwrap();
+    spec.cluster_ip = Some("10.79.0.21".to_owned());
+    spec.ports = serde_json::from_value(json!([{ "name": "http", "port": 80 }])).unwrap();
     let web = SocketAddrV4::new(Ipv4Addr::new(10, 79, 0, 21), 80);
     let port = pod().await;
     let mut before = Keeper::new(path.clone());

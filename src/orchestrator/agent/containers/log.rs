@@ -285,6 +285,24 @@ impl Reader {
     }
 }
 
+/// The end of a log, as a termination message takes it (`MaxContainerTerminationMessageLogLines` and `…LogLength` of the kubelet).
+pub(crate) fn last_lines(path: &Path) -> io::Result<Vec<u8>> {
+    const LINES: u64 = 80;
+    const BYTES: usize = 2048;
+    let query = LogQuery {
+        tail_lines: Some(LINES),
+        ..LogQuery::default()
+    };
+    let mut reader = Reader::open(path, &query)?;
+    let mut last = Vec::new();
+    while let Some(bytes) = reader.next()? {
+        last.extend(bytes);
+        let beyond = last.len().saturating_sub(BYTES);
+        last.drain(..beyond);
+    }
+    Ok(last)
+}
+
 /// Time, tag and text of a record.
 fn record(line: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     let line = line.strip_suffix(b"\n")?;
@@ -341,6 +359,29 @@ mod tests {
             raw.lines().next().unwrap().len(),
             "2016-10-06T00:17:09.669794202Z stdout F one".len()
         );
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_bounded_in_lines_and_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        assert_eq!(last_lines(&path).unwrap(), b"", "there is none");
+        let mut writer = Writer::open(&path).unwrap();
+        let mut lines = Lines::new("stderr");
+        for number in 0..100 {
+            let line = format!("line {number}\n");
+            lines.push(line.as_bytes(), &mut writer).unwrap();
+        }
+        writer.flush().unwrap();
+        let text = String::from_utf8(last_lines(&path).unwrap()).unwrap();
+        assert!(
+            text.starts_with("line 20\n") && text.ends_with("line 99\n"),
+            "{text}"
+        );
+        lines.push(&[b'x'; 3000], &mut writer).unwrap();
+        lines.finish(&mut writer).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(last_lines(&path).unwrap().len(), 2048);
     }
 
     #[test]

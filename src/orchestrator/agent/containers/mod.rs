@@ -281,6 +281,14 @@ impl Runtime for RealRuntime {
         self.read_log(pod_uid, container, &query)
     }
 
+    fn last_lines(&self, pod_uid: &str, container: &str, instance: u32) -> String {
+        let mut instances = self.instances(pod_uid).into_iter();
+        let found =
+            instances.find(|one| one.run.name == container && one.run.restart_count == instance);
+        let lines = found.and_then(|one| log::last_lines(&one.run.log).ok());
+        String::from_utf8_lossy(&lines.unwrap_or_default()).into_owned()
+    }
+
     async fn exec(
         &self,
         pod_uid: &str,

@@ -53,8 +53,7 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
                 });
             let view = self.observed.container(&status.name);
             view.observe(status, now);
-            let roots = &self.context.roots;
-            let left = termination::read(&self.pod, &status.name, status.restart_count, roots);
+            let left = self.left(status, &container);
             let view = self.observed.container(&status.name);
             view.messages
                 .extend(left.map(|message| (status.restart_count, message)));
@@ -123,11 +122,13 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let exited = view.observe(status, Instant::now());
         if exited {
             let instance = status.restart_count;
-            let left = termination::read(&self.pod, &status.name, instance, &self.context.roots);
+            let left = self.left(status, &definition);
+            let view = self.observed.container(&status.name);
             view.messages.retain(|known, _| *known + 1 >= instance);
             view.messages
                 .extend(left.map(|message| (instance, message)));
         }
+        let view = self.observed.container(&status.name);
         if view.status.as_ref().map(|status| status.restart_count) != before {
             view.started = definition.startup_probe.is_none();
             view.ready = probe::ready_at_once(&definition);
@@ -142,6 +143,21 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         if let Some(code) = code.filter(|_| exited && !leaving) {
             self.tell_exit(status, &definition, code, delay);
         }
+    }
+
+    /// The message that an instance has left, or of one that failed the end of its log, if its container asks for that.
+    fn left(&self, status: &ContainerStatus, definition: &Container) -> Option<String> {
+        let instance = status.restart_count;
+        let (pod, roots) = (&self.pod, &self.context.roots);
+        let failed =
+            matches!(status.state, ContainerState::Exited { exit_code, .. } if exit_code != 0);
+        let by_log =
+            definition.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        termination::read(pod, &status.name, instance, roots).or_else(|| {
+            let uid = pod.metadata.uid.as_deref().filter(|_| failed && by_log)?;
+            let lines = self.context.runtime.last_lines(uid, &status.name, instance);
+            Some(lines).filter(|lines| !lines.is_empty())
+        })
     }
 
     fn tell_exit(

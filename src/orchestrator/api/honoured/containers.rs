@@ -1,6 +1,6 @@
 //! What a container says.
 
-use super::Effect::{Ignored, Unenforced};
+use super::Effect::{Ignored, IgnoredIf, Unenforced};
 use super::TypeTable;
 
 pub(super) static TYPES: &[TypeTable] = &[
@@ -22,6 +22,7 @@ pub(super) static TYPES: &[TypeTable] = &[
             "securityContext",
             "startupProbe",
             "terminationMessagePath",
+            "terminationMessagePolicy",
             "volumeMounts",
             "workingDir",
         ],
@@ -40,10 +41,6 @@ pub(super) static TYPES: &[TypeTable] = &[
             ),
             ("stdin", Ignored(&["false"], "standard input is empty")),
             ("stdinOnce", Ignored(&["false"], "standard input is empty")),
-            (
-                "terminationMessagePolicy",
-                Ignored(&["File"], "only the file is read"),
-            ),
             ("tty", Ignored(&["false"], "there is no terminal")),
             ("volumeDevices", Ignored(&[], "there are no block volumes")),
         ],
@@ -77,20 +74,14 @@ pub(super) static TYPES: &[TypeTable] = &[
     },
     TypeTable {
         name: "ContainerPort",
-        applied: &["containerPort", "name", "protocol"],
-        others: &[
-            (
-                "hostIP",
-                Ignored(&[], "nothing listens on the node's address"),
+        applied: &["containerPort", "hostIP", "name", "protocol"],
+        others: &[(
+            "hostPort",
+            IgnoredIf(
+                ("protocol", "UDP"),
+                "nothing listens on the node's port: only TCP is carried there; it keeps pods of the same port apart",
             ),
-            (
-                "hostPort",
-                Ignored(
-                    &[],
-                    "nothing listens on the node's port; it only keeps pods of the same port apart",
-                ),
-            ),
-        ],
+        )],
     },
     TypeTable {
         name: "EnvVar",

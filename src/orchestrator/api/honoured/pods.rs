@@ -23,12 +23,15 @@ pub(super) static TYPES: &[TypeTable] = &[
             "hostAliases",
             "hostNetwork",
             "hostname",
+            "hostnameOverride",
             "initContainers",
             "nodeName",
             "nodeSelector",
             "os",
+            "readinessGates",
             "restartPolicy",
             "securityContext",
+            "setHostnameAsFQDN",
             "subdomain",
             "terminationGracePeriodSeconds",
             "tolerations",
@@ -58,10 +61,6 @@ pub(super) static TYPES: &[TypeTable] = &[
                 Unenforced(&["true"], "the containers' users are the node's"),
             ),
             (
-                "hostnameOverride",
-                Ignored(&[], "the host name is `hostname` or the pod's name"),
-            ),
-            (
                 "imagePullSecrets",
                 Ignored(
                     &[],
@@ -78,10 +77,6 @@ pub(super) static TYPES: &[TypeTable] = &[
             ),
             ("priority", Ignored(&["0"], NO_PREEMPTION)),
             ("priorityClassName", Ignored(&[], NO_PREEMPTION)),
-            (
-                "readinessGates",
-                Ignored(&[], "the pod is ready as soon as its containers are"),
-            ),
             ("resourceClaims", Ignored(&[], "no devices are allocated")),
             (
                 "resources",
@@ -119,10 +114,6 @@ pub(super) static TYPES: &[TypeTable] = &[
                     &["default"],
                     "no token is mounted: programs in the pod cannot ask the API",
                 ),
-            ),
-            (
-                "setHostnameAsFQDN",
-                Ignored(&["false"], "the host name is the short one"),
             ),
             (
                 "shareProcessNamespace",
@@ -176,6 +167,11 @@ pub(super) static TYPES: &[TypeTable] = &[
     TypeTable {
         name: "Sysctl",
         applied: &["name", "value"],
+        others: &[],
+    },
+    TypeTable {
+        name: "PodReadinessGate",
+        applied: &["conditionType"],
         others: &[],
     },
     TypeTable {

@@ -1,6 +1,6 @@
 //! What a Service says.
 
-use super::Effect::{Ignored, OfServer, Unenforced};
+use super::Effect::{Ignored, IgnoredIf, OfServer, Unenforced};
 use super::TypeTable;
 
 pub(super) static TYPES: &[TypeTable] = &[
@@ -21,6 +21,7 @@ pub(super) static TYPES: &[TypeTable] = &[
             "selector",
             "sessionAffinity",
             "sessionAffinityConfig",
+            "type",
         ],
         others: &[
             ("externalIPs", Ignored(&[], "nothing listens on them")),
@@ -63,13 +64,6 @@ pub(super) static TYPES: &[TypeTable] = &[
                 "trafficDistribution",
                 Ignored(&[], "pods of every node are used alike"),
             ),
-            (
-                "type",
-                Ignored(
-                    &["ClusterIP", "ExternalName", "LoadBalancer"],
-                    "nothing listens on the nodes' ports; the host's load balancer carries Services of type LoadBalancer",
-                ),
-            ),
         ],
     },
     TypeTable {
@@ -88,7 +82,10 @@ pub(super) static TYPES: &[TypeTable] = &[
         others: &[
             (
                 "nodePort",
-                Ignored(&["0"], "nothing listens on the nodes' ports"),
+                IgnoredIf(
+                    ("protocol", "UDP"),
+                    "nothing listens on the nodes' ports: only TCP is carried there",
+                ),
             ),
             (
                 "protocol",
