@@ -3,6 +3,8 @@
 
 #[path = "../src/scenario/page/fixture.rs"]
 mod fixture;
+#[path = "page/live.rs"]
+mod live;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -100,9 +102,13 @@ impl Browser {
 
     /// Opens a page and waits until its script has unpacked the requests.
     async fn open(&self, file: &Path, anchor: &str) {
+        self.open_at(&format!("file://{}{anchor}", file.display()))
+            .await;
+    }
+
+    async fn open_at(&self, url: &str) {
         // From elsewhere, so that another anchor of the same file is a new page.
         self.post("/url", json!({ "url": "about:blank" })).await;
-        let url = format!("file://{}{anchor}", file.display());
         self.post("/url", json!({ "url": url })).await;
         let ready = "const done = arguments[0]; const look = () => document.documentElement.dataset.ready ? done(true) : setTimeout(look, 20); look();";
         self.post("/execute/async", json!({ "script": ready, "args": [] }))
@@ -122,8 +128,8 @@ impl Browser {
         log.as_array().cloned().unwrap_or_default()
     }
 
-    /// Addresses that pages from files asked for, their own among them.
-    async fn requests(&self) -> Vec<String> {
+    /// Addresses that pages of this scheme asked for, their own among them.
+    async fn requests(&self, scheme: &str) -> Vec<String> {
         let mut asked = Vec::new();
         for entry in self.log("performance").await {
             let message: Value = serde_json::from_str(entry["message"].as_str().unwrap_or("{}"))
@@ -132,7 +138,7 @@ impl Browser {
             // The browser's own start page asks for much.
             let ours = parameters["documentURL"]
                 .as_str()
-                .is_some_and(|url| url.starts_with("file:"));
+                .is_some_and(|url| url.starts_with(scheme));
             if ours && message["message"]["method"] == "Network.requestWillBeSent" {
                 let url = &parameters["request"]["url"];
                 asked.push(url.as_str().unwrap_or("").to_owned());
@@ -147,6 +153,11 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// What the client of the driver wants to be there, though it speaks plainly. The second test finds it installed.
+fn crypto() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// The page of a run, made by the command line.
@@ -165,9 +176,7 @@ fn page(folder: &Path, plan: &Plan<'_>) -> PathBuf {
 
 #[tokio::test]
 async fn the_page_works_in_a_browser() {
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .expect("no provider was installed");
+    crypto();
     let folder = tempfile::tempdir().expect("a folder");
     let hostile = Plan {
         pod: "</script><img/src=x/onerror=alert(1)>",
@@ -200,7 +209,7 @@ async fn the_page_works_in_a_browser() {
     let console = browser.log("browser").await;
     assert!(console.is_empty(), "the console is not empty: {console:?}");
     let own = format!("file://{}", file.display());
-    let asked = browser.requests().await;
+    let asked = browser.requests("file:").await;
     let others: Vec<&String> = asked.iter().filter(|url| !url.starts_with(&own)).collect();
     assert!(others.is_empty(), "the page asked for {others:?}");
     assert!(

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{self, Failure};
 use super::journal::tell_troubles;
 use super::terminal::{Live, complain};
+use crate::scenario::live::LiveRun;
 use crate::scenario::matrix::Cell;
+use crate::scenario::page::StoredRun;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, Report, RunError, Update, Verdict};
@@ -69,18 +70,18 @@ pub(super) fn interrupted_before(case: &Case<'_>, target: TargetFacts) -> Report
 /// Runs one scenario while its updates are shown; cancelling heals what it broke.
 pub(super) async fn judge(
     case: &Case<'_>,
-    environment: Environment,
+    mut environment: Environment,
     mut updates: mpsc::Receiver<Update>,
     stop: &CancellationToken,
     live: &Arc<Live>,
 ) -> Result<Report, RunError> {
-    live.step(&format!("scenario {}", case.title()));
     let show = async {
         while let Some(Update { at, text }) = updates.recv().await {
-            live.step(&format!("  {:>7} {text}", seconds(at)));
+            live.told(at, &text);
         }
         std::future::pending::<()>().await;
     };
+    environment.live = live.scenario(&case.title());
     let target = Arc::clone(&environment.faults);
     tokio::select! {
         () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
@@ -91,10 +92,6 @@ pub(super) async fn judge(
     }
 }
 
-fn seconds(at: Duration) -> String {
-    format!("{:.1} s", at.as_secs_f64())
-}
-
 /// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.
 pub(super) fn tell(
     judged: Result<Report, RunError>,
@@ -102,12 +99,14 @@ pub(super) fn tell(
     print: fn(&str),
     live: &Arc<Live>,
 ) -> Outcome {
+    let shown = live.run_for_page();
     live.finish();
     let report = match judged {
         Ok(report) => report,
         Err(error) => return told(&Failure::from(error), live),
     };
     let written = folder.map_or(Ok(()), |folder| write_report(&report, folder));
+    live.report(shown.map(|run| last_page(run, &report, folder)));
     print(&scenario::summary::text(&report));
     match written {
         Err(failure) if report.verdict != Verdict::Invalid => told(&failure, live),
@@ -117,6 +116,17 @@ pub(super) fn tell(
         }
         Ok(()) => Outcome::Judged(report.verdict),
     }
+}
+
+/// The page of a run that was watched: as it was written, or, if it was not, of what the page had by then.
+fn last_page(run: LiveRun, report: &Report, folder: Option<&Path>) -> String {
+    let page = folder.map(|folder| folder.join(report.title()).join(scenario::page::FILE_NAME));
+    let written = page.and_then(|page| std::fs::read_to_string(page).ok());
+    written.unwrap_or_else(|| {
+        let text = run.begun.text.clone();
+        let requests = run.into_requests().unwrap_or_default();
+        scenario::page::html(&StoredRun::new(report.clone(), requests, Some(text)))
+    })
 }
 
 pub(super) fn write_report(report: &Report, folder: &Path) -> Result<(), Failure> {

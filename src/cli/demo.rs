@@ -65,8 +65,8 @@ pub(super) struct Demo {
 
 impl Demo {
     pub(super) async fn run(self, name: ClusterName) -> Result<ExitCode, Failure> {
-        let live = Live::new();
-        doctor::make_able_host(self.yes, &live).await?;
+        doctor::make_able_host(self.yes, &Live::new()).await?;
+        let live = Live::of_runs();
         let home = open_home()?;
         let folder = home.cache().join("demo");
         let written = write_files(&folder, SCENARIO_FILES);

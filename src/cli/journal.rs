@@ -143,7 +143,7 @@ pub(super) async fn tell_sightings(daemon: &DaemonClient, live: &Arc<Live>) {
         // A daemon that is not up yet is somebody else's to tell.
         for sighting in daemon.sightings(after).await.unwrap_or_default() {
             after = sighting.number;
-            live.step(&format!("! {}", in_words(&sighting)));
+            live.note(&format!("! {}", in_words(&sighting)));
         }
     }
 }
@@ -162,7 +162,7 @@ pub(super) async fn tell_troubles(target: Arc<dyn Faults>, live: &Arc<Live>) {
             .collect::<Vec<_>>()
         {
             after = sighting.number;
-            live.step(&format!("  ! {}", in_words(&sighting)));
+            live.note(&format!("  ! {}", in_words(&sighting)));
         }
     }
 }

@@ -3,6 +3,7 @@
 mod agenda;
 mod artefacts;
 mod bench;
+mod board;
 mod boots;
 mod case;
 mod cluster;
@@ -31,6 +32,7 @@ mod series;
 mod snapshots;
 mod terminal;
 mod vagrant;
+mod watch;
 mod with;
 
 use std::path::PathBuf;

@@ -24,6 +24,7 @@ use super::scenario_files::{
 use super::series::{Settings, run_on_own_clusters};
 use super::snapshots::Automatic;
 use super::terminal::{Live, complain, say};
+use super::watch::Watch;
 use super::{File, doctor};
 use crate::cluster::client::DaemonClientError;
 use crate::cluster::daemon::{ClusterRecord, read_json};
@@ -40,6 +41,7 @@ use crate::scenario::capacity::Capacity;
 use crate::scenario::evidence::Keep;
 use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
+use crate::scenario::live::LiveSender;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, SlowHost, exit_code};
@@ -149,6 +151,11 @@ pub(super) struct Run {
     /// Run only every N-th scenario, beginning with the M-th: parallel jobs share the files among them.
     #[arg(long, value_name = "M/N")]
     shard: Option<Shard>,
+    /// Serve a page that shows the run while it goes on, and print its address: on this host only, and only to who has the address. It
+    /// ends as the report, which open browsers have five seconds to fetch. Without a port: one that is always the scenario's, or the
+    /// next that is free.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    watch: Option<u16>,
     #[command(flatten)]
     automatic: Automatic,
 }
@@ -165,7 +172,17 @@ impl Run {
             say("no scenario is left for this shard");
             return Ok(ExitCode::SUCCESS);
         }
-        let live = Live::new();
+        let live = Live::of_runs();
+        let watch = match self.watch {
+            Some(port) => {
+                let port = (port > 0).then_some(port);
+                let first = cases[0].scenario.name.as_str();
+                let watch = Watch::start(live.state_for_page(), port, first).await?;
+                complain(&format!("watch: {}", watch.address()));
+                Some(watch)
+            }
+            None => None,
+        };
         let outcomes = match &self.kubeconfig {
             Some(kubeconfig) => self.on_foreign(&cases, kubeconfig, &live).await?,
             None => {
@@ -191,6 +208,9 @@ impl Run {
         };
         live.finish();
         index_after_runs(self.report.as_deref());
+        if let Some(watch) = watch {
+            watch.end().await;
+        }
         Ok(ExitCode::from(exit_code(&outcomes)))
     }
 
@@ -300,6 +320,7 @@ impl Run {
                 dial: foreign as Arc<dyn DialService>,
                 seed: case.cell.seed,
                 progress,
+                live: LiveSender::default(),
                 journal_dir: open_home()?.cache().join("foreign-journal"),
                 trusted: None,
                 target: target.clone(),

@@ -22,6 +22,7 @@ use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
 use crate::model::names::{ClusterName, NodeName};
 use crate::scenario::evidence::Keep;
 use crate::scenario::fault::{DialService, Faults};
+use crate::scenario::live::LiveSender;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, SlowHost, Verdict};
@@ -154,6 +155,8 @@ impl Series<'_> {
                     lifetime: Lifetime::Owned,
                     snapshots,
                 };
+                self.live
+                    .machines(spec.machines.iter().map(|machine| machine.name.as_str()));
                 let brought = bring_up(self.home, spec.clone(), boot, self.live).await;
                 if brought.is_err() {
                     self.failed.push(spec.clone());
@@ -231,6 +234,7 @@ pub(super) async fn run_on(
             dial: own as Arc<dyn DialService>,
             seed: case.cell.seed,
             progress,
+            live: LiveSender::default(),
             journal_dir: cluster.paths.journal(),
             trusted: None,
             target,

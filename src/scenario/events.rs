@@ -1,5 +1,7 @@
 //! The timeline of what the API server shows: nodes, endpoints, pods. Taken from watches, so times are when the host saw it.
 
+mod workloads;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::hopeless::Hopeless;
+use super::live::{self, LiveSender, Seen};
 use super::report::EventReport;
 use crate::kubernetes::client::{Client, ListParams, Reflector};
 use crate::model::names::NodeName;
@@ -51,13 +54,14 @@ struct PodPlace {
 }
 
 impl View {
-    /// Starts watching `namespace`, and the endpoints of those in `elsewhere`; event times are relative to `epoch`.
+    /// Starts watching `namespace`, and the endpoints of those in `elsewhere`; event times are relative to `epoch`. What changes is
+    /// told to whoever looks.
     #[must_use]
     pub fn start(
         client: &Client,
-        namespace: &str,
-        elsewhere: &BTreeSet<&str>,
+        (namespace, elsewhere): (&str, &BTreeSet<&str>),
         epoch: Instant,
+        live: LiveSender,
     ) -> Self {
         let nodes = client.reflect::<Node>("", ListParams::all());
         let pods = client.reflect::<Pod>(namespace, ListParams::all());
@@ -77,6 +81,7 @@ impl View {
         let events = Arc::new(Mutex::new(Vec::new()));
         let (mut node_changes, mut pod_changes, mut endpoint_changes) =
             (nodes.subscribe(), pods.subscribe(), endpoints.subscribe());
+        let mut controller_changes = controllers.subscribe();
         let kept = Arc::clone(&events);
         let restarts = Arc::new(Mutex::new(Restarts::new()));
         let counted = Arc::clone(&restarts);
@@ -87,6 +92,7 @@ impl View {
                     changed = node_changes.changed() => changed,
                     changed = pod_changes.changed() => changed,
                     changed = endpoint_changes.changed() => changed,
+                    changed = controller_changes.changed() => changed,
                 };
                 if changed.is_err() {
                     return;
@@ -95,6 +101,7 @@ impl View {
                 let nodes = node_changes.borrow().clone();
                 let pods = pod_changes.borrow().clone();
                 let endpoints = endpoint_changes.borrow().clone();
+                let controllers = controller_changes.borrow().clone();
                 let now = Facts {
                     nodes: nodes
                         .values()
@@ -121,13 +128,23 @@ impl View {
                 let mut events = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 for (kind, object) in changes(&known, &now) {
                     if events.len() < EVENTS_MAX {
-                        events.push(EventReport {
+                        let event = EventReport {
                             at_ms,
                             kind,
                             object,
-                        });
+                        };
+                        live.tell(|| Seen::Event(event.clone()));
+                        events.push(event);
                     }
                 }
+                live.tell(|| {
+                    let pods = pods.values().map(AsRef::as_ref);
+                    let controllers = controllers.values().map(AsRef::as_ref);
+                    Seen::Facts(Box::new(live::Facts {
+                        nodes: now.nodes.clone(),
+                        workloads: workloads::of(pods, controllers),
+                    }))
+                });
                 known = now;
             }
         }));

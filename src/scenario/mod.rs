@@ -3,6 +3,7 @@
 //! ```text
 //! file ─► spec ─► plan          what would happen
 //!           └───► run ─► deploy · calibration · load · step · fault · events ─► verdict ─► report, summary
+//!                  └─► live          what is shown meanwhile
 //! ```
 //! Invariants: the prober never waits for a worker and never retries; a fault is journalled before it acts and healed however the
 //! run ends; the load's truth comes from its own records alone, and machines are reached only through [`fault::Faults`].
@@ -22,6 +23,7 @@ mod hopeless;
 mod host;
 pub mod injection;
 pub mod judge;
+pub mod live;
 pub mod load;
 pub mod matrix;
 pub mod page;

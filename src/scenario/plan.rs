@@ -1,8 +1,9 @@
 //! What a scenario would do, without doing it.
 
 use super::fault::Faults;
+use super::live::PlannedStep;
 use super::run::needed;
-use super::spec::{Action, Progress, Scenario, UpdateEnd};
+use super::spec::{Action, Progress, Scenario, Step, UpdateEnd};
 
 /// A plan, printed by `flightcage plan FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +87,22 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
         scenario: scenario.name.clone(),
         missing,
         lines,
+    }
+}
+
+/// A step as whoever looks at a run is told of it.
+pub(super) fn planned_step(step: &Step) -> PlannedStep {
+    let within = match &step.action {
+        Action::Wait { within, .. }
+        | Action::RollingUpdate { within, .. }
+        | Action::Rollback { within, .. }
+        | Action::Http { within, .. } => Some(*within),
+        _ => None,
+    };
+    PlannedStep {
+        id: step.id.clone(),
+        words: what(&step.action),
+        within,
     }
 }
 

@@ -326,7 +326,7 @@ pub struct LoadReport {
 }
 
 /// One stream, in the counted span.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamReport {
     /// Requests.
     pub sent: u64,

@@ -26,9 +26,11 @@ use super::fault::{DialService, Faults, Journal, UndoError, undo};
 use super::hopeless::Hopes;
 use super::host::{SlowHost, Watch};
 use super::judge::again;
+use super::live::{Begun, LiveSender, Seen};
 use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
 use super::path::LoadPath;
+use super::plan::planned_step;
 use super::report::{
     CountedReport, EventReport, LoadReport, NotAppliedReport, Report, SpanReport, TargetFacts,
     Verdict, rounded,
@@ -61,6 +63,8 @@ pub struct Environment {
     pub seed: u64,
     /// Told what happens; messages are dropped when it is full.
     pub progress: mpsc::Sender<Update>,
+    /// Told what a looker sees; messages are dropped when it is full.
+    pub live: LiveSender,
     /// Where the faults of this cluster are journalled.
     pub journal_dir: PathBuf,
     /// PEM certificates that the prober trusts besides those the scenario deploys.
@@ -136,6 +140,7 @@ pub async fn run(
         epoch,
         cancel: &cancel,
     };
+    environment.live.tell(|| run.begun());
     run.tell("deploying");
     let deployed = tokio::select! {
         deployed = deploy::deploy_patiently(&environment.client, scenario) => deployed,
@@ -215,6 +220,25 @@ impl Run<'_> {
         }));
     }
 
+    /// What is known of the run before it begins.
+    fn begun(&self) -> Seen {
+        let scenario = self.scenario;
+        let streams = scenario.loads.iter().flat_map(|(name, load)| {
+            let streams = load.streams.iter();
+            streams.map(move |stream| (name.clone(), stream.name(), load.deadline))
+        });
+        Seen::Begun(Box::new(Begun {
+            epoch: self.epoch,
+            scenario: scenario.name.clone(),
+            cell: None,
+            seed: self.environment.seed,
+            target: self.environment.target.clone(),
+            text: scenario.text.clone(),
+            streams: streams.collect(),
+            steps: scenario.steps.iter().map(planned_step).collect(),
+        }))
+    }
+
     pub(super) fn millis(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
@@ -230,7 +254,12 @@ impl Run<'_> {
             .values()
             .map(|load| load.url.namespace.as_str())
             .collect();
-        let view = View::start(&self.environment.client, NAMESPACE, &elsewhere, self.epoch);
+        let view = View::start(
+            &self.environment.client,
+            (NAMESPACE, &elsewhere),
+            self.epoch,
+            self.environment.live.clone(),
+        );
         let mut trusted = deployed.trusted.clone();
         trusted.extend(
             self.environment
@@ -298,7 +327,8 @@ impl Run<'_> {
             .iter()
             .map(|(name, spec)| {
                 let sink = log.sink(name);
-                let running = load::start_kept(spec, request(&spec.url), self.epoch, &sink);
+                let live = &self.environment.live;
+                let running = load::start_kept(spec, request(&spec.url), self.epoch, &sink, live);
                 (name.clone(), running)
             })
             .collect();
@@ -448,7 +478,7 @@ impl Run<'_> {
             client: &self.environment.client,
             faults: &self.environment.faults,
             namespaces,
-            begun: self.begun(),
+            begun: self.begun_at(),
         };
         for missing in evidence::keep(&sources, folder).await {
             self.tell(format!("evidence: not there: {missing}"));
@@ -456,7 +486,7 @@ impl Run<'_> {
     }
 
     /// When the run began, by the host's clock.
-    fn begun(&self) -> SystemTime {
+    fn begun_at(&self) -> SystemTime {
         SystemTime::now() - self.epoch.elapsed()
     }
 
@@ -478,7 +508,7 @@ impl Run<'_> {
 
     /// What went wrong inside the machines meanwhile. The daemon tells by the host's clock when it saw it.
     async fn troubles(&self) -> Vec<EventReport> {
-        let begun = self.begun();
+        let begun = self.begun_at();
         let begun_ms = begun.duration_since(UNIX_EPOCH).map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         });
@@ -565,6 +595,10 @@ impl Run<'_> {
             ) {
                 BaselineState::Reached { from_ms } => {
                     self.tell(format!("load `{name}`: baseline reached"));
+                    self.environment.live.tell(|| Seen::Counted {
+                        load: name.to_owned(),
+                        from_ms: rounded(from_ms),
+                    });
                     return Ok(from_ms);
                 }
                 BaselineState::NotYet(why) if Instant::now() >= until => {

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::deploy::NAMESPACE;
 use super::events::View;
-use super::fault::Journal;
+use super::fault::{Effect, Journal};
 use super::hopeless::{Hopeless, Hopes};
 use super::injection::{Fault, Injection, Place};
+use super::live::Seen;
 use super::load::{HttpRequest, ask_once};
 use super::path::{LoadPath, struck};
 use super::pods;
@@ -162,6 +163,10 @@ impl<'a> Steps<'a> {
             () = self.stop.cancelled() => return,
         };
         self.run.tell(format!("step `{}` begins", step.id));
+        self.run.environment.live.tell(|| Seen::StepBegan {
+            id: step.id.clone(),
+            at_ms: self.run.millis(started),
+        });
         if !matches!(step.action, Action::Fault { .. }) {
             self.states[index].send_modify(|state| state.begun = Some(started));
         }
@@ -236,6 +241,11 @@ impl<'a> Steps<'a> {
             }
             Err(ref problem) => self.failed(step, problem),
         };
+        self.run.environment.live.tell(|| Seen::StepEnded {
+            id: step.id.clone(),
+            at_ms: end_ms,
+            failed: failed.clone(),
+        });
         let updates = matches!(step.action, Action::RollingUpdate { .. });
         self.note(|outcome| {
             outcome.steps.push(StepReport {
@@ -548,6 +558,8 @@ impl<'a> Steps<'a> {
             self.run
                 .tell(format!("{injection} acts: {}", effect.measured));
             self.states[index].send_modify(|state| state.begun = Some(effect.at));
+            let report = self.fault_report(&injection, requested, Some(effect), None);
+            self.show_fault(&report, duration);
             tokio::select! {
                 () = tokio::time::sleep_until(effect.at + duration) => {}
                 () = self.stop.cancelled() => {}
@@ -558,22 +570,39 @@ impl<'a> Steps<'a> {
             // An entry that stays is healed once more at the next start, which is harmless.
             drop(journal.strike(&file));
         }
-        let report = FaultReport {
-            id: id.clone(),
-            kind: fault.kind.to_string(),
-            target: injection.place.to_string(),
-            requested_ms: self.run.millis(requested),
-            onset_ms: effect.as_ref().map(|effect| self.run.millis(effect.at)),
-            healed_ms: healed.as_ref().ok().map(|at| self.run.millis(*at)),
-            verified: effect.as_ref().is_some_and(|effect| effect.verified),
-            measured: effect.map(|effect| effect.measured),
-        };
+        let healed_at = healed.as_ref().ok().copied();
+        let report = self.fault_report(&injection, requested, effect.as_ref(), healed_at);
+        self.show_fault(&report, duration);
         self.note(|outcome| outcome.faults.push(report));
         match (doubt, healed) {
             (Some(doubt), _) => Err(doubt),
             (None, Err(error)) => Err(Problem::Doubt(error)),
             (None, Ok(_)) => Ok(()),
         }
+    }
+
+    fn fault_report(
+        &self,
+        injection: &Injection,
+        requested: Instant,
+        effect: Option<&Effect>,
+        healed: Option<Instant>,
+    ) -> FaultReport {
+        FaultReport {
+            id: injection.step.clone(),
+            kind: injection.fault.kind.to_string(),
+            target: injection.place.to_string(),
+            requested_ms: self.run.millis(requested),
+            onset_ms: effect.map(|effect| self.run.millis(effect.at)),
+            healed_ms: healed.map(|at| self.run.millis(at)),
+            verified: effect.is_some_and(|effect| effect.verified),
+            measured: effect.map(|effect| effect.measured.clone()),
+        }
+    }
+
+    fn show_fault(&self, report: &FaultReport, lasts: Duration) {
+        let live = &self.run.environment.live;
+        live.tell(|| Seen::Fault(Box::new(report.clone()), lasts));
     }
 
     /// Heals, also while the run is being stopped.

@@ -39,15 +39,22 @@ pub struct Latency {
 /// The latency of all these requests, failed ones too, to three digits.
 #[must_use]
 pub fn latency<'a>(records: impl IntoIterator<Item = &'a Record>) -> Latency {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive number of microseconds"
+    )]
+    let micros = |record: &Record| (record.latency_ms().max(0.0) * 1000.0) as u64;
+    latency_of_us(records.into_iter().map(micros))
+}
+
+/// The same of latencies in microseconds.
+#[must_use]
+pub fn latency_of_us(latencies_us: impl IntoIterator<Item = u64>) -> Latency {
     let mut histogram: Histogram<u64> = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
         .expect("three digits of these bounds are allowed");
-    for record in records {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive number of microseconds"
-        )]
-        histogram.saturating_record((record.latency_ms().max(0.0) * 1000.0) as u64);
+    for us in latencies_us {
+        histogram.saturating_record(us);
     }
     #[expect(
         clippy::cast_precision_loss,

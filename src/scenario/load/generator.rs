@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Answer, Connection, HttpRequest, Keep, Moments, Question};
 use super::{Class, LATE_MS, Pause, Record};
+use crate::scenario::live::{LiveSender, Seen};
 use crate::scenario::requests::{LoadSink, StreamSink};
 use crate::scenario::spec::{Load, StreamKind};
 
@@ -97,13 +98,19 @@ impl Running {
 /// Starts all streams of a load. Times are recorded relative to `epoch`, the start of the run; all requests stay at hand.
 #[must_use]
 pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
-    start_streams(load, request, epoch, None)
+    start_streams(load, request, epoch, None, &LiveSender::default())
 }
 
-/// Starts all streams of a load whose requests go to `sink`; only those that its baseline looks at stay at hand.
+/// Starts all streams of a load whose requests go to `sink`, and to whoever looks; only those that its baseline looks at stay at hand.
 #[must_use]
-pub fn start_kept(load: &Load, request: HttpRequest, epoch: Instant, sink: &LoadSink) -> Running {
-    start_streams(load, request, epoch, Some(sink))
+pub fn start_kept(
+    load: &Load,
+    request: HttpRequest,
+    epoch: Instant,
+    sink: &LoadSink,
+    live: &LiveSender,
+) -> Running {
+    start_streams(load, request, epoch, Some(sink), live)
 }
 
 fn start_streams(
@@ -111,6 +118,7 @@ fn start_streams(
     request: HttpRequest,
     epoch: Instant,
     sink: Option<&LoadSink>,
+    live: &LiveSender,
 ) -> Running {
     let kept = load.baseline.window + load.deadline + KEPT_BEYOND;
     let shared = Arc::new(Shared {
@@ -120,6 +128,7 @@ fn start_streams(
     let stop = CancellationToken::new();
     let period = Duration::from_secs_f64(1.0 / load.rate);
     let begin = Instant::now() + period;
+    let name: Arc<str> = sink.map(LoadSink::load).unwrap_or_default().into();
     let streams = load.streams.iter().enumerate().map(|(index, &kind)| {
         let stream = Arc::new(Stream {
             kind,
@@ -129,6 +138,8 @@ fn start_streams(
             shared: Arc::clone(&shared),
             idle: Mutex::default(),
             sink: sink.and_then(|sink| sink.stream(kind)),
+            live: live.clone(),
+            name: Arc::clone(&name),
         });
         // The streams' schedules are interleaved, so that they do not disturb each other.
         let offset = period.mul_f64(
@@ -155,6 +166,8 @@ struct Stream {
     shared: Arc<Shared>,
     idle: Mutex<Vec<Connection>>,
     sink: Option<StreamSink>,
+    live: LiveSender,
+    name: Arc<str>,
 }
 
 impl Stream {
@@ -215,6 +228,8 @@ impl Stream {
             endpoint: header(&self.load.endpoint_header),
             class,
         };
+        self.live
+            .tell(|| Seen::Request(Arc::clone(&self.name), Box::new(record.clone())));
         if let Some(sink) = &self.sink {
             sink.keep(number, record.clone()).await;
         }

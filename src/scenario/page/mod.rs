@@ -14,6 +14,7 @@ pub mod history;
 mod index;
 pub mod lane;
 pub mod lanes;
+pub mod live;
 mod picture;
 pub mod run;
 pub mod sentence;
@@ -79,6 +80,14 @@ pub fn write(folder: &Path) -> Result<PathBuf, PageError> {
 pub fn html(run: &StoredRun) -> String {
     let mut context = Context::new();
     tables::fill(&mut context, run);
+    for name in ["live", "live_policy", "live_script"] {
+        context.insert(name, "");
+    }
+    render(context, run)
+}
+
+/// The page of what `context` says already, with the run's timeline, requests and report.
+fn render(mut context: Context, run: &StoredRun) -> String {
     let (directory, columns) = columns::pack(run);
     context.insert(
         "directory",
@@ -90,15 +99,17 @@ pub fn html(run: &StoredRun) -> String {
     context.insert("report", &inert(&report));
     context.insert("style", STYLE);
     context.insert("script", SCRIPT);
-    context.insert(
-        "script_hash",
-        &STANDARD.encode(Sha256::digest(SCRIPT.as_bytes())),
-    );
+    context.insert("script_hash", &hash(SCRIPT));
     let mut tera = Tera::default();
     tera.add_raw_template(FILE_NAME, TEMPLATE)
         .expect("the template is constant");
     tera.render(FILE_NAME, &context)
         .expect("the template is constant, and so is what it is given")
+}
+
+/// A script's hash, as a content security policy names it.
+fn hash(script: &str) -> String {
+    STANDARD.encode(Sha256::digest(script.as_bytes()))
 }
 
 /// JSON that may stand in a script element: nothing in it ends the element.

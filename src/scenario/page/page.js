@@ -3,11 +3,10 @@
 (() => {
 const $ = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-const directory = JSON.parse($("#directory").textContent);
+let directory = JSON.parse($("#directory").textContent);
 const timeline = $(".tl"), axis = $(".axis .p"), card = $("#card"), note = $("#note");
 const cursor = $(".cursor"), chosen = $(".chosen"), figures = $("#span-figures");
 const SHORTEST_MS = 50;
-const FAILED_Y = directory.failed_y;
 const full = { from: directory.from, to: directory.to };
 let view = { ...full }, selection = null, lane = null, at = null, pinned = {};
 let streams = [];
@@ -59,7 +58,7 @@ function ticks() {
 }
 
 // A bar that begins left of the view says what it is at the left edge.
-const named = all(".m > svg > text", timeline).filter(text => text.parentNode.hasAttribute("width"));
+let named = [];
 function labels() {
   const factor = plots().width / (view.to - view.from);
   for (const text of named) text.setAttribute("x", 4 + Math.max(0, (view.from - text.closest(".m").dataset.a) * factor));
@@ -85,12 +84,12 @@ function overlays() {
 }
 
 // ---- requests -------------------------------------------------------------------------------------------------------------
-async function unpack() {
-  const text = $("#columns").textContent;
-  if (!text) return;
+async function unpack(page = document, directory = JSON.parse($("#directory", page).textContent)) {
+  const text = $("#columns", page).textContent, streams = [];
+  if (!text) return streams;
   if (!("DecompressionStream" in window)) {
     note.textContent = "This browser cannot unpack the requests; they are drawn as columns, and the failed ones are in the table.";
-    return;
+    return streams;
   }
   const characters = atob(text), packed = new Uint8Array(characters.length);
   for (let i = 0; i < packed.length; i++) packed[i] = characters.charCodeAt(i);
@@ -122,7 +121,7 @@ async function unpack() {
     }
     const numbers = entry.one_in > 1 ? new Uint32Array(count) : null;
     if (numbers) for (let i = 0, before = 0; i < count; i++) numbers[i] = before += varint();
-    const element = document.getElementById(entry.lane);
+    const element = page.getElementById(entry.lane);
     if (!element) continue;
     const canvas = document.createElement("canvas");
     $(".p", element).append(canvas);
@@ -132,7 +131,7 @@ async function unpack() {
     if (entry.one_in > 1) $(".t", element).textContent += ` · 1 in ${entry.one_in} drawn`;
   }
   timeline.classList.add("drawn");
-  schedule();
+  return streams;
 }
 
 // The first index whose time is not before ms.
@@ -211,7 +210,7 @@ function draw(stream) {
     if (x - before < 0.5 && kind === classes[i]) continue;
     before = x;
     kind = classes[i];
-    pen.setTransform(scale, 0, 0, scale, x * scale, FAILED_Y * scale);
+    pen.setTransform(scale, 0, 0, scale, x * scale, directory.failed_y * scale);
     pen.strokeStyle = style.getPropertyValue(name === "prober" ? "--muted" : "--fail");
     pen.fillStyle = pen.strokeStyle;
     const shape = new Path2D(directory.shapes[classes[i] & 15]);
@@ -226,7 +225,7 @@ function draw(stream) {
     pen.lineWidth = 1.5;
     pen.beginPath();
     const bad = classes[stream.lit] & 15;
-    pen.arc((times[stream.lit] - view.from) * factor, bad ? FAILED_Y : heightOf(entry, latencies[stream.lit]), 7, 0, 7);
+    pen.arc((times[stream.lit] - view.from) * factor, bad ? directory.failed_y : heightOf(entry, latencies[stream.lit]), 7, 0, 7);
     pen.stroke();
   }
 }
@@ -247,17 +246,20 @@ function nearest(stream, x, y) {
   let best = null, least = reach * reach;
   for (let i = from; i < to && i < from + 20000; i++) {
     const dx = toX(stream.times[i]) - x;
-    const dy = (stream.classes[i] & 15 ? FAILED_Y : heightOf(stream.entry, stream.latencies[i])) - y;
+    const dy = (stream.classes[i] & 15 ? directory.failed_y : heightOf(stream.entry, stream.latencies[i])) - y;
     if (dx * dx + dy * dy < least) { least = dx * dx + dy * dy; best = i; }
   }
   return best;
 }
 
 // ---- the card -------------------------------------------------------------------------------------------------------------
-for (const mark of all(".m", timeline)) {
-  const title = $("title", mark);
-  mark.dataset.told = title.textContent;
-  title.remove();
+function marks() {
+  for (const mark of all(".m", timeline)) {
+    const title = $("title", mark);
+    mark.dataset.told = title.textContent;
+    title.remove();
+  }
+  named = all(".m > svg > text", timeline).filter(text => text.parentNode.hasAttribute("width"));
 }
 
 function tell(text, x, y) {
@@ -399,18 +401,20 @@ function spectrum() {
 }
 
 // ---- failed requests: order, sieve ----------------------------------------------------------------------------------------
-const table = $("#failed table");
+let table = null;
 const hiddenClasses = new Set();
 function sift() {
   if (!table) return;
   for (const row of all("tbody tr", table)) row.hidden = Boolean(row.dataset.out) || hiddenClasses.has(row.dataset.class);
 }
-if (table) {
+function sorting() {
+  table = $("#failed table");
+  if (!table) return;
   const classes = [...new Set(all("tbody tr", table).map(row => row.dataset.class))];
   const filters = $(".filters");
   filters.hidden = classes.length < 2;
   for (const name of classes) {
-    const label = document.createElement("label"), box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
+    const label = document.createElement("label"), box = Object.assign(document.createElement("input"), { type: "checkbox", checked: !hiddenClasses.has(name) });
     box.addEventListener("change", () => { hiddenClasses[box.checked ? "delete" : "add"](name); sift(); });
     label.append(box, ` ${name} `);
     filters.append(label);
@@ -539,8 +543,9 @@ function follow() {
   remember();
 }
 addEventListener("hashchange", follow);
-for (const row of all("tr[data-b]")) row.addEventListener("click", event => {
-  if (event.target.closest("a")) return;
+$("main").addEventListener("click", event => {
+  const row = event.target.closest("tr[data-b]");
+  if (!row || event.target.closest("a")) return;
   const [key, value] = row.id ? [row.id.slice(0, row.id.indexOf("=")), row.id.slice(row.id.indexOf("=") + 1)] : [];
   pinned = key ? { [key]: value } : {};
   mark(row);
@@ -592,11 +597,10 @@ async function copy(button, text) {
   button.textContent = done ? "copied" : text;
   setTimeout(() => { button.textContent = before; }, 1500);
 }
-for (const button of all(".copy")) button.addEventListener("click", () => copy(button, button.dataset.copy));
+$("header").addEventListener("click", ({ target }) => { if (target.closest(".copy")) copy(target, target.dataset.copy); });
 $(".link").addEventListener("click", event => { remember(); copy(event.target, location.href.split("#")[0] + own); });
-const save = $(".save");
-save.hidden = false;
-save.addEventListener("click", () => {
+$("main").addEventListener("click", event => {
+  if (!event.target.closest(".save")) return;
   const blob = new Blob([JSON.stringify(JSON.parse($("#report-json").textContent), null, 2)], { type: "application/json" });
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "report.json" });
   link.click();
@@ -608,7 +612,44 @@ let printed = null;
 addEventListener("beforeprint", () => { printed = { ...view }; show(full.from, full.to, { keep: true }); all("details").forEach(one => { one.open = true; }); });
 addEventListener("afterprint", () => { if (printed) show(printed.from, printed.to, { keep: true }); });
 
+// A newer page of a run that goes on takes the place of this one; what is looked at stays.
+document.addEventListener("newer", async ({ detail: page }) => {
+  const next = JSON.parse($("#directory", page).textContent), fresh = await unpack(page, next);
+  const whole = view.from === full.from && view.to === full.to, open = all("details[open]").map(one => one.closest("section").id);
+  directory = next;
+  streams = fresh;
+  Object.assign(full, { from: next.from, to: next.to });
+  const header = $("header"), main = $("main"), here = $("#timeline");
+  header.className = $("header", page).className;
+  header.replaceChildren(...$("header", page).childNodes);
+  $(".legend").replaceWith($(".legend", page));
+  all(".lane", timeline).forEach(one => one.remove());
+  cursor.before(...all(".lane", page));
+  for (const one of [...main.children]) if (one !== here && one.id !== "live") one.remove();
+  let before = true;
+  for (const one of [...$("main", page).children]) {
+    if (one.id === "timeline") before = false;
+    else if (one.id !== "live") before ? here.before(one) : main.append(one);
+  }
+  for (const id of ["directory", "columns", "report-json"]) $(`#${id}`).textContent = $(`#${id}`, page).textContent;
+  for (const id of open) { const one = $(`#${id} details`); if (one) one.open = true; }
+  document.title = page.title;
+  if (lane) { lane = document.getElementById(lane.id); if (lane) lane.classList.add("here"); }
+  begin();
+  show(whole ? full.from : view.from, whole ? full.to : view.to, { keep: true });
+  document.documentElement.dataset.newer = 1 + +(document.documentElement.dataset.newer || 0);
+});
+
+function begin() {
+  marks();
+  sorting();
+  $(".save").hidden = false;
+  spectrum();
+  summarise();
+  filter.dispatchEvent(new Event("input"));
+}
+
 $(".tools").hidden = false;
 show(full.from, full.to, { keep: true });
-unpack().then(() => { spectrum(); follow(); document.documentElement.dataset.ready = "1"; });
+unpack().then(fresh => { streams = fresh; begin(); show(full.from, full.to, { keep: true }); follow(); document.documentElement.dataset.ready = "1"; });
 })();

@@ -115,6 +115,14 @@ impl StoredRun {
         }
     }
 
+    /// The same, with an axis that reaches at least to this time: of a run that goes on.
+    #[must_use]
+    pub fn until(mut self, now_ms: u64) -> Self {
+        self.axis.to_ms = self.axis.to_ms.max(whole(now_ms));
+        self.history = History::of(&self.report, self.axis.to_ms);
+        self
+    }
+
     /// Every stream with its figures: `web.new`.
     pub fn streams(&self) -> impl Iterator<Item = (&str, &str, &StreamReport)> {
         self.report.load.iter().flat_map(|(load, report)| {

@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, Read};
 
 use flate2::read::MultiGzDecoder;
 
+use crate::scenario::load::Record;
 use crate::scenario::requests::RequestsError;
-use crate::scenario::requests::format::{Reader, Row};
+use crate::scenario::requests::format::{Reader, Row, micros};
 
 /// Classes are told apart up to this many; a class beyond is counted as the last.
 const CLASSES_MAX: usize = 16;
@@ -138,7 +139,7 @@ impl Stored {
         while let Some(row) = reader.next_row()? {
             stored.add(&row);
         }
-        stored.streams.values_mut().for_each(Stream::order);
+        stored.order();
         Ok(stored)
     }
 
@@ -181,6 +182,37 @@ impl Stored {
             });
         }
         stream.requests.push(request);
+    }
+
+    /// Adds a request of a run that goes on.
+    pub fn keep(&mut self, load: &str, record: &Record) {
+        let status = record.status.map(|status| status.to_string());
+        let connection = record.connection.map(|number| number.to_string());
+        self.add(&Row {
+            load,
+            stream: record.stream.name(),
+            intended_us: micros(record.intended_ms),
+            sent_us: Some(micros(record.sent_ms)),
+            connected_us: record.connected_ms.map(micros),
+            first_byte_us: record.first_byte_ms.map(micros),
+            end_us: Some(micros(record.end_ms)),
+            class: record.class.name(),
+            status: status.as_deref().unwrap_or_default(),
+            version: record.version.as_deref().unwrap_or_default(),
+            connection: connection.as_deref().unwrap_or_default(),
+            endpoint: record.endpoint.as_deref().unwrap_or_default(),
+        });
+    }
+
+    /// Orders every stream by intended time.
+    pub fn order(&mut self) {
+        self.streams.values_mut().for_each(Stream::order);
+    }
+
+    /// Forgets the older half of each stream's good requests, and of all if few are good. Returns how many went.
+    pub fn forget_half(&mut self) -> u64 {
+        let streams = self.streams.values_mut();
+        streams.map(Stream::forget_half).sum()
     }
 
     /// The requests of a stream.
@@ -245,6 +277,29 @@ impl Stream {
             failed.index = place[failed.index];
         }
         self.failed.sort_by_key(|failed| failed.index);
+    }
+
+    fn forget_half(&mut self) -> u64 {
+        let before = self.requests.len();
+        let good = before - self.failures();
+        let all = good < before / 4;
+        let mut left = if all { before } else { good }.div_ceil(2);
+        // By old place: the new one, if it stays.
+        let mut places: Vec<Option<usize>> = Vec::with_capacity(before);
+        let mut kept = 0;
+        self.requests.retain(|request| {
+            let goes = left > 0 && (all || request.good());
+            left -= usize::from(goes);
+            places.push((!goes).then_some(kept));
+            kept += usize::from(!goes);
+            !goes
+        });
+        self.failed.retain_mut(|failed| {
+            let place = places[failed.index];
+            failed.index = place.unwrap_or_default();
+            place.is_some()
+        });
+        (before - self.requests.len()) as u64
     }
 
     /// How many failed.

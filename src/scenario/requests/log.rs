@@ -41,6 +41,7 @@ pub struct RequestLog {
 /// Where the requests of one load go.
 #[derive(Clone)]
 pub struct LoadSink {
+    load: String,
     sender: mpsc::Sender<Message>,
     sources: Vec<(StreamKind, usize)>,
 }
@@ -77,6 +78,7 @@ impl RequestLog {
             .enumerate()
             .filter(|(_, (name, _))| name == load);
         LoadSink {
+            load: load.to_owned(),
             sender: self.sender.clone(),
             sources: of_load.map(|(index, (_, kind))| (*kind, index)).collect(),
         }
@@ -92,6 +94,12 @@ impl RequestLog {
 }
 
 impl LoadSink {
+    /// The load's name.
+    #[must_use]
+    pub fn load(&self) -> &str {
+        &self.load
+    }
+
     /// Where the requests of this stream go.
     #[must_use]
     pub fn stream(&self, kind: StreamKind) -> Option<StreamSink> {
