@@ -11,6 +11,7 @@ use super::report::{no_run, runs_below};
 use super::terminal::{complain, say};
 use crate::model::units::parse_share;
 use crate::scenario::diff::{Difference, compare, markdown, plain};
+use crate::scenario::page::{self, StoredRun};
 
 /// B is worse beyond doubt: the code of FAIL.
 const WORSE: u8 = 3;
@@ -30,9 +31,33 @@ pub(super) struct Diff {
     /// Print Markdown, for a pull request.
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
+    /// Also write a page that lays both runs over each other on one axis, from the first fault's onset or the load's start: one file
+    /// without network.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Print JSON: one object, or an array of them for folders of several runs.
     #[arg(long)]
     json: bool,
+}
+
+/// Writes the page of the one pair there is.
+fn write_page(
+    file: &Path,
+    pairs: &[(PathBuf, PathBuf)],
+    differences: &[Difference],
+) -> Result<(), Failure> {
+    let ([(a, b)], [difference]) = (pairs, differences) else {
+        return Err(
+            Failure::new("`--html` is of two runs, and these folders hold more")
+                .hint("name the folders of two runs")
+                .invalid(),
+        );
+    };
+    let html = page::overlay(StoredRun::read(a)?, StoredRun::read(b)?, difference);
+    std::fs::write(file, html)
+        .map_err(|error| Failure::new(format!("write `{}`", file.display())).because(error))?;
+    complain(&format!("page: {}", file.display()));
+    Ok(())
 }
 
 impl Diff {
@@ -43,6 +68,9 @@ impl Diff {
             differences.push(compare(a, b, self.tolerance).map_err(failed)?);
         }
         self.tell(&differences)?;
+        if let Some(file) = &self.html {
+            write_page(file, &pairs, &differences)?;
+        }
         let worse = differences.iter().any(|one| !one.worse.is_empty());
         Ok(if worse {
             ExitCode::from(WORSE)

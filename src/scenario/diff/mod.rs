@@ -24,7 +24,7 @@ use super::judge::case::Case;
 use super::report::{Report, State, Verdict};
 use super::requests::{FILE_NAME, Requests, folder::SCENARIO_FILE};
 use super::spec::Scenario;
-pub use text::{markdown, plain};
+pub use text::{conclusion, markdown, plain, table_rows};
 
 /// How sure an interval of the bootstrap is.
 pub const CONFIDENCE: f64 = 0.99;

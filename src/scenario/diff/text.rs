@@ -63,6 +63,12 @@ pub fn markdown(difference: &Difference) -> String {
     out
 }
 
+/// The figures in words: name, A, B, difference, interval, what can be said.
+#[must_use]
+pub fn table_rows(difference: &Difference) -> Vec<[String; 6]> {
+    difference.figures.iter().map(cells).collect()
+}
+
 fn cells(figure: &Figure) -> [String; 6] {
     let value = |value: Option<f64>| {
         value.map_or_else(|| "never".to_owned(), |value| figure.unit.words(value))
@@ -107,7 +113,9 @@ fn row_words(row: &Row) -> String {
     )
 }
 
-fn conclusion(difference: &Difference) -> String {
+/// Whether B is worse, in a sentence.
+#[must_use]
+pub fn conclusion(difference: &Difference) -> String {
     if difference.worse.is_empty() {
         "B is not worse beyond doubt".to_owned()
     } else {

@@ -15,6 +15,7 @@ mod index;
 pub mod lane;
 pub mod lanes;
 pub mod live;
+mod overlay;
 mod picture;
 pub mod run;
 pub mod sentence;
@@ -31,6 +32,7 @@ use sha2::{Digest, Sha256};
 use tera::{Context, Tera};
 
 pub use index::write_index;
+pub use overlay::overlay;
 pub use picture::{Shade, picture};
 pub use run::{StoredRun, StoredRunError};
 

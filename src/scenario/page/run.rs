@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::history::{History, whole};
+use super::lanes::requests::Scale;
 use super::stored::Stored;
 use super::svg::Axis;
 use crate::model::units::parse_duration;
@@ -62,6 +63,8 @@ pub struct StoredRun {
     pub history: History,
     /// What else was kept of the run: files below its folder.
     pub evidence: Vec<String>,
+    /// Axes of latency that are not the run's own, by load: those of two runs side by side.
+    pub(super) scales: BTreeMap<String, Scale>,
 }
 
 impl StoredRun {
@@ -112,6 +115,7 @@ impl StoredRun {
             requests,
             scenario,
             evidence: Vec::new(),
+            scales: BTreeMap::new(),
         }
     }
 

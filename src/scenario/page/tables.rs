@@ -252,7 +252,7 @@ fn faults(run: &StoredRun) -> Vec<FaultRow<'_>> {
 }
 
 /// Where faults acted, as left edge and width in percent.
-fn tints(run: &StoredRun) -> Vec<(String, String)> {
+pub(super) fn tints(run: &StoredRun) -> Vec<(String, String)> {
     let acted = run
         .report
         .faults

@@ -68,6 +68,9 @@ pub(in crate::scenario::page) struct Scale {
 
 impl Scale {
     pub(in crate::scenario::page) fn of(run: &StoredRun, load: &str) -> Self {
+        if let Some(given) = run.scales.get(load) {
+            return *given;
+        }
         let streams = run
             .requests
             .streams
