@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 use hickory_resolver::TokioResolver;
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::machine_logs::machine_logs;
 use super::net::in_words;
 use crate::cluster::client::DaemonClient;
-use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal};
-use crate::cluster::guest::{Guest, GuestError};
+use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState};
+use crate::cluster::guest::Guest;
 use crate::kubernetes::client::Client;
 use crate::kubernetes::load_balancer::{Entrance, Host};
 use crate::machines::fabric::Links;
@@ -25,8 +25,8 @@ use crate::machines::provider::{DiskFault, Power, PowerAction};
 use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind};
 use crate::model::names::NodeName;
 use crate::scenario::fault::{DialService, Effect, FaultError, Faults, MachineLog};
-use crate::scenario::injection::{FaultKind, Injection, Place, Settings};
-use crate::scenario::spec::Capability;
+use crate::scenario::faults::{Capability, ControlError, Controls, Doing, LinkOrder, Means};
+use crate::scenario::injection::Injection;
 use crate::transport::{BoxStream, Dial, HostNetwork};
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(
@@ -38,32 +38,20 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-/// How much longer than asked for a rule of links may act if nobody is left to heal it.
-const HEAL_SLACK: Duration = Duration::from_secs(5);
+/// Says what was to be done with which fault.
+fn failed_to(verb: &str, injection: &Injection) -> impl FnOnce(ControlError) -> FaultError {
+    let what = format!("{verb} {injection}");
+    move |source| FaultError {
+        what,
+        source: Some(source),
+    }
+}
 
 /// The faults and the prober's path of a cluster of ours.
 #[derive(Clone)]
 pub(super) struct OwnCluster {
     daemon: DaemonClient,
     spec: ClusterSpec,
-}
-
-fn effect(verified: bool, measured: impl Into<String>) -> Effect {
-    Effect {
-        at: Instant::now(),
-        verified,
-        measured: measured.into(),
-    }
-}
-
-/// What an injection does to a machine's power, and what undoes it.
-fn power_actions(kind: FaultKind) -> Option<(PowerAction, PowerAction)> {
-    match kind {
-        FaultKind::PowerOff => Some((PowerAction::PowerOff, PowerAction::PowerOn)),
-        FaultKind::Freeze => Some((PowerAction::Freeze, PowerAction::Thaw)),
-        FaultKind::Reset => Some((PowerAction::Reset, PowerAction::PowerOn)),
-        _ => None,
-    }
 }
 
 impl Faults for OwnCluster {
@@ -74,18 +62,16 @@ impl Faults for OwnCluster {
     fn begin(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
         let injection = injection.clone();
         Box::pin(async move {
-            self.begin_one(&injection)
-                .await
-                .map_err(failed(format!("begin {injection}")))
+            let begun = injection.fault.action.begin(&injection, self).await;
+            begun.map_err(failed_to("begin", &injection))
         })
     }
 
     fn heal(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>> {
         let injection = injection.clone();
         Box::pin(async move {
-            self.heal_one(&injection)
-                .await
-                .map_err(failed(format!("heal {injection}")))
+            let healed = injection.fault.action.heal(&injection, self).await;
+            healed.map_err(failed_to("heal", &injection))
         })
     }
 
@@ -156,150 +142,69 @@ impl OwnCluster {
             spec: spec.clone(),
         }
     }
+}
 
-    async fn begin_one(&self, injection: &Injection) -> Result<Effect, GuestError> {
-        let Injection {
-            step,
-            fault,
-            place,
-            duration,
-        } = injection;
-        match (fault.settings, place) {
-            (Settings::Link(rule), _) => {
-                let lasts = Some(*duration + HEAL_SLACK);
-                let change = LinkChange {
-                    links: place.links(),
-                    rule,
-                    lasts,
-                    tag: step.clone(),
-                    seed: 1,
-                };
-                let effects = self.daemon.change_links(&change).await?;
-                // The rule acts when it is set; the probes that show it come after, and on machines that exist others came before.
-                let at = Instant::now()
-                    - effects
-                        .iter()
-                        .map(|effect| effect.acted_for)
-                        .max()
-                        .unwrap_or_default();
-                let verified = !effects.is_empty() && effects.iter().all(|effect| effect.verified);
-                let words = |effect: &LinkEffect| {
-                    format!(
-                        "{} -> {}: {}",
-                        effect.from,
-                        effect.to,
-                        in_words(&rule, &effect.measured)
-                    )
-                };
-                let measured = effects.iter().map(words).collect::<Vec<_>>().join("; ");
-                Ok(Effect {
-                    at,
-                    verified,
-                    measured,
-                })
-            }
-            (_, Place::Links(_)) => Ok(effect(false, "only rules act on links")),
-            (Settings::Disk(fault), Place::Node(node)) => {
-                let done = self.daemon.disk(node, Some(fault)).await?;
-                Ok(effect(done.verified, done.measured))
-            }
-            (Settings::ClockBy(by_ms), Place::Node(node)) => {
-                let (clock, verified) = Guest::connect(&self.daemon, node)
-                    .await?
-                    .set_clock(by_ms)
-                    .await?;
-                Ok(effect(
-                    verified,
-                    format!(
-                        "the clock is off by {:+.0} ms, ±{:.0} ms",
-                        clock.offset_ms, clock.error_ms
-                    ),
-                ))
-            }
-            (Settings::Plain, Place::Node(node)) => {
-                if let Some((action, _)) = power_actions(fault.kind) {
-                    // The provider answers when the process is gone, stopped or running: that is the verification.
-                    self.daemon.power(node, action).await?;
-                    return Ok(effect(true, power_words(action)));
-                }
-                let (left, verified) = Guest::connect(&self.daemon, node)
-                    .await?
-                    .fill_disk()
-                    .await?;
-                let refused = if verified { "refused" } else { "not refused" };
-                Ok(effect(
-                    verified,
-                    format!("{} KiB left, a write is {refused}", left / 1024),
-                ))
-            }
-        }
+impl Controls for OwnCluster {
+    fn power<'a>(&'a self, node: &'a NodeName, action: PowerAction) -> Doing<'a, ()> {
+        Box::pin(async move {
+            self.daemon.power(node, action).await?;
+            Ok(())
+        })
     }
 
-    async fn heal_one(&self, injection: &Injection) -> Result<Effect, GuestError> {
-        let Injection {
-            step, fault, place, ..
-        } = injection;
-        match (fault.settings, place) {
-            (Settings::Link(_), _) => {
-                self.daemon
-                    .heal_links(&LinkHeal {
-                        links: place.links(),
-                        tag: Some(step.clone()),
-                    })
-                    .await?;
-                let left = self
-                    .daemon
-                    .links()
-                    .await?
-                    .iter()
-                    .filter(|link| link.rules.iter().any(|(tag, _)| tag == step))
-                    .count();
-                Ok(effect(left == 0, format!("{left} rules left")))
-            }
-            (_, Place::Links(_)) => Ok(effect(true, "nothing acted")),
-            (Settings::Disk(disk), Place::Node(node)) => {
-                let done = self.daemon.disk(node, None).await?;
-                let errors = matches!(disk, DiskFault::Error { .. });
-                if errors
-                    && !Guest::connect(&self.daemon, node)
-                        .await?
-                        .is_writable()
-                        .await?
-                {
-                    // A kernel whose journal could not be written mounts the file system anew only after a boot.
-                    self.daemon.power(node, PowerAction::Reset).await?;
-                    return Ok(effect(
-                        done.verified,
-                        "its file system had become read-only: the machine was reset",
-                    ));
-                }
-                Ok(effect(done.verified, done.measured))
-            }
-            (Settings::ClockBy(_), Place::Node(node)) => {
-                let (clock, verified) = Guest::connect(&self.daemon, node)
-                    .await?
-                    .set_clock(0)
-                    .await?;
-                Ok(effect(
-                    verified,
-                    format!(
-                        "the clock is off by {:+.0} ms, ±{:.0} ms",
-                        clock.offset_ms, clock.error_ms
-                    ),
-                ))
-            }
-            (Settings::Plain, Place::Node(node)) => {
-                if let Some((_, action)) = power_actions(fault.kind) {
-                    self.daemon.power(node, action).await?;
-                    return Ok(effect(true, power_words(action)));
-                }
-                let (free, verified) = Guest::connect(&self.daemon, node)
-                    .await?
-                    .empty_disk()
-                    .await?;
-                Ok(effect(verified, format!("{} MiB free", free >> 20)))
-            }
-        }
+    fn set_links<'a>(&'a self, order: &'a LinkOrder) -> Doing<'a, Effect> {
+        Box::pin(async move {
+            let change = LinkChange {
+                links: order.links.clone(),
+                rule: order.rule,
+                lasts: Some(order.lasts),
+                tag: order.tag.clone(),
+                seed: 1,
+            };
+            let effects = self.daemon.change_links(&change).await?;
+            // The rule acts when it is set; the probes that show it come after, and on machines that exist others came before.
+            let acted_for = effects.iter().map(|effect| effect.acted_for).max();
+            let at = Instant::now() - acted_for.unwrap_or_default();
+            let verified = !effects.is_empty() && effects.iter().all(|effect| effect.verified);
+            let words = |effect: &LinkEffect| {
+                format!(
+                    "{} -> {}: {}",
+                    effect.from,
+                    effect.to,
+                    in_words(&order.rule, &effect.measured)
+                )
+            };
+            let measured = effects.iter().map(words).collect::<Vec<_>>().join("; ");
+            Ok(Effect {
+                at,
+                verified,
+                measured,
+            })
+        })
+    }
+
+    fn heal_links<'a>(&'a self, links: &'a Links, tag: &'a str) -> Doing<'a, usize> {
+        Box::pin(async move {
+            let heal = LinkHeal {
+                links: links.clone(),
+                tag: Some(tag.to_owned()),
+            };
+            self.daemon.heal_links(&heal).await?;
+            let all = self.daemon.links().await?;
+            let ours = |link: &&LinkState| link.rules.iter().any(|(of, _)| of == tag);
+            Ok(all.iter().filter(ours).count())
+        })
+    }
+
+    fn disk<'a>(&'a self, node: &'a NodeName, fault: Option<DiskFault>) -> Doing<'a, Effect> {
+        Box::pin(async move {
+            let done = self.daemon.disk(node, fault).await?;
+            Ok(Effect::now(done.verified, done.measured))
+        })
+    }
+
+    fn guest<'a>(&'a self, node: &'a NodeName) -> Doing<'a, Guest> {
+        Box::pin(async move { Ok(Guest::connect(&self.daemon, node).await?) })
     }
 }
 
@@ -312,28 +217,12 @@ fn capabilities(spec: &ClusterSpec) -> BTreeSet<Capability> {
             .as_ref()
             .is_none_or(|host| !host.power_off.is_empty())
     };
-    let can = |capability: &Capability| match capability {
-        Capability::NodePower => spec.machines.iter().all(switched),
-        Capability::NetCut | Capability::NetShape => true,
-        Capability::DiskFault | Capability::DiskFull | Capability::ClockStep => {
-            spec.provider == ProviderKind::Qemu
-        }
+    let can = |capability: &Capability| match capability.means() {
+        Means::Power => spec.machines.iter().all(switched),
+        Means::Links => true,
+        Means::OwnMachine => spec.provider == ProviderKind::Qemu,
     };
-    Capability::ALL
-        .into_iter()
-        .map(|(_, capability)| capability)
-        .filter(can)
-        .collect()
-}
-
-fn power_words(action: PowerAction) -> &'static str {
-    match action {
-        PowerAction::PowerOff => "no process",
-        PowerAction::PowerOn => "its process runs",
-        PowerAction::Reset => "QEMU has reset it",
-        PowerAction::Freeze => "every thread of its process is stopped",
-        PowerAction::Thaw => "its process runs on",
-    }
+    Capability::all().into_iter().filter(can).collect()
 }
 
 impl DialService for OwnCluster {

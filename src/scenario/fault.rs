@@ -38,6 +38,18 @@ pub struct Effect {
     pub measured: String,
 }
 
+impl Effect {
+    /// A change that was seen just now.
+    #[must_use]
+    pub fn now(verified: bool, measured: impl Into<String>) -> Self {
+        Self {
+            at: Instant::now(),
+            verified,
+            measured: measured.into(),
+        }
+    }
+}
+
 /// Breaks machines, links, disks and clocks on purpose. The runner calls it; `cli` implements it over the daemon, a fake in tests.
 ///
 /// Both verbs return when their effect was verified, are idempotent, and may be cancelled: the journal then undoes what may have

@@ -134,9 +134,11 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
             Some(format!("begin with `flightcage = {FORMAT}`")),
         );
     }
+    let capabilities = Capability::all();
+    let capabilities: Vec<_> = capabilities.iter().map(|one| (one.name(), *one)).collect();
     let needs = array(root, "needs")
         .iter()
-        .filter_map(|value| word(value, "capability", &Capability::ALL))
+        .filter_map(|value| word(value, "capability", &capabilities))
         .collect();
     let matrix = root
         .get("matrix")
@@ -255,7 +257,11 @@ fn step_ids_written(root: &Table<'_, '_>) -> Vec<String> {
     values.iter().filter_map(id).collect()
 }
 
-fn word<T: Copy>(value: &Value<'_, '_>, what: &str, known: &[(&str, T)]) -> Option<T> {
+pub(in crate::scenario) fn word<T: Copy>(
+    value: &Value<'_, '_>,
+    what: &str,
+    known: &[(&str, T)],
+) -> Option<T> {
     let text = value.string()?;
     let found = known
         .iter()
@@ -281,7 +287,7 @@ pub(in crate::scenario) fn json_of(value: &Value<'_, '_>) -> Option<Json> {
     known
 }
 
-fn share(value: &Value<'_, '_>) -> Option<f64> {
+pub(in crate::scenario) fn share(value: &Value<'_, '_>) -> Option<f64> {
     let text = value.string()?;
     let percent = text
         .strip_suffix('%')

@@ -1,123 +1,63 @@
-//! What can be broken, with which settings, and where: plain data, as it is journalled.
+//! What is broken, and where: as it is journalled.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-use super::spec::Capability;
-use crate::machines::provider::DiskFault;
-use crate::model::link::{LinkRule, Links};
+use super::faults::{ControlError, FaultAction, FaultType, fault_named};
+use crate::model::link::Links;
 use crate::model::names::NodeName;
 
-/// The kinds of faults, as files name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FaultKind {
-    /// The plug is pulled; healed by power on.
-    PowerOff,
-    /// The machine's process is stopped; healed by letting it run on.
-    Freeze,
-    /// The reset button; heals itself by booting.
-    Reset,
-    /// Nothing passes: between a machine and all others and the gateway, or between two.
-    Cut,
-    /// Nothing passes between groups of machines.
-    Partition,
-    /// Frames come later.
-    Delay,
-    /// Frames come later, get lost, come twice, overtake each other, or wait for a slow link.
-    Shape,
-    /// The machine's disk is slow.
-    DiskThrottle,
-    /// The machine's disk fails.
-    DiskError,
-    /// The machine's file system is full.
-    DiskFull,
-    /// The machine's clock jumps.
-    ClockStep,
-}
-
-impl FaultKind {
-    /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 11] = [
-        ("node.power_off", Self::PowerOff),
-        ("node.freeze", Self::Freeze),
-        ("node.reset", Self::Reset),
-        ("net.cut", Self::Cut),
-        ("net.partition", Self::Partition),
-        ("net.delay", Self::Delay),
-        ("net.shape", Self::Shape),
-        ("disk.throttle", Self::DiskThrottle),
-        ("disk.error", Self::DiskError),
-        ("disk.full", Self::DiskFull),
-        ("clock.step", Self::ClockStep),
-    ];
-
-    /// What a target must be able to do for it.
-    #[must_use]
-    pub fn needs(self) -> Capability {
-        match self {
-            Self::PowerOff | Self::Freeze | Self::Reset => Capability::NodePower,
-            Self::Cut | Self::Partition => Capability::NetCut,
-            Self::Delay | Self::Shape => Capability::NetShape,
-            Self::DiskThrottle | Self::DiskError => Capability::DiskFault,
-            Self::DiskFull => Capability::DiskFull,
-            Self::ClockStep => Capability::ClockStep,
-        }
-    }
-
-    /// Whether it strikes links rather than a machine.
-    #[must_use]
-    pub fn strikes_links(self) -> bool {
-        matches!(
-            self,
-            Self::Cut | Self::Partition | Self::Delay | Self::Shape
-        )
-    }
-}
-
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            Self::ALL
-                .iter()
-                .find(|(_, kind)| kind == self)
-                .map_or("", |(name, _)| name),
-        )
-    }
-}
-
-/// What a fault does, beyond its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Settings {
-    /// The kind says it all.
-    Plain,
-    /// What links do.
-    Link(LinkRule),
-    /// What the disk does.
-    Disk(DiskFault),
-    /// By how many milliseconds the clock jumps; negative: back.
-    ClockBy(i64),
-}
-
 /// A fault as a file describes it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(into = "Journalled", try_from = "Journalled")]
 pub struct Fault {
     /// What breaks.
-    pub kind: FaultKind,
+    pub kind: &'static FaultType,
     /// How.
-    pub settings: Settings,
+    pub action: Arc<dyn FaultAction>,
+}
+
+/// A fault in the journal.
+#[derive(Serialize, Deserialize)]
+struct Journalled {
+    kind: String,
+    settings: Json,
+}
+
+impl From<Fault> for Journalled {
+    fn from(fault: Fault) -> Self {
+        Self {
+            kind: fault.kind.name.to_owned(),
+            settings: fault.action.settings(),
+        }
+    }
+}
+
+impl TryFrom<Journalled> for Fault {
+    type Error = String;
+
+    fn try_from(journalled: Journalled) -> Result<Self, String> {
+        let Journalled { kind, settings } = journalled;
+        let known = fault_named(&kind).ok_or_else(|| format!("no fault is named `{kind}`"))?;
+        let action = (known.restore)(&settings)
+            .ok_or_else(|| format!("fault `{kind}` cannot have the settings `{settings}`"))?;
+        Ok(Self {
+            kind: known,
+            action,
+        })
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)?;
-        match &self.settings {
-            Settings::Link(rule) if !rule.cut => write!(f, " ({rule})"),
-            Settings::Disk(fault) => write!(f, " ({fault})"),
-            Settings::ClockBy(by_ms) => write!(f, " ({by_ms:+} ms)"),
-            _ => Ok(()),
+        f.write_str(self.kind.name)?;
+        match self.action.words() {
+            Some(words) => write!(f, " ({words})"),
+            None => Ok(()),
         }
     }
 }
@@ -162,7 +102,7 @@ impl fmt::Display for Place {
 }
 
 /// A fault that is to act, acts, or has acted: what the journal holds, and all that healing needs to know.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Injection {
     /// The step's id, which tells it from others in the same place.
     pub step: String,
@@ -174,8 +114,20 @@ pub struct Injection {
     pub duration: Duration,
 }
 
+impl Injection {
+    /// The machine that is struck.
+    ///
+    /// # Errors
+    /// When the place is none, which the reader of files does not let happen.
+    pub fn node(&self) -> Result<&NodeName, ControlError> {
+        self.place
+            .node()
+            .ok_or_else(|| format!("`{}` is not a machine", self.place).into())
+    }
+}
+
 impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of `{}`", self.fault.kind, self.place)
+        write!(f, "{} of `{}`", self.fault.kind.name, self.place)
     }
 }

@@ -17,6 +17,7 @@ pub mod evidence;
 pub mod expectations;
 pub mod explain;
 pub mod fault;
+pub mod faults;
 pub mod file;
 mod file_problem;
 mod hopeless;

@@ -6,7 +6,7 @@
 //! ```
 //! However it ends, every fault that began is healed before [`run`] returns; if `run` is dropped, the journal remembers them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Seek as _;
 use std::path::PathBuf;
@@ -167,13 +167,13 @@ fn missing(scenario: &Scenario, environment: &Environment) -> Vec<String> {
 #[must_use]
 pub fn needed(scenario: &Scenario) -> Vec<Capability> {
     let used = scenario.steps.iter().filter_map(|step| match &step.action {
-        Action::Fault { fault, .. } => Some(fault.kind.needs()),
+        Action::Fault { fault, .. } => Some(fault.kind.needs),
         _ => None,
     });
-    let mut needed: Vec<Capability> = scenario.needs.iter().copied().chain(used).collect();
-    needed.sort();
-    needed.dedup();
-    needed
+    let needed: BTreeSet<Capability> = scenario.needs.iter().copied().chain(used).collect();
+    let mut all = Capability::all();
+    all.retain(|capability| needed.contains(capability));
+    all
 }
 
 fn unknown_nodes(scenario: &Scenario, nodes: &[NodeName]) -> Vec<String> {

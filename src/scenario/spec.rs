@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::expectations::Expectation;
-pub use super::injection::{Fault, FaultKind};
+pub use super::faults::Capability;
+pub use super::injection::Fault;
 pub use super::load::automatic::Automatic;
 pub use super::load::good::{Asked, Good};
 use super::matrix::{Cell, Matrix};
@@ -59,52 +60,6 @@ impl Scenario {
         self.matrix
             .as_ref()
             .map_or_else(|| vec![Cell::only(seed)], |matrix| matrix.cells(seed))
-    }
-}
-
-/// What a target can do; as written in `needs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Capability {
-    /// Machines can be powered off and on, reset and frozen.
-    #[serde(rename = "node.power")]
-    NodePower,
-    /// Machines can be cut off from each other.
-    #[serde(rename = "net.cut")]
-    NetCut,
-    /// Links can be made slow, lossy and narrow.
-    #[serde(rename = "net.shape")]
-    NetShape,
-    /// Disks can be made slow, or fail.
-    #[serde(rename = "disk.fault")]
-    DiskFault,
-    /// A machine's file system can be filled.
-    #[serde(rename = "disk.full")]
-    DiskFull,
-    /// A machine's clock can be stepped.
-    #[serde(rename = "clock.step")]
-    ClockStep,
-}
-
-impl Capability {
-    /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 6] = [
-        ("node.power", Self::NodePower),
-        ("net.cut", Self::NetCut),
-        ("net.shape", Self::NetShape),
-        ("disk.fault", Self::DiskFault),
-        ("disk.full", Self::DiskFull),
-        ("clock.step", Self::ClockStep),
-    ];
-}
-
-impl fmt::Display for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            Self::ALL
-                .iter()
-                .find(|(_, capability)| capability == self)
-                .map_or("", |(name, _)| name),
-        )
     }
 }
 

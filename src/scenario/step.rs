@@ -175,7 +175,7 @@ impl<'a> Steps<'a> {
                 fault,
                 target,
                 duration,
-            } => self.fault(index, *fault, target, *duration).await,
+            } => self.fault(index, fault, target, *duration).await,
             Action::Wait { condition, within } => {
                 self.stoppable(self.wait(condition, *within)).await
             }
@@ -507,7 +507,7 @@ impl<'a> Steps<'a> {
     async fn fault(
         &self,
         index: usize,
-        fault: Fault,
+        fault: &Fault,
         target: &Target,
         duration: Duration,
     ) -> Result<(), Problem> {
@@ -516,7 +516,7 @@ impl<'a> Steps<'a> {
         let journal = Journal::new(&self.run.environment.journal_dir);
         let injection = Injection {
             step: id.clone(),
-            fault,
+            fault: fault.clone(),
             place,
             duration,
         };
@@ -590,7 +590,7 @@ impl<'a> Steps<'a> {
     ) -> FaultReport {
         FaultReport {
             id: injection.step.clone(),
-            kind: injection.fault.kind.to_string(),
+            kind: injection.fault.kind.name.to_owned(),
             target: injection.place.to_string(),
             requested_ms: self.run.millis(requested),
             onset_ms: effect.map(|effect| self.run.millis(effect.at)),
