@@ -17,6 +17,7 @@ use super::net::in_words;
 use crate::cluster::client::DaemonClient;
 use crate::cluster::daemon::{DialTarget, LinkChange, LinkEffect, LinkHeal, LinkState};
 use crate::cluster::guest::Guest;
+use crate::cluster::machine::{Order, Seen};
 use crate::kubernetes::client::Client;
 use crate::kubernetes::load_balancer::{Entrance, Host};
 use crate::machines::fabric::Links;
@@ -206,6 +207,13 @@ impl Controls for OwnCluster {
     fn guest<'a>(&'a self, node: &'a NodeName) -> Doing<'a, Guest> {
         Box::pin(async move { Ok(Guest::connect(&self.daemon, node).await?) })
     }
+
+    fn order<'a>(&'a self, node: &'a NodeName, order: &'a Order) -> Doing<'a, Seen> {
+        Box::pin(async move {
+            let guest = Guest::connect(&self.daemon, node).await?;
+            Ok(guest.order(order).await?)
+        })
+    }
 }
 
 /// What can be broken in a cluster. Machines that we did not make share no disk with us, and may share this host's kernel: what would
@@ -219,7 +227,7 @@ fn capabilities(spec: &ClusterSpec) -> BTreeSet<Capability> {
     };
     let can = |capability: &Capability| match capability.means() {
         Means::Power => spec.machines.iter().all(switched),
-        Means::Links => true,
+        Means::Links | Means::Guest => true,
         Means::OwnMachine => spec.provider == ProviderKind::Qemu,
     };
     Capability::all().into_iter().filter(can).collect()

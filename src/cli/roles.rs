@@ -13,7 +13,7 @@ use super::cluster::open_home;
 use super::failure::{self, Failure};
 use super::{Command, File};
 use crate::cluster::daemon::{self, Ownership};
-use crate::cluster::machine::{before, fault, leave};
+use crate::cluster::machine::{Order, before, fault, leave};
 use crate::machines::qemu;
 use crate::model::names::ClusterName;
 use crate::orchestrator::agent::containers;
@@ -185,6 +185,12 @@ enum MachineVerb {
     Freeze { seconds: u64 },
     /// Let them go on.
     Thaw,
+    /// Carry out an order of a scenario's fault.
+    Fault {
+        /// The order, if it is not on standard input.
+        #[arg(long)]
+        order: Option<String>,
+    },
 }
 
 impl Machine {
@@ -206,6 +212,13 @@ impl Machine {
             }
             MachineVerb::Freeze { seconds } => fault::freeze(seconds).await?,
             MachineVerb::Thaw => fault::thaw().await?,
+            MachineVerb::Fault { order } => {
+                let order: Order = match order {
+                    Some(text) => serde_json::from_str(&text)?,
+                    None => serde_json::from_reader(io::stdin())?,
+                };
+                super::terminal::say(&serde_json::to_string(&order.obey().await?)?);
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,10 +1,12 @@
-//! Faults that act inside a machine, over SSH: its clock and its file system. Each is idempotent, and what heals it needs no memory.
+//! Faults that act inside a machine, over SSH: its clock, its file system, and whatever our binary there is ordered to do. Each is
+//! idempotent, and what heals it needs no memory.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use super::client::{DaemonClient, DaemonClientError};
+use super::machine::{Order, Seen};
 use crate::model::names::NodeName;
 use crate::shell::ssh::{Ssh, SshError};
 
@@ -15,6 +17,8 @@ const CLOCK_TOLERANCE_MS: f64 = 60.0;
 /// How often a clock is read for one measurement, and corrected before it is given up.
 const CLOCK_READS: u32 = 3;
 const CLOCK_TRIES: u32 = 5;
+/// Our binary on a machine: the newest, as its user finds it.
+const BINARY: &str = "$(ls -t /var/lib/flightcage/bin/flightcage-* | head -n 1)";
 /// The file that fills a disk: on the machine's own file system, whatever its root is.
 const FILLER: &str = "/var/lib/flightcage/.disk-full";
 /// A file system with less than this to give is full.
@@ -71,7 +75,11 @@ impl Guest {
     }
 
     async fn run(&self, command: &str) -> Result<String, GuestError> {
-        let output = self.ssh.run(command, None).await?;
+        self.run_with(command, None).await
+    }
+
+    async fn run_with(&self, command: &str, stdin: Option<Vec<u8>>) -> Result<String, GuestError> {
+        let output = self.ssh.run(command, stdin).await?;
         let failed = |said: &[u8]| GuestError::Command {
             node: self.node.clone(),
             command: command.to_owned(),
@@ -91,6 +99,21 @@ impl Guest {
             said: said.clone(),
         };
         said.trim().parse().map_err(wrong)
+    }
+
+    /// Lets our binary on the machine carry out an order.
+    ///
+    /// # Errors
+    /// When the machine does not answer, or says why it could not.
+    pub async fn order(&self, order: &Order) -> Result<Seen, GuestError> {
+        let command = format!("sudo -n {BINARY} machine fault");
+        let stdin = Some(order.to_text().into_bytes());
+        let said = self.run_with(&command, stdin).await?;
+        serde_json::from_str(&said).map_err(|_| GuestError::Command {
+            node: self.node.clone(),
+            command,
+            said: crate::shell::tail(said.as_bytes()),
+        })
     }
 
     /// Measures the clock.

@@ -12,6 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::hopeless::Hopeless;
 use super::live::{self, LiveSender, Seen};
+use super::injection::StruckPod;
+use super::pod_target::PodsMeant;
 use super::report::EventReport;
 use crate::kubernetes::client::{Client, ListParams, Reflector};
 use crate::model::names::NodeName;
@@ -315,6 +317,13 @@ impl View {
             .collect()
     }
 
+    /// The pods that run, of those that are meant.
+    pub(super) fn running_pods(&self, meant: &PodsMeant) -> Vec<StruckPod> {
+        let pods = self.pods.objects();
+        let running = pods.values().filter(|pod| meant.holds(pod));
+        running.filter_map(|pod| struck_pod(pod)).collect()
+    }
+
     /// The pods behind a Service, with the node of each.
     #[must_use]
     pub fn endpoint_pods(&self, namespace: &str, service: &str) -> BTreeMap<String, String> {
@@ -397,6 +406,19 @@ pub fn matches_labels(pod: &Pod, selector: &BTreeMap<String, String>) -> bool {
 
 fn name(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
     metadata.name.clone().unwrap_or_default()
+}
+
+/// A pod as a fault finds it; `None` if it does not run, or is on its way out.
+fn struck_pod(pod: &Pod) -> Option<StruckPod> {
+    let phase = pod.status.as_ref()?.phase.as_deref();
+    if phase != Some("Running") || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    Some(StruckPod {
+        name: pod.metadata.name.clone()?,
+        uid: pod.metadata.uid.clone()?,
+        node: pod.spec.as_ref()?.node_name.as_ref()?.parse().ok()?,
+    })
 }
 
 fn node_ready(node: &Node) -> bool {
@@ -654,6 +676,22 @@ mod tests {
                 "pod.deleted a"
             ]
         );
+    }
+
+    #[test]
+    fn only_a_pod_that_runs_can_be_struck() {
+        let pod = |status: serde_json::Value, deleted: Option<&str>| -> Pod {
+            serde_json::from_value(serde_json::json!({
+                "metadata": { "name": "a", "uid": "u", "deletionTimestamp": deleted },
+                "spec": { "containers": [], "nodeName": "w1" },
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let running = serde_json::json!({ "phase": "Running" });
+        assert!(struck_pod(&pod(running.clone(), None)).is_some());
+        assert!(struck_pod(&pod(running, Some("2026-01-01T00:00:00Z"))).is_none());
+        assert!(struck_pod(&pod(serde_json::json!({ "phase": "Pending" }), None)).is_none());
     }
 
     #[test]

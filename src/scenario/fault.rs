@@ -16,6 +16,9 @@ use super::spec::Capability;
 use crate::machines::journal::Sighting;
 use crate::transport::BoxStream;
 
+/// So many characters of a fault's place stand in the name of its file.
+const PLACE_MAX: usize = 40;
+
 /// Why a fault did not take effect or could not be healed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -111,10 +114,13 @@ impl Journal {
     /// Writes an entry durably and returns its file.
     pub fn write(&self, entry: &Injection) -> io::Result<PathBuf> {
         std::fs::create_dir_all(&self.folder)?;
-        let place = entry
-            .place
-            .to_string()
-            .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        // Systems limit the names of files, and the step tells entries apart.
+        let place = entry.place.to_string();
+        let place: String = place
+            .chars()
+            .take(PLACE_MAX)
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
         let path = self.folder.join(format!("{}-{place}.json", entry.step));
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         serde_json::to_writer(&mut file, entry)?;

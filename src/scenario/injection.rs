@@ -1,5 +1,6 @@
 //! What is broken, and where: as it is journalled.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,19 @@ pub enum Place {
     Node(NodeName),
     /// Links.
     Links(Links),
+    /// Pods.
+    Pods(Vec<StruckPod>),
+}
+
+/// A pod at a fault's place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StruckPod {
+    /// Its name.
+    pub name: String,
+    /// Its uid, by which its machine knows it.
+    pub uid: String,
+    /// The machine that runs it.
+    pub node: NodeName,
 }
 
 impl Place {
@@ -78,8 +92,27 @@ impl Place {
     pub fn node(&self) -> Option<&NodeName> {
         match self {
             Self::Node(node) => Some(node),
-            Self::Links(_) => None,
+            Self::Links(_) | Self::Pods(_) => None,
         }
+    }
+
+    /// The machines on which something is to be done, each with the uids of the pods there that are meant.
+    #[must_use]
+    pub fn machines(&self) -> BTreeMap<NodeName, Vec<String>> {
+        let mut machines: BTreeMap<NodeName, Vec<String>> = BTreeMap::new();
+        match self {
+            Self::Node(node) => {
+                machines.insert(node.clone(), Vec::new());
+            }
+            Self::Links(_) => {}
+            Self::Pods(pods) => {
+                for pod in pods {
+                    let uids = machines.entry(pod.node.clone()).or_default();
+                    uids.push(pod.uid.clone());
+                }
+            }
+        }
+        machines
     }
 
     /// The links meant.
@@ -88,6 +121,7 @@ impl Place {
         match self {
             Self::Node(node) => Links::of_node(node),
             Self::Links(links) => links.clone(),
+            Self::Pods(_) => Links::Groups(Vec::new()),
         }
     }
 }
@@ -97,6 +131,10 @@ impl fmt::Display for Place {
         match self {
             Self::Node(node) => node.fmt(f),
             Self::Links(links) => links.fmt(f),
+            Self::Pods(pods) => {
+                let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
+                f.write_str(&names.join(", "))
+            }
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod matrix;
 pub mod page;
 mod path;
 pub mod plan;
+mod pod_target;
 pub mod pods;
 pub mod repeats;
 pub mod report;
@@ -39,6 +40,7 @@ pub mod spec;
 mod step;
 mod steps;
 pub mod summary;
+mod target;
 
 pub use deploy::reset;
 pub use fault::undo;

@@ -64,7 +64,7 @@ impl LoadPath {
     }
 }
 
-/// Which of these pods are at a fault's place: on the machine, or on machines whose links among each other or to the host are struck.
+/// Which of these pods are at a fault's place: they themselves, on the machine, or on machines whose links among each other or to the host are struck.
 pub(super) fn struck(pods: &BTreeMap<String, String>, place: &Place) -> Vec<String> {
     let machines: BTreeSet<String> = match place {
         Place::Node(node) => BTreeSet::from([node.to_string()]),
@@ -85,6 +85,13 @@ pub(super) fn struck(pods: &BTreeMap<String, String>, place: &Place) -> Vec<Stri
                 })
                 .collect()
         }
+        Place::Pods(struck) => {
+            let names = struck.iter().map(|pod| &pod.name);
+            return names
+                .filter(|name| pods.contains_key(*name))
+                .cloned()
+                .collect();
+        }
     };
     let at_place = pods.iter().filter(|(_, node)| machines.contains(*node));
     at_place.map(|(pod, _)| pod.clone()).collect()
@@ -94,6 +101,7 @@ pub(super) fn struck(pods: &BTreeMap<String, String>, place: &Place) -> Vec<Stri
 mod tests {
     use super::*;
     use crate::model::link::Links;
+    use crate::scenario::injection::StruckPod;
 
     #[test]
     fn a_fault_strikes_the_pods_at_its_place() {
@@ -116,5 +124,13 @@ mod tests {
         // The controller serves nothing of the load.
         assert_eq!(struck(&pods, &between("c1", "w2")), [""; 0]);
         assert_eq!(struck(&BTreeMap::new(), &Place::Node(node("w1"))), [""; 0]);
+        // Of pods that were struck, those that serve the load: not the others of their machines.
+        let pod = |name: &str| StruckPod {
+            name: name.to_owned(),
+            uid: String::new(),
+            node: node("w1"),
+        };
+        let place = Place::Pods(vec![pod("b"), pod("other")]);
+        assert_eq!(struck(&pods, &place), ["b"]);
     }
 }

@@ -112,6 +112,11 @@ fn what(action: &Action) -> String {
             fault,
             target,
             duration,
+        } if duration.is_zero() => format!("{fault} of {target}, once"),
+        Action::Fault {
+            fault,
+            target,
+            duration,
         } => format!("{fault} of {target} for {} s", duration.as_secs_f64()),
         Action::Wait { condition, within } => {
             format!("wait at most {} s for {condition}", within.as_secs_f64())

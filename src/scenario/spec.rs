@@ -14,6 +14,7 @@ pub use super::injection::Fault;
 pub use super::load::automatic::Automatic;
 pub use super::load::good::{Asked, Good};
 use super::matrix::{Cell, Matrix};
+pub use super::pod_target::{Count, PodsMeant};
 pub use super::pods::{Exec, Which};
 use super::steps::StepAction;
 use crate::kubernetes::manifest::NotApplied;
@@ -222,7 +223,7 @@ pub enum Action {
         fault: Fault,
         /// Where.
         target: Target,
-        /// For how long.
+        /// For how long; zero: once.
         duration: Duration,
     },
     /// Waits for progress.
@@ -296,6 +297,13 @@ pub enum Target {
     NodeRunningMostOf(String),
     /// Links.
     Links(Links),
+    /// So many of these pods that run; the seed decides which.
+    Pods {
+        /// Of which.
+        meant: PodsMeant,
+        /// How many.
+        count: Count,
+    },
 }
 
 impl fmt::Display for Target {
@@ -304,6 +312,7 @@ impl fmt::Display for Target {
             Self::Node(name) => write!(f, "{name}"),
             Self::NodeRunningMostOf(name) => write!(f, "the node running most of `{name}`"),
             Self::Links(links) => links.fmt(f),
+            Self::Pods { meant, count } => write!(f, "{count} {meant}"),
         }
     }
 }

@@ -6,9 +6,6 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ReplicationController, Service};
-use rand::SeedableRng;
-use rand::seq::IndexedRandom;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,14 +14,15 @@ use super::deploy::NAMESPACE;
 use super::events::View;
 use super::fault::{Effect, Journal};
 use super::hopeless::{Hopeless, Hopes};
-use super::injection::{Fault, Injection, Place};
 use super::live::Seen;
+use super::injection::{Fault, Injection};
 use super::load::{HttpRequest, ask_once};
 use super::path::{LoadPath, struck};
 use super::pods;
 use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
 use super::spec::{Action, Condition, Progress, Step, Target, UpdateEnd, Url};
+use super::target::choose;
 use crate::kubernetes::manifest;
 use crate::kubernetes::rolling_update::{
     Options, Progress as UpdateProgress, RollingUpdateError, rollback, rolling_update,
@@ -512,7 +510,9 @@ impl<'a> Steps<'a> {
         duration: Duration,
     ) -> Result<(), Problem> {
         let id = &self.run.scenario.steps[index].id;
-        let place = self.stoppable_value(self.choose(target)).await?;
+        let chosen = choose(target, self.run.environment, self.view);
+        let chosen = async { chosen.await.map_err(Problem::Doubt) };
+        let place = self.stoppable_value(chosen).await?;
         let journal = Journal::new(&self.run.environment.journal_dir);
         let injection = Injection {
             step: id.clone(),
@@ -631,37 +631,6 @@ impl<'a> Steps<'a> {
             () = self.stop.cancelled() => Err(Problem::Stopped),
         }
     }
-
-    /// The place that a target means now.
-    async fn choose(&self, target: &Target) -> Result<Place, Problem> {
-        let name = match target {
-            Target::Node(node) => return Ok(Place::Node(node.clone())),
-            Target::Links(links) => return Ok(Place::Links(links.clone())),
-            Target::NodeRunningMostOf(name) => name,
-        };
-        let client = &self.run.environment.client;
-        let doubt = |error: crate::kubernetes::client::ClientError| {
-            Problem::Doubt(format!("look for `{name}`: {error}"))
-        };
-        let service: Option<Service> = client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
-        let mut selector = service.and_then(|service| service.spec?.selector);
-        if selector.is_none() {
-            let rc: Option<ReplicationController> =
-                client.get_optional(NAMESPACE, name).await.map_err(doubt)?;
-            selector = rc.and_then(|rc| rc.spec?.selector);
-        }
-        let Some(selector) = selector else {
-            return Err(Problem::Doubt(format!(
-                "there is no Service or ReplicationController `{name}` with a selector"
-            )));
-        };
-        let nodes = self.view.pods_by_node(&selector);
-        let counts: Vec<(String, usize)> = nodes.into_iter().collect();
-        let chosen = most(&counts, self.run.environment.seed)
-            .and_then(|node| node.parse().ok())
-            .map(Place::Node);
-        chosen.ok_or_else(|| Problem::Doubt(format!("no node runs a pod of `{name}`")))
-    }
 }
 
 /// An error and its causes in one line.
@@ -671,19 +640,6 @@ fn in_full(error: &dyn std::error::Error) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
-}
-
-/// The node with most pods; the seed decides among equals.
-fn most(counts: &[(String, usize)], seed: u64) -> Option<&str> {
-    let highest = counts.iter().map(|(_, count)| *count).max()?;
-    let equals: Vec<&str> = counts
-        .iter()
-        .filter(|(_, count)| *count == highest)
-        .map(|(node, _)| node.as_str())
-        .collect();
-    equals
-        .choose(&mut rand::rngs::StdRng::seed_from_u64(seed))
-        .copied()
 }
 
 #[cfg(test)]
@@ -716,22 +672,5 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["outer", "inner", "last"]
         );
-    }
-
-    #[test]
-    fn ties_are_decided_by_the_seed_alone() {
-        let counts = [
-            ("w1".to_owned(), 2),
-            ("w2".to_owned(), 2),
-            ("w3".to_owned(), 1),
-        ];
-        for seed in 0..20 {
-            assert_eq!(most(&counts, seed), most(&counts, seed));
-            assert_ne!(most(&counts, seed), Some("w3"));
-        }
-        let chosen: std::collections::BTreeSet<_> =
-            (0..20).map(|seed| most(&counts, seed)).collect();
-        assert_eq!(chosen.len(), 2, "the seed matters");
-        assert_eq!(most(&[], 1), None);
     }
 }

@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +18,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{CGROUP, CGROUP_ROOT, MachineError, RUN_DIR, doing, failed};
+use super::systemd::{start_timer, stop_timers, timers, tool};
+use super::{CGROUP, CGROUP_ROOT, MachineError, RUN_DIR, doing, failed, systemd};
 
 /// Our place among a device's filters.
 const PRIORITY: &str = "7700";
@@ -27,8 +27,6 @@ const PRIORITY: &str = "7700";
 const HANDLE: &str = "7700:";
 /// Different links that one device shapes: the most bands of `prio`, without the first, which is for everything else.
 const SHAPED_MAX: usize = 15;
-/// Where the tools are, also for a user whose path lacks them.
-pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// `tcpmux`, which nobody has served for decades.
 const PROBE_PORT: u16 = 1;
 /// Between two probes.
@@ -109,24 +107,6 @@ fn write_state(state: &Acting) -> Result<(), MachineError> {
     let what = || doing(format!("write `{}`", state_file().display()));
     fs::create_dir_all(RUN_DIR).map_err(what())?;
     fs::write(state_file(), serde_json::to_vec(state).expect("plain data")).map_err(what())
-}
-
-/// Runs a tool of iproute2 or systemd.
-fn tool(words: &[&str]) -> Result<String, MachineError> {
-    let (program, arguments) = words.split_first().expect("a command has a program");
-    let output = Command::new(program)
-        .args(arguments)
-        .env("PATH", PATH)
-        .output();
-    let output = output.map_err(doing(format!("run `{}`", words.join(" "))))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(failed(format!(
-        "`{}`: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    )))
 }
 
 /// Lets the links do what is ordered, and nothing else. `client`: the address from which we are spoken to, which must not be cut off.
@@ -429,7 +409,8 @@ fn groups() -> Vec<PathBuf> {
         .collect()
 }
 
-async fn set_frozen(group: &Path, frozen: bool) -> Result<(), MachineError> {
+/// Freezes or thaws a control group, and returns when the kernel says that it has.
+pub(super) async fn set_frozen(group: &Path, frozen: bool) -> Result<(), MachineError> {
     let what = || {
         format!(
             "{} `{}`",
@@ -461,58 +442,8 @@ pub async fn heal_everything() -> Result<(), MachineError> {
     heal_links()?;
     thaw().await?;
     stop_timers(&timers("links"));
+    systemd::stop_all_faults();
     Ok(())
-}
-
-/// Starts the timer that heals a fault, and returns its name.
-fn start_timer(what: &str, seconds: u64, verb: &str) -> Result<String, MachineError> {
-    let binary = fs::read_link("/proc/self/exe").map_err(doing("find our own binary"))?;
-    let name = format!("flightcage-{what}-{}", uuid::Uuid::new_v4().simple());
-    let after = format!("--on-active={seconds}");
-    let unit = format!("--unit={name}");
-    let binary = binary.display().to_string();
-    let run = [
-        "systemd-run",
-        "--quiet",
-        "--collect",
-        &unit,
-        &after,
-        "--timer-property=AccuracySec=1s",
-        &binary,
-        "machine",
-        verb,
-    ];
-    tool(&run).map(|_| name)
-}
-
-fn stop_timers(names: &BTreeSet<String>) {
-    for name in names {
-        // One that has fired is gone.
-        let _ = tool(&["systemctl", "stop", "--quiet", &format!("{name}.timer")]);
-    }
-}
-
-/// The timers of a kind that wait.
-fn timers(what: &str) -> BTreeSet<String> {
-    let listed = tool(&[
-        "systemctl",
-        "list-units",
-        "--plain",
-        "--no-legend",
-        "--all",
-        &format!("flightcage-{what}-*.timer"),
-    ]);
-    let name = |line: &str| {
-        line.split_whitespace()
-            .next()?
-            .strip_suffix(".timer")
-            .map(str::to_owned)
-    };
-    listed
-        .unwrap_or_default()
-        .lines()
-        .filter_map(name)
-        .collect()
 }
 
 /// Whether `10.78.1.0/24` holds an address.

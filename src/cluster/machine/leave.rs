@@ -24,7 +24,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::before::{self, Before, MODULES};
 use super::{
     CGROUP, CGROUP_ROOT, CLUSTER_FILE, CONFIG_DIR, DATA_DIR, MachineError, RUN_DIR, UNIT_DIR,
-    doing, failed, fault,
+    doing, failed, fault, systemd,
 };
 use crate::model::addresses;
 
@@ -265,7 +265,7 @@ fn restore(before: &Before) -> Result<(), MachineError> {
     {
         let _ = Command::new("modprobe")
             .args(["--remove", "--quiet", module])
-            .env("PATH", fault::PATH)
+            .env("PATH", systemd::PATH)
             .output();
     }
     Ok(())

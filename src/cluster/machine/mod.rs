@@ -1,10 +1,18 @@
-//! What our binary does on a machine that is not ours: it notes how the machine was, puts it back, and breaks its network for a while.
+//! What our binary does on a machine, started over SSH: on one that is not ours it notes how the machine was, puts it back, and breaks
+//! its network for a while; on any it carries out an [`Order`] of a scenario's faults.
 //!
 //! Runs as root on the machine, started over SSH by [`super::uninstall`], [`super::install`] and the daemon. Everything is idempotent.
 
 pub mod before;
 pub mod fault;
 pub mod leave;
+mod order;
+mod pod_groups;
+mod pod_kill;
+mod process;
+mod systemd;
+
+pub use order::{Order, Seen};
 
 /// Where the roles keep their configuration.
 const CONFIG_DIR: &str = "/etc/flightcage";

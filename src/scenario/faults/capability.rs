@@ -20,6 +20,8 @@ pub enum Means {
     Links,
     /// Machines that share nothing with this host: their disks, kernels, clocks and processors are theirs alone.
     OwnMachine,
+    /// Our binary inside the machines, on what is ours there: pods and units.
+    Guest,
 }
 
 impl Capability {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Means, Strikes, kept, restored,
+    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
+    restored,
 };
 use crate::model::reader::Table;
 use crate::model::units::{InvalidQuantity, parse_duration};
@@ -22,6 +23,7 @@ pub(super) static STEP: FaultType = FaultType {
     name: "clock.step",
     needs: Capability::new("clock.step", Means::OwnMachine),
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &["by"],
     read,
     restore: restored::<ClockStep>,

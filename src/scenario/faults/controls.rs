@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::cluster::guest::Guest;
+use crate::cluster::machine::{Order, Seen};
 use crate::machines::provider::{DiskFault, PowerAction};
 use crate::model::link::{LinkRule, Links};
 use crate::model::names::NodeName;
@@ -42,4 +43,6 @@ pub trait Controls: Send + Sync {
     fn disk<'a>(&'a self, node: &'a NodeName, fault: Option<DiskFault>) -> Doing<'a, Effect>;
     /// A session as a machine's administrator.
     fn guest<'a>(&'a self, node: &'a NodeName) -> Doing<'a, Guest>;
+    /// Lets our binary on a machine carry out an order, and measure what came of it.
+    fn order<'a>(&'a self, node: &'a NodeName, order: &'a Order) -> Doing<'a, Seen>;
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Means, Strikes, kept, restored,
-    transpose,
+    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
+    restored, transpose,
 };
 use crate::machines::provider::{DiskFault, PowerAction};
 use crate::model::reader::Table;
@@ -24,6 +24,7 @@ pub(super) static THROTTLE: FaultType = FaultType {
     name: "disk.throttle",
     needs: DISK_FAULT,
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &["rate", "operations"],
     read: throttle,
     restore: restored::<Disk>,
@@ -34,6 +35,7 @@ pub(super) static ERROR: FaultType = FaultType {
     name: "disk.error",
     needs: DISK_FAULT,
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &["operations"],
     read: error,
     restore: restored::<Disk>,
@@ -44,6 +46,7 @@ pub(super) static FULL: FaultType = FaultType {
     name: "disk.full",
     needs: Capability::new("disk.full", Means::OwnMachine),
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &[],
     read: |_| Some(Arc::new(Full {})),
     restore: restored::<Full>,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, LinkOrder, Means, Strikes, kept,
-    restored, transpose,
+    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, LinkOrder, Means, Strikes,
+    kept, restored, transpose,
 };
 use crate::model::link::LinkRule;
 use crate::model::reader::Table;
@@ -28,6 +28,7 @@ pub(super) static CUT: FaultType = FaultType {
     name: "net.cut",
     needs: NET_CUT,
     strikes: Strikes::Links,
+    lasts: Lasts::For,
     settings: &[],
     read: |_| Some(Arc::new(LinkFault::cut())),
     restore: restored::<LinkFault>,
@@ -38,6 +39,7 @@ pub(super) static PARTITION: FaultType = FaultType {
     name: "net.partition",
     needs: NET_CUT,
     strikes: Strikes::Groups,
+    lasts: Lasts::For,
     settings: &[],
     read: |_| Some(Arc::new(LinkFault::cut())),
     restore: restored::<LinkFault>,
@@ -48,6 +50,7 @@ pub(super) static DELAY: FaultType = FaultType {
     name: "net.delay",
     needs: NET_SHAPE,
     strikes: Strikes::Links,
+    lasts: Lasts::For,
     settings: &["delay", "jitter"],
     read: delay,
     restore: restored::<LinkFault>,
@@ -58,6 +61,7 @@ pub(super) static SHAPE: FaultType = FaultType {
     name: "net.shape",
     needs: NET_SHAPE,
     strikes: Strikes::Links,
+    lasts: Lasts::For,
     settings: &["delay", "jitter", "loss", "duplicate", "reorder", "rate"],
     read: shape,
     restore: restored::<LinkFault>,

@@ -13,6 +13,8 @@ mod clock;
 mod controls;
 mod disk;
 mod links;
+mod orders;
+mod pod_kill;
 mod power;
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,17 @@ pub enum Strikes {
     Links,
     /// Links between groups of machines.
     Groups,
+    /// Pods, on whichever machines they run.
+    Pods,
+}
+
+/// How long a fault acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// For a time that the file has to say.
+    For,
+    /// Once and for a moment, after which nothing is to be healed; or for a time, if the file says one.
+    OnceOrFor,
 }
 
 /// A fault as files name it.
@@ -73,6 +86,8 @@ pub struct FaultType {
     pub needs: Capability,
     /// What it strikes.
     pub strikes: Strikes,
+    /// For how long.
+    pub lasts: Lasts,
     /// Its keys beside `kind`, `target` and `for`.
     pub settings: &'static [&'static str],
     /// Reads its settings.
@@ -100,6 +115,7 @@ pub static FAULTS: &[&FaultType] = &[
     &disk::ERROR,
     &disk::FULL,
     &clock::STEP,
+    &pod_kill::KILL,
 ];
 
 /// The fault of this name.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Means, Strikes, kept, restored,
+    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
+    restored,
 };
 use crate::machines::provider::PowerAction;
 use crate::scenario::fault::Effect;
@@ -20,6 +21,7 @@ pub(super) static POWER_OFF: FaultType = FaultType {
     name: "node.power_off",
     needs: NEEDS,
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &[],
     read: |_| Some(Arc::new(Power::Off)),
     restore: restored::<Power>,
@@ -30,6 +32,7 @@ pub(super) static FREEZE: FaultType = FaultType {
     name: "node.freeze",
     needs: NEEDS,
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &[],
     read: |_| Some(Arc::new(Power::Freeze)),
     restore: restored::<Power>,
@@ -40,6 +43,7 @@ pub(super) static RESET: FaultType = FaultType {
     name: "node.reset",
     needs: NEEDS,
     strikes: Strikes::Node,
+    lasts: Lasts::For,
     settings: &[],
     read: |_| Some(Arc::new(Power::Reset)),
     restore: restored::<Power>,

@@ -1,11 +1,18 @@
 //! Every fault of the list: it is read, told in words, journalled, and comes back from the journal as it was.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Capability, FAULTS, fault_named};
+use super::{Capability, Controls, Doing, FAULTS, LinkOrder, fault_named};
+use crate::cluster::guest::Guest;
+use crate::cluster::machine::{Order, Seen};
+use crate::machines::provider::{DiskFault, PowerAction};
+use crate::model::link::Links;
+use crate::model::names::NodeName;
+use crate::scenario::fault::Effect;
 use crate::scenario::file::{Against, parse};
-use crate::scenario::injection::{Injection, Place};
+use crate::scenario::injection::{Injection, Place, StruckPod};
 use crate::scenario::spec::{Action, Fault};
 
 /// One way to write each.
@@ -33,6 +40,7 @@ const WRITTEN: &[(&str, &str)] = &[
         r#"kind = "clock.step", by = "-2m""#,
         "clock.step (-120000 ms)",
     ),
+    (r#"kind = "pod.kill""#, "pod.kill"),
 ];
 
 fn read(written: &str) -> Fault {
@@ -40,6 +48,7 @@ fn read(written: &str) -> Fault {
     let target = match fault_named(name).unwrap().strikes {
         super::Strikes::Node | super::Strikes::Links => r#"{ node = "w1" }"#,
         super::Strikes::Groups => r#"{ groups = [["w1"], ["w2"]] }"#,
+        super::Strikes::Pods => r#"{ pod = "web", count = "all" }"#,
     };
     let text = format!(
         "flightcage = 1\n[[step]]\nid = \"a\"\nfault = {{ {written}, target = {target}, for = \"1s\" }}"
@@ -101,4 +110,140 @@ fn no_name_stands_twice() {
     let all = Capability::all();
     let needs: std::collections::BTreeSet<&str> = all.iter().map(|one| one.name()).collect();
     assert_eq!(needs.len(), all.len(), "one name, two means");
+}
+
+/// Machines that do what they are ordered, but for one of them.
+#[derive(Default)]
+struct Fake {
+    ordered: Mutex<Vec<String>>,
+    blind: Option<&'static str>,
+    broken: Option<&'static str>,
+}
+
+fn no_lever<T>() -> Doing<'static, T>
+where
+    T: Send + 'static,
+{
+    Box::pin(async { Err("there is no such lever".into()) })
+}
+
+impl Controls for Fake {
+    fn power<'a>(&'a self, _: &'a NodeName, _: PowerAction) -> Doing<'a, ()> {
+        no_lever()
+    }
+
+    fn set_links<'a>(&'a self, _: &'a LinkOrder) -> Doing<'a, Effect> {
+        no_lever()
+    }
+
+    fn heal_links<'a>(&'a self, _: &'a Links, _: &'a str) -> Doing<'a, usize> {
+        no_lever()
+    }
+
+    fn disk<'a>(&'a self, _: &'a NodeName, _: Option<DiskFault>) -> Doing<'a, Effect> {
+        no_lever()
+    }
+
+    fn guest<'a>(&'a self, _: &'a NodeName) -> Doing<'a, Guest> {
+        no_lever()
+    }
+
+    fn order<'a>(&'a self, node: &'a NodeName, order: &'a Order) -> Doing<'a, Seen> {
+        let text = format!("{node} {}", order.to_text());
+        self.ordered.lock().unwrap().push(text);
+        let is = |one: Option<&str>| one == Some(node.as_str());
+        let seen = Seen {
+            verified: !is(self.blind),
+            measured: "done".into(),
+            acted_for_ms: 20,
+        };
+        let broken = is(self.broken);
+        Box::pin(async move {
+            if broken {
+                return Err("it is off".into());
+            }
+            Ok(seen)
+        })
+    }
+}
+
+fn injection(written: &str, place: Place, seconds: u64) -> Injection {
+    Injection {
+        step: "it".into(),
+        fault: read(written),
+        place,
+        duration: Duration::from_secs(seconds),
+    }
+}
+
+fn pods() -> Place {
+    let pod = |name: &str, node: &str| StruckPod {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        node: node.parse().unwrap(),
+    };
+    Place::Pods(vec![pod("a", "w1"), pod("b", "w2"), pod("c", "w1")])
+}
+
+/// What the machines are ordered at the onset and at the heal, and what is said of each.
+async fn orders(injection: &Injection) -> (Vec<String>, Vec<String>) {
+    let fake = Fake::default();
+    let action = &injection.fault.action;
+    let begun = action.begin(injection, &fake).await.unwrap();
+    assert!(begun.verified);
+    let begin = std::mem::take(&mut *fake.ordered.lock().unwrap());
+    let healed = action.heal(injection, &fake).await.unwrap();
+    assert!(healed.verified);
+    (begin, fake.ordered.into_inner().unwrap())
+}
+
+#[tokio::test]
+async fn pods_that_are_killed_once_need_no_healing() {
+    let (begin, heal) = orders(&injection(r#"kind = "pod.kill""#, pods(), 0)).await;
+    assert_eq!(
+        begin,
+        [
+            r#"w1 {"kill-pods":{"pods":["uid-a","uid-c"],"again_s":0,"name":"it"}}"#,
+            r#"w2 {"kill-pods":{"pods":["uid-b"],"again_s":0,"name":"it"}}"#,
+        ]
+    );
+    assert_eq!(heal, [""; 0]);
+    let (begin, heal) = orders(&injection(r#"kind = "pod.kill""#, pods(), 5)).await;
+    assert!(begin[0].contains(r#""again_s":5"#), "{begin:?}");
+    assert_eq!(
+        heal,
+        [
+            r#"w1 {"stop-killing":{"name":"it"}}"#,
+            r#"w2 {"stop-killing":{"name":"it"}}"#
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_fault_is_seen_only_where_all_machines_saw_it() {
+    let injection = injection(r#"kind = "pod.kill""#, pods(), 0);
+    let action = &injection.fault.action;
+    let blind = Fake {
+        blind: Some("w2"),
+        ..Fake::default()
+    };
+    let effect = action.begin(&injection, &blind).await.unwrap();
+    assert!(!effect.verified);
+    assert_eq!(effect.measured, "w1: done; w2: done");
+    let lasting = Injection {
+        duration: Duration::from_secs(5),
+        ..injection.clone()
+    };
+    let not_healed = action.heal(&lasting, &blind).await.unwrap_err();
+    assert_eq!(not_healed.to_string(), "w1: done; w2: done");
+    let broken = Fake {
+        broken: Some("w1"),
+        ..Fake::default()
+    };
+    assert!(action.begin(&injection, &broken).await.is_err());
+    assert_eq!(
+        broken.ordered.into_inner().unwrap().len(),
+        2,
+        "the other machine was ordered all the same"
+    );
 }

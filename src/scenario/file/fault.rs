@@ -1,13 +1,16 @@
 //! Reads `fault = { kind = …, target = …, for = … }`; the settings of each kind are read where the fault is.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::against::Nodes;
-use super::positive;
+use super::{positive, word};
 use crate::model::link::{Links, Port};
 use crate::model::names::{InvalidName, NodeName};
 use crate::model::reader::{Table, Value, suggestion};
-use crate::scenario::faults::{FAULTS, FaultType, Strikes, fault_named};
+use crate::scenario::faults::{FAULTS, FaultType, Lasts, Strikes, fault_named};
 use crate::scenario::injection::Fault;
-use crate::scenario::spec::{Action, Target};
+use crate::scenario::spec::{Action, Count, PodsMeant, Target};
 
 /// Keys that every kind has.
 const COMMON: [&str; 3] = ["kind", "target", "for"];
@@ -18,7 +21,12 @@ pub(super) fn fault(table: &Table<'_, '_>, nodes: &Nodes) -> Option<Action> {
         .require("target")
         .and_then(|value| value.table())
         .and_then(|table| target(&table, kind, nodes));
-    let duration = table.require("for").and_then(|value| positive(&value));
+    let once = kind.is_some_and(|kind| kind.lasts == Lasts::OnceOrFor);
+    let duration = if once && table.get("for").is_none() {
+        Some(Duration::ZERO)
+    } else {
+        table.require("for").and_then(|value| positive(&value))
+    };
     let action = match kind {
         Some(kind) => {
             table.allow(&[&COMMON[..], kind.settings].concat());
@@ -71,13 +79,17 @@ fn target(
 ) -> Option<Target> {
     const NODE: [&str; 2] = ["node", "node_running_most_of"];
     const LINK: [&str; 5] = ["node", "node_running_most_of", "from", "to", "between"];
-    const ANY: [&str; 6] = [
+    const PODS: [&str; 3] = ["pod", "labels", "count"];
+    const ANY: [&str; 9] = [
         "node",
         "node_running_most_of",
         "from",
         "to",
         "between",
         "groups",
+        "pod",
+        "labels",
+        "count",
     ];
     let strikes = kind.map(|kind| kind.strikes);
     let known: &[&str] = match strikes {
@@ -85,11 +97,16 @@ fn target(
         Some(Strikes::Groups) => &["groups"],
         Some(Strikes::Node) => &NODE,
         Some(Strikes::Links) => &LINK,
+        Some(Strikes::Pods) => &PODS,
     };
     table.allow(known);
     let name = |value: Value<'_, '_>| port(&value, nodes);
     if strikes == Some(Strikes::Groups) || kind.is_none() && table.get("groups").is_some() {
         return groups(&table.require("groups")?, nodes);
+    }
+    let has_pods = table.get("pod").is_some() || table.get("labels").is_some();
+    if strikes == Some(Strikes::Pods) || kind.is_none() && has_pods {
+        return pods(table);
     }
     match (
         table.get("node"),
@@ -184,4 +201,50 @@ fn groups(value: &Value<'_, '_>, nodes: &Nodes) -> Option<Target> {
         return None;
     }
     Some(Target::Links(Links::Groups(groups)))
+}
+
+/// `pod = "…"` or `labels = { … }`, with `count`.
+fn pods(table: &Table<'_, '_>) -> Option<Target> {
+    let count = table
+        .get("count")
+        .map_or(Some(Count::One), |value| word(&value, "count", &Count::ALL));
+    let meant = match (table.get("pod"), table.get("labels")) {
+        (Some(value), None) => prefix(&value).map(PodsMeant::Prefix),
+        (None, Some(value)) => labels(&value).map(PodsMeant::Labels),
+        _ => {
+            let help =
+                "`pod = \"web\"`, the beginning of their names, or `labels = { app = \"web\" }`";
+            table.problem("name pods in one way", Some(help.into()));
+            None
+        }
+    };
+    Some(Target::Pods {
+        meant: meant?,
+        count: count?,
+    })
+}
+
+fn prefix(value: &Value<'_, '_>) -> Option<String> {
+    let text = value.string()?;
+    let right = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    if text.is_empty() || !text.bytes().all(right) {
+        let help = Some("a workload's name, such as `pod = \"web\"`".to_owned());
+        value.problem(format!("no pod's name begins with `{text}`"), help);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn labels(value: &Value<'_, '_>) -> Option<BTreeMap<String, String>> {
+    let entries = value.table()?.entries();
+    if entries.is_empty() {
+        let help = Some("such as `labels = { app = \"web\" }`".to_owned());
+        value.problem("no labels are named", help);
+        return None;
+    }
+    let read: Vec<Option<(String, String)>> = entries
+        .into_iter()
+        .map(|(key, _, value)| Some((key.to_owned(), value.string()?.to_owned())))
+        .collect();
+    read.into_iter().collect()
 }

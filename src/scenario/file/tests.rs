@@ -243,6 +243,8 @@ fn every_kind_of_fault_can_be_written() {
         r#"{ kind = "disk.error", target = { node = "w1" }, operations = "reads", for = "1s" }"#,
         r#"{ kind = "disk.full", target = { node_running_most_of = "web" }, for = "1s" }"#,
         r#"{ kind = "clock.step", target = { node = "w1" }, by = "-2m", for = "1s" }"#,
+        r#"{ kind = "pod.kill", target = { pod = "web" } }"#,
+        r#"{ kind = "pod.kill", target = { labels = { app = "web", tier = "front" }, count = "minority" }, for = "5s" }"#,
     ] {
         assert_eq!(fault_problems(fault), [""; 0], "{fault}");
     }
@@ -298,6 +300,37 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             r#"{ kind = "clock.step", target = { node = "w1" }, by = "30s", for = "1s" }"#,
             &[
                 "`30s` is not a step with its sign and unit, such as `+30s` or `-2m`, at most a year [write a signed duration such as \"+30s\" or \"-2m\"]",
+            ],
+        ),
+        (
+            r#"{ kind = "pod.kill", target = { pod = "Web", count = "most" }, for = "0s" }"#,
+            &[
+                "no pod's name begins with `Web` [a workload's name, such as `pod = \"web\"`]",
+                "unknown count `most` [known: `one`, `minority`, `majority`, `all`]",
+                "must be longer than nothing",
+            ],
+        ),
+        (
+            r#"{ kind = "pod.kill", target = { pod = "web", labels = {} } }"#,
+            &[
+                "name pods in one way [`pod = \"web\"`, the beginning of their names, or `labels = { app = \"web\" }`]",
+            ],
+        ),
+        (
+            r#"{ kind = "pod.kill", target = { labels = { app = 1, tier = 2 }, node = "w1" }, share = "1%" }"#,
+            &[
+                "expected a string, found an integer",
+                "expected a string, found an integer",
+                "unknown key `node` [known: `pod`, `labels`, `count`]",
+                "unknown key `share` [known: `kind`, `target`, `for`]",
+            ],
+        ),
+        (
+            r#"{ kind = "node.freeze", target = { pod = "web" } }"#,
+            &[
+                "`for` is missing",
+                "name one target [`node` or `node_running_most_of`]",
+                "unknown key `pod` [known: `node`, `node_running_most_of`]",
             ],
         ),
     ];

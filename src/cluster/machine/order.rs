@@ -1,0 +1,88 @@
+//! Faults that our binary begins and ends on a machine, as the host orders them: `machine fault`, with an order on standard input.
+//!
+//! Each order is idempotent. One that acts for a time holds its own deadline on the machine (a timer or a unit of systemd that ends),
+//! so that nothing stays broken when the host is gone.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{MachineError, pod_kill};
+
+/// What a machine is to do to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Kill all processes of these pods' containers.
+    KillPods {
+        /// The pods' uids.
+        pods: Vec<String>,
+        /// Whenever they come back, for so long; 0: once.
+        again_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Kill them again and again until this process ends: what a unit of [`Self::KillPods`] does.
+    KeepKilling {
+        /// The pods' uids.
+        pods: Vec<String>,
+    },
+    /// Kill them no more.
+    StopKilling {
+        /// The step that it belongs to.
+        name: String,
+    },
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Whether the effect itself was observed.
+    pub verified: bool,
+    /// What was measured, in words.
+    pub measured: String,
+    /// How long ago it took effect.
+    pub acted_for_ms: u64,
+}
+
+impl Seen {
+    /// It took effect at `since`.
+    pub(super) fn new(verified: bool, measured: String, since: Instant) -> Self {
+        Self {
+            verified,
+            measured,
+            acted_for_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// How long ago it took effect.
+    #[must_use]
+    pub fn acted_for(&self) -> Duration {
+        Duration::from_millis(self.acted_for_ms)
+    }
+}
+
+impl Order {
+    /// As it is handed on.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("an order is plain data")
+    }
+
+    /// Does it and measures what came of it.
+    ///
+    /// # Errors
+    /// When it cannot be done; then nothing acts for longer than its deadline.
+    pub async fn obey(self) -> Result<Seen, MachineError> {
+        match self {
+            Self::KillPods {
+                pods,
+                again_s,
+                name,
+            } => pod_kill::kill(&pods, again_s, &name).await,
+            Self::KeepKilling { pods } => pod_kill::keep_killing(&pods).await,
+            Self::StopKilling { name } => pod_kill::stop_killing(&name),
+        }
+    }
+}
