@@ -7,6 +7,7 @@ pub mod before;
 pub mod fault;
 pub mod leave;
 mod order;
+mod pod_freeze;
 mod pod_groups;
 mod pod_kill;
 mod process;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{MachineError, pod_kill};
+use super::{MachineError, pod_freeze, pod_kill};
 
 /// What a machine is to do to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,22 @@ pub enum Order {
     },
     /// Kill them no more.
     StopKilling {
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Let all processes of these pods stand still.
+    FreezePods {
+        /// The pods' uids.
+        pods: Vec<String>,
+        /// They go on after this by themselves.
+        hold_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Let them go on.
+    ThawPods {
+        /// The pods' uids.
+        pods: Vec<String>,
         /// The step that it belongs to.
         name: String,
     },
@@ -83,6 +99,10 @@ impl Order {
             } => pod_kill::kill(&pods, again_s, &name).await,
             Self::KeepKilling { pods } => pod_kill::keep_killing(&pods).await,
             Self::StopKilling { name } => pod_kill::stop_killing(&name),
+            Self::FreezePods { pods, hold_s, name } => {
+                pod_freeze::freeze(&pods, hold_s, &name).await
+            }
+            Self::ThawPods { pods, name } => pod_freeze::thaw(&pods, &name).await,
         }
     }
 }

@@ -14,6 +14,7 @@ mod controls;
 mod disk;
 mod links;
 mod orders;
+mod pod_freeze;
 mod pod_kill;
 mod power;
 #[cfg(test)]
@@ -116,6 +117,7 @@ pub static FAULTS: &[&FaultType] = &[
     &disk::FULL,
     &clock::STEP,
     &pod_kill::KILL,
+    &pod_freeze::FREEZE,
 ];
 
 /// The fault of this name.

@@ -41,6 +41,7 @@ const WRITTEN: &[(&str, &str)] = &[
         "clock.step (-120000 ms)",
     ),
     (r#"kind = "pod.kill""#, "pod.kill"),
+    (r#"kind = "pod.freeze""#, "pod.freeze"),
 ];
 
 fn read(written: &str) -> Fault {
@@ -216,6 +217,19 @@ async fn pods_that_are_killed_once_need_no_healing() {
             r#"w1 {"stop-killing":{"name":"it"}}"#,
             r#"w2 {"stop-killing":{"name":"it"}}"#
         ]
+    );
+}
+
+#[tokio::test]
+async fn frozen_pods_hold_longer_than_asked_if_nobody_thaws_them() {
+    let (begin, heal) = orders(&injection(r#"kind = "pod.freeze""#, pods(), 5)).await;
+    assert_eq!(
+        begin[0],
+        r#"w1 {"freeze-pods":{"pods":["uid-a","uid-c"],"hold_s":20,"name":"it"}}"#
+    );
+    assert_eq!(
+        heal[1],
+        r#"w2 {"thaw-pods":{"pods":["uid-b"],"name":"it"}}"#
     );
 }
 
