@@ -11,9 +11,11 @@ mod pod_freeze;
 mod pod_groups;
 mod pod_kill;
 mod process;
+mod role_kill;
 mod systemd;
 
 pub use order::{Order, Seen};
+pub use role_kill::Role;
 
 /// Where the roles keep their configuration.
 const CONFIG_DIR: &str = "/etc/flightcage";

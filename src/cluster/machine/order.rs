@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{MachineError, pod_freeze, pod_kill};
+use super::role_kill::Role;
+use super::{MachineError, pod_freeze, pod_kill, role_kill};
 
 /// What a machine is to do to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,22 @@ pub enum Order {
     ThawPods {
         /// The pods' uids.
         pods: Vec<String>,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Kill the main process of one of our services.
+    KillRole {
+        /// Which.
+        role: Role,
+        /// It stays down for at most so long; 0: it is started again as after a crash.
+        down_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Let it run, if it is down.
+    StartRole {
+        /// Which.
+        role: Role,
         /// The step that it belongs to.
         name: String,
     },
@@ -103,6 +120,8 @@ impl Order {
                 pod_freeze::freeze(&pods, hold_s, &name).await
             }
             Self::ThawPods { pods, name } => pod_freeze::thaw(&pods, &name).await,
+            Self::KillRole { role, down_s, name } => role_kill::kill(role, down_s, &name).await,
+            Self::StartRole { role, name } => role_kill::start(role, &name).await,
         }
     }
 }

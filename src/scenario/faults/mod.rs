@@ -17,6 +17,7 @@ mod orders;
 mod pod_freeze;
 mod pod_kill;
 mod power;
+mod role_kill;
 #[cfg(test)]
 mod tests;
 
@@ -118,6 +119,7 @@ pub static FAULTS: &[&FaultType] = &[
     &clock::STEP,
     &pod_kill::KILL,
     &pod_freeze::FREEZE,
+    &role_kill::AGENT,
 ];
 
 /// The fault of this name.

@@ -42,6 +42,7 @@ const WRITTEN: &[(&str, &str)] = &[
     ),
     (r#"kind = "pod.kill""#, "pod.kill"),
     (r#"kind = "pod.freeze""#, "pod.freeze"),
+    (r#"kind = "agent.kill""#, "agent.kill"),
 ];
 
 fn read(written: &str) -> Fault {
@@ -231,6 +232,19 @@ async fn frozen_pods_hold_longer_than_asked_if_nobody_thaws_them() {
         heal[1],
         r#"w2 {"thaw-pods":{"pods":["uid-b"],"name":"it"}}"#
     );
+}
+
+#[tokio::test]
+async fn a_role_is_killed_once_or_kept_down_and_started_in_the_end() {
+    let place = || Place::Node("w1".parse().unwrap());
+    let (begin, heal) = orders(&injection(r#"kind = "agent.kill""#, place(), 0)).await;
+    assert_eq!(
+        begin,
+        [r#"w1 {"kill-role":{"role":"agent","down_s":0,"name":"it"}}"#]
+    );
+    assert_eq!(heal, [r#"w1 {"start-role":{"role":"agent","name":"it"}}"#]);
+    let (begin, _) = orders(&injection(r#"kind = "agent.kill""#, place(), 4)).await;
+    assert!(begin[0].contains(r#""down_s":19"#), "{begin:?}");
 }
 
 #[tokio::test]
