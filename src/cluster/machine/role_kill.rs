@@ -23,12 +23,15 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 pub enum Role {
     /// The node agent.
     Agent,
+    /// The service proxy.
+    Proxy,
 }
 
 impl Role {
     fn unit(self) -> &'static str {
         match self {
             Self::Agent => "flightcage-agent.service",
+            Self::Proxy => "flightcage-proxy.service",
         }
     }
 }

@@ -120,6 +120,7 @@ pub static FAULTS: &[&FaultType] = &[
     &pod_kill::KILL,
     &pod_freeze::FREEZE,
     &role_kill::AGENT,
+    &role_kill::PROXY,
 ];
 
 /// The fault of this name.

@@ -1,4 +1,4 @@
-//! `agent.kill`: our own services on a machine, killed as by a crash.
+//! `agent.kill`, `proxy.kill`: our own services on a machine, killed as by a crash.
 //!
 //! Without `for` systemd starts the service again, which it does after a second. With `for` it is kept down until then. Its machine
 //! starts it without us, too.
@@ -26,6 +26,17 @@ pub(super) static AGENT: FaultType = FaultType {
     lasts: Lasts::OnceOrFor,
     settings: &[],
     read: |_| Some(Arc::new(RoleKill { role: Role::Agent })),
+    restore: restored::<RoleKill>,
+};
+
+/// The service proxy.
+pub(super) static PROXY: FaultType = FaultType {
+    name: "proxy.kill",
+    needs: Capability::new("proxy.kill", Means::Guest),
+    strikes: Strikes::Node,
+    lasts: Lasts::OnceOrFor,
+    settings: &[],
+    read: |_| Some(Arc::new(RoleKill { role: Role::Proxy })),
     restore: restored::<RoleKill>,
 };
 

@@ -43,6 +43,7 @@ const WRITTEN: &[(&str, &str)] = &[
     (r#"kind = "pod.kill""#, "pod.kill"),
     (r#"kind = "pod.freeze""#, "pod.freeze"),
     (r#"kind = "agent.kill""#, "agent.kill"),
+    (r#"kind = "proxy.kill""#, "proxy.kill"),
 ];
 
 fn read(written: &str) -> Fault {
@@ -245,6 +246,9 @@ async fn a_role_is_killed_once_or_kept_down_and_started_in_the_end() {
     assert_eq!(heal, [r#"w1 {"start-role":{"role":"agent","name":"it"}}"#]);
     let (begin, _) = orders(&injection(r#"kind = "agent.kill""#, place(), 4)).await;
     assert!(begin[0].contains(r#""down_s":19"#), "{begin:?}");
+    let (begin, heal) = orders(&injection(r#"kind = "proxy.kill""#, place(), 0)).await;
+    assert!(begin[0].contains(r#""role":"proxy""#), "{begin:?}");
+    assert_eq!(heal, [r#"w1 {"start-role":{"role":"proxy","name":"it"}}"#]);
 }
 
 #[tokio::test]
