@@ -6,6 +6,7 @@
 pub mod before;
 pub mod fault;
 pub mod leave;
+mod node_cpu;
 mod order;
 mod pod_freeze;
 mod pod_groups;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::role_kill::Role;
-use super::{MachineError, pod_freeze, pod_kill, role_kill};
+use super::{MachineError, node_cpu, pod_freeze, pod_kill, role_kill};
 
 /// What a machine is to do to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,22 @@ pub enum Order {
     StartRole {
         /// Which.
         role: Role,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Take a share of all processors together.
+    TakeProcessor {
+        /// In thousandths.
+        permille: u64,
+        /// It is given back after this.
+        for_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Use all that is given until this process ends: what a unit of [`Self::TakeProcessor`] does.
+    KeepBusy,
+    /// Give it back.
+    LeaveProcessor {
         /// The step that it belongs to.
         name: String,
     },
@@ -122,6 +138,13 @@ impl Order {
             Self::ThawPods { pods, name } => pod_freeze::thaw(&pods, &name).await,
             Self::KillRole { role, down_s, name } => role_kill::kill(role, down_s, &name).await,
             Self::StartRole { role, name } => role_kill::start(role, &name).await,
+            Self::TakeProcessor {
+                permille,
+                for_s,
+                name,
+            } => node_cpu::take(permille, for_s, &name).await,
+            Self::KeepBusy => node_cpu::keep_busy().await,
+            Self::LeaveProcessor { name } => node_cpu::give_back(&name),
         }
     }
 }

@@ -13,6 +13,7 @@ mod clock;
 mod controls;
 mod disk;
 mod links;
+mod node_cpu;
 mod orders;
 mod pod_freeze;
 mod pod_kill;
@@ -121,6 +122,7 @@ pub static FAULTS: &[&FaultType] = &[
     &pod_freeze::FREEZE,
     &role_kill::AGENT,
     &role_kill::PROXY,
+    &node_cpu::CPU,
 ];
 
 /// The fault of this name.

@@ -44,6 +44,10 @@ const WRITTEN: &[(&str, &str)] = &[
     (r#"kind = "pod.freeze""#, "pod.freeze"),
     (r#"kind = "agent.kill""#, "agent.kill"),
     (r#"kind = "proxy.kill""#, "proxy.kill"),
+    (
+        r#"kind = "node.cpu", share = "62.5%""#,
+        "node.cpu (62.5% of its processors)",
+    ),
 ];
 
 fn read(written: &str) -> Fault {
@@ -249,6 +253,18 @@ async fn a_role_is_killed_once_or_kept_down_and_started_in_the_end() {
     let (begin, heal) = orders(&injection(r#"kind = "proxy.kill""#, place(), 0)).await;
     assert!(begin[0].contains(r#""role":"proxy""#), "{begin:?}");
     assert_eq!(heal, [r#"w1 {"start-role":{"role":"proxy","name":"it"}}"#]);
+}
+
+#[tokio::test]
+async fn what_a_machine_has_taken_from_it_is_given_back_by_itself() {
+    let place = || Place::Node("w1".parse().unwrap());
+    let written = r#"kind = "node.cpu", share = "62.5%""#;
+    let (begin, heal) = orders(&injection(written, place(), 5)).await;
+    assert_eq!(
+        begin,
+        [r#"w1 {"take-processor":{"permille":625,"for_s":6,"name":"it"}}"#]
+    );
+    assert_eq!(heal, [r#"w1 {"leave-processor":{"name":"it"}}"#]);
 }
 
 #[tokio::test]

@@ -326,6 +326,16 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             ],
         ),
         (
+            r#"{ kind = "node.cpu", target = { node = "w1" }, share = "96%", for = "1s" }"#,
+            &[
+                "not a share that can be taken [from \"1%\" to \"95%\" of all of its processors together]",
+            ],
+        ),
+        (
+            r#"{ kind = "node.cpu", target = { node = "w1" }, for = "1s" }"#,
+            &["`share` is missing"],
+        ),
+        (
             r#"{ kind = "node.freeze", target = { pod = "web" } }"#,
             &[
                 "`for` is missing",
