@@ -7,6 +7,7 @@ pub mod before;
 pub mod fault;
 pub mod leave;
 mod node_cpu;
+mod node_memory;
 mod order;
 mod pod_freeze;
 mod pod_groups;
@@ -15,6 +16,7 @@ mod process;
 mod role_kill;
 mod systemd;
 
+pub use node_memory::Amount;
 pub use order::{Order, Seen};
 pub use role_kill::Role;
 

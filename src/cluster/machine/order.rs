@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::node_memory::Amount;
 use super::role_kill::Role;
-use super::{MachineError, node_cpu, pod_freeze, pod_kill, role_kill};
+use super::{MachineError, node_cpu, node_memory, pod_freeze, pod_kill, role_kill};
 
 /// What a machine is to do to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,25 @@ pub enum Order {
         /// The step that it belongs to.
         name: String,
     },
+    /// Take memory.
+    TakeMemory {
+        /// How much.
+        amount: Amount,
+        /// It is given back after this.
+        for_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Hold memory until this process ends: what a unit of [`Self::TakeMemory`] does.
+    HoldMemory {
+        /// How much.
+        bytes: u64,
+    },
+    /// Give it back.
+    LeaveMemory {
+        /// The step that it belongs to.
+        name: String,
+    },
 }
 
 /// What came of an order.
@@ -145,6 +165,13 @@ impl Order {
             } => node_cpu::take(permille, for_s, &name).await,
             Self::KeepBusy => node_cpu::keep_busy().await,
             Self::LeaveProcessor { name } => node_cpu::give_back(&name),
+            Self::TakeMemory {
+                amount,
+                for_s,
+                name,
+            } => node_memory::take(amount, for_s, &name).await,
+            Self::HoldMemory { bytes } => node_memory::hold(bytes).await,
+            Self::LeaveMemory { name } => node_memory::give_back(&name),
         }
     }
 }

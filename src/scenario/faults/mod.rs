@@ -14,6 +14,7 @@ mod controls;
 mod disk;
 mod links;
 mod node_cpu;
+mod node_memory;
 mod orders;
 mod pod_freeze;
 mod pod_kill;
@@ -123,6 +124,7 @@ pub static FAULTS: &[&FaultType] = &[
     &role_kill::AGENT,
     &role_kill::PROXY,
     &node_cpu::CPU,
+    &node_memory::MEMORY,
 ];
 
 /// The fault of this name.

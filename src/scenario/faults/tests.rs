@@ -48,6 +48,10 @@ const WRITTEN: &[(&str, &str)] = &[
         r#"kind = "node.cpu", share = "62.5%""#,
         "node.cpu (62.5% of its processors)",
     ),
+    (
+        r#"kind = "node.memory", size = "64MiB""#,
+        "node.memory (64.0 MiB)",
+    ),
 ];
 
 fn read(written: &str) -> Fault {
@@ -265,6 +269,13 @@ async fn what_a_machine_has_taken_from_it_is_given_back_by_itself() {
         [r#"w1 {"take-processor":{"permille":625,"for_s":6,"name":"it"}}"#]
     );
     assert_eq!(heal, [r#"w1 {"leave-processor":{"name":"it"}}"#]);
+    let written = r#"kind = "node.memory", share = "30%""#;
+    let (begin, heal) = orders(&injection(written, place(), 5)).await;
+    assert_eq!(
+        begin,
+        [r#"w1 {"take-memory":{"amount":{"permille":300},"for_s":15,"name":"it"}}"#]
+    );
+    assert_eq!(heal, [r#"w1 {"leave-memory":{"name":"it"}}"#]);
 }
 
 #[tokio::test]

@@ -332,6 +332,16 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             ],
         ),
         (
+            r#"{ kind = "node.memory", target = { node = "w1" }, size = "1MiB", share = "1%", for = "1s" }"#,
+            &[
+                "say how much memory, in one way [`size = \"128MiB\"`, or `share = \"30%\"` of all that it has]",
+            ],
+        ),
+        (
+            r#"{ kind = "node.memory", target = { node = "w1" }, size = "64", for = "1s" }"#,
+            &["`64` has no unit [write a size with its unit, such as \"512MiB\" or \"4GiB\"]"],
+        ),
+        (
             r#"{ kind = "node.cpu", target = { node = "w1" }, for = "1s" }"#,
             &["`share` is missing"],
         ),
