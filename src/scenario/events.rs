@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::hopeless::Hopeless;
-use super::live::{self, LiveSender, Seen};
 use super::injection::StruckPod;
+use super::live::{self, LiveSender, Seen};
 use super::pod_target::PodsMeant;
 use super::report::EventReport;
 use crate::kubernetes::client::{Client, ListParams, Reflector};

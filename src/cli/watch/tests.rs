@@ -70,7 +70,11 @@ async fn only_who_knows_the_address_sees_the_page() {
     let (watch, _) = watch(true).await;
     let (own, path) = parts(&watch);
     let port = own.rsplit(':').next().expect("it has one").to_owned();
-    assert_eq!(path.len(), 34, "128 bits of chance");
+    assert_eq!(
+        path.len(),
+        34,
+        "a slash, a version-4 UUID without hyphens (122 random bits), and a slash"
+    );
     let rebound = format!("evil.example:{port}");
     let (outside, file) = (format!("{path}../etc/passwd"), format!("{path}report.json"));
     for (method, path, host, expected) in [

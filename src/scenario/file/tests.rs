@@ -281,7 +281,7 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
             r#"{ target = { groups = [["w1"], ["w2"]] }, for = "1s", x = 1 }"#,
             &[
                 "`kind` is missing",
-                "unknown key `x` [known: `kind`, `target`, `for`, `delay`, `jitter`, `loss`, `duplicate`, `reorder`, `rate`, `operations`, `by`]",
+                "unknown key `x` [known: `kind`, `target`, `for`, `delay`, `jitter`, `loss`, `duplicate`, `reorder`, `rate`, `operations`, `by`, `share`, `size`]",
             ],
         ),
         (
