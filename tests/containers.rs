@@ -15,11 +15,12 @@ use flightcage::images::mirror::{self, Upstreams};
 use flightcage::images::{ImageStore, Resolved};
 use flightcage::orchestrator::agent::containers::{RealRuntime, RuntimeConfig};
 use flightcage::orchestrator::agent::runtime::{
-    ContainerSpec, ContainerState, Image, LogQuery, Mount, PullError, PullPolicy, Runtime,
-    SandboxSpec,
+    ContainerSpec, ContainerState, Image, LogQuery, Mount, OpenCommand, PullError, PullPolicy,
+    Runtime, SandboxSpec,
 };
 use flightcage::orchestrator::config::IdentityFiles;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const UID: &str = "0b7c7a52-1111-4222-8333-444455556666";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -299,6 +300,112 @@ fn containers_live_and_die_for_real() {
     runtime.block_on(live_and_die(&busybox));
 }
 
+/// Commands with open streams, with a terminal, and that nobody wants any more; a port of the pod's loopback address.
+async fn streams_of_a_container(runtime: &RealRuntime) {
+    let script = |script: &str, stdin: bool, tty: bool| OpenCommand {
+        command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        stdin,
+        tty,
+    };
+    let piped = script("busybox cat; echo no >&2; exit 4", true, false);
+    let mut running = runtime.open(UID, "main", piped).await.unwrap();
+    let mut stdin = running.stdin.take().unwrap();
+    stdin.write_all(b"piped in").await.unwrap();
+    drop(stdin);
+    let (mut out, mut errors) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (running.stdout, running.stderr.unwrap());
+    stdout.read_to_string(&mut out).await.unwrap();
+    stderr.read_to_string(&mut errors).await.unwrap();
+    assert_eq!((&*out, &*errors), ("piped in", "no\n"));
+    assert_eq!(running.end.await.unwrap(), 4);
+
+    let on_terminal = "read line; busybox stty size; echo got $line; exit 5";
+    let on_terminal = script(on_terminal, true, true);
+    let mut running = runtime.open(UID, "main", on_terminal).await.unwrap();
+    running.resize.as_ref().unwrap()(101, 33);
+    let mut stdin = running.stdin.take().unwrap();
+    stdin.write_all(b"typed\n").await.unwrap();
+    let mut out = String::new();
+    running.stdout.read_to_string(&mut out).await.unwrap();
+    assert!(
+        out.contains("33 101\r\n") && out.contains("got typed\r\n"),
+        "{out:?}"
+    );
+    assert_eq!(running.end.await.unwrap(), 5);
+
+    // Control-C reaches the command: the terminal is its controlling one.
+    let waiting = script(
+        "trap 'echo told; exit 6' INT; echo up; busybox sleep 1000",
+        true,
+        true,
+    );
+    let mut running = runtime.open(UID, "main", waiting).await.unwrap();
+    let mut heard = [0; 4];
+    running.stdout.read_exact(&mut heard).await.unwrap();
+    let stdin = running.stdin.as_mut().unwrap();
+    stdin.write_all(b"\x03").await.unwrap();
+    assert_eq!(running.end.await.unwrap(), 6);
+
+    for tty in [false, true] {
+        let absent = OpenCommand {
+            command: vec!["/bin/absent".to_owned()],
+            stdin: false,
+            tty,
+        };
+        let absent = runtime.open(UID, "main", absent).await.unwrap();
+        assert!(absent.end.await.is_err());
+
+        // Whoever drops it ends it, and what it waits for.
+        let endless = script("echo up; busybox sleep 4321; echo over", false, tty);
+        let mut running = runtime.open(UID, "main", endless).await.unwrap();
+        let mut heard = [0; 3];
+        running.stdout.read_exact(&mut heard).await.unwrap();
+        drop(running);
+        let left = [
+            "/bin/sh",
+            "-c",
+            "busybox ps | busybox grep -c '[s]leep 4321'",
+        ];
+        let left = left.map(str::to_owned);
+        let gone = async {
+            loop {
+                let limit = Duration::from_secs(20);
+                let found = runtime.exec(UID, "main", &left, limit).await.unwrap();
+                if found.stdout == b"0\n" {
+                    return;
+                }
+            }
+        };
+        let patience = Duration::from_mins(1);
+        tokio::time::timeout(patience, gone)
+            .await
+            .expect("the command ends");
+    }
+
+    let serve = ["/bin/sh", "-c", "busybox httpd -p 127.0.0.1:8080 -h /etc"];
+    let serve = serve.map(str::to_owned);
+    let limit = Duration::from_secs(20);
+    assert_eq!(
+        runtime
+            .exec(UID, "main", &serve, limit)
+            .await
+            .unwrap()
+            .exit_code,
+        0
+    );
+    let mut connection = runtime.dial(UID, 8080).await.unwrap();
+    connection
+        .write_all(b"GET /passwd HTTP/1.0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("web:x:33:33"), "{answer}");
+    let closed = runtime.dial(UID, 8081).await.unwrap_err();
+    assert!(closed.what.contains("refused"), "{}", closed.what);
+    assert!(runtime.dial("no-such-pod", 80).await.is_err());
+}
+
 async fn live_and_die(busybox: &Path) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (port, identity) = registry(directory.path(), &std::fs::read(busybox).unwrap()).await;
@@ -446,6 +553,8 @@ async fn live_and_die(busybox: &Path) {
         )
         .await;
     assert!(absent.is_err(), "{absent:?}");
+
+    streams_of_a_container(&runtime).await;
 
     // The agent goes and comes back: everything is found again.
     drop(runtime);

@@ -1,15 +1,22 @@
 //! Real clients against the API server: everyday commands of every kubectl that is found, and of Python's `kubernetes`.
 //!
-//! `kubectl` of PATH, those in FLIGHTCAGE_KUBECTLS (separated by colons), and the Python in FLIGHTCAGE_PYTHON, if it is set. No
-//! node is there: pods stay pending, which is enough for everything but what containers do.
+//! `kubectl` of PATH, those in FLIGHTCAGE_KUBECTLS (separated by colons), and the Python in FLIGHTCAGE_PYTHON, if it is set. For most
+//! commands no node is there: pods stay pending, which is enough for everything but what containers do. For streams there is a real agent
+//! whose containers' commands run beside the test.
 
 mod in_process;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
-use in_process::{Running, authority, install, kubeconfig};
+use in_process::{Authority, Running, authority, install, kubeconfig, node};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 /// A command that works: the first minor version of kubectl that has it, its arguments for a shell in the directory of the
 /// manifests, and what its output holds. They run in this order, in one cluster.
@@ -182,6 +189,44 @@ const REFUSED: &[(u32, &str, &str)] = &[
     (0, "diff -f conflict.yaml", "+  a: z"),
 ];
 
+/// Streams: the command, its exit code, and what its output holds. `p` has the containers `c` and `d`.
+const STREAMS: &[(&str, i32, &str)] = &[
+    ("exec p -c c -- echo hello", 0, "hello"),
+    ("exec p -c c -- sh -c 'echo to stderr >&2'", 0, "to stderr"),
+    ("exec p -c c -- sh -c 'exit 3'", 3, "exit code 3"),
+    ("exec p -c d -- true", 0, ""),
+    ("exec -i p -c c -- cat < cm.yaml", 0, "kind: ConfigMap"),
+    // Half-closed: `wc` answers when it has read everything.
+    ("exec -i p -c c -- wc -c < big", 0, "8000000"),
+    ("exec p -c c -- head -c 8000000 big | wc -c", 0, "8000000"),
+    // A terminal, from one of `script` to the command's.
+    (
+        "version --client > /dev/null; script -qec \"stty cols 101 rows 33; $KUBECTL exec -it p -c c -- \
+         sh -c 'until stty size | grep -q 33.101; do :; done; echo sized; exit 4'\" /dev/null < /dev/null",
+        4,
+        "sized",
+    ),
+    (
+        "exec p -c c -- sh -c 'test -t 1 || echo a pipe'",
+        0,
+        "a pipe",
+    ),
+    ("cp cm.yaml p:copied -c c", 0, ""),
+    ("exec p -c c -- cat copied", 0, "kind: ConfigMap"),
+    (
+        "cp p:copied back.yaml -c c && cat back.yaml",
+        0,
+        "kind: ConfigMap",
+    ),
+    ("attach p -c c", 0, node::OUTPUT),
+    ("exec p -c nothing -- true", 1, "container nothing"),
+    ("exec nobody -- true", 1, "pods \"nobody\" not found"),
+    ("exec p -c c -- /no/such/program", 1, "No such file"),
+];
+
+/// Far longer than anything here takes; only a hang gets there.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Not in braces from the first letter on: older kubectls take that for JSON.
 const MANIFESTS: &[(&str, &str)] = &[
     (
@@ -205,6 +250,11 @@ const MANIFESTS: &[(&str, &str)] = &[
         "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n",
     ),
     (
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: w1,
+          containers: [{name: c, image: \"i:1\"}, {name: d, image: \"i:1\"}]}\n",
+    ),
+    (
         "dep.yaml",
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: dep2, labels: {app: dep2}}\nspec: {replicas: 2,
           selector: {matchLabels: {app: dep2}}, template: {metadata: {labels: {app: dep2}},
@@ -215,7 +265,9 @@ const MANIFESTS: &[(&str, &str)] = &[
 /// A cluster of its own, with a folder of manifests.
 struct Cluster {
     directory: tempfile::TempDir,
+    authority: Authority,
     server: Running,
+    node: Option<AbortOnDropHandle<()>>,
 }
 
 impl Cluster {
@@ -229,7 +281,38 @@ impl Cluster {
         for (name, text) in MANIFESTS {
             std::fs::write(directory.path().join(name), text).expect("written");
         }
-        Self { directory, server }
+        Self {
+            directory,
+            authority,
+            server,
+            node: None,
+        }
+    }
+
+    /// With a node that runs the pod `p`.
+    async fn with_node(kubectl: &Path) -> Self {
+        let mut cluster = Self::start().await;
+        let path = cluster.directory.path();
+        let root = path.join("root");
+        std::fs::create_dir(&root).expect("a directory");
+        for folder in [path, &root] {
+            std::fs::write(folder.join("big"), vec![b'x'; 8_000_000]).expect("written");
+        }
+        let node = node::start(&cluster.authority, path, &cluster.server.url, &root);
+        cluster.node = Some(node);
+        for command in [
+            "create -f pod.yaml",
+            "wait --for=condition=Ready pod/p --timeout=60s",
+        ] {
+            let output = cluster.run(kubectl, command).await;
+            assert!(output.status.success(), "{command}: {}", text(&output));
+        }
+        cluster
+    }
+
+    async fn stop(self) {
+        drop(self.node);
+        self.server.stop().await;
     }
 
     /// Runs a command of a shell, to which `kubectl` is this one.
@@ -242,6 +325,7 @@ impl Cluster {
             .args(["-c", &script])
             .current_dir(self.directory.path())
             .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
+            .env("KUBECTL", kubectl)
             .env("HOME", self.directory.path())
             .output()
             .await
@@ -306,9 +390,168 @@ async fn everyday_commands_of_kubectl_work() {
             }
         }
         eprintln!("kubectl 1.{minor}: {good} of {all}");
-        cluster.server.stop().await;
+        cluster.stop().await;
     }
     assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+}
+
+/// A server on loopback that says everything back, `>` before it.
+async fn echo() -> (u16, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let serving = async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                // It answers a line, and what a client that half-closes has sent.
+                loop {
+                    match stream.read_buf(&mut heard).await {
+                        Ok(0) => break,
+                        Ok(_) if heard.ends_with(b"\n") => break,
+                        Ok(_) => {}
+                        Err(_) => return,
+                    }
+                }
+                heard.insert(0, b'>');
+                drop(stream.write_all(&heard).await);
+            });
+        }
+    };
+    (port, AbortOnDropHandle::new(tokio::spawn(serving)))
+}
+
+/// One `kubectl port-forward` with a port that answers and one that nobody listens on.
+async fn forward(cluster: &Cluster, kubectl: &Path, sockets: &str) -> Result<(), String> {
+    let (port, _serving) = echo().await;
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
+    let nobody = closed.local_addr().expect("an address").port();
+    drop(closed);
+    let mut child = Command::new(kubectl)
+        .args(["port-forward", "--address=127.0.0.1", "pod/p"])
+        .args([format!(":{port}"), format!(":{nobody}")])
+        .env("KUBECONFIG", cluster.directory.path().join("kubeconfig"))
+        .env("HOME", cluster.directory.path())
+        .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", sockets)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("kubectl runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut local = Vec::new();
+    while local.len() < 2 {
+        let line = lines.next_line().await.expect("text");
+        let Some(line) = line else {
+            let why = told.next_line().await.expect("text").unwrap_or_default();
+            return Err(why);
+        };
+        let port = line.strip_prefix("Forwarding from 127.0.0.1:");
+        let port = port.and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
+        local.extend(port);
+    }
+    // Several at once, and one that is large.
+    let asking = (0..4usize).map(|number| {
+        let port = local[0];
+        tokio::spawn(async move {
+            let question = vec![b'a'; 1 + number * 400_000];
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            stream.write_all(&question).await?;
+            stream.shutdown().await?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer.len() == question.len() + 1)
+        })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        match asked.await.expect("no panic") {
+            Ok(true) => {}
+            other => return Err(format!("an answer: {other:?}")),
+        }
+    }
+    let mut refused = TcpStream::connect((Ipv4Addr::LOCALHOST, local[1]))
+        .await
+        .map_err(|error| error.to_string())?;
+    let _ = refused.read(&mut [0; 1]).await;
+    loop {
+        let line = told.next_line().await.expect("text");
+        let line = line.ok_or("kubectl did not say that a port is closed")?;
+        if line.contains("refused") {
+            return Ok(());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_kubectl_work() {
+    let mut failed = Vec::new();
+    for kubectl in kubectls() {
+        let cluster = Cluster::with_node(&kubectl).await;
+        let minor = minor(&cluster, &kubectl).await;
+        let (mut all, mut good) = (0, 0);
+        // Newer ones take WebSockets unless they are told not to.
+        let ways: &[&str] = if minor >= 31 {
+            &["true", "false"]
+        } else {
+            &["false"]
+        };
+        for sockets in ways {
+            for (command, code, holds) in STREAMS {
+                all += 1;
+                let exported = format!(
+                    "version --client > /dev/null; export KUBECTL_REMOTE_COMMAND_WEBSOCKETS={sockets}; kubectl {command}"
+                );
+                let output = timeout(PATIENCE, cluster.run(&kubectl, &exported)).await;
+                let Ok(output) = output else {
+                    failed.push(format!("1.{minor} {sockets} {command}: it hangs"));
+                    continue;
+                };
+                let text = text(&output);
+                if output.status.code() == Some(*code) && text.contains(holds) {
+                    good += 1;
+                } else {
+                    let code = output.status.code();
+                    failed.push(format!("1.{minor} {sockets} {command}: {code:?} {text}"));
+                }
+            }
+            all += 1;
+            match timeout(PATIENCE, forward(&cluster, &kubectl, sockets)).await {
+                Ok(Ok(())) => good += 1,
+                Ok(Err(why)) => failed.push(format!("1.{minor} {sockets} port-forward: {why}")),
+                Err(_) => failed.push(format!("1.{minor} {sockets} port-forward: it hangs")),
+            }
+        }
+        eprintln!("kubectl 1.{minor}: {good} of {all} streams");
+        cluster.stop().await;
+    }
+    assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_the_python_client_work() {
+    let Ok(python) = std::env::var("FLIGHTCAGE_PYTHON") else {
+        eprintln!("python: not tried, FLIGHTCAGE_PYTHON is not set");
+        return;
+    };
+    let kubectl = kubectls().into_iter().next().expect("a kubectl");
+    let cluster = Cluster::with_node(&kubectl).await;
+    let (port, _serving) = echo().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl/streams.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(cluster.directory.path().join("kubeconfig"))
+        .arg(port.to_string())
+        .output();
+    let output = timeout(PATIENCE, output).await.expect("it does not hang");
+    let output = output.expect("python runs");
+    let text = text(&output);
+    eprint!("{text}");
+    assert!(output.status.success(), "{text}");
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,5 +571,5 @@ async fn the_python_client_works() {
     let text = text(&output);
     eprint!("{text}");
     assert!(output.status.success(), "{text}");
-    cluster.server.stop().await;
+    cluster.stop().await;
 }

@@ -115,6 +115,33 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// One message on a node's or a balancer's stream: output comes in pieces of 32 KiB.
 pub const MESSAGE_BYTES: usize = 256 << 10;
 
+// Streams to and from pods.
+
+/// Longest message of a client's WebSocket. Such a client may send all its standard input in one.
+pub const STREAM_MESSAGE_BYTES: usize = 4 << 20;
+/// Bytes that are handed on together.
+pub const STREAM_PIECE_BYTES: usize = 32 << 10;
+/// Pieces of one direction that wait for their reader; then the writer waits.
+pub const STREAM_PIECES: usize = 4;
+/// Streams of one node's pods that are open at once: each is a connection of the node, which has [`CONNECTIONS_OF_USER`].
+pub const STREAMS_OF_NODE: usize = 48;
+/// Longest control frame of a SPDY client.
+pub const SPDY_FRAME_BYTES: usize = 64 << 10;
+/// All headers of one SPDY stream.
+pub const SPDY_HEADERS_BYTES: usize = 16 << 10;
+/// SPDY streams of one client that are open at once: a forwarded connection has two.
+pub const SPDY_STREAMS: usize = 256;
+/// Ports that one WebSocket forwards.
+pub const FORWARDED_PORTS: usize = 32;
+/// How long a client may take to open its streams (apiserver's `DefaultStreamCreationTimeout`).
+pub const STREAM_CREATION_TIME: Duration = Duration::from_secs(30);
+/// How long a node may take to dial back.
+pub const STREAM_DIAL_TIME: Duration = Duration::from_secs(15);
+/// A client that is gone without a word is noticed after about two of these.
+pub const STREAM_PING_TIME: Duration = Duration::from_secs(10);
+/// How long a client may take to hang up when everything has been said.
+pub const STREAM_LINGER_TIME: Duration = Duration::from_secs(5);
+
 // Watches and lists.
 
 /// Longest watch, whatever its client asks for.

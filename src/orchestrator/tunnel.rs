@@ -3,6 +3,10 @@
 //! The agent dials `wss://…/flightcage/v1/nodes/{name}/tunnel` with its node certificate; the server never dials a node. Each
 //! message is one JSON text frame. Requests carry a number chosen by the server; every request is ended by exactly one
 //! [`FromNode::Done`] (a probe by [`FromNode::Probed`]), after which the number is free.
+//!
+//! What clients stream to and from pods does not pass through it: asked by [`ToNode::Stream`], the agent dials a WebSocket of its own,
+//! `wss://…/flightcage/v1/nodes/{name}/streams/{request}`. So a stream whose reader is slow fills the buffers of its own connection, and
+//! delays no heartbeat and no other stream. Each of its messages is one byte of [`channel`], then bytes.
 
 use std::net::Ipv4Addr;
 
@@ -102,6 +106,75 @@ pub enum FromNode {
     },
 }
 
+/// What a client's stream leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Wanted {
+    /// A new command in a container.
+    Exec {
+        /// UID of the pod.
+        pod_uid: String,
+        /// Container name.
+        container: String,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// Whether it has a standard input.
+        stdin: bool,
+        /// Whether it has a terminal.
+        tty: bool,
+    },
+    /// What a container writes from now on.
+    Attach {
+        /// UID of the pod.
+        pod_uid: String,
+        /// Container name.
+        container: String,
+    },
+    /// A TCP port in the pod's network namespace, by its loopback address.
+    Forward {
+        /// UID of the pod.
+        pod_uid: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// First bytes of a stream's messages, those of Kubernetes' `v5.channel.k8s.io`. A forwarded connection has the first two.
+pub mod channel {
+    /// To the node: standard input, or bytes for the port.
+    pub const STDIN: u8 = 0;
+    /// From the node: standard output, or bytes of the port.
+    pub const STDOUT: u8 = 1;
+    /// From the node: standard error.
+    pub const STDERR: u8 = 2;
+    /// From the node, and the last: JSON of a [`StreamEnd`](super::StreamEnd).
+    pub const END: u8 = 3;
+    /// To the node: JSON of a [`TerminalSize`](super::TerminalSize).
+    pub const RESIZE: u8 = 4;
+    /// Followed by the byte of the channel on which nothing more comes.
+    pub const CLOSE: u8 = 255;
+}
+
+/// How a stream ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamEnd {
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Exit code of a command.
+    pub exit_code: Option<i32>,
+}
+
+/// A terminal's size, as Kubernetes' clients write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TerminalSize {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
 /// Server to agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
@@ -142,6 +215,13 @@ pub enum ToNode {
         container: String,
         /// Program and arguments.
         command: Vec<String>,
+    },
+    /// Dial a connection of its own for this. It ends with that connection, with [`ToNode::Cancel`], and with the tunnel.
+    Stream {
+        /// Number of this request.
+        request: u64,
+        /// What is at the stream's other end.
+        wanted: Wanted,
     },
     /// Ask another node's agent whether it lives (an indirect probe, as in SWIM). Ended by [`FromNode::Probed`].
     Probe {

@@ -57,7 +57,7 @@ impl Dialler {
             self.rest().await;
         }
         loop {
-            match timeout(DIAL_LIMIT, self.dial())
+            match timeout(DIAL_LIMIT, self.dial(&self.url))
                 .await
                 .unwrap_or_else(|_| Err("no answer in time".into()))
             {
@@ -73,12 +73,22 @@ impl Dialler {
         }
     }
 
+    /// One connection to what is below the path, if there is one in time.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub async fn once(&self, below: &str) -> Result<Socket, String> {
+        timeout(DIAL_LIMIT, self.dial(&format!("{}/{below}", self.url)))
+            .await
+            .unwrap_or_else(|_| Err("no answer in time".into()))
+    }
+
     async fn rest(&mut self) {
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_LAST);
     }
 
-    async fn dial(&self) -> Result<Socket, String> {
+    async fn dial(&self, url: &str) -> Result<Socket, String> {
         let stream = TcpStream::connect(self.address)
             .await
             .map_err(|error| error.to_string())?;
@@ -91,7 +101,7 @@ impl Dialler {
             .connect(name, stream)
             .await
             .map_err(|error| format!("TLS: {error}"))?;
-        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream)
+        let (socket, _) = tokio_tungstenite::client_async(url, stream)
             .await
             .map_err(|error| error.to_string())?;
         Ok(socket)

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod node;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 

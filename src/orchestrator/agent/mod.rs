@@ -3,6 +3,7 @@
 //! ```text
 //!            ┌─ node      Node object, Lease                        ─► API
 //!  run ──────┼─ tunnel    heartbeats, logs, exec                    ─► API server
+//!            ├─ streams   exec, attach, port-forward                ─► API server, a connection each
 //!            ├─ events    a bounded queue of Events                 ─► API
 //!            └─ pods ──► worker (one a pod UID) ──► decide: what comes next, purely
 //!                            ├─ work: volumes, environment, launch  ─► Runtime
@@ -38,6 +39,7 @@ mod quantity;
 pub mod runtime;
 mod server;
 pub(crate) mod status;
+mod streams;
 mod termination;
 mod tunnel;
 mod volumes;
@@ -122,8 +124,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     }
 }
 
-/// The agent over any runtime; `volatile` is a directory on a tmpfs.
-async fn run_with<R: Runtime>(
+/// The agent over any runtime, for ever; `volatile` is a directory on a tmpfs.
+pub async fn run_with<R: Runtime>(
     config: AgentConfig,
     runtime: Arc<R>,
     volatile: &Path,
@@ -143,6 +145,7 @@ async fn run_with<R: Runtime>(
         &identity.key,
     )?;
     let dialler = tunnel::dialler(&config)?;
+    let streams = Arc::new(tunnel::stream_dialler(&config)?);
     let path = volatile.join("contact");
     let (keeper, before) =
         Keeper::open(&path).map_err(|source| AgentError::Directory { path, source })?;
@@ -199,6 +202,7 @@ async fn run_with<R: Runtime>(
             contact,
             keeper,
             drains,
+            streams,
             opened: look.clone(),
         },
     ));

@@ -6,7 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// A container image on this node, by digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,6 +220,31 @@ pub struct ExecOutput {
     pub stderr: Vec<u8>,
 }
 
+/// A command to run with its streams open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenCommand {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Whether it has a standard input.
+    pub stdin: bool,
+    /// Whether it has a terminal: its standard error is then its standard output.
+    pub tty: bool,
+}
+
+/// A command that runs. Whoever drops it, or only its output, kills it.
+pub struct RunningCommand {
+    /// Its standard input; closed when dropped.
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Its standard output.
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// Its standard error.
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Sets the size of its terminal: columns and rows.
+    pub resize: Option<Box<dyn Fn(u16, u16) + Send + Sync>>,
+    /// Its exit code.
+    pub end: Pin<Box<dyn Future<Output = Result<i32, RuntimeError>> + Send>>,
+}
+
 /// Containers on this node. Implemented by the real runtime and by a fake in the pod logic's tests.
 pub trait Runtime: Send + Sync + 'static {
     /// Makes sure that an image is here, and says which.
@@ -275,4 +304,17 @@ pub trait Runtime: Send + Sync + 'static {
         command: &[String],
         timeout: Duration,
     ) -> impl Future<Output = Result<ExecOutput, RuntimeError>> + Send;
+    /// Runs a command in a running container, as [`Runtime::exec`] does, for as long as its caller holds it.
+    fn open(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        command: OpenCommand,
+    ) -> impl Future<Output = Result<RunningCommand, RuntimeError>> + Send;
+    /// Connects to a port of the pod's loopback address, in the pod's network namespace.
+    fn dial(
+        &self,
+        pod_uid: &str,
+        port: u16,
+    ) -> impl Future<Output = Result<TcpStream, RuntimeError>> + Send;
 }

@@ -28,7 +28,7 @@ use crate::transport::HostNetwork;
 /// Far longer than this takes; only a hang gets there.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn certificates(directory: &Path) {
+pub(super) fn certificates(directory: &Path) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -63,7 +63,7 @@ fn certificates(directory: &Path) {
     std::fs::write(directory.join("secrets.key"), [7; 32]).unwrap();
 }
 
-fn identity(directory: &Path, name: &str) -> IdentityFiles {
+pub(super) fn identity(directory: &Path, name: &str) -> IdentityFiles {
     IdentityFiles {
         ca: directory.join("ca.pem"),
         certificate: directory.join(format!("{name}.pem")),
@@ -71,7 +71,7 @@ fn identity(directory: &Path, name: &str) -> IdentityFiles {
     }
 }
 
-async fn until<K: Object>(
+pub(super) async fn until<K: Object>(
     client: &Client,
     namespace: &str,
     what: &str,
@@ -89,7 +89,7 @@ async fn until<K: Object>(
     found.unwrap_or_else(|_| panic!("waited for {what}"))
 }
 
-fn ready(pod: &Pod) -> bool {
+pub(super) fn ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .iter()

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,8 +18,8 @@ use super::events::{Happening, Recorder};
 use super::objects::{Patched, PodApi};
 use super::pods::{self, Checkpoint, Wanted};
 use super::runtime::{
-    ContainerSpec, ContainerState, ContainerStatus, ExecOutput, Image, LogQuery, PullError,
-    PullPolicy, Runtime, RuntimeError, SandboxSpec, SandboxStatus,
+    ContainerSpec, ContainerState, ContainerStatus, ExecOutput, Image, LogQuery, OpenCommand,
+    PullError, PullPolicy, RunningCommand, Runtime, RuntimeError, SandboxSpec, SandboxStatus,
 };
 use super::volumes::Roots;
 use super::work::Context;
@@ -30,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct FakeRuntime {
     pub(super) sandboxes: Mutex<BTreeMap<String, SandboxStatus>>,
     pub(super) started: Mutex<Vec<ContainerSpec>>,
-    log: Mutex<Vec<String>>,
+    log: Arc<Mutex<Vec<String>>>,
     changed: Notify,
 }
 
@@ -44,7 +47,7 @@ impl FakeRuntime {
     }
 
     /// A container's process ends.
-    fn exit(&self, uid: &str, container: &str, exit_code: i32) {
+    pub(super) fn exit(&self, uid: &str, container: &str, exit_code: i32) {
         let mut sandboxes = self.sandboxes.lock().unwrap();
         let status = sandboxes
             .get_mut(uid)
@@ -189,6 +192,51 @@ impl Runtime for FakeRuntime {
             exit_code,
             stdout: Vec::new(),
             stderr: Vec::new(),
+        })
+    }
+
+    /// The command itself, beside the test.
+    async fn open(
+        &self,
+        _: &str,
+        _: &str,
+        wanted: OpenCommand,
+    ) -> Result<RunningCommand, RuntimeError> {
+        let failed = |error: std::io::Error| RuntimeError {
+            what: error.to_string(),
+        };
+        let mut child = tokio::process::Command::new(&wanted.command[0])
+            .args(&wanted.command[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let stdin = child.stdin.take().filter(|_| wanted.stdin);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let log = self.log.clone();
+        let resize = move |columns: u16, rows: u16| {
+            log.lock().unwrap().push(format!("size {columns} {rows}"));
+        };
+        Ok(RunningCommand {
+            stdin: stdin.map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>),
+            stdout: Box::new(stdout.expect("it is piped")),
+            stderr: stderr.map(|stderr| Box::new(stderr) as Box<dyn AsyncRead + Send + Unpin>),
+            resize: wanted
+                .tty
+                .then(|| Box::new(resize) as Box<dyn Fn(u16, u16) + Send + Sync>),
+            end: Box::pin(async move {
+                let status = child.wait().await.map_err(failed)?;
+                Ok(status.code().unwrap_or(255))
+            }),
+        })
+    }
+
+    async fn dial(&self, _: &str, port: u16) -> Result<TcpStream, RuntimeError> {
+        let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+        connection.map_err(|error| RuntimeError {
+            what: format!("connect to port {port} of the pod: {error}"),
         })
     }
 }

@@ -24,9 +24,11 @@ use super::drain::Drains;
 use super::kept::Keeper;
 use super::peers::Peers;
 use super::runtime::{LogQuery, Runtime};
+use super::streams;
 use super::work::chain;
 use crate::orchestrator::config::{AgentConfig, IdentityFiles};
-use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, ToNode};
+use crate::orchestrator::limits::STREAMS_OF_NODE;
+use crate::orchestrator::tunnel::{FromNode, HEARTBEAT_INTERVAL_MS, ToNode, Wanted};
 use crate::transport::dialler::{Dialler, Socket};
 
 /// A server that is silent for so long is gone.
@@ -39,6 +41,8 @@ const OUTPUT_LIMIT: usize = 32;
 const REQUEST_LIMIT: usize = 64;
 /// Bytes of output in one message.
 const CHUNK_BYTES: usize = 32 * 1024;
+/// Streams at a time, at most.
+const STREAM_LIMIT: usize = STREAMS_OF_NODE;
 /// A command may run this long.
 const EXEC_LIMIT: Duration = Duration::from_mins(10);
 
@@ -64,7 +68,17 @@ pub enum TunnelError {
 /// Where the node's tunnel is dialled.
 pub(crate) fn dialler(config: &AgentConfig) -> Result<Dialler, TunnelError> {
     let path = format!("/flightcage/v1/nodes/{}/tunnel", config.node);
-    let dialler = Dialler::new(&config.server, &path, client_config(&config.identity)?);
+    dialler_to(config, &path)
+}
+
+/// Where the node's streams are dialled, each below this.
+pub(crate) fn stream_dialler(config: &AgentConfig) -> Result<Dialler, TunnelError> {
+    let path = format!("/flightcage/v1/nodes/{}/streams", config.node);
+    dialler_to(config, &path)
+}
+
+fn dialler_to(config: &AgentConfig, path: &str) -> Result<Dialler, TunnelError> {
+    let dialler = Dialler::new(&config.server, path, client_config(&config.identity)?);
     dialler.ok_or_else(|| TunnelError::Server(config.server.clone()))
 }
 
@@ -108,6 +122,8 @@ pub(crate) struct Served<R> {
     pub(super) keeper: Keeper,
     /// Pods that drain.
     pub(crate) drains: Drains,
+    /// Dials the server for a stream.
+    pub(crate) streams: Arc<Dialler>,
     /// Told each time the tunnel opens.
     pub(crate) opened: Arc<Notify>,
 }
@@ -189,6 +205,8 @@ async fn read<R: Runtime>(
     output: mpsc::Sender<FromNode>,
 ) -> String {
     let mut requests: HashMap<u64, AbortOnDropHandle<()>> = HashMap::new();
+    // Apart from the others: they last, and must not keep a probe or a log from being answered.
+    let mut streams: HashMap<u64, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         let message = match timeout(SILENCE_LIMIT, stream.next()).await {
             Err(_) => return format!("the server was silent for {} s", SILENCE_LIMIT.as_secs()),
@@ -205,17 +223,25 @@ async fn read<R: Runtime>(
             continue;
         };
         requests.retain(|_, task| !task.is_finished());
+        streams.retain(|_, task| !task.is_finished());
         match serde_json::from_str::<ToNode>(&text) {
             Ok(ToNode::DrainWaits { pod_uid, reason }) => served.drains.waits(&pod_uid, reason),
             Ok(ToNode::Drained { pod_uid, excluded }) => served.drains.drained(&pod_uid, excluded),
-            Ok(ToNode::Cancel { request }) => drop(requests.remove(&request)),
+            Ok(ToNode::Cancel { request }) => {
+                drop(requests.remove(&request));
+                drop(streams.remove(&request));
+            }
             Ok(asked) => {
                 let Some(request) = number(&asked) else {
                     continue;
                 };
-                if requests.len() >= REQUEST_LIMIT {
+                let (running, limit, what) = match asked {
+                    ToNode::Stream { .. } => (&mut streams, STREAM_LIMIT, "streams"),
+                    _ => (&mut requests, REQUEST_LIMIT, "requests"),
+                };
+                if running.len() >= limit {
                     let error = Some(format!(
-                        "the node serves {REQUEST_LIMIT} requests already, try again later"
+                        "the node serves {limit} {what} already, try again later"
                     ));
                     drop(output.try_send(FromNode::Done {
                         request,
@@ -224,13 +250,22 @@ async fn read<R: Runtime>(
                     }));
                     continue;
                 }
-                let task = tokio::spawn(answer(
-                    asked,
-                    served.runtime.clone(),
-                    served.peers.clone(),
-                    output.clone(),
-                ));
-                requests.insert(request, AbortOnDropHandle::new(task));
+                let task = match asked {
+                    ToNode::Stream { wanted, .. } => tokio::spawn(serve_stream(
+                        request,
+                        wanted,
+                        served.runtime.clone(),
+                        served.streams.clone(),
+                        output.clone(),
+                    )),
+                    asked => tokio::spawn(answer(
+                        asked,
+                        served.runtime.clone(),
+                        served.peers.clone(),
+                        output.clone(),
+                    )),
+                };
+                running.insert(request, AbortOnDropHandle::new(task));
             }
             Err(error) => {
                 tracing::warn!(%error, "the server said what this agent does not understand")
@@ -243,6 +278,7 @@ fn number(asked: &ToNode) -> Option<u64> {
     match asked {
         ToNode::Logs { request, .. }
         | ToNode::Exec { request, .. }
+        | ToNode::Stream { request, .. }
         | ToNode::Probe { request, .. }
         | ToNode::Beat { request }
         | ToNode::Cancel { request } => Some(*request),
@@ -304,7 +340,10 @@ async fn answer<R: Runtime>(
             return;
         }
         ToNode::Beat { .. } => Ok(None),
-        ToNode::Cancel { .. } | ToNode::DrainWaits { .. } | ToNode::Drained { .. } => return,
+        ToNode::Cancel { .. }
+        | ToNode::Stream { .. }
+        | ToNode::DrainWaits { .. }
+        | ToNode::Drained { .. } => return,
     };
     let (error, exit_code) = match answered {
         Ok(exit_code) => (None, exit_code),
@@ -319,6 +358,30 @@ async fn answer<R: Runtime>(
             })
             .await,
     );
+}
+
+/// Serves one stream on a connection of its own; whatever happens, [`FromNode::Done`] comes last.
+async fn serve_stream<R: Runtime>(
+    request: u64,
+    wanted: Wanted,
+    runtime: Arc<R>,
+    dialler: Arc<Dialler>,
+    output: mpsc::Sender<FromNode>,
+) {
+    let served = async {
+        let opened = streams::open(&*runtime, wanted).await?;
+        let socket = dialler.once(&request.to_string()).await;
+        let socket = socket.map_err(|why| format!("dial the server for the stream: {why}"))?;
+        streams::serve(socket, opened).await;
+        Ok(())
+    };
+    let error = served.await.err();
+    let done = FromNode::Done {
+        request,
+        error,
+        exit_code: None,
+    };
+    drop(output.send(done).await);
 }
 
 async fn logs<R: Runtime>(

@@ -121,6 +121,9 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
         Subresource::Binding => ("Binding", &["create"]),
         Subresource::Log => (kind.kind, &["get"]),
         Subresource::Eviction => ("Eviction", &["create"]),
+        Subresource::Exec => ("PodExecOptions", &["create", "get"]),
+        Subresource::Attach => ("PodAttachOptions", &["create", "get"]),
+        Subresource::PortForward => ("PodPortForwardOptions", &["create", "get"]),
     };
     let mut out = json!({
         "name": format!("{}/{}", kind.plural, part.name()),
@@ -132,7 +135,12 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
     let group = match part {
         Subresource::Scale => Some("autoscaling"),
         Subresource::Eviction => Some("policy"),
-        Subresource::Status | Subresource::Binding | Subresource::Log => None,
+        Subresource::Status
+        | Subresource::Binding
+        | Subresource::Log
+        | Subresource::Exec
+        | Subresource::Attach
+        | Subresource::PortForward => None,
     };
     if let Some(group) = group {
         out["group"] = json!(group);
@@ -234,6 +242,21 @@ pub fn version() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_of_pods_are_listed() {
+        let list = resources("", "v1").expect("the core group");
+        for (name, kind) in [
+            ("pods/exec", "PodExecOptions"),
+            ("pods/attach", "PodAttachOptions"),
+            ("pods/portforward", "PodPortForwardOptions"),
+        ] {
+            let mut listed = list["resources"].as_array().into_iter().flatten();
+            let found = listed.find(|one| one["name"] == name).expect(name);
+            assert_eq!(found["kind"], kind);
+            assert_eq!(found["verbs"], json!(["create", "get"]));
+        }
+    }
 
     #[test]
     fn everything_at_once_says_the_same() {

@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::authorize::Identity;
 use super::barrier::Barrier;
+use super::kinds::{self, Subresource};
 use super::panics::Panics;
 use super::places::{Place, Users};
+use super::pod_streams::{self, Asked};
 use super::registry::Registry;
 use super::route::{self, Target};
 use super::status::Status;
@@ -56,6 +58,10 @@ pub fn router(server: Server) -> Router {
     Router::new()
         .route("/flightcage/v1/nodes/{name}/tunnel", get(streams::tunnel))
         .route(crate::balancer::report::PATH, get(streams::balancer))
+        .route(
+            "/flightcage/v1/nodes/{name}/streams/{number}",
+            get(streams::stream),
+        )
         .route("/flightcage/v1/nodes/{name}/beat", get(streams::beat))
         .route(
             "/flightcage/v1/namespaces/{namespace}/pods/{name}/exec",
@@ -90,8 +96,16 @@ async fn handle(
     Extension(place): Extension<Arc<Place>>,
     request: Request,
 ) -> Response {
+    let path = request.uri().path().to_owned();
+    if let Some(asked) = streamed(&path) {
+        let verb = request.method().clone();
+        let answered = pod_streams::answer(&server, &who, place, asked, request).await;
+        let response = answered.unwrap_or_else(IntoResponse::into_response);
+        let code = response.status().as_u16();
+        tracing::info!(user = who.user, verb = %verb, resource = path, code, "audit");
+        return response;
+    }
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path().to_owned();
     let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map(|query| query.0)
         .unwrap_or_default();
@@ -128,6 +142,24 @@ async fn handle(
         as_protobuf(response).await
     } else {
         response
+    }
+}
+
+/// A path of a pod's stream, which is not answered with a body.
+fn streamed(path: &str) -> Option<Asked> {
+    match route::parse(path)? {
+        Target::Object {
+            kind,
+            namespace: Some(namespace),
+            name: pod,
+            subresource:
+                Some(part @ (Subresource::Exec | Subresource::Attach | Subresource::PortForward)),
+        } if kind.is(&kinds::POD) => Some(Asked {
+            namespace,
+            pod,
+            part,
+        }),
+        _ => None,
     }
 }
 

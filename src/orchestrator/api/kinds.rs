@@ -66,6 +66,12 @@ pub enum Subresource {
     Log,
     /// `eviction`: a pod is deleted if its disruption budget allows it.
     Eviction,
+    /// `exec`: a command in a container.
+    Exec,
+    /// `attach`: a container's own output, as it comes.
+    Attach,
+    /// `portforward`: connections to a pod's ports.
+    PortForward,
 }
 
 impl Subresource {
@@ -78,6 +84,9 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Eviction => "eviction",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
         }
     }
 }

@@ -19,46 +19,28 @@ use super::tunnels::{Answer, Piece};
 use crate::orchestrator::tunnel::ToNode;
 
 /// Where a container is.
-struct Place {
-    node: String,
-    pod_uid: String,
-    container: String,
+pub(super) struct Place {
+    pub(super) node: String,
+    pub(super) pod_uid: String,
+    pub(super) container: String,
 }
 
-fn place(
+/// The node that a pod is on, and the pod's UID.
+pub(super) fn host(
     server: &Server,
     namespace: Option<&str>,
     name: &str,
-    container: Option<&str>,
-) -> Result<Place, Status> {
+) -> Result<(String, String), Status> {
     let pod = server.registry.get(&kinds::POD, namespace, name)?;
+    host_of(&pod, name)
+}
+
+fn host_of(pod: &Value, name: &str) -> Result<(String, String), Status> {
     let text = |pointer: &str| {
         pod.pointer(pointer)
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned()
-    };
-    let names: Vec<&str> = ["/spec/initContainers", "/spec/containers"]
-        .iter()
-        .filter_map(|pointer| pod.pointer(pointer)?.as_array())
-        .flatten()
-        .filter_map(|one| one.get("name")?.as_str())
-        .collect();
-    let container = match container.filter(|given| !given.is_empty()) {
-        Some(given) if names.contains(&given) => given.to_owned(),
-        Some(given) => {
-            return Err(Status::bad_request(format!(
-                "container {given} is not valid for pod {name}"
-            )));
-        }
-        None if names.len() == 1 => names.concat(),
-        None => {
-            let message = format!(
-                "a container name must be specified for pod {name}, choose one of: [{}]",
-                names.join(" ")
-            );
-            return Err(Status::bad_request(message));
-        }
     };
     let node = text("/spec/nodeName");
     if node.is_empty() {
@@ -66,9 +48,49 @@ fn place(
             "pod {name} does not have a host assigned"
         )));
     }
+    Ok((node, text("/metadata/uid")))
+}
+
+pub(super) fn place(
+    server: &Server,
+    namespace: Option<&str>,
+    name: &str,
+    container: Option<&str>,
+) -> Result<Place, Status> {
+    let pod = server.registry.get(&kinds::POD, namespace, name)?;
+    let names = |pointer: &str| -> Vec<&str> {
+        pod.pointer(pointer)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one.get("name")?.as_str())
+            .collect()
+    };
+    let (usual, first) = (names("/spec/containers"), names("/spec/initContainers"));
+    let container = match container.filter(|given| !given.is_empty()) {
+        Some(given) if usual.contains(&given) || first.contains(&given) => given.to_owned(),
+        Some(given) => {
+            return Err(Status::bad_request(format!(
+                "container {given} is not valid for pod {name}"
+            )));
+        }
+        None if usual.len() == 1 => usual.concat(),
+        None => {
+            let mut message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                usual.join(" ")
+            );
+            if !first.is_empty() {
+                let first = first.join(" ");
+                message = format!("{message} or one of the init containers: [{first}]");
+            }
+            return Err(Status::bad_request(message));
+        }
+    };
+    let (node, pod_uid) = host_of(&pod, name)?;
     Ok(Place {
         node,
-        pod_uid: text("/metadata/uid"),
+        pod_uid,
         container,
     })
 }

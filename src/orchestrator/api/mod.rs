@@ -28,6 +28,7 @@ pub mod panics;
 pub mod patch;
 mod pieces;
 mod places;
+mod pod_streams;
 mod protobuf;
 pub mod registry;
 pub mod reviews;

@@ -171,6 +171,26 @@ mod tests {
     }
 
     #[test]
+    fn streams_of_pods_have_paths() {
+        let paths = document("api/v1")["paths"].clone();
+        for (part, kind) in [
+            ("exec", "PodExecOptions"),
+            ("attach", "PodAttachOptions"),
+            ("portforward", "PodPortForwardOptions"),
+        ] {
+            let path = format!("/api/v1/namespaces/{{namespace}}/pods/{{name}}/{part}");
+            for method in ["get", "post"] {
+                let operation = &paths[&path][method];
+                assert_eq!(operation["x-kubernetes-action"], "connect", "{path}");
+                let of = &operation["x-kubernetes-group-version-kind"]["kind"];
+                assert_eq!(of, kind, "{path}");
+            }
+        }
+        let of_secrets = "/api/v1/namespaces/{namespace}/secrets/{name}/exec";
+        assert!(paths[of_secrets].is_null());
+    }
+
+    #[test]
     fn version_two_is_written_as_protobuf() {
         let found = |text: &str| {
             V2_PROTOBUF

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::barrier::Barrier;
 use super::heartbeats::Statement;
+use super::pod_streams::Dialled;
 use super::registry::Registry;
 use super::status::Status;
 use super::{authorize, kinds};
@@ -73,6 +74,8 @@ pub struct Tunnels {
     numbers: AtomicU64,
     registry: Arc<Registry>,
     barrier: Arc<Barrier>,
+    /// Streams that nodes are about to dial.
+    pub(super) dialled: Dialled,
 }
 
 /// A running request. Dropping it cancels it on the node.
@@ -117,6 +120,7 @@ impl Tunnels {
             numbers: AtomicU64::new(1),
             registry,
             barrier,
+            dialled: Dialled::default(),
         }
     }
 

@@ -27,6 +27,8 @@ use super::{cgroup, network};
 pub(crate) const VERB: &str = "__pod";
 /// Exit code of `exec` when the command never ran or ran out of time; the reason is in the error file.
 const EXEC_FAILED: u8 = 125;
+/// Given to `exec` for a command that may run for ever.
+pub(crate) const NO_LIMIT: &str = "0";
 /// How long output of a dead container may still come: a child outside its PID namespace may hold the pipe.
 const DRAIN: Timespec = Timespec {
     tv_sec: 1,
@@ -51,8 +53,14 @@ pub fn dispatch() -> Option<ExitCode> {
         (Some("watch"), [directory]) => watch_and_answer(Path::new(directory)),
         (Some("run"), [directory]) => run(Path::new(directory)),
         (Some("exec"), [directory, process, timeout_ms]) => {
-            exec(Path::new(directory), Path::new(process), timeout_ms)
+            exec(Path::new(directory), Path::new(process), timeout_ms, None)
         }
+        (Some("exec"), [directory, process, timeout_ms, console]) => exec(
+            Path::new(directory),
+            Path::new(process),
+            timeout_ms,
+            Some(Path::new(console)),
+        ),
         (Some("network"), [request]) => network_namespace(request),
         _ => ExitCode::from(2),
     })
@@ -249,8 +257,14 @@ fn run(directory: &Path) -> ExitCode {
     }
 }
 
-/// Runs a command in a running container and exits with its code. The process file is the OCI `process` object.
-fn exec(directory: &Path, process: &Path, timeout_ms: &OsString) -> ExitCode {
+/// Runs a command in a running container and exits with its code. The process file is the OCI `process` object; its terminal goes to
+/// whoever listens at `console`. When nobody reads this process' standard output any more, nobody wants the command: it is killed.
+fn exec(
+    directory: &Path,
+    process: &Path,
+    timeout_ms: &OsString,
+    console: Option<&Path>,
+) -> ExitCode {
     let attempt = || -> Result<i32, String> {
         let record: RunRecord =
             records::read(&directory.join("run.json")).ok_or("read run.json")?;
@@ -258,37 +272,80 @@ fn exec(directory: &Path, process: &Path, timeout_ms: &OsString) -> ExitCode {
             .to_str()
             .and_then(|text| text.parse().ok())
             .ok_or("parse the time-out")?;
-        let pid = ContainerBuilder::new(record.id, SyscallType::default())
+        let state = record.oci_root.join(&record.id);
+        let built = ContainerBuilder::new(record.id, SyscallType::default())
             .with_root_path(record.oci_root)
+            .map(|builder| builder.with_console_socket(console))
             .map_err(|error| chain(&error))?
             .as_tenant()
             .with_process(Some(process))
             .with_detach(true)
-            .build()
-            .map_err(|error| chain(&error))?;
+            .build();
+        if let Some(console) = console {
+            remove_links(&state, console);
+        }
+        let pid = built.map_err(|error| chain(&error))?;
         let pid = Pid::from_raw(pid.as_raw()).ok_or("the command's process number is 0")?;
         let handle = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|error| format!("open the command's process: {error}"))?;
-        let timeout = Timespec {
+        let limit = (timeout_ms > 0).then_some(Timespec {
             tv_sec: timeout_ms / 1000,
             tv_nsec: timeout_ms % 1000 * 1_000_000,
-        };
-        let ready = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)).unwrap_or(0);
-        if ready == 0 {
+        });
+        let left = wait_or_left(&handle, limit.as_ref());
+        if left.is_some() {
             let _ = pidfd_send_signal(&handle, Signal::KILL);
+            // It leads a session; what it started in its own group ends with it.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         let status = waitpid(Some(pid), WaitOptions::empty())
             .map_err(|error| format!("wait for the command: {error}"))?;
-        if ready == 0 {
-            return Err(format!("the command was killed after {timeout_ms} ms"));
+        match left {
+            Some(Left::TimeOut) => Err(format!("the command was killed after {timeout_ms} ms")),
+            Some(Left::Reader) | None => Ok(status.map_or(255, |(_, status)| exit_code(status))),
         }
-        Ok(status.map_or(255, |(_, status)| exit_code(status)))
     };
     match attempt() {
         Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)),
         Err(reason) => {
             let _ = fs::write(error_file(process), reason);
             ExitCode::from(EXEC_FAILED)
+        }
+    }
+}
+
+/// Why a command is killed.
+enum Left {
+    /// It ran too long.
+    TimeOut,
+    /// Nobody reads its output.
+    Reader,
+}
+
+/// `None` once the process has ended.
+fn wait_or_left(process: &rustix::fd::OwnedFd, limit: Option<&Timespec>) -> Option<Left> {
+    let stdout = rustix::stdio::stdout();
+    loop {
+        // A pipe whose reader is gone says so without being asked for anything.
+        let mut waited = [
+            PollFd::new(process, PollFlags::IN),
+            PollFd::new(&stdout, PollFlags::empty()),
+        ];
+        match poll(&mut waited, limit) {
+            Ok(0) => return Some(Left::TimeOut),
+            Ok(_) if !waited[0].revents().is_empty() => return None,
+            Ok(_) => return Some(Left::Reader),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Some(Left::TimeOut),
+        }
+    }
+}
+
+/// libcontainer leaves its link to the terminal's socket behind.
+fn remove_links(state: &Path, console: &Path) {
+    for entry in fs::read_dir(state).into_iter().flatten().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|target| target == console) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }

@@ -21,6 +21,7 @@ mod instance;
 mod layer;
 mod log;
 mod network;
+mod open;
 mod pace;
 mod pull;
 mod records;
@@ -35,14 +36,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::time::Instant;
 
 pub use helper::dispatch;
 
 use super::runtime::{
-    ContainerSpec, ContainerStatus, ExecOutput, Image, LogQuery, PullError, PullPolicy, Runtime,
-    RuntimeError, SandboxSpec, SandboxStatus,
+    ContainerSpec, ContainerStatus, ExecOutput, Image, LogQuery, OpenCommand, PullError,
+    PullPolicy, RunningCommand, Runtime, RuntimeError, SandboxSpec, SandboxStatus,
 };
 use crate::orchestrator::RUN_DIRECTORY;
 use crate::orchestrator::config::{AgentConfig, IdentityFiles};
@@ -297,6 +299,19 @@ impl Runtime for RealRuntime {
         limit: Duration,
     ) -> Result<ExecOutput, RuntimeError> {
         self.run_command(pod_uid, container, command, limit).await
+    }
+
+    async fn open(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        command: OpenCommand,
+    ) -> Result<RunningCommand, RuntimeError> {
+        self.open_command(pod_uid, container, command).await
+    }
+
+    async fn dial(&self, pod_uid: &str, port: u16) -> Result<TcpStream, RuntimeError> {
+        self.dial_pod(pod_uid, port).await
     }
 }
 

@@ -41,6 +41,31 @@ pub(super) async fn tunnel(
     })
 }
 
+/// `GET /flightcage/v1/nodes/<name>/streams/<number>`: the node dials back for a client's stream.
+pub(super) async fn stream(
+    State(server): State<Server>,
+    Extension(who): Extension<Identity>,
+    Extension(place): Extension<Arc<Place>>,
+    Path((name, number)): Path<(String, u64)>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if who.node() != Some(name.as_str()) {
+        return Status::forbidden(format!(
+            "a stream of node `{name}` may be opened only by that node, not by `{}`",
+            who.user
+        ))
+        .into_response();
+    }
+    let Some(waiting) = server.tunnels.dialled.take(&name, number) else {
+        return Status::no_such_path().into_response();
+    };
+    let upgrade = upgrade.max_message_size(limits::MESSAGE_BYTES);
+    upgrade.on_upgrade(move |socket| async move {
+        // Whoever waited may have given up.
+        drop(waiting.send((socket, place)));
+    })
+}
+
 pub(super) async fn balancer(
     State(server): State<Server>,
     Extension(who): Extension<Identity>,

@@ -1,9 +1,10 @@
-//! The paths of the kinds: verbs and parameters. Subresources are left out: no client looks for them here.
+//! The paths of the kinds: verbs and parameters. Of the subresources only those that switch to streams are there: no client looks for the
+//! others here.
 
 use serde_json::{Map, Value, json};
 
 use super::{Version, root};
-use crate::orchestrator::api::kinds::Kind;
+use crate::orchestrator::api::kinds::{Kind, Subresource};
 
 /// A verb of a kind, as it stands in a document.
 struct Verb {
@@ -53,6 +54,25 @@ const ON_OBJECT: &[Verb] = &[
     verb("delete", "delete", DELETED),
 ];
 
+/// Subresources that switch to streams, the kinds of their parameters, and these.
+const CONNECTED: &[(Subresource, &str, &[&str])] = &[
+    (
+        Subresource::Exec,
+        "PodExecOptions",
+        &["command", "container", "stderr", "stdin", "stdout", "tty"],
+    ),
+    (
+        Subresource::Attach,
+        "PodAttachOptions",
+        &["container", "stderr", "stdin", "stdout", "tty"],
+    ),
+    (
+        Subresource::PortForward,
+        "PodPortForwardOptions",
+        &["ports"],
+    ),
+];
+
 /// Patches that are named. The strategic merge patch is not: without it, newer clients compute it from their own types, which
 /// say more about merging than these documents.
 const PATCHES: &[&str] = &[
@@ -66,26 +86,31 @@ pub(super) fn of_kinds(of: &[&Kind], version: Version) -> Map<String, Value> {
     let mut paths = Map::new();
     for kind in of {
         let (root, plural) = (root(kind), kind.plural);
-        let mut add = |path: String, verbs: &[Verb]| {
+        let mut add = |path: String, of: &str, verbs: &[Verb]| {
             let operations: Map<String, Value> = verbs
                 .iter()
-                .map(|verb| (verb.method.to_owned(), operation(kind, verb, version)))
+                .map(|verb| (verb.method.to_owned(), operation(kind, of, verb, version)))
                 .collect();
             paths.insert(path, Value::Object(operations));
         };
         let collection = if kind.namespaced {
-            add(format!("{root}/{plural}"), ON_ALL);
+            add(format!("{root}/{plural}"), kind.kind, ON_ALL);
             format!("{root}/namespaces/{{namespace}}/{plural}")
         } else {
             format!("{root}/{plural}")
         };
-        add(format!("{collection}/{{name}}"), ON_OBJECT);
-        add(collection, ON_COLLECTION);
+        add(format!("{collection}/{{name}}"), kind.kind, ON_OBJECT);
+        for (part, options, parameters) in CONNECTED.iter().filter(|(part, ..)| kind.has(*part)) {
+            let verbs = ["get", "post"].map(|method| verb(method, "connect", parameters));
+            let path = format!("{collection}/{{name}}/{}", part.name());
+            add(path, options, &verbs);
+        }
+        add(collection, kind.kind, ON_COLLECTION);
     }
     paths
 }
 
-fn operation(kind: &Kind, verb: &Verb, version: Version) -> Value {
+fn operation(kind: &Kind, of: &str, verb: &Verb, version: Version) -> Value {
     let parameters: Vec<Value> = verb
         .parameters
         .iter()
@@ -99,7 +124,7 @@ fn operation(kind: &Kind, verb: &Verb, version: Version) -> Value {
         "responses": {"200": {"description": "OK"}},
         "x-kubernetes-action": verb.action,
         "x-kubernetes-group-version-kind":
-            {"group": kind.group, "version": kind.version, "kind": kind.kind},
+            {"group": kind.group, "version": kind.version, "kind": of},
     });
     if verb.method == "patch" {
         match version {
