@@ -871,28 +871,35 @@ fn i_exec_hands_on_output_and_exit_code() {
 
 #[test]
 fn i_ports_of_nodes_lead_to_pods_and_a_readiness_gate_holds_one_back() {
-    cluster();
+    deploy_flappy();
+    let pods = get(&["pods", "-l", "type=nginx"]);
+    let from = pods["items"][0]["metadata"]["name"]
+        .as_str()
+        .expect("a pod has a name");
     kubectl_ok(&["apply", "-f", "tests/fixtures/manifests/node-ports.yml"]);
-    // `nobody` where nothing answers.
+    // What a pod hears that asks there.
     let asked = |node: &str, port: u16| {
         let node = get(&["node", node]);
         let address = node["status"]["addresses"][0]["address"]
             .as_str()
             .expect("a node has an address")
             .to_owned();
-        let ask = format!("busybox wget -q -T 5 -O - http://{address}:{port}/ || echo nobody");
-        on("c1", &[&ask])
+        let ask = format!(
+            "exec 3<>/dev/tcp/{address}/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3"
+        );
+        let output = kubectl(&["exec", from, "--", "timeout", "5", "bash", "-c", &ask]);
+        String::from_utf8_lossy(&output.stdout).contains(" 200 ")
     };
     let answers = |node: &str, port: u16| {
         wait_for("an answer", || {
-            let answer = asked(node, port);
-            (!answer.contains("nobody")).then_some(()).ok_or(answer)
+            let heard = asked(node, port);
+            heard.then_some(()).ok_or_else(|| format!("{node}:{port}"))
         });
     };
     answers("w2", 8099);
-    assert!(asked("w1", 8099).contains("nobody"), "the pod is on w2");
+    assert!(!asked("w1", 8099), "the pod is on w2");
     // Its container answers, but somebody's condition is still missing.
-    assert!(asked("w1", 30099).contains("nobody"));
+    assert!(!asked("w1", 30099), "a readiness gate is closed");
     let condition = r#"{"status":{"conditions":[{"type":"example.org/open","status":"True"}]}}"#;
     kubectl_ok(&[
         "patch",
@@ -905,7 +912,9 @@ fn i_ports_of_nodes_lead_to_pods_and_a_readiness_gate_holds_one_back() {
     answers("w1", 30099);
     answers("w2", 30099);
     kubectl_ok(&["delete", "-f", "tests/fixtures/manifests/node-ports.yml"]);
-    assert!(asked("w2", 8099).contains("nobody"));
+    wait_for("the port to go with its pod", || {
+        (!asked("w2", 8099)).then_some(()).ok_or_else(String::new)
+    });
 }
 
 #[test]
