@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
+    Capability, ControlError, Controls, Doing, FaultAction, FaultType, Lasts, Means, Strikes, kept,
     restored,
 };
 use crate::model::reader::Table;
@@ -55,7 +54,7 @@ impl FaultAction for ClockStep {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(set(injection, controls, self.by_ms))
     }
 
@@ -63,7 +62,7 @@ impl FaultAction for ClockStep {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(set(injection, controls, 0))
     }
 }

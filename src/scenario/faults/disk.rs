@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
-    restored, transpose,
+    Capability, Controls, Doing, FaultAction, FaultType, Lasts, Means, Strikes, kept, restored,
+    transpose,
 };
 use crate::machines::provider::{DiskFault, PowerAction};
 use crate::model::reader::Table;
@@ -124,7 +123,7 @@ impl FaultAction for Disk {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(async move { controls.disk(injection.node()?, Some(self.does)).await })
     }
 
@@ -132,7 +131,7 @@ impl FaultAction for Disk {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(async move {
             let node = injection.node()?;
             let healed = controls.disk(node, None).await?;
@@ -159,7 +158,7 @@ impl FaultAction for Full {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(async move {
             let guest = controls.guest(injection.node()?).await?;
             let (left, verified) = guest.fill_disk().await?;
@@ -175,7 +174,7 @@ impl FaultAction for Full {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(async move {
             let guest = controls.guest(injection.node()?).await?;
             let (free, verified) = guest.empty_disk().await?;

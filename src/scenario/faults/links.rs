@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, LinkOrder, Means, Strikes,
-    kept, restored, transpose,
+    Capability, Controls, Doing, FaultAction, FaultType, Lasts, LinkOrder, Means, Strikes, kept,
+    restored, transpose,
 };
 use crate::model::link::LinkRule;
 use crate::model::reader::Table;
@@ -141,7 +140,7 @@ impl FaultAction for LinkFault {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(async move {
             let order = LinkOrder {
                 links: injection.place.links(),
@@ -157,7 +156,7 @@ impl FaultAction for LinkFault {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         Box::pin(async move {
             let links = injection.place.links();
             let left = controls.heal_links(&links, &injection.step).await?;

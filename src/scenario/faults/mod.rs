@@ -26,7 +26,6 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
@@ -51,13 +50,13 @@ pub trait FaultAction: fmt::Debug + Send + Sync {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>>;
+    ) -> Doing<'a, Effect>;
     /// Ends it and returns when that was seen. It may have ended already.
     fn heal<'a>(
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>>;
+    ) -> Doing<'a, Effect>;
 }
 
 /// What a fault strikes, and thereby which targets it may have.

@@ -4,18 +4,12 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
-use super::orders::{healed_on_machines, on_machines, seconds};
-use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
-    restored,
-};
+use super::orders::{Ordered, seconds};
+use super::{Capability, FaultAction, FaultType, Lasts, Means, Strikes, restored};
 use crate::cluster::machine::Order;
 use crate::model::reader::Table;
-use crate::scenario::fault::Effect;
 use crate::scenario::file::share;
 use crate::scenario::injection::Injection;
 
@@ -57,35 +51,23 @@ fn read(table: &Table<'_, '_>) -> Option<Arc<dyn FaultAction>> {
     Some(Arc::new(NodeCpu { permille }))
 }
 
-impl FaultAction for NodeCpu {
+impl Ordered for NodeCpu {
     fn words(&self) -> Option<String> {
         #[expect(clippy::cast_precision_loss, reason = "at most 950")]
         let percent = self.permille as f64 / 10.0;
         Some(format!("{percent}% of its processors"))
     }
 
-    fn settings(&self) -> Json {
-        kept(self)
-    }
-
-    fn begin<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        on_machines(injection, controls, |_| Order::TakeProcessor {
+    fn begins(&self, injection: &Injection, _: Vec<String>) -> Order {
+        Order::TakeProcessor {
             permille: self.permille,
             for_s: seconds(injection.duration + END_SLACK),
             name: injection.step.clone(),
-        })
+        }
     }
 
-    fn heal<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        healed_on_machines(injection, controls, |_| Order::LeaveProcessor {
+    fn ends(&self, injection: &Injection, _: Vec<String>) -> Option<Order> {
+        Some(Order::LeaveProcessor {
             name: injection.step.clone(),
         })
     }

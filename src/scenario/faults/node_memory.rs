@@ -3,18 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
-use super::orders::{healed_on_machines, on_machines, seconds};
-use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
-    restored,
-};
+use super::orders::{Ordered, seconds};
+use super::{Capability, FaultAction, FaultType, Lasts, Means, Strikes, restored};
 use crate::cluster::machine::{Amount, Order};
 use crate::model::reader::{Table, Value};
-use crate::scenario::fault::Effect;
 use crate::scenario::file::share;
 use crate::scenario::injection::Injection;
 
@@ -73,7 +67,7 @@ fn permille(value: &Value<'_, '_>) -> Option<u64> {
     Some(permille)
 }
 
-impl FaultAction for NodeMemory {
+impl Ordered for NodeMemory {
     fn words(&self) -> Option<String> {
         Some(match self.amount {
             Amount::Bytes(bytes) => format!("{}", bytesize::ByteSize::b(bytes).display().iec()),
@@ -83,28 +77,16 @@ impl FaultAction for NodeMemory {
         })
     }
 
-    fn settings(&self) -> Json {
-        kept(self)
-    }
-
-    fn begin<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        on_machines(injection, controls, |_| Order::TakeMemory {
+    fn begins(&self, injection: &Injection, _: Vec<String>) -> Order {
+        Order::TakeMemory {
             amount: self.amount,
             for_s: seconds(injection.duration + END_SLACK),
             name: injection.step.clone(),
-        })
+        }
     }
 
-    fn heal<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        healed_on_machines(injection, controls, |_| Order::LeaveMemory {
+    fn ends(&self, injection: &Injection, _: Vec<String>) -> Option<Order> {
+        Some(Order::LeaveMemory {
             name: injection.step.clone(),
         })
     }

@@ -1,11 +1,14 @@
-//! What faults order our binary on the machines to do: on each machine of a fault's place, all at once.
+//! Faults that our binary on the machines begins and ends, as it is ordered: on each machine of a fault's place, all at once.
 
+use std::fmt;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
+use serde::Serialize;
+use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::{ControlError, Controls};
+use super::{ControlError, Controls, Doing, FaultAction, kept};
 use crate::cluster::machine::Order;
 use crate::model::names::NodeName;
 use crate::scenario::fault::Effect;
@@ -19,46 +22,77 @@ pub(super) fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// Gives each machine of the place its order, made from the uids of its pods there if the place is pods. It has taken effect when it
-/// first has on any machine, and is seen if it is on all; if any machine fails, the others have still done it.
-pub(super) fn on_machines<'a>(
-    injection: &'a Injection,
-    controls: &'a dyn Controls,
-    order: impl Fn(Vec<String>) -> Order,
-) -> BoxFuture<'a, Result<Effect, ControlError>> {
-    let machines = injection.place.machines().into_iter();
-    let orders: Vec<_> = machines.map(|(node, pods)| (node, order(pods))).collect();
-    Box::pin(async move {
-        let done = join_all(
-            orders
-                .iter()
-                .map(|(node, order)| one(controls, node, order)),
-        );
-        let done: Vec<_> = done.await.into_iter().collect::<Result<_, _>>()?;
-        let at = done.iter().map(|effect| effect.at).min();
-        let words: Vec<&str> = done.iter().map(|effect| effect.measured.as_str()).collect();
-        Ok(Effect {
-            at: at.ok_or_else(|| format!("`{}` is on no machine", injection.place))?,
-            verified: done.iter().all(|effect| effect.verified),
-            measured: words.join("; "),
-        })
-    })
+/// A fault by orders. `pods` are the uids of the place's pods on one machine; none if the place is a machine.
+pub(super) trait Ordered: fmt::Debug + Serialize + Send + Sync {
+    /// The settings in a few words, if the kind's name does not say it all.
+    fn words(&self) -> Option<String> {
+        None
+    }
+    /// What begins it on a machine.
+    fn begins(&self, injection: &Injection, pods: Vec<String>) -> Order;
+    /// What ends it there; `None` if nothing is to be healed.
+    fn ends(&self, injection: &Injection, pods: Vec<String>) -> Option<Order>;
 }
 
-/// The same at a fault's end, where what is not seen is an error: it is tried again, and stays in the journal.
-pub(super) fn healed_on_machines<'a>(
-    injection: &'a Injection,
-    controls: &'a dyn Controls,
-    order: impl Fn(Vec<String>) -> Order,
-) -> BoxFuture<'a, Result<Effect, ControlError>> {
-    let done = on_machines(injection, controls, order);
-    Box::pin(async move {
-        let effect = done.await?;
-        if effect.verified {
-            Ok(effect)
-        } else {
-            Err(effect.measured.into())
-        }
+impl<T: Ordered> FaultAction for T {
+    fn words(&self) -> Option<String> {
+        Ordered::words(self)
+    }
+
+    fn settings(&self) -> Json {
+        kept(self)
+    }
+
+    fn begin<'a>(
+        &'a self,
+        injection: &'a Injection,
+        controls: &'a dyn Controls,
+    ) -> Doing<'a, Effect> {
+        let machines = injection.place.machines().into_iter();
+        let orders = machines.map(|(node, pods)| (node, self.begins(injection, pods)));
+        Box::pin(on_machines(orders.collect(), controls))
+    }
+
+    /// What is not seen to have ended is an error: it is tried again, and stays in the journal.
+    fn heal<'a>(
+        &'a self,
+        injection: &'a Injection,
+        controls: &'a dyn Controls,
+    ) -> Doing<'a, Effect> {
+        let machines = injection.place.machines().into_iter();
+        let orders = machines.map(|(node, pods)| Some((node, self.ends(injection, pods)?)));
+        let orders: Option<Vec<_>> = orders.collect();
+        Box::pin(async move {
+            let Some(orders) = orders else {
+                return Ok(Effect::now(true, "nothing is to be healed"));
+            };
+            let effect = on_machines(orders, controls).await?;
+            if effect.verified {
+                Ok(effect)
+            } else {
+                Err(effect.measured.into())
+            }
+        })
+    }
+}
+
+/// Gives each machine its order. It has taken effect when it first has on any machine, and is seen if it is on all; if any machine
+/// fails, the others have still done it.
+async fn on_machines(
+    orders: Vec<(NodeName, Order)>,
+    controls: &dyn Controls,
+) -> Result<Effect, ControlError> {
+    let ordered = orders
+        .iter()
+        .map(|(node, order)| one(controls, node, order));
+    let done = join_all(ordered).await.into_iter();
+    let done: Vec<Effect> = done.collect::<Result<_, _>>()?;
+    let at = done.iter().map(|effect| effect.at).min();
+    let words: Vec<&str> = done.iter().map(|effect| effect.measured.as_str()).collect();
+    Ok(Effect {
+        at: at.ok_or("its place is on no machine")?,
+        verified: done.iter().all(|effect| effect.verified),
+        measured: words.join("; "),
     })
 }
 

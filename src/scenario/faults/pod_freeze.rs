@@ -2,17 +2,11 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
-use super::orders::{HEAL_SLACK, healed_on_machines, on_machines, seconds};
-use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
-    restored,
-};
+use super::orders::{HEAL_SLACK, Ordered, seconds};
+use super::{Capability, FaultType, Lasts, Means, Strikes, restored};
 use crate::cluster::machine::Order;
-use crate::scenario::fault::Effect;
 use crate::scenario::injection::Injection;
 
 pub(super) static FREEZE: FaultType = FaultType {
@@ -28,29 +22,17 @@ pub(super) static FREEZE: FaultType = FaultType {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct PodFreeze {}
 
-impl FaultAction for PodFreeze {
-    fn settings(&self) -> Json {
-        kept(self)
-    }
-
-    fn begin<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        on_machines(injection, controls, |pods| Order::FreezePods {
+impl Ordered for PodFreeze {
+    fn begins(&self, injection: &Injection, pods: Vec<String>) -> Order {
+        Order::FreezePods {
             pods,
             hold_s: seconds(injection.duration + HEAL_SLACK),
             name: injection.step.clone(),
-        })
+        }
     }
 
-    fn heal<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        healed_on_machines(injection, controls, |pods| Order::ThawPods {
+    fn ends(&self, injection: &Injection, pods: Vec<String>) -> Option<Order> {
+        Some(Order::ThawPods {
             pods,
             name: injection.step.clone(),
         })

@@ -5,18 +5,11 @@
 
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
-use super::orders::{healed_on_machines, on_machines, seconds};
-use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
-    restored,
-};
+use super::orders::{Ordered, seconds};
+use super::{Capability, FaultType, Lasts, Means, Strikes, restored};
 use crate::cluster::machine::Order;
-use crate::scenario::fault::Effect;
 use crate::scenario::injection::Injection;
 
 pub(super) static KILL: FaultType = FaultType {
@@ -32,32 +25,17 @@ pub(super) static KILL: FaultType = FaultType {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct PodKill {}
 
-impl FaultAction for PodKill {
-    fn settings(&self) -> Json {
-        kept(self)
-    }
-
-    fn begin<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        on_machines(injection, controls, |pods| Order::KillPods {
+impl Ordered for PodKill {
+    fn begins(&self, injection: &Injection, pods: Vec<String>) -> Order {
+        Order::KillPods {
             pods,
             again_s: seconds(injection.duration),
             name: injection.step.clone(),
-        })
+        }
     }
 
-    fn heal<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        if injection.duration.is_zero() {
-            return ready(Ok(Effect::now(true, "nothing is to be healed"))).boxed();
-        }
-        healed_on_machines(injection, controls, |_| Order::StopKilling {
+    fn ends(&self, injection: &Injection, _: Vec<String>) -> Option<Order> {
+        (!injection.duration.is_zero()).then(|| Order::StopKilling {
             name: injection.step.clone(),
         })
     }

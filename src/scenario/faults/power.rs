@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
+    Capability, ControlError, Controls, Doing, FaultAction, FaultType, Lasts, Means, Strikes, kept,
     restored,
 };
 use crate::machines::provider::PowerAction;
@@ -66,7 +65,7 @@ impl FaultAction for Power {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         let action = match self {
             Self::Off => PowerAction::PowerOff,
             Self::Freeze => PowerAction::Freeze,
@@ -79,7 +78,7 @@ impl FaultAction for Power {
         &'a self,
         injection: &'a Injection,
         controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+    ) -> Doing<'a, Effect> {
         let action = match self {
             Self::Off | Self::Reset => PowerAction::PowerOn,
             Self::Freeze => PowerAction::Thaw,

@@ -5,17 +5,11 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
-use super::orders::{HEAL_SLACK, healed_on_machines, on_machines, seconds};
-use super::{
-    Capability, ControlError, Controls, FaultAction, FaultType, Lasts, Means, Strikes, kept,
-    restored,
-};
+use super::orders::{HEAL_SLACK, Ordered, seconds};
+use super::{Capability, FaultType, Lasts, Means, Strikes, restored};
 use crate::cluster::machine::{Order, Role};
-use crate::scenario::fault::Effect;
 use crate::scenario::injection::Injection;
 
 /// The node agent.
@@ -45,34 +39,22 @@ struct RoleKill {
     role: Role,
 }
 
-impl FaultAction for RoleKill {
-    fn settings(&self) -> Json {
-        kept(self)
-    }
-
-    fn begin<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
+impl Ordered for RoleKill {
+    fn begins(&self, injection: &Injection, _: Vec<String>) -> Order {
         let down_s = if injection.duration.is_zero() {
             0
         } else {
             seconds(injection.duration + HEAL_SLACK)
         };
-        on_machines(injection, controls, |_| Order::KillRole {
+        Order::KillRole {
             role: self.role,
             down_s,
             name: injection.step.clone(),
-        })
+        }
     }
 
-    fn heal<'a>(
-        &'a self,
-        injection: &'a Injection,
-        controls: &'a dyn Controls,
-    ) -> BoxFuture<'a, Result<Effect, ControlError>> {
-        healed_on_machines(injection, controls, |_| Order::StartRole {
+    fn ends(&self, injection: &Injection, _: Vec<String>) -> Option<Order> {
+        Some(Order::StartRole {
             role: self.role,
             name: injection.step.clone(),
         })
