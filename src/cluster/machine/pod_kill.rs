@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
+use procfs::process::Process;
 use tokio::time::Instant;
 
 use super::order::{Order, Seen};
 use super::pod_groups::{containers, of_pod, of_pods};
-use super::process::{self, Process};
+use super::process;
 use super::systemd::{fault_unit, is_active, start_service, stop_service};
 use super::{MachineError, failed};
 
@@ -52,7 +53,7 @@ pub(super) async fn kill(pods: &[String], again_s: u64, name: &str) -> Result<Se
             return Err(failed(format!("kill `{}`: {error}", container.display())));
         }
     }
-    let left = process::wait_gone(&killed).await.len();
+    let left = process::wait_gone(&killed).await;
     let took_ms = since.elapsed().as_millis();
     let kept = again_s == 0 || is_active(&unit);
     let again = match (again_s, kept) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use procfs::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::order::{Order, Seen};
-use super::process::{self, Process};
+use super::process;
 use super::systemd::{fault_unit, start_deadline, stop_deadline, tool};
 use super::{MachineError, doing, failed};
 
@@ -60,10 +61,7 @@ pub(super) async fn kill(role: Role, down_s: u64, name: &str) -> Result<Seen, Ma
         // Before systemd starts another: it waits a second for that.
         tool(&["systemctl", "stop", unit])?;
     }
-    if !process::wait_gone(std::slice::from_ref(&old))
-        .await
-        .is_empty()
-    {
+    if process::wait_gone(std::slice::from_ref(&old)).await > 0 {
         let measured = format!("process {} still runs", old.pid);
         return Ok(Seen::new(false, measured, since));
     }
@@ -77,7 +75,7 @@ pub(super) async fn kill(role: Role, down_s: u64, name: &str) -> Result<Seen, Ma
         return Ok(Seen::new(!up, measured, since));
     }
     for _ in 0..LOOKS {
-        if let Some(new) = main_process(unit)?.filter(|new| *new != old) {
+        if let Some(new) = main_process(unit)? {
             let measured = format!(
                 "process {} is gone, {} runs in its place after {} ms",
                 old.pid,
@@ -118,12 +116,13 @@ fn is_up(unit: &str) -> bool {
     tool(&["systemctl", "is-active", "--quiet", unit]).is_ok()
 }
 
-/// The main process of a unit; `None` if it has none.
+/// The main process of a unit; `None` if it has none that runs.
 fn main_process(unit: &str) -> Result<Option<Process>, MachineError> {
     let shown = tool(&["systemctl", "show", "--property=MainPID", "--value", unit])?;
     let pid =
         main_pid(&shown).ok_or_else(|| failed(format!("{unit}: no main process in `{shown}`")))?;
-    Ok(Process::find(pid).filter(|process| pid != 0 && !process.is_gone()))
+    // 0: it has none.
+    Ok(process::running(pid).filter(|_| pid != 0))
 }
 
 fn main_pid(shown: &str) -> Option<i32> {

@@ -35,24 +35,25 @@ fn own_binary() -> Result<String, MachineError> {
     Ok(binary.display().to_string())
 }
 
+/// Starts a transient unit, with these options of systemd-run, for a verb of our binary's `machine`.
+fn start_unit(unit: &str, options: &[&str], verb: &[&str]) -> Result<(), MachineError> {
+    let name = format!("--unit={unit}");
+    let binary = own_binary()?;
+    let run = ["systemd-run", "--quiet", "--collect", &name];
+    tool(&[&run[..], options, &[&binary, "machine"], verb].concat()).map(drop)
+}
+
+/// The same after so many seconds.
+fn start_after(unit: &str, seconds: u64, verb: &[&str]) -> Result<(), MachineError> {
+    let after = format!("--on-active={seconds}");
+    start_unit(unit, &[&after, "--timer-property=AccuracySec=1s"], verb)
+}
+
 /// Starts the timer that heals a fault by a verb of our binary, and returns its name.
 pub(super) fn start_timer(what: &str, seconds: u64, verb: &str) -> Result<String, MachineError> {
     let name = format!("flightcage-{what}-{}", uuid::Uuid::new_v4().simple());
-    let after = format!("--on-active={seconds}");
-    let unit = format!("--unit={name}");
-    let binary = own_binary()?;
-    let run = [
-        "systemd-run",
-        "--quiet",
-        "--collect",
-        &unit,
-        &after,
-        "--timer-property=AccuracySec=1s",
-        &binary,
-        "machine",
-        verb,
-    ];
-    tool(&run).map(|_| name)
+    start_after(&name, seconds, &[verb])?;
+    Ok(name)
 }
 
 pub(super) fn stop_timers(names: &BTreeSet<String>) {
@@ -106,19 +107,7 @@ pub(super) fn stop_all_faults() {
 /// Lets an order be carried out after so many seconds, in place of what this unit was to do.
 pub(super) fn start_deadline(unit: &str, seconds: u64, order: &Order) -> Result<(), MachineError> {
     stop_deadline(unit);
-    let after = format!("--on-active={seconds}");
-    let name = format!("--unit={unit}");
-    let run = [
-        "systemd-run",
-        "--quiet",
-        "--collect",
-        &name,
-        &after,
-        "--timer-property=AccuracySec=1s",
-    ];
-    let (binary, order) = (own_binary()?, order.to_text());
-    let words = [binary.as_str(), "machine", "fault", "--order", &order];
-    tool(&[&run[..], &words].concat()).map(drop)
+    start_after(unit, seconds, &["fault", "--order", &order.to_text()])
 }
 
 /// Takes a deadline away. One that has come is gone.
@@ -133,12 +122,9 @@ pub(super) fn start_service(
     properties: &[&str],
     order: &Order,
 ) -> Result<(), MachineError> {
-    let name = format!("--unit={unit}");
     let ends = format!("--property=RuntimeMaxSec={seconds}");
-    let run = ["systemd-run", "--quiet", "--collect", &name, &ends];
-    let (binary, order) = (own_binary()?, order.to_text());
-    let words = [binary.as_str(), "machine", "fault", "--order", &order];
-    tool(&[&run[..], properties, &words].concat()).map(drop)
+    let options = [&[ends.as_str()], properties].concat();
+    start_unit(unit, &options, &["fault", "--order", &order.to_text()])
 }
 
 /// Stops a service. One that is not there is fine.
