@@ -15,7 +15,7 @@ mod text;
 
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -30,6 +30,11 @@ const FRAMES_MAX: u8 = 20;
 
 /// State that several look at.
 pub(super) type Shared = Arc<Mutex<State>>;
+
+/// What is behind a lock, whatever became of who held it before: nothing is half done when it is let go.
+pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A board on a terminal. Nothing is drawn before [`Board::show`].
 pub(super) struct Board {
@@ -49,13 +54,13 @@ impl Board {
 
     /// Begins to draw, if nobody did.
     pub(super) fn show(&self) {
-        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bar = lock(&self.bar);
         if bar.is_some() {
             return;
         }
         let (state, screen) = (Arc::clone(&self.state), self.screen.clone());
         let board = move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = lock(&state);
             let lines = lines::lines(&state, state.now(), screen.size());
             // Writing to memory does not fail.
             let _ = out.write_str(&lines.join("\n"));
@@ -72,11 +77,7 @@ impl Board {
 
     /// Ends the drawing, and leaves no line of it.
     pub(super) fn clear(&self) {
-        let drawn = self
-            .bar
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let drawn = lock(&self.bar).take();
         if let Some(drawn) = drawn {
             drawn.finish_and_clear();
         }

@@ -83,13 +83,15 @@ pub(super) async fn judge(
     };
     environment.live = live.scenario(&case.title());
     let target = Arc::clone(&environment.faults);
-    tokio::select! {
+    let judged = tokio::select! {
         () = tell_troubles(target, live) => unreachable!("telling never ends by itself"),
         report = scenario::run(case.scenario, environment, stop.clone()) => {
             report.map(|report| Report { cell: case.cell.name.clone(), ..report })
         }
         () = show => unreachable!("showing never ends by itself"),
-    }
+    };
+    live.heard().await;
+    judged
 }
 
 /// Prints and writes a report. That it could not be written is an error, unless the file was wrong, which weighs more.

@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::board::{self, Board};
+use super::board::{self, Board, lock};
 use crate::cluster::life::{Progress, Reporter};
 use crate::model::names::NodeName;
 use crate::scenario::live::{self, LiveRun, LiveSender};
+
+/// The longest that a run that is over is listened to: what it said last is heard at once, unless somebody keeps its voice.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Prints a line of a command's result. A reader that went away (`| head`) is not an error.
 pub(super) fn say(line: &str) {
@@ -143,10 +147,19 @@ impl Live {
         lock(&self.state).machines(names);
     }
 
-    /// The run that goes on, if a page shows it.
+    /// Waits until all is heard that a run has said; it is over, and its voice with it.
+    pub(super) async fn heard(&self) {
+        let ear = lock(&self.ear).take();
+        if let Some(ear) = ear {
+            drop(timeout(HEARD_WITHIN, ear).await);
+        }
+    }
+
+    /// The run that is over, if a page shows it.
     pub(super) fn run_for_page(&self) -> Option<LiveRun> {
-        let state = lock(&self.state);
-        state.run.clone().filter(|_| state.has_page)
+        let mut state = lock(&self.state);
+        let run = state.run.take();
+        run.filter(|_| state.has_page)
     }
 
     /// A scenario's report for the page that shows it.
@@ -261,10 +274,6 @@ impl Live {
         }
         lock(&self.state).end_run();
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn spinner(bars: &MultiProgress, what: &str) -> ProgressBar {

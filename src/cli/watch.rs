@@ -3,11 +3,12 @@
 //! ```text
 //! State ◄── browser: GET /TOKEN/        the page, empty
 //!           browser: GET /TOKEN/events  what happens now, at most four times a second, always the newest (server-sent events)
-//!           browser: GET /TOKEN/page    the page of what is known by now, at most once a second, drawn once for all browsers
+//!           browser: GET /TOKEN/page?N  the page of what is known by now, at most once a second, drawn once for all browsers;
+//!                                       nothing, if it is the one of number N
 //! ```
 //! Invariants: whoever knows neither port nor token learns nothing, and neither does a page of another site, whatever name it gives
 //! this host; nothing can be changed from a browser; a browser that is slow, dead or one of many costs the run nothing: nothing waits
-//! for it, and without any nothing is drawn.
+//! for it, and while the run goes on nothing is drawn without any.
 
 mod cards;
 mod pages;
@@ -37,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::board::Shared;
+use super::board::{Shared, lock};
 use super::failure::Failure;
 use crate::scenario::page::live::policy;
 use pages::Pages;
@@ -48,8 +49,8 @@ const CONNECTIONS_MAX: usize = 32;
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How often what happens is told.
 const EVENTS_EVERY: Duration = Duration::from_millis(250);
-/// A browser that says nothing is written to so often: one that is gone is noticed.
-const ALIVE_EVERY: u32 = 60;
+/// What has not changed is told again after so many times: clocks go on, and a browser that is gone is noticed.
+const AGAIN_AFTER: u32 = 4;
 /// The longest that the command waits at its end for browsers to fetch the report.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// Ports that are tried when the wanted one is taken, unless it was asked for.
@@ -144,10 +145,7 @@ impl Watch {
     /// Tells browsers that nothing follows, and waits until each has the report, for five seconds at most.
     pub(super) async fn end(self) {
         {
-            let mut state = self
-                .state
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut state = lock(&self.state);
             state.over = true;
             state.changes += 1;
         }
@@ -211,7 +209,12 @@ async fn answer(Extracted(site): Extracted<Arc<Site>>, request: Request) -> Resp
         Ok(Wanted::Start) => page(site.pages.start(), None),
         Ok(Wanted::Page) => {
             let (number, html) = site.pages.newest().await;
-            page(html, Some(number))
+            let known = request.uri().query().and_then(|known| known.parse().ok());
+            if known == Some(number) {
+                StatusCode::NO_CONTENT.into_response()
+            } else {
+                page(html, Some(number))
+            }
         }
         Ok(Wanted::Events) => events(&site),
         Err(status) => status.into_response(),
@@ -307,18 +310,16 @@ fn events(site: &Arc<Site>) -> Response {
     let stream = stream::unfold(listener, |mut listener: Listener| async move {
         let mut silent = 0;
         loop {
+            let known = listener.told.filter(|_| silent < AGAIN_AFTER);
             if listener.told.is_some() {
                 sleep(EVENTS_EVERY).await;
             }
-            if let Some((number, json)) = listener.site.pages.news(listener.told) {
+            if let Some((number, json)) = listener.site.pages.news(known) {
                 listener.told = Some(number);
                 let event = Bytes::from(format!("data: {json}\n\n"));
                 return Some((Ok::<_, Infallible>(event), listener));
             }
             silent += 1;
-            if silent == ALIVE_EVERY {
-                return Some((Ok(Bytes::from_static(b": \n\n")), listener));
-            }
         }
     });
     let mut answer = Response::new(Body::from_stream(stream));

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use indicatif::TermLike;
 use rustix::termios::tcgetwinsize;
@@ -65,7 +65,7 @@ impl Screen {
     }
 
     fn with(&self, act: impl FnOnce(&mut Frame)) {
-        act(&mut self.0.frame.lock().unwrap_or_else(PoisonError::into_inner));
+        act(&mut super::lock(&self.0.frame));
     }
 }
 

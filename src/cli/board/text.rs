@@ -1,5 +1,7 @@
 //! Text for a terminal's line: inert, and as wide as it may be.
 
+use unicode_width::UnicodeWidthChar;
+
 /// Text of which nothing acts on a terminal: control characters are shown, and what hides or turns text around is replaced.
 pub(super) fn inert(text: &str) -> String {
     text.chars().map(inert_char).collect()
@@ -26,33 +28,9 @@ fn inert_char(character: char) -> char {
     }
 }
 
-/// Columns that a character takes: 2 for East Asian wide ones and pictures, 0 for those that combine with the one before
-/// (the blocks of Unicode's EastAsianWidth.txt, coarsely; what is in doubt counts as wide).
+/// Columns that a character takes. By itself: a sequence of several that is drawn as one picture counts as wide as all of them.
 fn columns_of(character: char) -> usize {
-    match u32::from(character) {
-        0x300..=0x36f
-        | 0x483..=0x489
-        | 0x591..=0x5bd
-        | 0x64b..=0x65f
-        | 0x1ab0..=0x1aff
-        | 0x1dc0..=0x1dff
-        | 0x20d0..=0x20ff
-        | 0xfe20..=0xfe2f => 0,
-        0x1100..=0x115f
-        | 0x231a..=0x231b
-        | 0x2e80..=0x303e
-        | 0x3041..=0x4dbf
-        | 0x4e00..=0xa4cf
-        | 0xa960..=0xa97f
-        | 0xac00..=0xd7a3
-        | 0xf900..=0xfaff
-        | 0xfe30..=0xfe6f
-        | 0xff00..=0xff60
-        | 0xffe0..=0xffe6
-        | 0x1f000..=0x1faff
-        | 0x20000..=0x3fffd => 2,
-        _ => 1,
-    }
+    character.width().unwrap_or(0)
 }
 
 /// Columns that a text takes.
@@ -103,6 +81,7 @@ mod tests {
     fn wide_letters_are_cut_whole() {
         assert_eq!(columns("日本x"), 5);
         assert_eq!(columns("e\u{301}"), 1);
+        assert_eq!(columns("✅⚡"), 4);
         assert_eq!(cut("日本語", 6), "日本語");
         assert_eq!(cut("日本語", 5), "日本…");
         assert_eq!(cut("日本語", 4), "日…");

@@ -77,8 +77,6 @@ pub struct LiveRun {
     counted: BTreeMap<String, u64>,
     /// Every request, if a page wants them.
     stored: Option<Stored>,
-    /// Counts what was told.
-    changes: u64,
 }
 
 impl LiveRun {
@@ -107,13 +105,11 @@ impl LiveRun {
             events: Vec::new(),
             counted: BTreeMap::new(),
             stored: keeps_requests.then(Stored::default),
-            changes: 0,
         }
     }
 
     /// Takes one more message.
     pub fn take(&mut self, seen: Seen) {
-        self.changes += 1;
         match seen {
             Seen::Begun(begun) => *self = Self::new(*begun, self.stored.is_some()),
             Seen::Counted { load, from_ms } => drop(self.counted.insert(load, from_ms)),
@@ -143,17 +139,10 @@ impl LiveRun {
 
     /// Takes a line of text.
     pub fn tell(&mut self, at: Duration, text: &str) {
-        self.changes += 1;
         self.lines.push_back((at, text.to_owned()));
         while self.lines.len() > LINES_MAX {
             self.lines.pop_front();
         }
-    }
-
-    /// How much was told so far: what has not changed need not be drawn again.
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// Milliseconds since the start of the run.

@@ -31,11 +31,17 @@ async function load() {
   if (busy || newest === shown) return;
   busy = true;
   try {
-    const last = over, answer = await fetch(`${base}page`);
-    if (answer.ok) {
+    const last = over, answer = await fetch(`${base}page?${shown}`);
+    if (answer.status === 200) {
       shown = +answer.headers.get("x-page");
-      document.dispatchEvent(new CustomEvent("newer", { detail: new DOMParser().parseFromString(await answer.text(), "text/html") }));
-      if (last) { source.close(); box.remove(); return; }
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      document.dispatchEvent(new CustomEvent("newer", { detail: page }));
+      if (last) {
+        source.close();
+        if (page.getElementById("live")) $(".what").textContent = "over, without a report";
+        else box.remove();
+        return;
+      }
     }
   } catch { /* told by the source of events */ }
   setTimeout(() => { busy = false; load(); }, PAUSE_MS);

@@ -8,12 +8,12 @@ use super::{SCRIPT, StoredRun, hash, render, tables};
 const BAR: &str = include_str!("live.html");
 const LIVE_SCRIPT: &str = include_str!("live.js");
 
-/// The page of a run that goes on, of whose end nothing is known.
+/// The page of a run of whose end nothing is known; `word` stands in the verdict's place.
 #[must_use]
-pub fn live_html(run: &StoredRun, sentence: &str) -> String {
+pub fn live_html(run: &StoredRun, word: &str, sentence: &str) -> String {
     let mut context = Context::new();
     tables::fill(&mut context, run);
-    context.insert("verdict", "RUNNING");
+    context.insert("verdict", word);
     context.insert("verdict_class", "running");
     context.insert("verdict_mark", "▶");
     context.insert("sentence", sentence);
@@ -49,7 +49,7 @@ mod tests {
     fn a_run_that_goes_on_is_shown_by_the_same_page() {
         let hostile = "</script><img/onerror=alert(1)>";
         let run = busy(hostile).so_far(70_000).expect("requests are kept");
-        let page = live_html(&run, "step <b>kill</b>");
+        let page = live_html(&run, "RUNNING", "step <b>kill</b>");
         assert!(page.contains("▶ RUNNING") && page.contains("step &lt;b&gt;kill&lt;"));
         assert!(!page.contains("<img"));
         assert_eq!(
