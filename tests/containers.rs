@@ -333,6 +333,15 @@ async fn streams_of_a_container(runtime: &RealRuntime) {
     );
     assert_eq!(running.end.await.unwrap(), 5);
 
+    // One that is over at once, perhaps before its terminal was taken.
+    for _ in 0..20 {
+        let short = script("echo x; exit 7", false, true);
+        let mut running = runtime.open(UID, "main", short).await.unwrap();
+        let mut out = String::new();
+        running.stdout.read_to_string(&mut out).await.unwrap();
+        assert_eq!((&*out, running.end.await.unwrap()), ("x\r\n", 7));
+    }
+
     // Control-C reaches the command: the terminal is its controlling one.
     let waiting = script(
         "trap 'echo told; exit 6' INT; echo up; busybox sleep 1000",

@@ -137,10 +137,11 @@ pub const FORWARDED_PORTS: usize = 32;
 pub const STREAM_CREATION_TIME: Duration = Duration::from_secs(30);
 /// How long a node may take to dial back.
 pub const STREAM_DIAL_TIME: Duration = Duration::from_secs(15);
-/// A client that is gone without a word is noticed after about two of these.
+/// Pause between pings: a host that answers with a reset is noticed by the next ones, one that does not answer at all when TCP gives
+/// up (`net.ipv4.tcp_retries2`, about 15 minutes).
 pub const STREAM_PING_TIME: Duration = Duration::from_secs(10);
-/// How long a client may take to hang up when everything has been said.
-pub const STREAM_LINGER_TIME: Duration = Duration::from_secs(5);
+/// How long a client may take to read the rest and hang up when everything has been said: what reads its output may be paused.
+pub const STREAM_LINGER_TIME: Duration = Duration::from_mins(5);
 
 // Watches and lists.
 

@@ -153,6 +153,12 @@ pub mod channel {
     pub const RESIZE: u8 = 4;
     /// Followed by the byte of the channel on which nothing more comes.
     pub const CLOSE: u8 = 255;
+
+    /// A message of a channel.
+    #[must_use]
+    pub fn message(channel: u8, bytes: &[u8]) -> bytes::Bytes {
+        bytes::Bytes::from([&[channel], bytes].concat())
+    }
 }
 
 /// How a stream ended.

@@ -12,18 +12,21 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::runtime::{ContainerState, LogQuery, OpenCommand, RunningCommand, Runtime};
 use super::work::chain;
-use crate::orchestrator::limits::STREAM_PIECE_BYTES;
+use crate::orchestrator::limits::{STREAM_LINGER_TIME, STREAM_PIECE_BYTES};
 use crate::orchestrator::tunnel::{StreamEnd, TerminalSize, Wanted, channel};
 
 /// When a command has ended, and its output has been silent for so long, what still holds it open is left alone.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long the server may take to read to the end, and to hang up.
+const HANG_UP_WITHIN: Duration = STREAM_LINGER_TIME;
 
 /// What a stream leads to, before anybody is connected to it.
 pub(super) enum Opened {
@@ -92,17 +95,21 @@ pub(super) async fn serve<S>(socket: WebSocketStream<S>, opened: Opened)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (sink, messages) = socket.split();
+    let (sink, mut messages) = socket.split();
     let sink = Out(Mutex::new(sink));
     let end = match opened {
-        Opened::Command(command) => serve_command(&sink, messages, command).await,
-        Opened::Output(output) => serve_output(&sink, messages, output).await,
-        Opened::Port(connection) => serve_port(&sink, messages, connection).await,
+        Opened::Command(command) => serve_command(&sink, &mut messages, command).await,
+        Opened::Output(output) => serve_output(&sink, &mut messages, output).await,
+        Opened::Port(connection) => serve_port(&sink, &mut messages, connection).await,
     };
     if let Some(end) = end {
         let end = serde_json::to_vec(&end).expect("two optional values are JSON");
         let _ = sink.send(channel::END, &end).await;
         let _ = sink.0.lock().await.close().await;
+        // Input that nobody has read would make the kernel reset the connection, and drop what is not sent yet: until the server,
+        // which then has read the end, hangs up.
+        let rest = async { while let Some(Ok(_)) = messages.next().await {} };
+        drop(timeout(HANG_UP_WITHIN, rest).await);
     }
 }
 
@@ -111,7 +118,7 @@ struct Out<S>(Mutex<SplitSink<WebSocketStream<S>, Message>>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Out<S> {
     async fn send(&self, channel: u8, bytes: &[u8]) -> Result<(), ()> {
-        let message = Bytes::from([&[channel], bytes].concat());
+        let message = channel::message(channel, bytes);
         let mut sink = self.0.lock().await;
         sink.send(Message::Binary(message)).await.map_err(drop)
     }
@@ -178,7 +185,7 @@ where
 /// `None` when the client is gone.
 async fn serve_command<S>(
     out: &Out<S>,
-    mut messages: SplitStream<WebSocketStream<S>>,
+    messages: &mut SplitStream<WebSocketStream<S>>,
     command: RunningCommand,
 ) -> Option<StreamEnd>
 where
@@ -219,7 +226,7 @@ where
         })
     };
     let input = async {
-        while let Some(said) = hear(&mut messages).await {
+        while let Some(said) = hear(messages).await {
             match said {
                 Said::Bytes(bytes) => {
                     let written = match &mut stdin {
@@ -250,7 +257,7 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Res
 
 async fn serve_output<S>(
     out: &Out<S>,
-    mut messages: SplitStream<WebSocketStream<S>>,
+    messages: &mut SplitStream<WebSocketStream<S>>,
     mut output: mpsc::Receiver<Vec<u8>>,
 ) -> Option<StreamEnd>
 where
@@ -264,13 +271,13 @@ where
         }
         Some(StreamEnd::default())
     };
-    let gone = async { while hear(&mut messages).await.is_some() {} };
+    let gone = async { while hear(messages).await.is_some() {} };
     tokio::select! { end = output => end, () = gone => None }
 }
 
 async fn serve_port<S>(
     out: &Out<S>,
-    mut messages: SplitStream<WebSocketStream<S>>,
+    messages: &mut SplitStream<WebSocketStream<S>>,
     connection: TcpStream,
 ) -> Option<StreamEnd>
 where
@@ -298,7 +305,7 @@ where
         Some(StreamEnd::default())
     };
     let forth = async {
-        while let Some(said) = hear(&mut messages).await {
+        while let Some(said) = hear(messages).await {
             let written = match said {
                 Said::Bytes(bytes) => write(&mut to_pod, &bytes).await,
                 Said::Closed => {

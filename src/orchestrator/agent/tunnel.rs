@@ -41,8 +41,6 @@ const OUTPUT_LIMIT: usize = 32;
 const REQUEST_LIMIT: usize = 64;
 /// Bytes of output in one message.
 const CHUNK_BYTES: usize = 32 * 1024;
-/// Streams at a time, at most.
-const STREAM_LIMIT: usize = STREAMS_OF_NODE;
 /// A command may run this long.
 const EXEC_LIMIT: Duration = Duration::from_mins(10);
 
@@ -236,7 +234,7 @@ async fn read<R: Runtime>(
                     continue;
                 };
                 let (running, limit, what) = match asked {
-                    ToNode::Stream { .. } => (&mut streams, STREAM_LIMIT, "streams"),
+                    ToNode::Stream { .. } => (&mut streams, STREAMS_OF_NODE, "streams"),
                     _ => (&mut requests, REQUEST_LIMIT, "requests"),
                 };
                 if running.len() >= limit {

@@ -1,7 +1,7 @@
 //! The HTTP face of the registry: verbs, parameters, formats.
 
 mod answers;
-mod call;
+pub(super) mod call;
 mod collections;
 mod objects;
 mod streams;
@@ -145,16 +145,24 @@ async fn handle(
     }
 }
 
+const STREAMS: [Subresource; 3] = [
+    Subresource::Exec,
+    Subresource::Attach,
+    Subresource::PortForward,
+];
+
 /// A path of a pod's stream, which is not answered with a body.
 fn streamed(path: &str) -> Option<Asked> {
+    // Looked at for every request: most say at once that they are none.
+    let last = path.rsplit('/').next()?;
+    STREAMS.iter().find(|part| part.name() == last)?;
     match route::parse(path)? {
         Target::Object {
             kind,
             namespace: Some(namespace),
             name: pod,
-            subresource:
-                Some(part @ (Subresource::Exec | Subresource::Attach | Subresource::PortForward)),
-        } if kind.is(&kinds::POD) => Some(Asked {
+            subresource: Some(part),
+        } if kind.is(&kinds::POD) && STREAMS.contains(&part) => Some(Asked {
             namespace,
             pod,
             part,

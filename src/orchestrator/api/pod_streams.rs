@@ -91,7 +91,7 @@ async fn remote_answer(
     mut parts: http::request::Parts,
 ) -> Result<Response, Status> {
     let attach = asked.part == Subresource::Attach;
-    let options = Options::parse(parts.uri.query().unwrap_or_default(), attach)?;
+    let options = Options::parse(&parts.uri, attach)?;
     let found = super::logs::place(
         &session.server,
         Some(&asked.namespace),

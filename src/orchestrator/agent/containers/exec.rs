@@ -1,18 +1,15 @@
 //! Runs a command in a container that runs.
 
-use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::super::runtime::{ExecOutput, RuntimeError};
-use super::files::write_private;
-use super::helper::{self, VERB};
-use super::{RealRuntime, START_LIMIT, UNKNOWN_EXIT, doing, failed, records};
+use super::open::Request;
+use super::{RealRuntime, START_LIMIT, UNKNOWN_EXIT, doing, failed};
 
 /// What `exec` gives back of each stream.
 const EXEC_OUTPUT_BYTES: usize = 1024 * 1024;
@@ -32,19 +29,9 @@ impl RealRuntime {
                 "container `{container}` of pod {pod_uid} does not run"
             ))
         })?;
-        let config: serde_json::Value = records::read(&instance.directory.join("config.json"))
-            .ok_or_else(|| failed(format!("container `{container}` lost its configuration")))?;
-        let mut process = config["process"].clone();
-        process["args"] = serde_json::json!(command);
-        let file = instance
-            .directory
-            .join(format!("exec-{}.json", uuid::Uuid::new_v4()));
-        write_private(&file, &process)?;
-        let result = self.exec_helper(&instance.directory, &file, limit).await;
-        let reason = fs::read_to_string(helper::error_file(&file)).ok();
-        let _ = fs::remove_file(&file);
-        let _ = fs::remove_file(helper::error_file(&file));
-        match reason {
+        let request = Request::write(&instance, command, false)?;
+        let result = self.exec_helper(&instance.directory, &request, limit).await;
+        match request.error() {
             Some(reason) => Err(failed(format!(
                 "run a command in container `{container}`: {reason}"
             ))),
@@ -55,23 +42,11 @@ impl RealRuntime {
     async fn exec_helper(
         &self,
         directory: &Path,
-        file: &Path,
+        request: &Request,
         limit: Duration,
     ) -> Result<ExecOutput, RuntimeError> {
-        let mut child = Command::new(&self.helper)
-            .args([
-                VERB.as_ref(),
-                "exec".as_ref(),
-                directory.as_os_str(),
-                file.as_os_str(),
-            ])
-            .arg(limit.as_millis().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .current_dir("/")
-            .spawn()
-            .map_err(doing("start the command's helper"))?;
+        let limit_ms = limit.as_millis().to_string();
+        let mut child = self.spawn_exec(directory, request, &limit_ms, Stdio::null(), None)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let all = async { tokio::join!(child.wait(), bounded(stdout), bounded(stderr)) };
         // The helper keeps the limit itself; this is for a child of the command that holds its output open.

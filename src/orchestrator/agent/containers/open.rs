@@ -24,24 +24,56 @@ use tokio::time::timeout;
 
 use super::super::runtime::{OpenCommand, RunningCommand, RuntimeError};
 use super::files::write_private;
-use super::helper::{self, VERB};
+use super::helper::{self, NO_LIMIT, VERB};
+use super::instance::Instance;
 use super::{RealRuntime, START_LIMIT, UNKNOWN_EXIT, doing, failed, records};
 
 /// A pod's loopback address answers at once, or not at all.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
 
+/// A terminal that was sent is received at once.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(1);
+
 /// The files through which a helper is told what to run; gone when dropped.
-struct Request {
+pub(super) struct Request {
     process: PathBuf,
 }
 
 impl Request {
+    /// Of a command in a running instance, as its container's own process but for its arguments.
+    pub(super) fn write(
+        instance: &Instance,
+        command: &[String],
+        tty: bool,
+    ) -> Result<Self, RuntimeError> {
+        let config: serde_json::Value = records::read(&instance.directory.join("config.json"))
+            .ok_or_else(|| {
+                failed(format!(
+                    "container `{}` lost its configuration",
+                    instance.run.name
+                ))
+            })?;
+        let mut process = config["process"].clone();
+        process["args"] = serde_json::json!(command);
+        process["terminal"] = serde_json::json!(tty);
+        if tty && let Some(variables) = process["env"].as_array_mut() {
+            // As containerd does; what the container itself says goes before it.
+            variables.insert(0, serde_json::json!("TERM=xterm"));
+        }
+        let file = format!("exec-{}.json", uuid::Uuid::new_v4());
+        let request = Self {
+            process: instance.directory.join(file),
+        };
+        write_private(&request.process, &process)?;
+        Ok(request)
+    }
+
     fn console(&self) -> PathBuf {
         self.process.with_extension("console")
     }
 
     /// Why the command did not run, if the helper says so.
-    fn error(&self) -> Option<String> {
+    pub(super) fn error(&self) -> Option<String> {
         fs::read_to_string(helper::error_file(&self.process)).ok()
     }
 }
@@ -66,22 +98,7 @@ impl RealRuntime {
         let instance = instance.filter(|instance| instance.state.is_running());
         let instance =
             instance.ok_or_else(|| failed(format!("container not found (\"{container}\")")))?;
-        let config: serde_json::Value = records::read(&instance.directory.join("config.json"))
-            .ok_or_else(|| failed(format!("container `{container}` lost its configuration")))?;
-        let mut process = config["process"].clone();
-        process["args"] = serde_json::json!(wanted.command);
-        process["terminal"] = serde_json::json!(wanted.tty);
-        if wanted.tty
-            && let Some(variables) = process["env"].as_array_mut()
-        {
-            // As containerd does; what the container itself says goes before it.
-            variables.insert(0, serde_json::json!("TERM=xterm"));
-        }
-        let file = format!("exec-{}.json", uuid::Uuid::new_v4());
-        let request = Request {
-            process: instance.directory.join(file),
-        };
-        write_private(&request.process, &process)?;
+        let request = Request::write(&instance, &wanted.command, wanted.tty)?;
         if wanted.tty {
             self.open_terminal(&instance.directory, request, wanted.stdin)
                 .await
@@ -90,11 +107,12 @@ impl RealRuntime {
         }
     }
 
-    /// The helper that runs the command, and kills it when nobody reads the helper's output.
-    fn spawn_open(
+    /// The helper that runs the command, for at most so many milliseconds; without a limit, until nobody reads the helper's output.
+    pub(super) fn spawn_exec(
         &self,
         directory: &Path,
         request: &Request,
+        limit: &str,
         stdin: Stdio,
         console: Option<&Path>,
     ) -> Result<Child, RuntimeError> {
@@ -106,7 +124,7 @@ impl RealRuntime {
                 directory.as_os_str(),
                 request.process.as_os_str(),
             ])
-            .arg(helper::NO_LIMIT);
+            .arg(limit);
         if let Some(console) = console {
             command.arg(console);
         }
@@ -126,7 +144,7 @@ impl RealRuntime {
         stdin: bool,
     ) -> Result<RunningCommand, RuntimeError> {
         let input = if stdin { Stdio::piped() } else { Stdio::null() };
-        let mut child = self.spawn_open(directory, &request, input, None)?;
+        let mut child = self.spawn_exec(directory, &request, NO_LIMIT, input, None)?;
         let lost = || failed("the command's helper has no output");
         let stdout = child.stdout.take().ok_or_else(lost)?;
         let stderr = child.stderr.take().ok_or_else(lost)?;
@@ -156,14 +174,20 @@ impl RealRuntime {
         ))
         .join(name);
         let listener = UnixListener::bind(short).map_err(doing("listen for the terminal"))?;
-        let mut child = self.spawn_open(directory, &request, Stdio::null(), Some(&console))?;
+        let mut child =
+            self.spawn_exec(directory, &request, NO_LIMIT, Stdio::null(), Some(&console))?;
+        let mut receiving = std::pin::pin!(timeout(START_LIMIT, receive_terminal(&listener)));
         let received = tokio::select! {
-            received = timeout(START_LIMIT, receive_terminal(&listener)) => received,
-            _ = child.wait() => {
-                let reason = request.error();
-                let reason = reason.unwrap_or_else(|| "its helper ended".to_owned());
-                return Ok(ended(reason));
-            }
+            biased;
+            received = &mut receiving => received,
+            _ = child.wait() => match request.error() {
+                Some(reason) => return Ok(ended(reason)),
+                // A short command may be over before its terminal was taken, which then lies in the socket.
+                None => match timeout(HANDOVER_LIMIT, receiving).await {
+                    Ok(received) => received,
+                    Err(_) => return Ok(ended("its helper ended".to_owned())),
+                },
+            },
         };
         let master = received
             .map_err(|_| failed("the command did not open its terminal in time"))?

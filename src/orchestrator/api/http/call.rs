@@ -135,7 +135,7 @@ pub(super) fn requested_revision(call: &Call) -> Result<Option<Revision>, Status
 
 /// Whether a parameter says yes (apimachinery/pkg/runtime/conversion.go): everything does but `false`, in any case, and `0`.
 /// Python's client writes `True`.
-fn is_true(value: &str) -> bool {
+pub(in crate::orchestrator::api) fn is_true(value: &str) -> bool {
     value != "0" && !value.eq_ignore_ascii_case("false")
 }
 

@@ -93,7 +93,7 @@ async fn tell(mut sink: SplitSink<WebSocket, Message>, mut outputs: mpsc::Receiv
 }
 
 fn on(channel: u8, bytes: &[u8]) -> Message {
-    Message::Binary(Bytes::from([&[channel], bytes].concat()))
+    Message::Binary(channel::message(channel, bytes))
 }
 
 #[cfg(test)]

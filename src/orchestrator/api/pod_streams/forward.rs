@@ -141,7 +141,9 @@ async fn forward_all(mut session: Session, pod: Arc<Pod>) {
                 error: Some(error),
             }) = pairs.remove(&request)
         {
-            connections.spawn(forward_one(pod.clone(), port, data, error));
+            let panics = pod.server.panics.clone();
+            let one = forward_one(pod.clone(), port, data, error);
+            connections.spawn(async move { drop(panics.caught(one).await) });
         }
         // Halves of pairs whose other half does not come.
         while pairs.len() > SPDY_STREAMS / 2 {

@@ -174,7 +174,7 @@ impl NodeStream {
 impl ToPod {
     /// `false` when the connection is gone.
     pub(super) async fn send(&mut self, channel: u8, bytes: &[u8]) -> bool {
-        let message = Bytes::from([&[channel], bytes].concat());
+        let message = channel::message(channel, bytes);
         self.0.send(Message::Binary(message)).await.is_ok()
     }
 

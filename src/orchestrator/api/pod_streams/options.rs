@@ -3,6 +3,7 @@
 use axum::extract::Query;
 use http::Uri;
 
+use super::super::http::call::is_true;
 use super::super::status::Status;
 
 /// What a client wants of a container.
@@ -19,8 +20,8 @@ pub(super) struct Options {
 impl Options {
     /// Output is wanted unless the client says otherwise (pkg/apis/core/v1/defaults.go: `SetDefaults_PodExecOptions`); a terminal has one
     /// stream of output (kubelet: `remotecommand.NewOptions`).
-    pub(super) fn parse(query: &str, attach: bool) -> Result<Self, Status> {
-        let pairs = pairs(query)?;
+    pub(super) fn parse(uri: &Uri, attach: bool) -> Result<Self, Status> {
+        let pairs = pairs(uri)?;
         let of = |name: &str| {
             pairs
                 .iter()
@@ -58,8 +59,8 @@ impl Options {
 }
 
 /// The ports that a WebSocket forwards: `ports=80,443`, or several of it.
-pub(super) fn ports(query: &str) -> Result<Vec<u16>, Status> {
-    let pairs = pairs(query)?;
+pub(super) fn ports(uri: &Uri) -> Result<Vec<u16>, Status> {
+    let pairs = pairs(uri)?;
     let texts = pairs
         .iter()
         .filter(|(key, _)| key == "ports")
@@ -81,26 +82,22 @@ pub(super) fn ports(query: &str) -> Result<Vec<u16>, Status> {
     Ok(ports)
 }
 
-fn pairs(query: &str) -> Result<Vec<(String, String)>, Status> {
-    let uri: Uri = format!("/?{query}")
-        .parse()
-        .map_err(|_| Status::bad_request("the query cannot be read"))?;
-    Query::try_from_uri(&uri)
+fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Status> {
+    Query::try_from_uri(uri)
         .map(|query| query.0)
         .map_err(|_| Status::bad_request("the query cannot be read"))
-}
-
-/// As the API machinery reads it (apimachinery/pkg/runtime/conversion.go).
-fn is_true(value: &str) -> bool {
-    value != "0" && !value.eq_ignore_ascii_case("false")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn uri(query: &str) -> Uri {
+        format!("/?{query}").parse().unwrap()
+    }
+
     fn refused(query: &str) -> String {
-        let status = Options::parse(query, false).unwrap_err();
+        let status = Options::parse(&uri(query), false).unwrap_err();
         assert_eq!(status.code, 400);
         status.message
     }
@@ -108,7 +105,7 @@ mod tests {
     #[test]
     fn options_are_taken_with_kubernetes_defaults() {
         let options = Options::parse(
-            "command=sh&command=-c&command=a%20b&container=c&stdin=true&stdout=True&tty=1&stderr=true",
+            &uri("command=sh&command=-c&command=a%20b&container=c&stdin=true&stdout=True&tty=1&stderr=true"),
             false,
         )
         .unwrap();
@@ -121,9 +118,9 @@ mod tests {
             tty: true,
         };
         assert_eq!(options, expected);
-        let plain = Options::parse("command=x&stdin=false", false).unwrap();
+        let plain = Options::parse(&uri("command=x&stdin=false"), false).unwrap();
         assert!(plain.stdout && plain.stderr && !plain.stdin && !plain.tty);
-        assert!(Options::parse("", true).unwrap().command.is_empty());
+        assert!(Options::parse(&uri(""), true).unwrap().command.is_empty());
     }
 
     #[test]
@@ -131,8 +128,11 @@ mod tests {
         assert!(refused("stdout=true").contains("at least 1 command"));
         assert!(refused("command=x&stdout=0&stderr=false").contains("at least 1 of stdin"));
         for wrong in ["", "ports=", "ports=0", "ports=80,x", "ports=65536"] {
-            assert_eq!(ports(wrong).unwrap_err().code, 400, "{wrong}");
+            assert_eq!(ports(&uri(wrong)).unwrap_err().code, 400, "{wrong}");
         }
-        assert_eq!(ports("ports=80,443&ports=8080").unwrap(), [80, 443, 8080]);
+        assert_eq!(
+            ports(&uri("ports=80,443&ports=8080")).unwrap(),
+            [80, 443, 8080]
+        );
     }
 }

@@ -23,6 +23,7 @@ use super::super::status::Status;
 use super::forward::{self, Pod, Sink};
 use super::switch::{Client, FORWARD_TUNNELLED, Switch};
 use super::{Asked, Session, options, tunnelled};
+use crate::orchestrator::tunnel::channel;
 
 pub(super) async fn answer(
     session: Session,
@@ -40,7 +41,7 @@ pub(super) async fn answer(
     let channels =
         matches!(switch, Switch::WebSocket(_, protocol) if protocol != FORWARD_TUNNELLED);
     let ports = if channels {
-        options::ports(parts.uri.query().unwrap_or_default())?
+        options::ports(&parts.uri)?
     } else {
         Vec::new()
     };
@@ -74,7 +75,7 @@ struct Channel {
 
 impl Sink for Channel {
     async fn send(&self, bytes: Bytes) -> bool {
-        let message = Bytes::from([&[self.number], &bytes[..]].concat());
+        let message = channel::message(self.number, &bytes);
         let mut sink = self.sink.lock().await;
         sink.send(Message::Binary(message)).await.is_ok()
     }
@@ -95,7 +96,9 @@ async fn serve_channels(socket: WebSocket, pod: Pod, ports: &[u16]) {
             sink: sink.clone(),
         };
         let (data, error) = (channel(number), channel(number + 1));
-        connections.spawn(forward_one(pod.clone(), port, inbox, (data, error)));
+        let panics = pod.server.panics.clone();
+        let one = forward_one(pod.clone(), port, inbox, (data, error));
+        connections.spawn(async move { drop(panics.caught(one).await) });
     }
     let over = async {
         let mut pings = interval_at(Instant::now() + STREAM_PING_TIME, STREAM_PING_TIME);

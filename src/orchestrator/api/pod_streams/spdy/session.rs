@@ -23,6 +23,8 @@ use crate::orchestrator::limits::{
 pub(in super::super) struct Session {
     opened: mpsc::Receiver<Stream>,
     frames: mpsc::Sender<Outgoing>,
+    /// The last stream that was taken.
+    last: u32,
 }
 
 /// A stream of the client's.
@@ -110,6 +112,7 @@ impl Session {
         let session = Self {
             opened,
             frames: frames.clone(),
+            last: 0,
         };
         let reading = Reader {
             connection: read,
@@ -133,12 +136,14 @@ impl Session {
 
     /// The next stream; `None` when the connection is over.
     pub(in super::super) async fn next(&mut self) -> Option<Stream> {
-        self.opened.recv().await
+        let stream = self.opened.recv().await?;
+        self.last = stream.out.stream;
+        Some(stream)
     }
 
     /// No more streams are wanted. What was sent before is still written.
     pub(in super::super) async fn go_away(&self) {
-        let _ = self.frames.send(Outgoing::GoAway { last: 0 }).await;
+        let _ = self.frames.send(Outgoing::GoAway { last: self.last }).await;
     }
 }
 
