@@ -56,6 +56,7 @@ async fn main() -> Result<(), Failure> {
         secrets_key: directory.join("secrets.key"),
         eviction_brake_percent: eviction_brake_percent(),
         granted_labels: BTreeMap::new(),
+        accept_unenforced: false,
     })
     .await?;
     Ok(())

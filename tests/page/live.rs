@@ -71,7 +71,7 @@ fn answer(mut stream: TcpStream, site: &Site) -> std::io::Result<()> {
     let (state, changed) = &**site;
     match path.as_str() {
         "/t/" => {
-            let start = live_html(&nothing(), "");
+            let start = live_html(&nothing(), "RUNNING", "");
             stream.write_all((head("200 OK", "text/html; charset=utf-8", 0) + &start).as_bytes())
         }
         "/t/page" => {
@@ -198,7 +198,7 @@ async fn a_run_is_followed_from_the_boot_to_its_report() {
     let address = serve(&site);
     show(
         &site,
-        live_html(&nothing(), "booting"),
+        live_html(&nothing(), "RUNNING", "booting"),
         news("booting", false),
     );
     let browser = Browser::start().await;
@@ -219,7 +219,7 @@ async fn a_run_is_followed_from_the_boot_to_its_report() {
 
     show(
         &site,
-        live_html(&run_until(10), "step kill"),
+        live_html(&run_until(10), "RUNNING", "step kill"),
         news("step kill", false),
     );
     renewed(&browser, 2).await;
@@ -243,7 +243,7 @@ async fn a_run_is_followed_from_the_boot_to_its_report() {
 
     show(
         &site,
-        live_html(&run_until(20), "step kill"),
+        live_html(&run_until(20), "RUNNING", "step kill"),
         news("step kill", false),
     );
     renewed(&browser, 3).await;
