@@ -72,7 +72,13 @@ impl Faults for OwnCluster {
         let injection = injection.clone();
         Box::pin(async move {
             let healed = injection.fault.action.heal(&injection, self).await;
-            healed.map_err(failed_to("heal", &injection))
+            let healed = healed.map_err(failed_to("heal", &injection))?;
+            if healed.verified {
+                Ok(healed)
+            } else {
+                let what = format!("its end was not seen: {}", healed.measured);
+                Err(FaultError { what, source: None })
+            }
         })
     }
 

@@ -62,7 +62,8 @@ pub trait Faults: Send + Sync + 'static {
     fn capabilities(&self) -> BTreeSet<Capability>;
     /// Lets a fault act. One that acts already is fine.
     fn begin(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>>;
-    /// Ends a fault. One that does not act any more is fine.
+    /// Ends a fault. One that does not act any more is fine; one whose end is not seen is an error: it is tried again, and stays in
+    /// the journal.
     fn heal(&self, injection: &Injection) -> BoxFuture<'_, Result<Effect, FaultError>>;
     /// Heals whatever acts, whoever began it: rules are removed, machines of the cluster run.
     fn heal_all(&self) -> BoxFuture<'_, Result<(), FaultError>>;

@@ -61,7 +61,8 @@ fn answer(mut stream: TcpStream, site: &Site) -> std::io::Result<()> {
             break;
         }
     }
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let asked = first.split(' ').nth(1).unwrap_or_default();
+    let path = asked.split('?').next().unwrap_or_default();
     let head = |status: &str, kind: &str, number: u64| {
         format!(
             "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-security-policy: {}\r\nx-page: {number}\r\nconnection: close\r\n\r\n",
@@ -69,7 +70,7 @@ fn answer(mut stream: TcpStream, site: &Site) -> std::io::Result<()> {
         )
     };
     let (state, changed) = &**site;
-    match path.as_str() {
+    match path {
         "/t/" => {
             let start = live_html(&nothing(), "RUNNING", "");
             stream.write_all((head("200 OK", "text/html; charset=utf-8", 0) + &start).as_bytes())

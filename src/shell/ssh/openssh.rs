@@ -1,6 +1,6 @@
 //! The system's `ssh`: for people, for programs, and for the way through a machine in between.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -66,7 +66,12 @@ fn write_known_hosts(target: &SshTarget, known_hosts: &Path) -> io::Result<()> {
         .chain(target.jump.as_deref())
         .map(known_host)
         .collect();
-    std::fs::write(known_hosts, lines)
+    // Another `ssh` of the same user may be reading the file.
+    let folder = known_hosts.parent().unwrap_or_else(|| Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(lines.as_bytes())?;
+    file.persist(known_hosts)?;
+    Ok(())
 }
 
 /// A server's line of a known hosts file. As OpenSSH looks it up (`put_host_port` of its misc.c): with brackets and port only where that
