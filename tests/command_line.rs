@@ -63,6 +63,7 @@ fn usage_errors_exit_2() {
         &["--name", "Not A Name", "down"],
         &["node", "explode", "w1"],
         &["run", "x.toml", "--shard", "3/2"],
+        &["watch", "--port", "0"],
     ] {
         assert_eq!(check(arguments).code, 2, "{arguments:?}");
     }

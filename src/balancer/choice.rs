@@ -39,6 +39,22 @@ struct Member {
     last_penalty: Option<(Instant, Duration)>,
     /// Connections that wait for it.
     pending: Arc<AtomicUsize>,
+    /// Connections that were tried on it since it came into the set.
+    tried: u64,
+    /// Those of them that it refused, or for which another answered first, or nobody.
+    failed: u64,
+}
+
+/// What is known about one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known<'a> {
+    pub(super) addr: SocketAddr,
+    pub(super) node: Option<&'a str>,
+    pub(super) confirmed: bool,
+    pub(super) penalised: bool,
+    pub(super) waiting: usize,
+    pub(super) tried: u64,
+    pub(super) failed: u64,
 }
 
 impl Choice {
@@ -61,6 +77,8 @@ impl Choice {
                     penalised: false,
                     last_penalty: None,
                     pending: Arc::default(),
+                    tried: 0,
+                    failed: 0,
                 });
                 new.push(*addr);
             }
@@ -97,11 +115,30 @@ impl Choice {
     }
 
     /// The count of connections that wait for an endpoint in the set, for whoever opens one.
-    pub(super) fn pending(&self, addr: SocketAddr) -> Option<Arc<AtomicUsize>> {
-        self.members
-            .iter()
-            .find(|member| member.addr == addr)
-            .map(|member| Arc::clone(&member.pending))
+    pub(super) fn pending(&mut self, addr: SocketAddr) -> Option<Arc<AtomicUsize>> {
+        let member = self.member(addr)?;
+        member.tried += 1;
+        Some(Arc::clone(&member.pending))
+    }
+
+    /// A connection that was tried on the endpoint did not come about.
+    pub(super) fn failed(&mut self, addr: SocketAddr) {
+        if let Some(member) = self.member(addr) {
+            member.failed += 1;
+        }
+    }
+
+    /// What is known about each endpoint.
+    pub(super) fn known(&self) -> impl Iterator<Item = Known<'_>> {
+        self.members.iter().map(|member| Known {
+            addr: member.addr,
+            node: member.node.as_deref(),
+            confirmed: member.confirmed,
+            penalised: member.penalised,
+            waiting: member.pending.load(Ordering::Relaxed),
+            tried: member.tried,
+            failed: member.failed,
+        })
     }
 
     /// The node of an endpoint.
@@ -217,6 +254,26 @@ mod tests {
             [1, 2, 3].map(addr),
             "a good one that is slow before a doubtful one"
         );
+    }
+
+    #[test]
+    fn what_was_tried_and_failed_is_counted_while_an_endpoint_is_in_the_set() {
+        let mut choice = confirmed(&[1, 2]);
+        for last in [1, 1, 2, 9] {
+            choice.pending(addr(last));
+        }
+        choice.failed(addr(1));
+        choice.failed(addr(9));
+        let counts = |choice: &Choice| -> Vec<_> {
+            choice
+                .known()
+                .map(|known| (known.addr, known.tried, known.failed))
+                .collect()
+        };
+        assert_eq!(counts(&choice), [(addr(1), 2, 1), (addr(2), 1, 0)]);
+        choice.replace(&endpoints(&[2]));
+        choice.replace(&endpoints(&[1, 2]));
+        assert_eq!(counts(&choice), [(addr(2), 1, 0), (addr(1), 0, 0)]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod services;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,7 @@ pub use self::open::{Connection, OpenConnection};
 pub use self::relay::{ForwardError, forward, relay};
 pub use self::report::Report;
 pub use self::services::{ServicePort, ServicePortKey, ServiceTable};
+pub use self::view::EndpointView;
 use crate::transport::Dial;
 
 /// A connect that has said nothing for so long gets company.
@@ -210,8 +212,8 @@ impl Balancer {
 
     /// Counts a connection to an endpoint that is still in the set.
     fn admit(&self, key: &ServicePortKey, addr: SocketAddr) -> Option<OpenConnection> {
-        let services = self.services();
-        let choice = &services.get(key)?.choice;
+        let mut services = self.services();
+        let choice = &mut services.get_mut(key)?.choice;
         let (node, pending) = (choice.node(addr).map(str::to_owned), choice.pending(addr)?);
         Some(OpenConnections::add(
             &self.shared.open,
@@ -307,6 +309,9 @@ impl Shared {
         let Some(service) = services.get_mut(key) else {
             return;
         };
+        if outcome != Outcome::Accepted {
+            service.choice.failed(addr);
+        }
         match outcome {
             Outcome::Accepted => {
                 service.choice.confirm(addr);

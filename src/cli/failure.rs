@@ -53,6 +53,17 @@ impl Failure {
 }
 
 impl Failure {
+    /// All that it says, as one line.
+    pub(super) fn in_one_line(&self) -> String {
+        let mut parts = vec![self.message.as_str()];
+        parts.extend(self.causes.iter().map(String::as_str));
+        let line = parts.join(": ");
+        match &self.hint {
+            Some(hint) => format!("{line}; {hint}"),
+            None => line,
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_invalid(&self) -> bool {
         self.code == INVALID

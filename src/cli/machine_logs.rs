@@ -32,7 +32,8 @@ pub(super) fn machine_logs(
                 });
             }
         };
-        add("console", end_of(&folder.join("console.log")));
+        let console = end_of(&folder.join("console.log"), FILE_BYTES_MAX as u64);
+        add("console", console);
         let mut journal = Journal::default();
         let path = folder.join("journal.jsonl");
         for path in [older(&path), path] {
@@ -48,16 +49,14 @@ pub(super) fn machine_logs(
     logs
 }
 
-/// The end of a file; nothing of one that cannot be read.
-fn end_of(path: &Path) -> String {
+/// The end of a file, so many bytes at most; nothing of one that cannot be read.
+pub(super) fn end_of(path: &Path, bytes_max: u64) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(
-            length.saturating_sub(FILE_BYTES_MAX as u64),
-        ))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
         let mut end = Vec::new();
-        file.take(FILE_BYTES_MAX as u64).read_to_end(&mut end)?;
+        file.take(bytes_max).read_to_end(&mut end)?;
         Ok(end)
     };
     String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()

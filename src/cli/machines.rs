@@ -138,11 +138,20 @@ impl NodeCommand {
             NodeVerb::Freeze { node } => (node, PowerAction::Freeze),
             NodeVerb::Thaw { node } => (node, PowerAction::Thaw),
         };
-        let daemon = connect(name).await?.daemon;
-        require_node(&daemon.status().await?.spec, &node)?;
-        daemon.power(&node, action).await?;
+        power(&connect(name).await?.daemon, &node, action).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Changes a machine's power by hand.
+pub(super) async fn power(
+    daemon: &DaemonClient,
+    node: &NodeName,
+    action: PowerAction,
+) -> Result<(), Failure> {
+    require_node(&daemon.status().await?.spec, node)?;
+    daemon.power(node, action).await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod board;
 mod boots;
 mod case;
 mod cluster;
+mod cockpit;
 mod demo;
 mod diff;
 mod doctor;
@@ -19,6 +20,7 @@ mod inventory;
 mod journal;
 mod judge;
 mod kubernetes;
+mod loopback;
 mod machine_logs;
 mod machines;
 mod manifests;
@@ -82,6 +84,8 @@ enum Command {
     Prune(inventory::Prune),
     /// Show a cluster's machines and the services reachable from this host.
     Status(cluster::Status),
+    /// Show a cluster in a browser, and break and heal it by hand there.
+    Watch(cockpit::WatchCommand),
     /// Run scenario files on a cluster of their own (or any Kubernetes) and print their verdicts.
     Run(scenarios::Run),
     /// Show what a scenario would do, without doing it.
@@ -192,6 +196,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ls(command) => command.run(),
         Command::Prune(command) => command.run().await,
         Command::Status(command) => command.run(name).await,
+        Command::Watch(command) => command.run(name).await,
         Command::Run(command) => command.run(name).await,
         Command::Plan(command) => command.run(name).await,
         Command::Lint(command) => command.run(),

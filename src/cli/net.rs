@@ -157,21 +157,41 @@ impl Net {
                 seed,
             } => change(name, ends.into(), shape.into(), lasts, seed).await,
             NetVerb::Heal { from, to } => {
-                let both_directions = from.is_some();
-                let links = Links::Between {
-                    from,
-                    to,
-                    both_directions,
-                };
-                let daemon = connect(name).await?.daemon;
-                require_nodes_of(&daemon, &links).await?;
-                daemon.heal_links(&LinkHeal { links, tag: None }).await?;
+                heal(&connect(name).await?.daemon, from, to).await?;
                 Ok(ExitCode::SUCCESS)
             }
             NetVerb::Show { json } => show(&connect(name).await?.daemon.links().await?, json),
             NetVerb::Capture(capture) => capture.run(&connect(name).await?.daemon).await,
         }
     }
+}
+
+/// Makes links perfect again: all of them, those of a machine, or those between two.
+pub(super) async fn heal(
+    daemon: &DaemonClient,
+    from: Option<Port>,
+    to: Option<Port>,
+) -> Result<(), Failure> {
+    let both_directions = from.is_some();
+    let links = Links::Between {
+        from,
+        to,
+        both_directions,
+    };
+    require_nodes_of(daemon, &links).await?;
+    daemon.heal_links(&LinkHeal { links, tag: None }).await?;
+    Ok(())
+}
+
+/// A rule that says something, and says it right.
+pub(super) fn require_rule(rule: &LinkRule) -> Result<(), Failure> {
+    if *rule == LinkRule::default() {
+        return Err(Failure::new("the links are to do nothing special")
+            .hint("say what: --delay, --jitter, --loss, --duplicate, --reorder, --rate; `net heal` makes links perfect")
+            .invalid());
+    }
+    rule.validate()
+        .map_err(|error| Failure::from(error).invalid())
 }
 
 async fn change(
@@ -181,15 +201,25 @@ async fn change(
     lasts: Option<Duration>,
     seed: u64,
 ) -> Result<ExitCode, Failure> {
-    if rule == LinkRule::default() {
-        return Err(Failure::new("the links are to do nothing special")
-            .hint("say what: --delay, --jitter, --loss, --duplicate, --reorder, --rate; `net heal` makes links perfect")
-            .invalid());
-    }
-    rule.validate()
-        .map_err(|error| Failure::from(error).invalid())?;
+    require_rule(&rule)?;
     let daemon = connect(name).await?.daemon;
-    require_nodes_of(&daemon, &links).await?;
+    let effects = set_rule(&daemon, links, rule, lasts, seed).await?;
+    effects_in_words(&rule, &effects)
+        .iter()
+        .for_each(|line| say(line));
+    require_measured(&effects)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets a rule by hand and returns what it does, as measured.
+pub(super) async fn set_rule(
+    daemon: &DaemonClient,
+    links: Links,
+    rule: LinkRule,
+    lasts: Option<Duration>,
+    seed: u64,
+) -> Result<Vec<LinkEffect>, Failure> {
+    require_nodes_of(daemon, &links).await?;
     let change = LinkChange {
         links,
         rule,
@@ -197,26 +227,31 @@ async fn change(
         tag: BY_HAND.into(),
         seed,
     };
-    let effects = daemon.change_links(&change).await?;
-    for effect in &effects {
-        say(&format!(
+    Ok(daemon.change_links(&change).await?)
+}
+
+/// One line a link.
+pub(super) fn effects_in_words(rule: &LinkRule, effects: &[LinkEffect]) -> Vec<String> {
+    let line = |effect: &LinkEffect| {
+        format!(
             "{} -> {}: {}",
             effect.from,
             effect.to,
-            in_words(&rule, &effect.measured)
-        ));
-    }
-    match effects
-        .iter()
-        .filter(|effect| !effect.verified)
-        .collect::<Vec<&LinkEffect>>()[..]
-    {
-        [] => Ok(ExitCode::SUCCESS),
-        [first, ..] => Err(Failure::new(format!(
+            in_words(rule, &effect.measured)
+        )
+    };
+    effects.iter().map(line).collect()
+}
+
+/// A rule that does not act as it says is a failure, though it is set.
+pub(super) fn require_measured(effects: &[LinkEffect]) -> Result<(), Failure> {
+    let unseen = effects.iter().find(|effect| !effect.verified);
+    unseen.map_or(Ok(()), |first| {
+        Err(Failure::new(format!(
             "the rule was set, but was not measured on {} -> {}",
             first.from, first.to
-        ))),
-    }
+        )))
+    })
 }
 
 /// What was measured, as much of it as the rule is about.

@@ -41,6 +41,7 @@ use crate::scenario::capacity::Capacity;
 use crate::scenario::evidence::Keep;
 use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
+use crate::scenario::injection::Injection;
 use crate::scenario::live::LiveSender;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
@@ -463,9 +464,7 @@ pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let own = OwnCluster::new(cluster.daemon.clone(), &cluster.daemon.status().await?.spec);
-    let healed = scenario::undo(&paths.journal(), &own).await?;
-    own.heal_all().await?;
+    let healed = heal_everything(&cluster).await?;
     if healed.is_empty() {
         say("nothing was left to heal");
     }
@@ -473,6 +472,15 @@ pub(super) async fn undo(name: ClusterName) -> Result<ExitCode, Failure> {
         say(&format!("healed {entry} (step {})", entry.step));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Heals what the journal says may still act, and then whatever acts: links, disks, machines that are off or frozen. Returns what
+/// stood in the journal.
+pub(super) async fn heal_everything(cluster: &Cluster) -> Result<Vec<Injection>, Failure> {
+    let own = OwnCluster::new(cluster.daemon.clone(), &cluster.daemon.status().await?.spec);
+    let healed = scenario::undo(&cluster.paths.journal(), &own).await?;
+    own.heal_all().await?;
+    Ok(healed)
 }
 
 /// Machines of ours end with their daemon, and every fault in them with it. Those of others may still have one.

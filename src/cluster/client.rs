@@ -16,6 +16,7 @@ use super::daemon::{
     LinkState, MEMORY_REFUSED, RestoreOrder, Status,
 };
 use super::home::ClusterPaths;
+use crate::balancer::EndpointView;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{
     DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Restored,
@@ -195,6 +196,12 @@ impl DaemonClient {
     /// Every directed link, with what acts on it and what has passed it.
     pub async fn links(&self) -> Result<Vec<LinkState>, DaemonClientError> {
         self.send(self.http.get(url("links")), REQUEST_TIMEOUT)
+            .await
+    }
+
+    /// What the host's load balancer knows of the Services' endpoints.
+    pub async fn balancer(&self) -> Result<Vec<EndpointView>, DaemonClientError> {
+        self.send(self.http.get(url("balancer")), REQUEST_TIMEOUT)
             .await
     }
 

@@ -1,10 +1,12 @@
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
 use crate::cli::board::state::State;
+use crate::cli::loopback::{CONNECTIONS_MAX, END_WITHIN};
 use crate::scenario::live::state::tests::busy;
 
 /// A page that shows a run.
@@ -182,12 +184,4 @@ async fn connections_are_bounded() {
     let read = refused.read_to_end(&mut answer).await;
     assert!(read.map_or(true, |read| read == 0) && answer.is_empty());
     drop(held);
-}
-
-#[test]
-fn a_scenario_always_has_the_same_port() {
-    assert_eq!(usual_port("failover"), 36255);
-    assert_ne!(usual_port("failover"), usual_port("rolling-update"));
-    assert!((20_000..40_000).contains(&usual_port("x")));
-    assert!(same("abc", "abc") && !same("abc", "abd") && !same("abc", "abcd") && !same("", "a"));
 }

@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 
 use super::network::Network;
 use super::{Daemon, links};
+use crate::balancer::EndpointView;
 use crate::cluster::life::own_login;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{
@@ -131,6 +132,7 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/sightings", get(sightings))
         .route("/links", get(links::states).post(links::change))
         .route("/links/heal", post(links::heal))
+        .route("/balancer", get(balancer))
         .route("/capture", get(links::capture))
         .route("/save", post(save))
         .route("/restore", post(restore))
@@ -233,6 +235,11 @@ async fn sightings(
     Query(After { after }): Query<After>,
 ) -> Json<Vec<Sighting>> {
     Json(daemon.sightings.after(after))
+}
+
+/// What the host's load balancer knows of its endpoints.
+async fn balancer(State(daemon): Shared) -> Json<Vec<EndpointView>> {
+    Json(daemon.balancer.view())
 }
 
 async fn disk(

@@ -111,6 +111,8 @@ struct Daemon {
     sightings: Arc<sentry::Sightings>,
     provider: Arc<dyn Provider>,
     ingress: ingress::Ingress,
+    /// The host's load balancer, which the ingress and the prober's dials go through.
+    balancer: Balancer,
     /// Cancelled when the daemon is to end.
     stop: CancellationToken,
     /// Set when the cluster's directory is to go, too.
@@ -190,6 +192,7 @@ pub async fn run(
         sightings,
         provider,
         ingress,
+        balancer: balancer.clone(),
         stop: stop.clone(),
         remove: AtomicBool::new(false),
         ownership,

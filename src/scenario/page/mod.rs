@@ -9,6 +9,7 @@
 //! run is in it, so that the same run gives the same bytes; every fact of the timeline also stands in a table.
 
 pub mod bound;
+pub mod cockpit;
 pub mod columns;
 pub mod history;
 mod index;
