@@ -1,6 +1,8 @@
 //! The report page in a real browser, opened from its file: nothing on its console, no request, keys, links, dark, print.
 //! Wants Debian's `chromium` and `chromium-driver`; a few lines of the WebDriver protocol are spoken here.
 
+#[path = "page/cockpit.rs"]
+mod cockpit;
 #[path = "../src/scenario/page/fixture.rs"]
 mod fixture;
 #[path = "page/live.rs"]

@@ -188,6 +188,10 @@ async fn attend(
             soon.notify_one();
         });
     }
+    given.close();
+    while let Ok(order) = given.try_recv() {
+        complain(&format!("not done any more: {order}"));
+    }
     let all_done = async { while doing.join_next().await.is_some() {} };
     if timeout(ORDERS_END_WITHIN, all_done).await.is_err() {
         complain("an order has not come to its end, and is left alone");

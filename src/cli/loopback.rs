@@ -133,7 +133,7 @@ impl Address {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: HeaderName) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 

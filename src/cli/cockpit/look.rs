@@ -19,7 +19,7 @@ use crate::cluster::client::DaemonClientError;
 use crate::cluster::daemon::{LinkState, Served};
 use crate::cluster::life::{Cluster, is_ready};
 use crate::kubernetes::client::{ListParams, Reflector};
-use crate::machines::provider::Machine;
+use crate::machines::provider::{Machine, Power};
 use crate::model::cluster::ClusterSpec;
 use crate::scenario::fault::Journal;
 
@@ -247,7 +247,6 @@ fn process(pid: u32) -> ProcResult<(Duration, Usage)> {
 
 /// Which of these rules and machines a command leaves as it found or made them: one line each.
 pub(super) fn still_on(links: &[LinkState], machines: &[Machine]) -> Vec<String> {
-    use crate::machines::provider::Power;
     let rules = links.iter().filter_map(LinkFacts::new);
     let rules = rules.map(|link| format!("{} -> {}: {}", link.from, link.to, link.rules));
     let machines = machines.iter().filter_map(|machine| match machine.power {
@@ -262,7 +261,6 @@ pub(super) fn still_on(links: &[LinkState], machines: &[Machine]) -> Vec<String>
 mod tests {
     use super::*;
     use crate::machines::fabric::LinkRule;
-    use crate::machines::provider::Power;
 
     #[test]
     fn what_stays_broken_is_said_and_nothing_else() {
