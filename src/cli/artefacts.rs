@@ -273,10 +273,16 @@ async fn load_images(
     if tag.is_some() && files.len() != 1 {
         return Err(Failure::new("`--tag` names the image of one file").invalid());
     }
+    let live = Live::on_terminal();
+    let shown = live.clone();
     let loading = tokio::task::spawn_blocking(
         move || -> Result<images::Loaded, (images::Loaded, images::LoadError)> {
             let mut loaded = images::Loaded::default();
-            for file in &files {
+            for (number, file) in files.iter().enumerate() {
+                if let Some(live) = &shown {
+                    let (number, all) = (number + 1, files.len());
+                    live.step(&format!("loading {} ({number} of {all})", file.display()));
+                }
                 match images::load(file, tag.as_ref(), &store) {
                     Ok(more) => {
                         loaded.names.extend(more.names);
@@ -292,6 +298,9 @@ async fn load_images(
         Ok(loaded) => (loaded, None),
         Err((loaded, error)) => (loaded, Some(error)),
     };
+    if let Some(live) = live {
+        live.finish();
+    }
     for name in &loaded.names {
         say(name);
     }

@@ -102,6 +102,11 @@ impl Live {
         Self::shown(shown, board::Shared::default())
     }
 
+    /// Spinners on a terminal; elsewhere nothing, for commands that say all that matters when they are over.
+    pub(super) fn on_terminal() -> Option<Arc<Self>> {
+        is_drawn_on().then(Self::new)
+    }
+
     /// Of a command that runs scenarios.
     pub(super) fn of_runs() -> Arc<Self> {
         let state = board::Shared::default();

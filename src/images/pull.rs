@@ -49,6 +49,9 @@ struct Manifest {
 #[derive(Debug, Deserialize)]
 struct Descriptor {
     digest: String,
+    /// Bytes of the blob, as the manifest says.
+    #[serde(default)]
+    size: u64,
     platform: Option<Platform>,
 }
 
@@ -112,14 +115,12 @@ pub async fn pull(
             manifest.layers.len()
         )));
     }
-    let blobs: Vec<&str> = std::iter::once(&config)
-        .chain(&manifest.layers)
-        .map(|blob| blob.digest.as_str())
-        .collect();
-    for (number, digest) in blobs.iter().enumerate() {
-        progress(&format!("blob {} of {}", number + 1, blobs.len()));
+    let blobs: Vec<&Descriptor> = std::iter::once(&config).chain(&manifest.layers).collect();
+    let sizes: Vec<u64> = blobs.iter().map(|blob| blob.size).collect();
+    for (number, blob) in blobs.iter().enumerate() {
+        progress(&left(number, &sizes));
         mirror
-            .blob(registry, repository, digest)
+            .blob(registry, repository, &blob.digest)
             .await
             .map_err(failed)?;
     }
@@ -128,6 +129,16 @@ pub async fn pull(
         .keep_name(registry, repository, reference.version_text(), &top)
         .map_err(|error| failed(error.into()))?;
     Ok(top.digest)
+}
+
+/// What is left when this blob, counted from 0, begins.
+fn left(number: usize, sizes: &[u64]) -> String {
+    let bytes = sizes
+        .iter()
+        .skip(number)
+        .fold(0, |all: u64, size| all.saturating_add(*size));
+    let bytes = bytesize::ByteSize::b(bytes).display().iec();
+    format!("blob {} of {}, {bytes} are left", number + 1, sizes.len())
 }
 
 fn read(store: &ImageStore, manifest: &Resolved) -> Result<Manifest, String> {
@@ -151,6 +162,14 @@ mod tests {
         let router = router(store.clone(), Upstreams::none());
         tokio::spawn(async move { axum::serve(listener, router).await });
         address
+    }
+
+    #[test]
+    fn what_is_left_is_told_before_each_blob() {
+        let sizes = [1 << 10, 3 << 20, 1 << 20];
+        assert_eq!(left(0, &sizes), "blob 1 of 3, 4.0 MiB are left");
+        assert_eq!(left(2, &sizes), "blob 3 of 3, 1.0 MiB are left");
+        assert!(left(0, &[u64::MAX, 1]).starts_with("blob 1 of 2, "));
     }
 
     fn manifest(store: &ImageStore, layer: &Stored) -> Resolved {
