@@ -71,6 +71,8 @@ pub enum Place {
     Node(NodeName),
     /// Links.
     Links(Links),
+    /// Machines, each by itself.
+    Nodes(Vec<NodeName>),
     /// Pods.
     Pods(Vec<StruckPod>),
 }
@@ -92,7 +94,7 @@ impl Place {
     pub fn node(&self) -> Option<&NodeName> {
         match self {
             Self::Node(node) => Some(node),
-            Self::Links(_) | Self::Pods(_) => None,
+            Self::Links(_) | Self::Nodes(_) | Self::Pods(_) => None,
         }
     }
 
@@ -105,6 +107,9 @@ impl Place {
                 machines.insert(node.clone(), Vec::new());
             }
             Self::Links(_) => {}
+            Self::Nodes(nodes) => {
+                machines.extend(nodes.iter().map(|node| (node.clone(), Vec::new())));
+            }
             Self::Pods(pods) => {
                 for pod in pods {
                     let uids = machines.entry(pod.node.clone()).or_default();
@@ -121,7 +126,7 @@ impl Place {
         match self {
             Self::Node(node) => Links::of_node(node),
             Self::Links(links) => links.clone(),
-            Self::Pods(_) => Links::Groups(Vec::new()),
+            Self::Nodes(_) | Self::Pods(_) => Links::Groups(Vec::new()),
         }
     }
 }
@@ -131,6 +136,10 @@ impl fmt::Display for Place {
         match self {
             Self::Node(node) => node.fmt(f),
             Self::Links(links) => links.fmt(f),
+            Self::Nodes(nodes) => {
+                let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+                f.write_str(&names.join(", "))
+            }
             Self::Pods(pods) => {
                 let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
                 f.write_str(&names.join(", "))

@@ -28,6 +28,7 @@ pub mod live;
 pub mod load;
 pub mod matrix;
 pub mod page;
+mod nodes_meant;
 mod path;
 pub mod plan;
 mod pod_target;

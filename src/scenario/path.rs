@@ -68,6 +68,7 @@ impl LoadPath {
 pub(super) fn struck(pods: &BTreeMap<String, String>, place: &Place) -> Vec<String> {
     let machines: BTreeSet<String> = match place {
         Place::Node(node) => BTreeSet::from([node.to_string()]),
+        Place::Nodes(nodes) => nodes.iter().map(ToString::to_string).collect(),
         Place::Links(links) => {
             let on_path: BTreeSet<&String> = pods.values().collect();
             let nodes = on_path
@@ -112,6 +113,8 @@ mod tests {
         let port = |name: &str| name.parse::<Port>().unwrap();
         assert_eq!(struck(&pods, &Place::Node(node("w1"))), ["a", "b"]);
         assert_eq!(struck(&pods, &Place::Node(node("c1"))), [""; 0]);
+        let nodes = Place::Nodes(vec![node("c1"), node("w2")]);
+        assert_eq!(struck(&pods, &nodes), ["c"]);
         let between = |from: &str, to: &str| {
             Place::Links(Links::Between {
                 from: Some(port(from)),

@@ -14,6 +14,7 @@ pub use super::injection::Fault;
 pub use super::load::automatic::Automatic;
 pub use super::load::good::{Asked, Good};
 use super::matrix::{Cell, Matrix};
+pub use super::nodes_meant::NodesMeant;
 pub use super::pod_target::{Count, PodsMeant};
 pub use super::pods::{Exec, Which};
 use super::steps::StepAction;
@@ -297,6 +298,13 @@ pub enum Target {
     NodeRunningMostOf(String),
     /// Links.
     Links(Links),
+    /// So many of these machines; the seed decides which.
+    Nodes {
+        /// Of which.
+        meant: NodesMeant,
+        /// How many.
+        count: Count,
+    },
     /// So many of these pods that run; the seed decides which.
     Pods {
         /// Of which.
@@ -312,6 +320,7 @@ impl fmt::Display for Target {
             Self::Node(name) => write!(f, "{name}"),
             Self::NodeRunningMostOf(name) => write!(f, "the node running most of `{name}`"),
             Self::Links(links) => links.fmt(f),
+            Self::Nodes { meant, count } => write!(f, "{count} {meant}"),
             Self::Pods { meant, count } => write!(f, "{count} {meant}"),
         }
     }

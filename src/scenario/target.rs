@@ -2,15 +2,16 @@
 
 use k8s_openapi::api::core::v1::{ReplicationController, Service};
 use rand::SeedableRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::deploy::NAMESPACE;
 use super::events::View;
 use super::injection::Place;
 use super::pod_target::draw;
 use super::run::Environment;
-use super::spec::{Count, PodsMeant, Target};
+use super::spec::{Count, NodesMeant, PodsMeant, Target};
 use crate::kubernetes::client::ClientError;
+use crate::model::names::NodeName;
 
 /// The place that a target means now, or why it means none.
 pub(super) async fn choose(
@@ -21,6 +22,10 @@ pub(super) async fn choose(
     let name = match target {
         Target::Node(node) => return Ok(Place::Node(node.clone())),
         Target::Links(links) => return Ok(Place::Links(links.clone())),
+        Target::Nodes { meant, count } => {
+            let nodes = meant.of(&environment.nodes, &environment.workers);
+            return draw_nodes(nodes, (*meant, *count), environment.seed);
+        }
         Target::Pods { meant, count } => return draw_pods(meant, *count, environment.seed, view),
         Target::NodeRunningMostOf(name) => name,
     };
@@ -44,6 +49,23 @@ pub(super) async fn choose(
         .and_then(|node| node.parse().ok())
         .map(Place::Node);
     chosen.ok_or_else(|| format!("no node runs a pod of `{name}`"))
+}
+
+/// So many of these machines; the seed alone decides which.
+fn draw_nodes(
+    mut nodes: Vec<NodeName>,
+    (meant, count): (NodesMeant, Count),
+    seed: u64,
+) -> Result<Place, String> {
+    let all = nodes.len();
+    nodes.sort();
+    nodes.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
+    nodes.truncate(count.of(all));
+    nodes.sort();
+    if nodes.is_empty() {
+        return Err(format!("{count} {meant} is none: there are {all} of them"));
+    }
+    Ok(Place::Nodes(nodes))
 }
 
 fn draw_pods(meant: &PodsMeant, count: Count, seed: u64, view: &View) -> Result<Place, String> {
@@ -88,5 +110,40 @@ mod tests {
             (0..20).map(|seed| most(&counts, seed)).collect();
         assert_eq!(chosen.len(), 2, "the seed matters");
         assert_eq!(most(&[], 1), None);
+    }
+
+    #[test]
+    fn machines_are_drawn_by_the_seed_alone_from_those_of_a_role() {
+        let named = |names: &[&str]| -> Vec<NodeName> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let (all, workers) = (named(&["w2", "c1", "w1"]), named(&["w2", "w1"]));
+        let of = |meant: NodesMeant, count, seed| {
+            draw_nodes(meant.of(&all, &workers), (meant, count), seed)
+        };
+        let every = |meant| of(meant, Count::All, 1);
+        assert_eq!(
+            every(NodesMeant::Any),
+            Ok(Place::Nodes(named(&["c1", "w1", "w2"])))
+        );
+        assert_eq!(
+            every(NodesMeant::Workers),
+            Ok(Place::Nodes(named(&["w1", "w2"])))
+        );
+        assert_eq!(
+            every(NodesMeant::Controllers),
+            Ok(Place::Nodes(named(&["c1"])))
+        );
+        let mut drawn = std::collections::BTreeSet::new();
+        for seed in 0..40 {
+            let one = of(NodesMeant::Workers, Count::One, seed).unwrap();
+            assert_eq!(Ok(one.clone()), of(NodesMeant::Workers, Count::One, seed));
+            drawn.insert(one.to_string());
+        }
+        assert_eq!(drawn.len(), 2, "each comes");
+        assert_eq!(
+            of(NodesMeant::Controllers, Count::Minority, 1),
+            Err("a minority of controllers is none: there are 1 of them".to_owned())
+        );
     }
 }

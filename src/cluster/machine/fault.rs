@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::systemd::{start_timer, stop_timers, timers, tool};
-use super::{CGROUP, CGROUP_ROOT, MachineError, RUN_DIR, doing, failed, systemd};
+use super::{CGROUP, CGROUP_ROOT, MachineError, RUN_DIR, doing, failed, silence, systemd};
 
 /// Our place among a device's filters.
 const PRIORITY: &str = "7700";
@@ -442,6 +442,7 @@ pub async fn heal_everything() -> Result<(), MachineError> {
     heal_links()?;
     thaw().await?;
     stop_timers(&timers("links"));
+    silence::hear_all()?;
     systemd::stop_all_faults();
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! Runs as root on the machine, started over SSH by [`super::uninstall`], [`super::install`] and the daemon. Everything is idempotent.
 
 pub mod before;
+mod container_oom;
 pub mod fault;
 pub mod leave;
 mod node_cpu;
@@ -14,11 +15,13 @@ mod pod_groups;
 mod pod_kill;
 mod process;
 mod role_kill;
+mod silence;
 mod systemd;
 
 pub use node_memory::Amount;
 pub use order::{Order, Seen};
 pub use role_kill::Role;
+pub use silence::Served;
 
 /// Where the roles keep their configuration.
 const CONFIG_DIR: &str = "/etc/flightcage";

@@ -3,6 +3,7 @@
 //! Each order is idempotent. One that acts for a time holds its own deadline on the machine (a timer or a unit of systemd that ends),
 //! so that nothing stays broken when the host is gone.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,10 @@ use tokio::time::Instant;
 
 use super::node_memory::Amount;
 use super::role_kill::Role;
-use super::{MachineError, node_cpu, node_memory, pod_freeze, pod_kill, role_kill};
+use super::silence::Served;
+use super::{
+    MachineError, container_oom, node_cpu, node_memory, pod_freeze, pod_kill, role_kill, silence,
+};
 
 /// What a machine is to do to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +106,48 @@ pub enum Order {
         /// The step that it belongs to.
         name: String,
     },
+    /// Let the containers of these pods hit their memory limits.
+    ExhaustPods {
+        /// The pods' uids.
+        pods: Vec<String>,
+        /// Whenever they come back, for so long; 0: once.
+        again_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Let them again and again until this process ends: what a unit of [`Self::ExhaustPods`] does.
+    KeepExhausting {
+        /// The pods' uids.
+        pods: Vec<String>,
+    },
+    /// Let them no more.
+    StopExhausting {
+        /// The pods' uids.
+        pods: Vec<String>,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Give containers the limits that they had: what a timer of [`Self::ExhaustPods`] does.
+    PutLimitsBack {
+        /// Control groups, and the limit of each as the kernel writes it.
+        limits: Vec<(PathBuf, String)>,
+    },
+    /// Drop what is sent to a service from here.
+    Silence {
+        /// Which.
+        service: Served,
+        /// It passes again after this.
+        hold_s: u64,
+        /// The step that it belongs to.
+        name: String,
+    },
+    /// Let it pass.
+    Hear {
+        /// Which.
+        service: Served,
+        /// The step that it belongs to.
+        name: String,
+    },
 }
 
 /// What came of an order.
@@ -172,6 +218,20 @@ impl Order {
             } => node_memory::take(amount, for_s, &name).await,
             Self::HoldMemory { bytes } => node_memory::hold(bytes).await,
             Self::LeaveMemory { name } => node_memory::give_back(&name),
+            Self::ExhaustPods {
+                pods,
+                again_s,
+                name,
+            } => container_oom::exhaust(&pods, again_s, &name).await,
+            Self::KeepExhausting { pods } => container_oom::keep_exhausting(&pods).await,
+            Self::StopExhausting { pods, name } => container_oom::stop_exhausting(&pods, &name),
+            Self::PutLimitsBack { limits } => container_oom::put_back(&limits),
+            Self::Silence {
+                service,
+                hold_s,
+                name,
+            } => silence::silence(service, hold_s, &name).await,
+            Self::Hear { service, name } => silence::hear(service, &name).await,
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod capability;
 mod clock;
+mod container_oom;
 mod controls;
 mod disk;
 mod links;
@@ -20,6 +21,7 @@ mod pod_freeze;
 mod pod_kill;
 mod power;
 mod role_kill;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -64,6 +66,8 @@ pub trait FaultAction: fmt::Debug + Send + Sync {
 pub enum Strikes {
     /// A machine.
     Node,
+    /// One machine, or several at once.
+    Machines,
     /// Links: all of a machine, or those between machines.
     Links,
     /// Links between groups of machines.
@@ -124,6 +128,9 @@ pub static FAULTS: &[&FaultType] = &[
     &role_kill::PROXY,
     &node_cpu::CPU,
     &node_memory::MEMORY,
+    &container_oom::OOM,
+    &silence::REGISTRY,
+    &silence::DNS,
 ];
 
 /// The fault of this name.

@@ -52,12 +52,17 @@ const WRITTEN: &[(&str, &str)] = &[
         r#"kind = "node.memory", size = "64MiB""#,
         "node.memory (64.0 MiB)",
     ),
+    (r#"kind = "container.oom""#, "container.oom"),
+    (r#"kind = "registry.down""#, "registry.down"),
+    (r#"kind = "dns.fail""#, "dns.fail"),
 ];
 
 fn read(written: &str) -> Fault {
     let name = written.split('"').nth(1).unwrap();
     let target = match fault_named(name).unwrap().strikes {
-        super::Strikes::Node | super::Strikes::Links => r#"{ node = "w1" }"#,
+        super::Strikes::Node | super::Strikes::Machines | super::Strikes::Links => {
+            r#"{ node = "w1" }"#
+        }
         super::Strikes::Groups => r#"{ groups = [["w1"], ["w2"]] }"#,
         super::Strikes::Pods => r#"{ pod = "web", count = "all" }"#,
     };
@@ -276,6 +281,42 @@ async fn what_a_machine_has_taken_from_it_is_given_back_by_itself() {
         [r#"w1 {"take-memory":{"amount":{"permille":300},"for_s":15,"name":"it"}}"#]
     );
     assert_eq!(heal, [r#"w1 {"leave-memory":{"name":"it"}}"#]);
+}
+
+#[tokio::test]
+async fn limits_that_are_hit_once_need_no_healing() {
+    let (begin, heal) = orders(&injection(r#"kind = "container.oom""#, pods(), 0)).await;
+    assert_eq!(
+        begin[1],
+        r#"w2 {"exhaust-pods":{"pods":["uid-b"],"again_s":0,"name":"it"}}"#
+    );
+    assert_eq!(heal, [""; 0]);
+    let (begin, heal) = orders(&injection(r#"kind = "container.oom""#, pods(), 5)).await;
+    assert!(begin[0].contains(r#""again_s":5"#), "{begin:?}");
+    assert_eq!(
+        heal[1],
+        r#"w2 {"stop-exhausting":{"pods":["uid-b"],"name":"it"}}"#
+    );
+}
+
+#[tokio::test]
+async fn a_service_is_silent_on_every_machine_of_the_place_and_longer_if_nobody_heals_it() {
+    let place = || {
+        let nodes = ["w1", "w2"].map(|name| name.parse().unwrap());
+        Place::Nodes(nodes.to_vec())
+    };
+    let (begin, heal) = orders(&injection(r#"kind = "dns.fail""#, place(), 5)).await;
+    assert_eq!(
+        begin,
+        [
+            r#"w1 {"silence":{"service":"dns","hold_s":20,"name":"it"}}"#,
+            r#"w2 {"silence":{"service":"dns","hold_s":20,"name":"it"}}"#,
+        ]
+    );
+    assert_eq!(heal[1], r#"w2 {"hear":{"service":"dns","name":"it"}}"#);
+    let (begin, heal) = orders(&injection(r#"kind = "registry.down""#, place(), 1)).await;
+    assert!(begin[0].contains(r#""service":"registry""#), "{begin:?}");
+    assert_eq!(heal[0], r#"w1 {"hear":{"service":"registry","name":"it"}}"#);
 }
 
 #[tokio::test]

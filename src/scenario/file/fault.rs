@@ -10,7 +10,7 @@ use crate::model::names::{InvalidName, NodeName};
 use crate::model::reader::{Table, Value, suggestion};
 use crate::scenario::faults::{FAULTS, FaultType, Lasts, Strikes, fault_named};
 use crate::scenario::injection::Fault;
-use crate::scenario::spec::{Action, Count, PodsMeant, Target};
+use crate::scenario::spec::{Action, Count, NodesMeant, PodsMeant, Target};
 
 /// Keys that every kind has.
 const COMMON: [&str; 3] = ["kind", "target", "for"];
@@ -79,14 +79,16 @@ fn target(
 ) -> Option<Target> {
     const NODE: [&str; 2] = ["node", "node_running_most_of"];
     const LINK: [&str; 5] = ["node", "node_running_most_of", "from", "to", "between"];
+    const MACHINES: [&str; 4] = ["node", "node_running_most_of", "nodes", "count"];
     const PODS: [&str; 3] = ["pod", "labels", "count"];
-    const ANY: [&str; 9] = [
+    const ANY: [&str; 10] = [
         "node",
         "node_running_most_of",
         "from",
         "to",
         "between",
         "groups",
+        "nodes",
         "pod",
         "labels",
         "count",
@@ -96,6 +98,7 @@ fn target(
         None => &ANY,
         Some(Strikes::Groups) => &["groups"],
         Some(Strikes::Node) => &NODE,
+        Some(Strikes::Machines) => &MACHINES,
         Some(Strikes::Links) => &LINK,
         Some(Strikes::Pods) => &PODS,
     };
@@ -107,6 +110,16 @@ fn target(
     let has_pods = table.get("pod").is_some() || table.get("labels").is_some();
     if strikes == Some(Strikes::Pods) || kind.is_none() && has_pods {
         return pods(table);
+    }
+    let has_one = NODE.iter().any(|key| table.get(key).is_some());
+    if table.get("nodes").is_some() || strikes == Some(Strikes::Machines) && !has_one {
+        return machines(table);
+    }
+    if let Some(count) = table
+        .get("count")
+        .filter(|_| strikes == Some(Strikes::Machines))
+    {
+        count.problem("`count` is of `nodes`; a machine is one", None);
     }
     match (
         table.get("node"),
@@ -147,10 +160,9 @@ fn target(
             }))
         }
         _ => {
-            let help = if known.len() == NODE.len() {
-                "`node` or `node_running_most_of`"
-            } else {
-                "`node`, `node_running_most_of`, `from` and `to`, or `between`"
+            let help = match strikes {
+                Some(Strikes::Node | Strikes::Machines) => "`node` or `node_running_most_of`",
+                _ => "`node`, `node_running_most_of`, `from` and `to`, or `between`",
             };
             table.problem("name one target", Some(help.into()));
             None
@@ -201,6 +213,28 @@ fn groups(value: &Value<'_, '_>, nodes: &Nodes) -> Option<Target> {
         return None;
     }
     Some(Target::Links(Links::Groups(groups)))
+}
+
+/// `nodes = "…"`, with `count`.
+fn machines(table: &Table<'_, '_>) -> Option<Target> {
+    let count = table
+        .get("count")
+        .map_or(Some(Count::One), |value| word(&value, "count", &Count::ALL));
+    let Some(value) = table.get("nodes") else {
+        let help = "`node`, `node_running_most_of`, or `nodes = \"workers\"` with `count`";
+        table.problem("name one target", Some(help.into()));
+        return None;
+    };
+    for key in ["node", "node_running_most_of"] {
+        if let Some(other) = table.get(key) {
+            other.problem(format!("`nodes` and `{key}` exclude each other"), None);
+        }
+    }
+    let meant = word(&value, "role", &NodesMeant::ALL);
+    Some(Target::Nodes {
+        meant: meant?,
+        count: count?,
+    })
 }
 
 /// `pod = "…"` or `labels = { … }`, with `count`.

@@ -245,6 +245,10 @@ fn every_kind_of_fault_can_be_written() {
         r#"{ kind = "clock.step", target = { node = "w1" }, by = "-2m", for = "1s" }"#,
         r#"{ kind = "pod.kill", target = { pod = "web" } }"#,
         r#"{ kind = "pod.kill", target = { labels = { app = "web", tier = "front" }, count = "minority" }, for = "5s" }"#,
+        r#"{ kind = "container.oom", target = { pod = "web" } }"#,
+        r#"{ kind = "registry.down", target = { nodes = "any", count = "all" }, for = "5s" }"#,
+        r#"{ kind = "dns.fail", target = { nodes = "workers" }, for = "5s" }"#,
+        r#"{ kind = "dns.fail", target = { node = "w1" }, for = "5s" }"#,
     ] {
         assert_eq!(fault_problems(fault), [""; 0], "{fault}");
     }
@@ -352,6 +356,28 @@ fn wrong_faults_are_refused_with_what_would_be_right() {
                 "name one target [`node` or `node_running_most_of`]",
                 "unknown key `pod` [known: `node`, `node_running_most_of`]",
             ],
+        ),
+        (
+            r#"{ kind = "dns.fail", target = {}, for = "1s" }"#,
+            &[
+                "name one target [`node`, `node_running_most_of`, or `nodes = \"workers\"` with `count`]",
+            ],
+        ),
+        (
+            r#"{ kind = "registry.down", target = { nodes = "helpers", node = "w1", count = "most" }, for = "1s" }"#,
+            &[
+                "unknown role `helpers` [known: `any`, `workers`, `controllers`]",
+                "`nodes` and `node` exclude each other",
+                "unknown count `most` [known: `one`, `minority`, `majority`, `all`]",
+            ],
+        ),
+        (
+            r#"{ kind = "dns.fail", target = { node = "w1", count = "all" }, for = "1s" }"#,
+            &["`count` is of `nodes`; a machine is one"],
+        ),
+        (
+            r#"{ kind = "node.freeze", target = { nodes = "workers" }, for = "1s" }"#,
+            &["unknown key `nodes` [did you mean `node`?]"],
         ),
     ];
     for (fault, expected) in table {
