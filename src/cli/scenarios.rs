@@ -43,6 +43,7 @@ use crate::scenario::fault::{DialService, Faults, Journal};
 use crate::scenario::file::{Against, Machines};
 use crate::scenario::injection::Injection;
 use crate::scenario::live::LiveSender;
+use crate::scenario::random::drawn;
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Environment, Outcome, SlowHost, exit_code};
@@ -393,6 +394,9 @@ pub(super) struct Plan {
     /// Another value of a variable of the file; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
+    /// Draws what the file leaves to chance, as that of `run` does.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 impl Plan {
@@ -408,6 +412,7 @@ impl Plan {
             .cluster
             .clone()
             .unwrap_or_else(|| ClusterSpec::with_workers(name, 2));
+        let scenario = drawn(&scenario, self.seed);
         let plan = scenario::plan(&scenario, &OwnCluster::new(daemon, &spec));
         say(&format!("scenario {}", plan.scenario));
         plan.lines.iter().for_each(|line| say(&format!("  {line}")));

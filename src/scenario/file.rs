@@ -6,6 +6,7 @@ mod fault;
 mod lint;
 mod load;
 mod matrix;
+mod random;
 mod rate;
 #[cfg(test)]
 mod spoiled;
@@ -190,12 +191,12 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     }
     let mut steps: Vec<Step> = Vec::new();
     for value in array(root, "step") {
-        if let Some(step) = value
-            .table()
-            .and_then(|table| step(&table, &reading, &steps))
-        {
-            steps.push(step);
-        }
+        let Some(table) = value.table() else {
+            continue;
+        };
+        let drawn = random::steps(&table, &reading, &steps);
+        let read = drawn.unwrap_or_else(|| step(&table, &reading, &steps).into_iter().collect());
+        steps.extend(read);
     }
     let expect = root.get("expect").and_then(|value| value.table());
     // A step or load that was refused must not be reported a second time by what refers to it.
@@ -253,8 +254,12 @@ fn step_ids_written(root: &Table<'_, '_>) -> Vec<String> {
     let Some(values) = root.get("step").and_then(|value| value.if_array()) else {
         return Vec::new();
     };
-    let id = |value: &Value<'_, '_>| value.if_table()?.get("id")?.if_string().map(str::to_owned);
-    values.iter().filter_map(id).collect()
+    let ids = |value: &Value<'_, '_>| {
+        let step = value.if_table()?;
+        let own = || Some(vec![step.get("id")?.if_string()?.to_owned()]);
+        random::ids(&step).or_else(own)
+    };
+    values.iter().filter_map(ids).flatten().collect()
 }
 
 pub(in crate::scenario) fn word<T: Copy>(

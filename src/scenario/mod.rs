@@ -33,6 +33,7 @@ mod path;
 pub mod plan;
 mod pod_target;
 pub mod pods;
+pub mod random;
 pub mod repeats;
 pub mod report;
 pub mod requests;

@@ -75,7 +75,19 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
                 }
                 Progress::Replaced(count) => format!(" when `{}` has replaced {count}", when.step),
             });
-        lines.push(format!("step `{}`{when}: {}", step.id, what(&step.action)));
+        let pause = step
+            .drawn
+            .as_ref()
+            .map(|draw| draw.pause)
+            .filter(|pause| !pause.is_zero())
+            .map_or(String::new(), |pause| {
+                format!(" after a pause of {} s", pause.as_secs_f64())
+            });
+        lines.push(format!(
+            "step `{}`{when}{pause}: {}",
+            step.id,
+            what(&step.action)
+        ));
     }
     lines.extend(
         scenario

@@ -31,6 +31,7 @@ use super::load::analysis::{BaselineState, baseline};
 use super::load::{self, HttpRequest, Running, certificates_in, trust_only};
 use super::path::LoadPath;
 use super::plan::planned_step;
+use super::random::drawn;
 use super::report::{
     CountedReport, EventReport, LoadReport, NotAppliedReport, Report, SpanReport, TargetFacts,
     Verdict, rounded,
@@ -114,6 +115,7 @@ pub async fn run(
     environment: Environment,
     cancel: CancellationToken,
 ) -> Result<Report, RunError> {
+    let scenario = &drawn(scenario, environment.seed);
     undo(&environment.journal_dir, environment.faults.as_ref()).await?;
     folder::prepare(environment.folder.as_deref(), &scenario.text)?;
     let early = |verdict, reasons| {

@@ -17,6 +17,7 @@ use super::matrix::{Cell, Matrix};
 pub use super::nodes_meant::NodesMeant;
 pub use super::pod_target::{Count, PodsMeant};
 pub use super::pods::{Exec, Which};
+pub use super::random::{Choice, Draw};
 use super::steps::StepAction;
 use crate::kubernetes::manifest::NotApplied;
 use crate::model::cluster::ClusterSpec;
@@ -195,6 +196,8 @@ pub struct Step {
     pub when: Option<When>,
     /// What it does.
     pub action: Action,
+    /// What its fault is drawn from, if the seed decides.
+    pub drawn: Option<Draw>,
 }
 
 /// `when = { step = "…", … }`.

@@ -296,6 +296,9 @@ impl<'a> Steps<'a> {
             if index > 0 {
                 self.until(index - 1, |state| state.ended).await;
             }
+            if let Some(draw) = &step.drawn {
+                sleep(draw.pause).await;
+            }
             return;
         };
         let other = self

@@ -77,6 +77,7 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step
         id: id?,
         when,
         action: action?,
+        drawn: None,
     })
 }
 
@@ -93,7 +94,7 @@ fn earlier_step<'s>(value: &Value<'_, '_>, earlier: &'s [Step]) -> Option<&'s St
     found
 }
 
-fn when(table: &Table<'_, '_>, earlier: &[Step]) -> Option<When> {
+pub(super) fn when(table: &Table<'_, '_>, earlier: &[Step]) -> Option<When> {
     table.allow(&["step", "plus", "replaced"]);
     let step = table
         .require("step")
