@@ -64,6 +64,8 @@ fn usage_errors_exit_2() {
         &["node", "explode", "w1"],
         &["run", "x.toml", "--shard", "3/2"],
         &["watch", "--port", "0"],
+        &["shrink"],
+        &["shrink", "x.toml", "--repeat", "0"],
     ] {
         assert_eq!(check(arguments).code, 2, "{arguments:?}");
     }

@@ -31,6 +31,7 @@ mod roles;
 mod scenario_files;
 mod scenarios;
 mod series;
+mod shrink;
 mod snapshots;
 mod terminal;
 mod vagrant;
@@ -98,6 +99,8 @@ enum Command {
     Explain(report::Explain),
     /// Judge a stored run again, from its files alone.
     Judge(judge::Judge),
+    /// Find the smallest set of a failing scenario's faults, and their shortest durations, that still fail.
+    Shrink(shrink::Shrink),
     /// Heal whatever an interrupted run left broken.
     Undo,
     /// Print a kubeconfig that any client on this host can use.
@@ -203,6 +206,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Report(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Judge(command) => command.run(),
+        Command::Shrink(command) => command.run(name).await,
         Command::Undo => scenarios::undo(name).await,
         Command::Kubeconfig => kubernetes::kubeconfig(name),
         Command::Apply(command) => command.run(name).await,

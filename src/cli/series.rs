@@ -54,15 +54,7 @@ pub(super) async fn run_on_own_clusters(
 ) -> Vec<Outcome> {
     let interruption = Interruption::watch();
     let stop = interruption.token();
-    let mut series = Series {
-        home,
-        name,
-        settings,
-        stop,
-        live,
-        current: None,
-        failed: Vec::new(),
-    };
+    let mut series = Series::new(home, name, settings, stop, live);
     let begun = Instant::now();
     let mut agenda = Agenda::new(cases, settings.repeats);
     while let Some(case) = agenda.next(begun.elapsed()) {
@@ -85,7 +77,7 @@ pub(super) async fn run_on_own_clusters(
 }
 
 /// Scenarios that run one after another, and the cluster that is up meanwhile.
-struct Series<'a> {
+pub(super) struct Series<'a> {
     home: &'a Home,
     name: &'a ClusterName,
     settings: &'a Settings<'a>,
@@ -96,8 +88,28 @@ struct Series<'a> {
     failed: Vec<ClusterSpec>,
 }
 
-impl Series<'_> {
-    async fn run(&mut self, case: &Case<'_>) -> Result<Outcome, Failure> {
+impl<'a> Series<'a> {
+    /// No cluster is up yet.
+    pub(super) fn new(
+        home: &'a Home,
+        name: &'a ClusterName,
+        settings: &'a Settings<'a>,
+        stop: &'a CancellationToken,
+        live: &'a Arc<Live>,
+    ) -> Self {
+        Self {
+            home,
+            name,
+            settings,
+            stop,
+            live,
+            current: None,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Runs a case on the cluster that it asks for, which is pristine then.
+    pub(super) async fn run(&mut self, case: &Case<'_>) -> Result<Outcome, Failure> {
         let spec = self.wanted(case.scenario);
         if self.stop.is_cancelled() {
             return Ok(self.interrupted(case, &spec));
@@ -166,7 +178,8 @@ impl Series<'_> {
         }
     }
 
-    async fn finish(self) -> Result<(), Failure> {
+    /// Takes down the cluster that is up, if it was made here.
+    pub(super) async fn finish(self) -> Result<(), Failure> {
         let Some((_, cluster)) = self.current else {
             return Ok(());
         };

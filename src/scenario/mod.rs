@@ -38,6 +38,7 @@ pub mod repeats;
 pub mod report;
 pub mod requests;
 pub mod run;
+pub mod shrink;
 pub mod spec;
 mod step;
 mod steps;
