@@ -65,6 +65,7 @@ fn usage_errors_exit_2() {
         &["run", "x.toml", "--shard", "3/2"],
         &["watch", "--port", "0"],
         &["shrink"],
+        &["new"],
         &["shrink", "x.toml", "--repeat", "0"],
     ] {
         assert_eq!(check(arguments).code, 2, "{arguments:?}");

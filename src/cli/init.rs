@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::terminal::say;
 use crate::cluster::file::FILE_NAME;
 
-const CLUSTER: &str = include_str!("init/flightcage.toml");
+pub(super) const CLUSTER: &str = include_str!("init/flightcage.toml");
 const SCENARIO: &str = include_str!("init/scenario.toml");
 
 /// Arguments of `init`.

@@ -25,6 +25,7 @@ mod machine_logs;
 mod machines;
 mod manifests;
 mod net;
+mod new;
 mod planted;
 mod report;
 mod roles;
@@ -139,6 +140,8 @@ enum Command {
     Image(artefacts::ImageCommand),
     /// Write a commented cluster file or scenario to begin with.
     Init(init::Init),
+    /// Make a folder with a scenario, a cluster file and manifests that run as they stand.
+    New(new::New),
     /// Is this host able? With --fix, make it so.
     Doctor(doctor::Doctor),
     /// Hold a cluster's machines, fabric and registry (started by `up`).
@@ -226,6 +229,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Vagrant(command) => command.run(&name),
         Command::Image(command) => command.run().await,
         Command::Init(command) => command.run(),
+        Command::New(command) => command.run(),
         Command::Doctor(command) => command.run(&name).await,
         Command::Daemon(command) => command.run(name).await,
         Command::Server(role) => role.server().await,
