@@ -306,7 +306,8 @@ fn clear(device: &str, touched: Touched) -> Result<(), MachineError> {
         let _ = tool(&["tc", "filter", "del", "dev", device, side, "pref", PRIORITY]);
     }
     let qdiscs = tool(&["tc", "qdisc", "show", "dev", device])?;
-    if touched.clsact && qdiscs.contains("qdisc clsact") {
+    // A service that is silenced meanwhile has filters of its own there, and takes it away with them.
+    if touched.clsact && qdiscs.contains("qdisc clsact") && !silence::acts() {
         tool(&["tc", "qdisc", "del", "dev", device, "clsact"])?;
     }
     if touched.root && qdiscs.contains(HANDLE) {

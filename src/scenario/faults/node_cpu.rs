@@ -21,7 +21,7 @@ const END_SLACK: Duration = Duration::from_secs(1);
 pub(super) static CPU: FaultType = FaultType {
     name: "node.cpu",
     needs: Capability::new("node.cpu", Means::OwnMachine),
-    strikes: Strikes::Node,
+    strikes: Strikes::Machines,
     lasts: Lasts::For,
     settings: &["share"],
     read,

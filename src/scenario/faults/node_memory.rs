@@ -18,7 +18,7 @@ const END_SLACK: Duration = Duration::from_secs(10);
 pub(super) static MEMORY: FaultType = FaultType {
     name: "node.memory",
     needs: Capability::new("node.memory", Means::OwnMachine),
-    strikes: Strikes::Node,
+    strikes: Strikes::Machines,
     lasts: Lasts::For,
     settings: &["size", "share"],
     read,

@@ -16,7 +16,7 @@ use crate::scenario::injection::Injection;
 pub(super) static AGENT: FaultType = FaultType {
     name: "agent.kill",
     needs: Capability::new("agent.kill", Means::Guest),
-    strikes: Strikes::Node,
+    strikes: Strikes::Machines,
     lasts: Lasts::OnceOrFor,
     settings: &[],
     read: |_| Some(Arc::new(RoleKill { role: Role::Agent })),
@@ -27,7 +27,7 @@ pub(super) static AGENT: FaultType = FaultType {
 pub(super) static PROXY: FaultType = FaultType {
     name: "proxy.kill",
     needs: Capability::new("proxy.kill", Means::Guest),
-    strikes: Strikes::Node,
+    strikes: Strikes::Machines,
     lasts: Lasts::OnceOrFor,
     settings: &[],
     read: |_| Some(Arc::new(RoleKill { role: Role::Proxy })),

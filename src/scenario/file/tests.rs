@@ -249,6 +249,8 @@ fn every_kind_of_fault_can_be_written() {
         r#"{ kind = "registry.down", target = { nodes = "any", count = "all" }, for = "5s" }"#,
         r#"{ kind = "dns.fail", target = { nodes = "workers" }, for = "5s" }"#,
         r#"{ kind = "dns.fail", target = { node = "w1" }, for = "5s" }"#,
+        r#"{ kind = "agent.kill", target = { nodes = "workers", count = "minority" } }"#,
+        r#"{ kind = "node.cpu", target = { nodes = "controllers" }, share = "50%", for = "5s" }"#,
     ] {
         assert_eq!(fault_problems(fault), [""; 0], "{fault}");
     }
