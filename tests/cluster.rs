@@ -553,6 +553,17 @@ fn i_every_kind_of_fault_is_seen_to_act_and_none_is_left() {
 }
 
 #[test]
+fn i_faults_inside_machines_are_seen_to_act_and_none_is_left() {
+    let (report, code, said) = run_scenario("tests/fixtures/scenarios/guest-faults.toml");
+    let faults = report["faults"].as_array().expect("faults is a list");
+    for fault in faults {
+        assert_eq!(fault["verified"], true, "{fault}\n{said}");
+        assert!(fault["healed_ms"].is_number(), "{fault}");
+    }
+    assert_eq!((faults.len(), code), (5, Some(0)), "{said}");
+}
+
+#[test]
 fn j_links_are_shaped_captured_and_healed_by_hand() {
     cluster();
     let shaped = ok(&[

@@ -392,6 +392,28 @@ faults_left = 0
     }
 
     #[test]
+    fn the_fixture_keeps_its_comments_whatever_is_left_out() {
+        let text = include_str!("../../../tests/fixtures/scenarios/fails-by-one.toml");
+        let name = "test".parse().unwrap();
+        let against = Against::own_cluster(&name, |_, _| Vec::new());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/scenarios/fails-by-one.toml");
+        let read = |text: &str| parse(&path, text, &against).unwrap();
+        let all = faults(&read(text));
+        let memory = FaultStep {
+            lasts: Duration::from_secs(1),
+            ..all[1].clone()
+        };
+        let one = with_only(text, &all, &[memory]).unwrap();
+        assert_eq!(faults(&read(&one)).len(), 1);
+        assert!(one.contains("# This is what fails"), "{one}");
+        assert!(one.contains("for = \"1s\" }"), "{one}");
+        assert!(!one.contains("Harmless"), "{one}");
+        let busy = with_only(text, &all, &all[2..]).unwrap();
+        assert_eq!(read(&busy).steps[0].when, None, "{busy}");
+    }
+
+    #[test]
     fn steps_in_a_list_are_refused() {
         let text = "flightcage = 1\nstep = [{ id = \"a\", fault = { kind = \"pod.kill\", target = { pod = \"web\" } } }]\n";
         let all = faults(&read(text));
