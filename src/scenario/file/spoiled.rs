@@ -10,6 +10,7 @@ fn any_text_is_a_scenario_or_problems() {
     let seeds: &[&[u8]] = &[
         include_bytes!("../../../scenarios/failover.toml"),
         include_bytes!("../../../tests/fixtures/scenarios/every-fault.toml"),
+        include_bytes!("../../../tests/fixtures/scenarios/guest-faults.toml"),
         include_bytes!("../../../tests/fixtures/wrong.toml"),
     ];
     let name = "test".parse().expect("a name");
