@@ -57,6 +57,7 @@ async fn main() -> Result<(), Failure> {
         eviction_brake_percent: eviction_brake_percent(),
         granted_labels: BTreeMap::new(),
         accept_unenforced: false,
+        tokens: false,
     })
     .await?;
     Ok(())

@@ -56,6 +56,12 @@ const COMMANDS: &[(u32, &str, &str)] = &[
     ),
     (0, "run p1 --image=i:1", "created"),
     (0, "create -f node.yaml", "created"),
+    (24, "create token sa1 --duration=10m", "eyJ"),
+    (
+        24,
+        "create token default --audience=vault --bound-object-kind=Pod --bound-object-name=p1",
+        "eyJ",
+    ),
     // Reading.
     (0, "get all", "deployment.apps/dep"),
     (0, "get pods", "Pending"),

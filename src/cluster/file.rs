@@ -10,6 +10,7 @@
 //! upstream_registries = ["quay.io"]
 //! eviction_brake_percent = 50    # with more than so many per cent of the workers silent, nothing is evicted
 //! accept_unenforced = false      # whether objects are taken that ask for protection which nobody here enforces
+//! tokens = false                 # whether ServiceAccounts' tokens open connections without a certificate, and pods get them
 //! [[cluster.node]]               # what one machine has instead
 //! name = "w2"
 //! memory = "1GiB"
@@ -105,6 +106,7 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
         "upstream_registries",
         "eviction_brake_percent",
         "accept_unenforced",
+        "tokens",
         "node",
         "login",
         "host",
@@ -167,6 +169,10 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
     }
     spec.accept_unenforced = table
         .get("accept_unenforced")
+        .and_then(|value| value.boolean())
+        .unwrap_or(false);
+    spec.tokens = table
+        .get("tokens")
         .and_then(|value| value.boolean())
         .unwrap_or(false);
     spec

@@ -464,6 +464,7 @@ fn roles(
             secrets_key: format!("{CONFIG_DIR}/secrets.key").into(),
             eviction_brake_percent: spec.eviction_brake_percent,
             accept_unenforced: spec.accept_unenforced,
+            tokens: spec.tokens,
             granted_labels: granted_labels(spec),
         };
         roles.push((

@@ -107,6 +107,9 @@ pub struct ClusterSpec {
     /// Whether objects are taken that ask for protection which nobody here enforces.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accept_unenforced: bool,
+    /// Whether ServiceAccounts' tokens open connections, and pods get them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tokens: bool,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.
@@ -174,6 +177,7 @@ impl ClusterSpec {
             upstream_registries: Vec::new(),
             eviction_brake_percent: eviction_brake_percent(),
             accept_unenforced: false,
+            tokens: false,
         }
     }
 

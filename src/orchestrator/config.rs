@@ -43,6 +43,9 @@ pub struct ServerConfig {
     /// Whether objects are taken that ask for protection which nobody here enforces (`api::honoured`).
     #[serde(default)]
     pub accept_unenforced: bool,
+    /// Whether a client without a certificate may show the token of a ServiceAccount instead, and pods get one.
+    #[serde(default)]
+    pub tokens: bool,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.

@@ -115,6 +115,21 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// One message on a node's or a balancer's stream: output comes in pieces of 32 KiB.
 pub const MESSAGE_BYTES: usize = 256 << 10;
 
+// Tokens.
+
+/// Longest token of a ServiceAccount; ours have about 1 KiB.
+pub const TOKEN_BYTES: usize = 16 << 10;
+/// Audiences of one token.
+pub const TOKEN_AUDIENCES: usize = 32;
+/// Connections without a certificate whose first token has not been seen; for another one the oldest is given up.
+pub const STRANGERS: usize = 64;
+/// How long such a connection may take to show a token.
+pub const STRANGER_TIME: Duration = Duration::from_secs(5);
+/// How long it may take to read that it was refused.
+pub const STRANGER_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// Connections by tokens, those of all ServiceAccounts together; they are among [`CONNECTIONS`].
+pub const CONNECTIONS_BY_TOKEN: usize = 256;
+
 // Streams to and from pods.
 
 /// Longest message of a client's WebSocket. Such a client may send all its standard input in one.

@@ -80,6 +80,7 @@ impl Running {
             secrets_key: directory.join("secrets.key"),
             eviction_brake_percent: 55,
             accept_unenforced: false,
+            tokens: false,
             granted_labels: std::collections::BTreeMap::new(),
         };
         let cancel = CancellationToken::new();

@@ -20,7 +20,7 @@ use super::contact::Contact;
 use super::tunnel::TunnelError;
 use super::tunnel::client_config;
 use super::words::Words;
-use crate::orchestrator::api::tls;
+use crate::orchestrator::api::tls::{self, Clients};
 use crate::orchestrator::config::AgentConfig;
 use crate::orchestrator::tunnel::{PEER_PORT, PeerAnswer};
 
@@ -77,9 +77,11 @@ impl Peers {
             .filter(is_worker)
             .map(|address| (*address, PEER_PORT).into())
             .collect();
-        let acceptor = tls::acceptor(&config.identity).map_err(|error| TunnelError::Identity {
-            path: config.identity.certificate.clone(),
-            what: error.to_string(),
+        let acceptor = tls::acceptor(&config.identity, Clients::Certified).map_err(|error| {
+            TunnelError::Identity {
+                path: config.identity.certificate.clone(),
+                what: error.to_string(),
+            }
         })?;
         Ok(Self {
             connector: Arc::new(client_config(&config.identity)?).into(),

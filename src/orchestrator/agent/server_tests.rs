@@ -117,6 +117,7 @@ async fn an_agent_serves_a_real_server() {
         secrets_key: path.join("secrets.key"),
         eviction_brake_percent: 55,
         accept_unenforced: false,
+        tokens: false,
         granted_labels: std::collections::BTreeMap::new(),
     };
     let _server = AbortOnDropHandle::new(tokio::spawn(api::serve(

@@ -124,6 +124,7 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
         Subresource::Exec => ("PodExecOptions", &["create", "get"]),
         Subresource::Attach => ("PodAttachOptions", &["create", "get"]),
         Subresource::PortForward => ("PodPortForwardOptions", &["create", "get"]),
+        Subresource::Token => ("TokenRequest", &["create"]),
     };
     let mut out = json!({
         "name": format!("{}/{}", kind.plural, part.name()),
@@ -135,6 +136,7 @@ fn subresource(kind: &Kind, part: Subresource) -> Value {
     let group = match part {
         Subresource::Scale => Some("autoscaling"),
         Subresource::Eviction => Some("policy"),
+        Subresource::Token => Some("authentication.k8s.io"),
         Subresource::Status
         | Subresource::Binding
         | Subresource::Log

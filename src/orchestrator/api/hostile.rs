@@ -26,6 +26,7 @@ use super::http::{Server, router};
 use super::panics::Panics;
 use super::places::{Place, Users};
 use super::registry::tests::registry;
+use super::tokens::Tokens;
 use super::tunnels::Tunnels;
 
 /// How many requests, when it matters.
@@ -69,6 +70,7 @@ impl Bench {
             cancel: CancellationToken::new(),
             address: "127.0.0.1:6443".to_owned(),
             panics: panics.clone(),
+            tokens: Arc::new(Tokens::ephemeral().expect("random bytes")),
             users,
         });
         Self {

@@ -27,6 +27,7 @@ use super::pod_streams::{self, Asked};
 use super::registry::Registry;
 use super::route::{self, Target};
 use super::status::Status;
+use super::tokens::Tokens;
 use super::tunnels::{Piece, Tunnels};
 use super::{discovery, health, limits, logs, openapi, protobuf, reviews};
 use answers::as_protobuf;
@@ -49,6 +50,8 @@ pub struct Server {
     pub address: String,
     /// Panics of handlers.
     pub panics: Panics,
+    /// Tokens of ServiceAccounts.
+    pub tokens: Arc<Tokens>,
     /// Who is connected.
     pub(super) users: Arc<Users>,
 }
@@ -278,7 +281,13 @@ async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, St
                 return Err(Status::method_not_allowed());
             }
             let (body, namespace) = (call.object()?, namespace.as_deref());
-            let answered = reviews::answer(&server.registry, &call.who, review, namespace, body)?;
+            let answered = reviews::answer(
+                (&server.registry, &server.tokens),
+                &call.who,
+                review,
+                namespace,
+                body,
+            )?;
             let answered = answered.to_string().into_bytes();
             return Ok(json_response(StatusCode::CREATED, answered));
         }

@@ -72,6 +72,8 @@ pub enum Subresource {
     Attach,
     /// `portforward`: connections to a pod's ports.
     PortForward,
+    /// `token`: a token of a ServiceAccount.
+    Token,
 }
 
 impl Subresource {
@@ -87,6 +89,7 @@ impl Subresource {
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::PortForward => "portforward",
+            Self::Token => "token",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The API server: Kubernetes' own API over mTLS, on the [store](super::store).
 //!
 //! ```text
-//! TLS ► identity ► route ► authorize ► [`registry::Registry`]: default, validate ► store
+//! TLS ► certificate or token ► identity ► route ► authorize ► [`registry::Registry`]: default, validate ► store
 //! ```
 //! Invariants: nobody is anonymous; every write passes the registry, whoever makes it (HTTP or a controller); bodies are never logged.
 
@@ -12,6 +12,7 @@ pub(super) mod balancers;
 pub mod barrier;
 pub mod bootstrap;
 pub mod bounds;
+mod caller;
 pub mod defaults;
 pub mod discovery;
 mod health;
@@ -39,6 +40,7 @@ pub mod status;
 pub mod strict;
 pub mod tables;
 pub mod tls;
+pub mod tokens;
 pub mod tunnels;
 pub mod validation;
 pub mod watch;

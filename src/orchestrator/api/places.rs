@@ -15,16 +15,23 @@ use tokio_util::sync::CancellationToken;
 use super::authorize::Identity;
 use super::limits::{
     ANSWER_BYTES, ANSWERS_BYTES, ANSWERS_OF_ADMINISTRATORS_BYTES, CONNECTIONS,
-    CONNECTIONS_FOR_ADMINISTRATORS, CONNECTIONS_FOR_FIRST, CONNECTIONS_OF_ADMINISTRATOR,
-    CONNECTIONS_OF_USER, FIRST_CONNECTIONS, HANDSHAKES, LONG_BODIES, LONG_BODIES_OF_ADMINISTRATORS,
-    TURN_TIME, TURNS, TURNS_OF_ADMINISTRATORS,
+    CONNECTIONS_BY_TOKEN, CONNECTIONS_FOR_ADMINISTRATORS, CONNECTIONS_FOR_FIRST,
+    CONNECTIONS_OF_ADMINISTRATOR, CONNECTIONS_OF_USER, FIRST_CONNECTIONS, HANDSHAKES, LONG_BODIES,
+    LONG_BODIES_OF_ADMINISTRATORS, TURN_TIME, TURNS, TURNS_OF_ADMINISTRATORS,
 };
 use super::status::Status;
 
 /// Handshakes that are under way. Nobody has shown a certificate yet: only the address tells one from another.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handshakes {
     under_way: Mutex<UnderWay>,
+    most: usize,
+}
+
+impl Default for Handshakes {
+    fn default() -> Self {
+        Self::of(HANDSHAKES)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,10 +51,18 @@ pub(super) struct Handshake {
 }
 
 impl Handshakes {
+    /// At most so many.
+    pub(super) fn of(most: usize) -> Self {
+        Self {
+            under_way: Mutex::default(),
+            most,
+        }
+    }
+
     /// Another begins. If there are too many, the oldest of the address with the most of them gives way.
     pub(super) fn begin(self: &Arc<Self>, from: IpAddr) -> Handshake {
         let mut under_way = self.lock();
-        if under_way.handshakes.len() >= HANDSHAKES {
+        if under_way.handshakes.len() >= self.most {
             under_way.give_one_up();
         }
         let number = under_way.next;
@@ -101,6 +116,18 @@ impl Drop for Handshake {
 pub(super) struct Users {
     users: Mutex<HashMap<String, Weak<User>>>,
     connections: AtomicUsize,
+    /// Of these, those by tokens.
+    by_token: AtomicUsize,
+}
+
+/// One of the connections by tokens; no more when dropped.
+#[derive(Debug)]
+struct ByToken(Arc<Users>);
+
+impl Drop for ByToken {
+    fn drop(&mut self) {
+        self.0.by_token.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -122,6 +149,8 @@ pub(super) struct Room(#[expect(dead_code, reason = "it is held")] Option<OwnedS
 pub(super) struct Place {
     user: Arc<User>,
     of: Arc<Users>,
+    #[expect(dead_code, reason = "it is held")]
+    by_token: Option<ByToken>,
 }
 
 /// Whether a user with `own` connections may have another, when there are `all`.
@@ -160,8 +189,25 @@ impl Users {
         }
         user.connections.fetch_add(1, Ordering::Relaxed);
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let of = self.clone();
-        Some(Place { user, of })
+        Some(Place {
+            user,
+            of: self.clone(),
+            by_token: None,
+        })
+    }
+
+    /// The same for a connection whose requests show tokens: all accounts together have a share of their own.
+    pub(super) fn admit_by_token(self: &Arc<Self>, who: &Identity) -> Option<Place> {
+        let (set, read) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.by_token
+            .fetch_update(set, read, |count| {
+                (count < CONNECTIONS_BY_TOKEN).then_some(count + 1)
+            })
+            .ok()?;
+        let counted = ByToken(self.clone());
+        let mut place = self.admit(who)?;
+        place.by_token = Some(counted);
+        Some(place)
     }
 
     /// Connections of everybody.
@@ -282,6 +328,24 @@ mod tests {
             place.room(Some(0)).is_ok(),
             "an answer without a body weighs nothing"
         );
+    }
+
+    #[test]
+    fn tokens_have_a_share_of_their_own() {
+        let users = Arc::new(Users::default());
+        let all: Vec<Place> = (0..100)
+            .flat_map(|n| {
+                let account = who(&format!("system:serviceaccount:default:a{n}"), "accounts");
+                let users = users.clone();
+                std::iter::from_fn(move || users.admit_by_token(&account))
+            })
+            .collect();
+        assert_eq!(all.len(), CONNECTIONS_BY_TOKEN);
+        let node = who("system:node:w1", "system:nodes");
+        assert!(users.admit(&node).is_some());
+        drop(all);
+        let account = who("system:serviceaccount:default:a", "accounts");
+        assert!(users.admit_by_token(&account).is_some());
     }
 
     #[test]

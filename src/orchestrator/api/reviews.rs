@@ -8,6 +8,7 @@ use super::authorize::{self, Attempt, Identity};
 use super::kinds;
 use super::registry::Registry;
 use super::status::Status;
+use super::tokens::{self, Tokens};
 
 /// One kind of review.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ enum Question {
     OwnRules,
     /// Who am I?
     Own,
+    /// Whose token is this?
+    Token,
 }
 
 const fn review(
@@ -58,6 +61,12 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 
 /// Every review.
 pub static ALL: &[Review] = &[
+    review(
+        AUTHENTICATION,
+        "TokenReview",
+        "tokenreviews",
+        Question::Token,
+    ),
     review(
         AUTHENTICATION,
         "SelfSubjectReview",
@@ -113,7 +122,7 @@ pub fn find(
 
 /// Refuses who may not ask this.
 pub(super) fn permit(who: &Identity, review: &Review) -> Result<(), Status> {
-    if review.question == Question::Access && !who.is_master() {
+    if [Question::Access, Question::Token].contains(&review.question) && !who.is_master() {
         return Err(Status::forbidden(format!(
             "{}.{} is forbidden: User \"{}\" cannot create resource \"{}\" in API group \"{}\"",
             review.plural, review.group, who.user, review.plural, review.group
@@ -124,7 +133,7 @@ pub(super) fn permit(who: &Identity, review: &Review) -> Result<(), Status> {
 
 /// The review with its answer.
 pub(super) fn answer(
-    registry: &Registry,
+    (registry, tokens): (&Registry, &Tokens),
     who: &Identity,
     review: &Review,
     namespace: Option<&str>,
@@ -144,6 +153,7 @@ pub(super) fn answer(
     let spec = body.get("spec").cloned().unwrap_or_default();
     let status = match review.question {
         Question::Own => json!({"userInfo": user_info(who)}),
+        Question::Token => tokens.review(registry, &spec, tokens::now()),
         Question::OwnRules => rules(
             registry,
             who,
@@ -307,6 +317,10 @@ mod tests {
         }
     }
 
+    fn tokens() -> Tokens {
+        Tokens::ephemeral().expect("random bytes")
+    }
+
     fn named(kind: &str) -> &'static Review {
         ALL.iter()
             .find(|review| review.kind == kind)
@@ -321,7 +335,7 @@ mod tests {
                 json!({"resourceAttributes": {"verb": verb, "resource": resource, "name": name}});
             let body = json!({"spec": spec});
             let review = named("SelfSubjectAccessReview");
-            answer(&registry, who, review, None, body).expect("answered")["status"]["allowed"]
+            answer((&registry, &tokens()), who, review, None, body).expect("answered")["status"]["allowed"]
                 == json!(true)
         };
         let (admin, node) = (
@@ -348,7 +362,8 @@ mod tests {
         );
         let body = json!({"spec": {"user": "system:node:w1", "groups": ["system:nodes"],
             "resourceAttributes": {"verb": "list", "resource": "services"}}});
-        let answered = answer(&registry, &admin, review, None, body).expect("answered");
+        let answered =
+            answer((&registry, &tokens()), &admin, review, None, body).expect("answered");
         assert_eq!(answered["status"], json!({"allowed": true}));
         for wrong in [
             json!([]),
@@ -356,7 +371,8 @@ mod tests {
             json!({"kind": "Pod"}),
             json!({"spec": {"user": "u"}}),
         ] {
-            let refused = answer(&registry, &admin, review, None, wrong).expect_err("refused");
+            let refused =
+                answer((&registry, &tokens()), &admin, review, None, wrong).expect_err("refused");
             assert_eq!(refused.code, 400);
         }
     }
@@ -366,13 +382,15 @@ mod tests {
         let registry = registry().await;
         let node = who("system:node:w1", "system:nodes");
         let review = named("SelfSubjectReview");
-        let answered = answer(&registry, &node, review, None, json!({})).expect("answered");
+        let answered =
+            answer((&registry, &tokens()), &node, review, None, json!({})).expect("answered");
         assert_eq!(
             answered["status"]["userInfo"],
             json!({"username": "system:node:w1", "groups": ["system:nodes", "system:authenticated"]})
         );
         let review = named("SelfSubjectRulesReview");
-        let answered = answer(&registry, &node, review, None, json!({})).expect("answered");
+        let answered =
+            answer((&registry, &tokens()), &node, review, None, json!({})).expect("answered");
         assert_eq!(answered["status"]["incomplete"], json!(true));
         let rules = answered["status"]["resourceRules"].to_string();
         assert!(rules.contains("services") && !rules.contains("secrets"));

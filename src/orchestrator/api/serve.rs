@@ -21,13 +21,15 @@ use tower::ServiceExt;
 
 use super::activity::{Activity, Held};
 use super::barrier::Barrier;
+use super::caller::Caller;
 use super::heartbeats::Heartbeats;
 use super::http::{Server, router};
 use super::panics::{Panics, Spawner};
 use super::places::{Handshake, Handshakes, Room, Users};
 use super::registry::Registry;
 use super::status::Status;
-use super::tls::{self, TlsError};
+use super::tls::{self, Clients, TlsError};
+use super::tokens::{KeyError, Tokens};
 use super::tunnels::Tunnels;
 use super::{balancers, bootstrap, kinds, limits, panics};
 use crate::orchestrator::config::ServerConfig;
@@ -40,6 +42,8 @@ use crate::orchestrator::store::seal::{SealError, Sealer};
 const DRAIN: Duration = Duration::from_secs(5);
 /// Open files that are asked of the system.
 const OPEN_FILES: u64 = 16 << 10;
+/// The key of ServiceAccount tokens, beside that of the Secrets.
+const TOKENS_KEY: &str = "service-accounts.key";
 /// Why the server ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -55,6 +59,9 @@ pub enum ServerError {
     /// The secrets key cannot be used.
     #[error(transparent)]
     Key(#[from] SealError),
+    /// The key of ServiceAccount tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] KeyError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -112,7 +119,12 @@ pub async fn serve(
     listener: TcpListener,
     cancel: CancellationToken,
 ) -> Result<(), ServerError> {
-    let acceptor = tls::acceptor(&config.identity)?;
+    let clients = if config.tokens {
+        Clients::ByToken
+    } else {
+        Clients::Certified
+    };
+    let acceptor = tls::acceptor(&config.identity, clients)?;
     private_file::make_private_directory(&config.data_dir).map_err(|source| {
         ServerError::DataDirectory {
             path: config.data_dir.display().to_string(),
@@ -124,6 +136,9 @@ pub async fn serve(
         prefix: kinds::SECRET.prefix(None),
     };
     let store = EmbeddedStore::open(&config.data_dir.join("store.redb"), sealing)?;
+    let tokens = Arc::new(Tokens::open(
+        &config.secrets_key.with_file_name(TOKENS_KEY),
+    )?);
     let heartbeats = Arc::new(Heartbeats::default());
     let registry = Registry::new(Arc::new(store), heartbeats.clone());
     let registry = registry
@@ -162,8 +177,14 @@ pub async fn serve(
     };
     let controllers = tokio::spawn(controlling);
     let users = Arc::new(Users::default());
+    let strangers = config.tokens.then(|| Strangers {
+        under_way: Arc::new(Handshakes::of(limits::STRANGERS)),
+        tokens: tokens.clone(),
+        registry: registry.clone(),
+    });
     let server = Server {
         registry,
+        tokens,
         tunnels,
         barrier,
         cancel: cancel.clone(),
@@ -176,6 +197,7 @@ pub async fn serve(
         acceptor,
         router: router(server),
         handshakes: Arc::default(),
+        strangers,
         users,
         panics,
         cancel,
@@ -198,12 +220,22 @@ fn raise_open_files() {
     }
 }
 
+/// What connections without a certificate need.
+#[derive(Clone)]
+struct Strangers {
+    under_way: Arc<Handshakes>,
+    tokens: Arc<Tokens>,
+    registry: Arc<Registry>,
+}
+
 /// What every connection comes through.
 #[derive(Clone)]
 struct Door {
     acceptor: TlsAcceptor,
     router: Router,
     handshakes: Arc<Handshakes>,
+    /// `None` where everybody needs a certificate.
+    strangers: Option<Strangers>,
     users: Arc<Users>,
     panics: Panics,
     cancel: CancellationToken,
@@ -257,27 +289,48 @@ async fn connection(stream: TcpStream, handshake: Handshake, door: Door) {
     };
     let session = stream.get_ref().1;
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let Some(who) = certificate.and_then(tls::identity) else {
-        return tracing::warn!("a client certificate has no CN");
+    let peer = stream.get_ref().0.peer_addr();
+    let caller = match (certificate, &door.strangers, peer) {
+        (None, Some(strangers), Ok(peer)) => Caller::bearer(
+            strangers.tokens.clone(),
+            strangers.registry.clone(),
+            door.users.clone(),
+            strangers.under_way.begin(peer.ip()),
+        ),
+        (certificate, ..) => {
+            let Some(who) = certificate.and_then(tls::identity) else {
+                return tracing::warn!("a client certificate has no CN");
+            };
+            let Some(place) = door.users.admit(&who).map(Arc::new) else {
+                return tracing::debug!(
+                    user = who.user,
+                    "a user has all the connections it may have"
+                );
+            };
+            Caller::Certified { who, place }
+        }
     };
-    let Some(place) = door.users.admit(&who).map(Arc::new) else {
-        return tracing::debug!(
-            user = who.user,
-            "a user has all the connections it may have"
-        );
-    };
+    let caller = Arc::new(caller);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let activity = Arc::new(Activity::new(Instant::now()));
     let service = {
-        let activity = activity.clone();
+        let (activity, caller) = (activity.clone(), caller.clone());
         let (router, panics) = (door.router.clone(), door.panics.clone());
         hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
             let open = activity.open();
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(who.clone());
-            request.extensions_mut().insert(place.clone());
-            let (router, panics, place) = (router.clone(), panics.clone(), place.clone());
+            let identified = caller.identify(request.headers_mut());
+            let (router, panics) = (router.clone(), panics.clone());
             async move {
+                let (who, place) = match identified {
+                    Ok(identified) => identified,
+                    Err(status) => {
+                        let held = |body| Body::new(Held::new(body, open, Room::default()));
+                        return Ok(status.into_response().map(held));
+                    }
+                };
+                request.extensions_mut().insert(who);
+                request.extensions_mut().insert(place.clone());
                 let response = match panics.caught(router.oneshot(request)).await {
                     Ok(Ok(response)) => response,
                     Err(status) => status.into_response(),
@@ -300,14 +353,15 @@ async fn connection(stream: TcpStream, handshake: Handshake, door: Door) {
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     let over = async {
-        tokio::select! { () = door.cancel.cancelled() => {}, () = activity.idle() => {} }
+        tokio::select! { () = door.cancel.cancelled() => {}, () = activity.idle() => {}, () = caller.over() => {} }
     };
     let result = tokio::select! {
         result = served.as_mut() => result,
         () = over => {
             served.as_mut().graceful_shutdown();
             // A client that never said anything has nothing to finish, and would never end it.
-            tokio::time::timeout(DRAIN, served).await.unwrap_or(Ok(()))
+            let drain = caller.drain_time(DRAIN);
+            tokio::time::timeout(drain, served).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {

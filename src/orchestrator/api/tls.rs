@@ -27,8 +27,17 @@ pub enum TlsError {
     Refused(String),
 }
 
-/// Accepts only clients with a certificate of the cluster's authority; offers HTTP/2 and HTTP/1.1.
-pub fn acceptor(files: &IdentityFiles) -> Result<TlsAcceptor, TlsError> {
+/// Who may finish a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// Only who has a certificate of the cluster's authority.
+    Certified,
+    /// Who has none, too: it has to show a token.
+    ByToken,
+}
+
+/// Accepts these clients, and nobody with another authority's certificate; offers HTTP/2 and HTTP/1.1.
+pub fn acceptor(files: &IdentityFiles, clients: Clients) -> Result<TlsAcceptor, TlsError> {
     let file = |path: &std::path::Path, error: rustls::pki_types::pem::Error| TlsError::File {
         path: path.display().to_string(),
         reason: error.to_string(),
@@ -44,9 +53,12 @@ pub fn acceptor(files: &IdentityFiles) -> Result<TlsAcceptor, TlsError> {
     for certificate in certificates(&files.ca)? {
         roots.add(certificate).map_err(|error| refused(&error))?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|error| refused(&error))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let verifier = match clients {
+        Clients::Certified => verifier,
+        Clients::ByToken => verifier.allow_unauthenticated(),
+    };
+    let verifier = verifier.build().map_err(|error| refused(&error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file(&files.key, error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -53,6 +53,7 @@ impl Cluster {
             secrets_key: path.join("secrets.key"),
             eviction_brake_percent: 55,
             accept_unenforced: false,
+            tokens: false,
             granted_labels: BTreeMap::new(),
         };
         let config = AgentConfig {

@@ -13,7 +13,7 @@ use super::super::patch::Patch;
 use super::super::registry::{Run, scale};
 use super::super::selectors::Selector;
 use super::super::status::Status;
-use super::super::{logs, strict};
+use super::super::{logs, strict, tokens};
 use super::answers::{respond, warned};
 use super::call::{Call, field_validation, requested_revision};
 use super::collections::{delete_options, reach, start_watch};
@@ -174,6 +174,18 @@ pub(super) async fn object(
             Ok(json_response(
                 StatusCode::CREATED,
                 done.to_string().into_bytes(),
+            ))
+        }
+        ("create", Some(Subresource::Token)) => {
+            let account = (namespace.unwrap_or_default(), name);
+            let body = call.object()?;
+            let (registry, now) = (&server.registry, tokens::now());
+            let issued = server
+                .tokens
+                .request(registry, &call.who, account, &body, now)?;
+            Ok(json_response(
+                StatusCode::CREATED,
+                issued.to_string().into_bytes(),
             ))
         }
         ("create", Some(Subresource::Eviction)) => {

@@ -1,4 +1,4 @@
-//! v1 ServiceAccount: kept as it is. Pods get no token of it.
+//! v1 ServiceAccount: kept as it is; its tokens are made by `tokens`.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use serde_json::json;
@@ -9,11 +9,11 @@ use super::parts::decode::through;
 use super::parts::fields::no_defaults;
 use super::parts::warnings::no_warnings;
 use super::parts::{names, selector};
-use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
+use super::{DeletionRule, Generation, StatusOnCreate, Strategy, Subresource};
 use crate::orchestrator::store::Durability;
 
 pub(super) static STRATEGY: Strategy = Strategy {
-    subresources: &[],
+    subresources: &[Subresource::Token],
     decode: through::<ServiceAccount>,
     default: no_defaults,
     name: names::subdomain,
