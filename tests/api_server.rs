@@ -5,6 +5,8 @@ mod canary;
 #[path = "api_server/hostile.rs"]
 mod hostile;
 mod in_process;
+#[path = "api_server/tokens.rs"]
+mod tokens;
 
 use in_process::{Running, authority, install};
 use serde_json::{Value, json};

@@ -62,6 +62,27 @@ const COMMANDS: &[(u32, &str, &str)] = &[
         "create token default --audience=vault --bound-object-kind=Pod --bound-object-name=p1",
         "eyJ",
     ),
+    // Roles, as they are enforced for who is no administrator.
+    (
+        0,
+        "create clusterrolebinding jane --clusterrole=view --user=jane",
+        "created",
+    ),
+    (0, "auth can-i list pods --as=jane", "yes"),
+    (0, "auth can-i delete pods --as=jane || true", "no"),
+    (0, "get pods --as=jane", "p1"),
+    (
+        0,
+        "delete pod p1 --as=jane || true",
+        "cannot delete resource \"pods\"",
+    ),
+    (
+        0,
+        "get secrets --as=jane || true",
+        "cannot list resource \"secrets\"",
+    ),
+    (0, "get pods --as=jane --as-group=system:masters", "p1"),
+    (0, "get clusterroles", "cluster-admin"),
     // Reading.
     (0, "get all", "deployment.apps/dep"),
     (0, "get pods", "Pending"),

@@ -130,6 +130,12 @@ pub const STRANGER_DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Connections by tokens, those of all ServiceAccounts together; they are among [`CONNECTIONS`].
 pub const CONNECTIONS_BY_TOKEN: usize = 256;
 
+// Roles.
+
+/// Single permissions, a verb on a resource of a name each, of a role that is given away by who is no administrator: each is looked
+/// for among its own.
+pub const ROLE_PERMISSIONS: usize = 5_000;
+
 // Streams to and from pods.
 
 /// Longest message of a client's WebSocket. Such a client may send all its standard input in one.

@@ -66,6 +66,22 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(directory: &Path) -> Self {
+        Self::start_as(directory, |config| config).await
+    }
+
+    /// One that takes tokens in place of certificates.
+    pub(crate) async fn taking_tokens(directory: &Path) -> Self {
+        let taking = |config| ServerConfig {
+            tokens: true,
+            ..config
+        };
+        Self::start_as(directory, taking).await
+    }
+
+    async fn start_as(
+        directory: &Path,
+        changed: impl FnOnce(ServerConfig) -> ServerConfig,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let listen = listener.local_addr().expect("an address");
         let config = ServerConfig {
@@ -84,7 +100,7 @@ impl Running {
             granted_labels: std::collections::BTreeMap::new(),
         };
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(api::serve(config, listener, cancel.clone()));
+        let task = tokio::spawn(api::serve(changed(config), listener, cancel.clone()));
         Self {
             url: format!("https://{listen}"),
             cancel,

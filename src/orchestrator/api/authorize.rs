@@ -1,10 +1,13 @@
-//! Who may do what. Identity comes from the client certificate alone: CN is the user, O the groups.
+//! Who may do what. Identity comes from the client certificate, CN is the user, O the groups; or from a ServiceAccount's token.
+//!
+//! Administrators may do everything; nodes, proxies and load balancers what is written here; everybody else what roles grant (`rbac`).
 
 mod restriction;
 
 use serde_json::Value;
 
 use super::kinds::{self, Kind, Subresource};
+use super::rbac;
 use super::registry::Registry;
 use super::status::Status;
 
@@ -18,7 +21,7 @@ const LOAD_BALANCERS: &str = "system:flightcage:load-balancers";
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The certificate's CN.
+    /// The certificate's CN, or a ServiceAccount.
     pub user: String,
     /// The certificate's Os.
     pub groups: Vec<String>,
@@ -50,6 +53,12 @@ impl Identity {
     pub fn is_master(&self) -> bool {
         self.is_in("system:masters")
     }
+
+    /// Whether roles say what is allowed: to everybody who is no administrator and no part of the cluster.
+    #[must_use]
+    pub fn is_person(&self) -> bool {
+        !self.is_master() && self.node().is_none() && !self.balances()
+    }
 }
 
 /// What is asked for.
@@ -72,6 +81,30 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
+    /// As rules see it.
+    pub(super) fn attributes(&self) -> rbac::Attributes<'a> {
+        let of_many = ["list", "watch", "deletecollection"].contains(&self.verb);
+        let selected = self.required_name.filter(|_| of_many);
+        rbac::Attributes {
+            verb: self.verb,
+            group: self.kind.group,
+            resource: self.kind.plural,
+            subresource: self.subresource.map_or("", Subresource::name),
+            namespace: self.place(),
+            name: self.name.or(selected).unwrap_or_default(),
+            path: None,
+        }
+    }
+
+    /// Its namespace; a namespace is in itself.
+    fn place(&self) -> Option<&'a str> {
+        if self.kind.is(&kinds::NAMESPACE) {
+            self.name
+        } else {
+            self.namespace
+        }
+    }
+
     /// An object of this kind is to be created.
     #[must_use]
     pub fn to_create(kind: &'a Kind, namespace: Option<&'a str>) -> Self {
@@ -96,7 +129,7 @@ pub fn authorize(registry: &Registry, who: &Identity, attempt: &Attempt<'_>) -> 
     } else if who.balances() {
         balancer_may(attempt) || (who.is_in(LOAD_BALANCERS) && announces(attempt))
     } else {
-        false
+        rbac::may(registry, who, &attempt.attributes())
     };
     if allowed {
         Ok(())
@@ -115,7 +148,7 @@ fn refusal(who: &Identity, attempt: &Attempt<'_>) -> Status {
         .name
         .map(|name| format!(" \"{name}\""))
         .unwrap_or_default();
-    let place = match attempt.namespace {
+    let place = match attempt.place() {
         Some(namespace) => format!("in the namespace \"{namespace}\""),
         None => "at the cluster scope".to_owned(),
     };
@@ -245,7 +278,17 @@ pub fn admit_changed(
         Some(node) if kind.is(&kinds::EVENT) => {
             restriction::recorded(registry, node, Some(current), changed)
         }
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => {
+            let namespace = current.pointer("/metadata/namespace");
+            rbac::admit(
+                registry,
+                who,
+                kind,
+                namespace.and_then(Value::as_str),
+                changed,
+            )
+        }
     }
 }
 

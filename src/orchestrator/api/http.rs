@@ -3,6 +3,7 @@
 mod answers;
 pub(super) mod call;
 mod collections;
+mod gate;
 mod objects;
 mod streams;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Extension, Query, Request, State};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use bytes::Bytes;
@@ -58,6 +60,7 @@ pub struct Server {
 
 /// All routes.
 pub fn router(server: Server) -> Router {
+    let gate = middleware::from_fn_with_state(server.clone(), gate::gate);
     Router::new()
         .route("/flightcage/v1/nodes/{name}/tunnel", get(streams::tunnel))
         .route(crate::balancer::report::PATH, get(streams::balancer))
@@ -76,6 +79,7 @@ pub fn router(server: Server) -> Router {
         .route("/metrics", get(health::metrics))
         .fallback(handle)
         .with_state(server)
+        .layer(gate)
 }
 
 impl IntoResponse for Status {
@@ -240,8 +244,8 @@ fn permit(server: &Server, path: &str, call: &Call) -> Result<(), Status> {
             subresource,
         }) => permitted_on_object(server, call, kind, namespace.as_deref(), &name, subresource)
             .map(drop),
-        Some(Target::Review { review, .. }) if call.method == Method::POST => {
-            reviews::permit(&call.who, review)
+        Some(Target::Review { review, namespace }) if call.method == Method::POST => {
+            reviews::permit(&server.registry, &call.who, review, namespace.as_deref())
         }
         Some(_) => Err(Status::method_not_allowed()),
     }

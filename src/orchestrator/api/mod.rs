@@ -31,6 +31,7 @@ mod pieces;
 mod places;
 mod pod_streams;
 mod protobuf;
+mod rbac;
 pub mod registry;
 pub mod reviews;
 pub mod route;

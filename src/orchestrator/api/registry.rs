@@ -21,6 +21,7 @@ pub(super) use write::{Run, now};
 use super::heartbeats::Heartbeats;
 use super::kinds::{Kind, Subresource};
 use super::patch::Patch;
+use super::rbac::Cache;
 use super::status::Status;
 use crate::orchestrator::store::{Condition, Entry, Event, Page, Revision, Store, Window};
 
@@ -38,6 +39,8 @@ pub struct Registry {
     granted_labels: BTreeMap<String, BTreeSet<String>>,
     /// Whether objects are taken that ask for protection which nobody here enforces.
     accepts_unenforced: bool,
+    /// Who is granted what.
+    pub(super) policy: Cache,
 }
 
 impl Registry {
@@ -50,6 +53,7 @@ impl Registry {
             allocation: tokio::sync::Mutex::default(),
             granted_labels: BTreeMap::new(),
             accepts_unenforced: false,
+            policy: Cache::default(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Reviews: questions that are asked by creating an object, which is answered and not kept.
 //!
-//! Everybody may ask about themselves; about others only an administrator.
+//! Everybody may ask about themselves; about others only administrators, and whom a role lets.
 
 use serde_json::{Value, json};
 
 use super::authorize::{self, Attempt, Identity};
 use super::kinds;
+use super::rbac;
 use super::registry::Registry;
 use super::status::Status;
 use super::tokens::{self, Tokens};
@@ -121,8 +122,25 @@ pub fn find(
 }
 
 /// Refuses who may not ask this.
-pub(super) fn permit(who: &Identity, review: &Review) -> Result<(), Status> {
-    if [Question::Access, Question::Token].contains(&review.question) && !who.is_master() {
+pub(super) fn permit(
+    registry: &Registry,
+    who: &Identity,
+    review: &Review,
+    namespace: Option<&str>,
+) -> Result<(), Status> {
+    let allowed = if who.is_person() {
+        let asked = rbac::Attributes {
+            verb: "create",
+            group: review.group,
+            resource: review.plural,
+            namespace,
+            ..rbac::Attributes::default()
+        };
+        rbac::may(registry, who, &asked)
+    } else {
+        who.is_master() || ![Question::Access, Question::Token].contains(&review.question)
+    };
+    if !allowed {
         return Err(Status::forbidden(format!(
             "{}.{} is forbidden: User \"{}\" cannot create resource \"{}\" in API group \"{}\"",
             review.plural, review.group, who.user, review.plural, review.group
@@ -208,7 +226,7 @@ fn access(registry: &Registry, who: &Identity, spec: &Value) -> Result<Value, St
         spec["nonResourceAttributes"].as_object(),
     ) {
         (Some(_), None) => may(registry, who, &spec["resourceAttributes"]),
-        (None, Some(_)) => may_path(who, &spec["nonResourceAttributes"]),
+        (None, Some(_)) => may_path(registry, who, &spec["nonResourceAttributes"]),
         _ => {
             return Err(Status::bad_request(
                 "spec: exactly one of nonResourceAttributes or resourceAttributes must be specified",
@@ -223,6 +241,18 @@ fn may(registry: &Registry, who: &Identity, asked: &Value) -> bool {
     let named = |field: &str| Some(text(field)).filter(|text| !text.is_empty());
     if who.is_master() {
         return true;
+    }
+    if who.is_person() {
+        let asked = rbac::Attributes {
+            verb: text("verb"),
+            group: text("group"),
+            resource: text("resource"),
+            subresource: text("subresource"),
+            namespace: named("namespace"),
+            name: text("name"),
+            path: None,
+        };
+        return rbac::may(registry, who, &asked);
     }
     let Some(kind) = kinds::ALL
         .iter()
@@ -250,13 +280,21 @@ fn may(registry: &Registry, who: &Identity, asked: &Value) -> bool {
     authorize::authorize(registry, who, &attempt).is_ok()
 }
 
-/// Paths that everybody with a certificate may read.
+/// Paths that every part of the cluster may read.
 const OPEN: &[&str] = &[
     "/api", "/apis", "/healthz", "/livez", "/openapi", "/readyz", "/version",
 ];
 
-fn may_path(who: &Identity, asked: &Value) -> bool {
+fn may_path(registry: &Registry, who: &Identity, asked: &Value) -> bool {
     let path = asked["path"].as_str().unwrap_or_default();
+    if who.is_person() {
+        let asked = rbac::Attributes {
+            verb: asked["verb"].as_str().unwrap_or_default(),
+            path: Some(path),
+            ..rbac::Attributes::default()
+        };
+        return rbac::may(registry, who, &asked);
+    }
     let below = |open: &&str| {
         path.strip_prefix(*open)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -274,6 +312,19 @@ fn rules(registry: &Registry, who: &Identity, namespace: &str) -> Value {
         });
     }
     let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+    if who.is_person() {
+        let all = rbac::rules_of(registry, who, namespace);
+        let (of_paths, of_resources): (Vec<_>, Vec<_>) =
+            all.iter().partition(|rule| rule.is_of_paths());
+        let written = |rules: Vec<&rbac::Rule>| -> Vec<Value> {
+            rules.into_iter().map(rbac::Rule::write).collect()
+        };
+        return json!({
+            "incomplete": false,
+            "resourceRules": written(of_resources),
+            "nonResourceRules": written(of_paths),
+        });
+    }
     let resource_rules: Vec<Value> = kinds::ALL
         .iter()
         .filter_map(|kind| {
@@ -356,9 +407,15 @@ mod tests {
             who("system:node:w1", "system:nodes"),
         );
         let review = named("SubjectAccessReview");
-        assert_eq!(permit(&node, review).expect_err("refused").code, 403);
+        assert_eq!(
+            permit(&registry, &node, review, None)
+                .expect_err("refused")
+                .code,
+            403
+        );
         assert!(
-            permit(&admin, review).is_ok() && permit(&node, named("SelfSubjectReview")).is_ok()
+            permit(&registry, &admin, review, None).is_ok()
+                && permit(&registry, &node, named("SelfSubjectReview"), None).is_ok()
         );
         let body = json!({"spec": {"user": "system:node:w1", "groups": ["system:nodes"],
             "resourceAttributes": {"verb": "list", "resource": "services"}}});

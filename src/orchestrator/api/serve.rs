@@ -31,7 +31,7 @@ use super::status::Status;
 use super::tls::{self, Clients, TlsError};
 use super::tokens::{KeyError, Tokens};
 use super::tunnels::Tunnels;
-use super::{balancers, bootstrap, kinds, limits, panics};
+use super::{balancers, bootstrap, kinds, limits, panics, rbac};
 use crate::orchestrator::config::ServerConfig;
 use crate::orchestrator::control::Brake;
 use crate::orchestrator::private_file;
@@ -146,6 +146,7 @@ pub async fn serve(
         .accepting_unenforced(config.accept_unenforced);
     let registry = Arc::new(registry);
     bootstrap::ensure(&registry, config.address).await?;
+    rbac::ensure(&registry).await?;
     let barrier = Arc::new(Barrier::default());
     let panics = Panics::default();
     let following = {

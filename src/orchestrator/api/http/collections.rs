@@ -16,7 +16,7 @@ use super::super::registry::{DeleteOptions, Propagation, Registry, Run};
 use super::super::selectors::Selector;
 use super::super::status::Status;
 use super::super::watch::{self, Watch};
-use super::super::{pieces, strict};
+use super::super::{pieces, rbac, strict};
 use super::Server;
 use super::answers::{respond, warned};
 use super::call::{Call, field_validation, requested_revision};
@@ -81,6 +81,8 @@ pub(super) async fn collection(
                 .and_then(Value::as_str)
                 .map(str::to_owned);
             let namespace = namespace.or(own);
+            let place = namespace.as_deref();
+            rbac::admit(&server.registry, &call.who, kind, place, &body)?;
             let created = match call.run()? {
                 Run::Real => {
                     server

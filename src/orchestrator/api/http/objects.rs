@@ -13,7 +13,7 @@ use super::super::patch::Patch;
 use super::super::registry::{Run, scale};
 use super::super::selectors::Selector;
 use super::super::status::Status;
-use super::super::{logs, strict, tokens};
+use super::super::{logs, rbac, strict, tokens};
 use super::answers::{respond, warned};
 use super::call::{Call, field_validation, requested_revision};
 use super::collections::{delete_options, reach, start_watch};
@@ -269,6 +269,7 @@ async fn applied(
         }
         authorize::authorize(registry, &call.who, &Attempt::to_create(kind, namespace))?;
         authorize::admit_created(registry, &call.who, kind, &body)?;
+        rbac::admit(registry, &call.who, kind, namespace, &body)?;
         let object = apply.created()?;
         let created = match run {
             Run::Real => registry.create(kind, namespace, object).await,

@@ -1,4 +1,4 @@
-//! rbac.authorization.k8s.io/v1 ClusterRole: kept as it is. Who may do what follows from client certificates (`authorize`).
+//! rbac.authorization.k8s.io/v1 ClusterRole: what it grants is enforced by `rbac`.
 
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::parts::causes::Causes;
 use super::parts::cells::{Column, NAME, column, text};
 use super::parts::decode::through;
 use super::parts::fields::no_defaults;
-use super::parts::warnings::not_enforced;
+use super::parts::warnings::no_warnings;
 use super::parts::{rbac, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -26,7 +26,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
-    warnings,
+    warnings: no_warnings,
 };
 
 const COLUMNS: &[Column] = &[
@@ -38,11 +38,4 @@ const COLUMNS: &[Column] = &[
 
 fn validate(object: &Value, _: Option<&Value>, found: &mut Causes) {
     rbac::rules(object, rbac::Scope::Cluster, found);
-}
-
-fn warnings(_: &Value) -> Vec<String> {
-    not_enforced(
-        "ClusterRole",
-        "who may do what follows from client certificates alone",
-    )
 }

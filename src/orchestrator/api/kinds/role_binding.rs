@@ -1,4 +1,4 @@
-//! rbac.authorization.k8s.io/v1 RoleBinding: kept as it is. Who may do what follows from client certificates (`authorize`).
+//! rbac.authorization.k8s.io/v1 RoleBinding: what it grants is enforced by `rbac`.
 
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::parts::causes::Causes;
 use super::parts::cells::{AGE, Column, NAME, column, text, wide};
 use super::parts::decode::through;
-use super::parts::warnings::not_enforced;
+use super::parts::warnings::no_warnings;
 use super::parts::{rbac, selector};
 use super::{DeletionRule, Generation, StatusOnCreate, Strategy};
 use crate::orchestrator::store::Durability;
@@ -25,7 +25,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Synced,
     deletion: DeletionRule::AT_ONCE,
     allocate: None,
-    warnings,
+    warnings: no_warnings,
 };
 
 const COLUMNS: &[Column] = &[
@@ -45,11 +45,4 @@ const COLUMNS: &[Column] = &[
 fn validate(object: &Value, old: Option<&Value>, found: &mut Causes) {
     let roles: &[&str] = &["Role", "ClusterRole"];
     rbac::binding(object, old, roles, found);
-}
-
-fn warnings(_: &Value) -> Vec<String> {
-    not_enforced(
-        "RoleBinding",
-        "who may do what follows from client certificates alone",
-    )
 }
