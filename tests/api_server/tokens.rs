@@ -60,13 +60,14 @@ async fn a_token_opens_what_roles_grant_until_its_account_is_gone() {
 
     // Whoever shows nothing, or nonsense, is told nothing: not even what the cluster is.
     for shown in [None, Some("a.b.c")] {
-        let client = authority.client(None);
-        let stranger = Asking {
-            client: &client,
-            server: &server,
-            token: shown,
-        };
         for path in ["/version", "/healthz", "/api", &pods] {
+            // Its connection does not outlive the refusal.
+            let client = authority.client(None);
+            let stranger = Asking {
+                client: &client,
+                server: &server,
+                token: shown,
+            };
             assert_eq!(stranger.get(path).await, 401, "{path}");
         }
     }

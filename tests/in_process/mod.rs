@@ -71,7 +71,7 @@ impl Running {
 
     /// One that takes tokens in place of certificates.
     pub(crate) async fn taking_tokens(directory: &Path) -> Self {
-        let taking = |config| ServerConfig {
+        let taking = |config: ServerConfig| ServerConfig {
             tokens: true,
             ..config
         };

@@ -41,6 +41,7 @@ mod server;
 pub(crate) mod status;
 mod streams;
 mod termination;
+mod tokens;
 mod tunnel;
 mod volumes;
 pub(crate) mod words;

@@ -1,4 +1,4 @@
-//! The API as the pod logic needs it, and the Secrets and ConfigMaps that a pod names.
+//! The API as the pod logic needs it, and the Secrets and ConfigMaps that a pod names, and its tokens.
 //!
 //! They are read one by one, as a node may. What was read last is kept in the pod's directory in memory (mode 0600), so that a
 //! container can be restarted, also by a restarted agent, while the API is away.
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::tokens::{self, Token, Wanted};
 use super::volumes::Roots;
 use crate::model::json;
 use crate::orchestrator::private_file::write_private;
@@ -41,6 +42,12 @@ pub(crate) trait PodApi: Send + Sync + 'static {
         namespace: &str,
         name: &str,
     ) -> impl Future<Output = Result<Option<ConfigMap>, String>> + Send;
+    /// Asks for a token of the pod's ServiceAccount, bound to the pod.
+    fn token(
+        &self,
+        pod: &Pod,
+        wanted: &Wanted,
+    ) -> impl Future<Output = Result<Token, String>> + Send;
     /// From now on, `changed` is told whenever a Secret or ConfigMap that the pod names may have changed, until the handles are
     /// dropped.
     fn watch_objects(&self, pod: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>>;
@@ -71,6 +78,9 @@ pub(crate) struct PodObjects {
     pub(crate) secrets: BTreeMap<String, Secret>,
     /// Those that exist.
     pub(crate) config_maps: BTreeMap<String, ConfigMap>,
+    /// Tokens, by [`Wanted::key`].
+    #[serde(default)]
+    pub(crate) tokens: BTreeMap<String, Token>,
 }
 
 /// Names of the Secrets and the ConfigMaps that a pod uses.
@@ -167,7 +177,8 @@ pub(crate) async fn fetch<A: PodApi>(
     roots: &Roots,
 ) -> Result<PodObjects, String> {
     let (secrets, config_maps) = names(pod);
-    if secrets.is_empty() && config_maps.is_empty() {
+    let wanted = tokens::wanted(pod);
+    if secrets.is_empty() && config_maps.is_empty() && wanted.is_empty() {
         return Ok(PodObjects::default());
     }
     let (namespace, _, uid) = key(pod);
@@ -187,6 +198,20 @@ pub(crate) async fn fetch<A: PodApi>(
             Err(why) => Some(kept.config_maps.get(&name).cloned().ok_or(why)?),
         };
         objects.config_maps.extend(found.map(|map| (name, map)));
+    }
+    for wanted in wanted {
+        let (known, now) = (kept.tokens.get(&wanted.key()), tokens::now());
+        let token = match known.filter(|token| token.is_fresh(now)) {
+            Some(fresh) => fresh.clone(),
+            None => match api.token(pod, &wanted).await {
+                Ok(token) => token,
+                Err(why) => known
+                    .filter(|token| token.is_good(now))
+                    .cloned()
+                    .ok_or(why)?,
+            },
+        };
+        objects.tokens.insert(wanted.key(), token);
     }
     if objects != kept
         && let Err(error) = keep(&path, &objects)

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use http::Method;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::objects::{self, Patched, PodApi, key};
+use super::tokens::{self, Token, Wanted};
 use crate::kubernetes::client::{
     Client, ClientError, DeleteParams, ListParams, Object, Patch, Reflector,
 };
@@ -84,6 +86,32 @@ impl PodApi for Server {
             .get_optional(namespace, name)
             .await
             .map_err(|error| text(&error))
+    }
+
+    async fn token(&self, pod: &Pod, wanted: &Wanted) -> Result<Token, String> {
+        let (namespace, name, uid) = key(pod);
+        let account = tokens::account(pod);
+        let mut body = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {
+            "expirationSeconds": wanted.seconds,
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid},
+        }});
+        if !wanted.audience.is_empty() {
+            body["spec"]["audiences"] = json!([wanted.audience]);
+        }
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let asked = tokens::now();
+        let answer = self.client.raw(Method::POST, &path, Some(&body)).await;
+        let answer = answer.map_err(|error| text(&error))?;
+        let answer: Option<Value> = serde_json::from_slice(&answer).ok();
+        let token = answer.as_ref().and_then(|answer| {
+            let ends = answer["status"]["expirationTimestamp"].as_str()?;
+            Some(Token {
+                text: answer["status"]["token"].as_str()?.to_owned(),
+                asked,
+                ends: ends.parse::<jiff::Timestamp>().ok()?.as_second(),
+            })
+        });
+        token.ok_or_else(|| "the answer to a TokenRequest holds no token".to_owned())
     }
 
     fn watch_objects(&self, pod: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>> {

@@ -21,6 +21,7 @@ use super::runtime::{
     ContainerSpec, ContainerState, ContainerStatus, ExecOutput, Image, LogQuery, OpenCommand,
     PullError, PullPolicy, RunningCommand, Runtime, RuntimeError, SandboxSpec, SandboxStatus,
 };
+use super::tokens::{self, Token};
 use super::volumes::Roots;
 use super::work::Context;
 use crate::orchestrator::tunnel::FromNode;
@@ -274,6 +275,15 @@ impl PodApi for FakeApi {
 
     async fn config_map(&self, _: &str, _: &str) -> Result<Option<ConfigMap>, String> {
         Ok(None)
+    }
+
+    async fn token(&self, _: &Pod, wanted: &tokens::Wanted) -> Result<Token, String> {
+        let asked = tokens::now();
+        Ok(Token {
+            text: "token".to_owned(),
+            asked,
+            ends: asked + wanted.seconds,
+        })
     }
 
     fn watch_objects(&self, _: &Pod, changed: &Arc<Notify>) -> Vec<AbortOnDropHandle<()>> {

@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, Pod, Secret, V
 use super::environment::{ConfigError, expand_all};
 use super::quantity;
 use super::runtime::Mount;
+use super::tokens::Token;
 use crate::orchestrator::private_file::make_private_parents;
 
 /// Kubernetes' mode of a projected file that names none.
@@ -111,6 +112,8 @@ pub(crate) struct Objects<'a> {
     pub(crate) secrets: &'a BTreeMap<String, Secret>,
     /// ConfigMaps that the pod names, by name.
     pub(crate) config_maps: &'a BTreeMap<String, ConfigMap>,
+    /// Tokens that the pod's volumes show, by [`super::tokens::Wanted::key`].
+    pub(crate) tokens: &'a BTreeMap<String, Token>,
     /// The node's memory, for containers without a limit.
     pub(crate) node_memory_bytes: u64,
 }
@@ -698,6 +701,7 @@ mod tests {
         let objects = Objects {
             secrets: &BTreeMap::new(),
             config_maps: &BTreeMap::new(),
+            tokens: &BTreeMap::new(),
             node_memory_bytes: 0,
         };
         let sources = prepare(&pod, &roots, &objects).unwrap();
@@ -743,6 +747,7 @@ mod tests {
             let objects = Objects {
                 secrets: &secrets,
                 config_maps: &BTreeMap::new(),
+                tokens: &BTreeMap::new(),
                 node_memory_bytes: 0,
             };
             let sources = prepare(&pod, &roots, &objects).unwrap();

@@ -106,6 +106,7 @@ pub(crate) async fn make_volumes<R, A: PodApi>(
         let objects = volumes::Objects {
             secrets: &objects.secrets,
             config_maps: &objects.config_maps,
+            tokens: &objects.tokens,
             node_memory_bytes,
         };
         volumes::prepare(&pod, &roots, &objects)

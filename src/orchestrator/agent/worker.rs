@@ -28,6 +28,7 @@ use super::events::Severity;
 use super::objects::{self, PodApi};
 use super::probe::Report;
 use super::runtime::{Runtime, SandboxStatus};
+use super::tokens;
 use super::work::{self, Context, SetUp};
 
 /// Secrets and ConfigMaps of a pod are read again this often, besides whenever one changes; as in the kubelet.
@@ -111,7 +112,8 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
         let pod = input.pod.clone();
         let known = pod.status.clone().unwrap_or_default();
         let (secrets, config_maps) = objects::names(&pod);
-        let refresh = !secrets.is_empty() || !config_maps.is_empty();
+        let refresh =
+            !secrets.is_empty() || !config_maps.is_empty() || !tokens::wanted(&pod).is_empty();
         let changed = Arc::new(Notify::new());
         let watches = context.api.watch_objects(&pod, &changed);
         let mut worker = Self {

@@ -216,7 +216,23 @@ fn node_may(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool {
             _ => false,
         };
     }
+    if kind.is(&kinds::SERVICE_ACCOUNT) {
+        // For which pod, and for whom, is in the body: the request is looked at where it is answered.
+        return attempt.verb == "create"
+            && attempt.subresource == Some(Subresource::Token)
+            && runs_as(registry, node, attempt);
+    }
     records_events(attempt)
+}
+
+/// Whether a pod of this node runs as the ServiceAccount.
+fn runs_as(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool {
+    let (pods, _) = registry.list(&kinds::POD, attempt.namespace);
+    pods.iter().any(|pod| {
+        let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str);
+        let account = text("/spec/serviceAccountName").filter(|name| !name.is_empty());
+        text("/spec/nodeName") == Some(node) && Some(account.unwrap_or("default")) == attempt.name
+    })
 }
 
 fn node_may_pod(registry: &Registry, node: &str, attempt: &Attempt<'_>) -> bool {
@@ -423,6 +439,26 @@ mod tests {
                 .code,
             403
         );
+    }
+
+    #[tokio::test]
+    async fn a_node_gets_tokens_of_accounts_that_its_pods_run_as() {
+        let registry = with_pod().await;
+        let may = |who: &str, name: &str, subresource: Option<Subresource>| {
+            let attempt = Attempt {
+                subresource,
+                ..attempt(
+                    "create",
+                    &kinds::SERVICE_ACCOUNT,
+                    Some("default"),
+                    Some(name),
+                )
+            };
+            authorize(&registry, &node(who), &attempt).is_ok()
+        };
+        let token = Some(Subresource::Token);
+        assert!(may("w1", "default", token) && !may("w2", "default", token));
+        assert!(!may("w1", "other", token) && !may("w1", "default", None));
     }
 
     #[tokio::test]

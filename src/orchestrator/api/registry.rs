@@ -39,6 +39,8 @@ pub struct Registry {
     granted_labels: BTreeMap<String, BTreeSet<String>>,
     /// Whether objects are taken that ask for protection which nobody here enforces.
     accepts_unenforced: bool,
+    /// Whether new pods get a token of their account.
+    gives_tokens: bool,
     /// Who is granted what.
     pub(super) policy: Cache,
 }
@@ -53,6 +55,7 @@ impl Registry {
             allocation: tokio::sync::Mutex::default(),
             granted_labels: BTreeMap::new(),
             accepts_unenforced: false,
+            gives_tokens: false,
             policy: Cache::default(),
         }
     }
@@ -61,6 +64,13 @@ impl Registry {
     #[must_use]
     pub fn accepting_unenforced(mut self, accepts: bool) -> Self {
         self.accepts_unenforced = accepts;
+        self
+    }
+
+    /// Giving new pods a token of their account, or not.
+    #[must_use]
+    pub fn giving_tokens(mut self, gives: bool) -> Self {
+        self.gives_tokens = gives;
         self
     }
 

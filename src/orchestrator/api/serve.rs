@@ -143,7 +143,8 @@ pub async fn serve(
     let registry = Registry::new(Arc::new(store), heartbeats.clone());
     let registry = registry
         .granting(config.granted_labels.clone())
-        .accepting_unenforced(config.accept_unenforced);
+        .accepting_unenforced(config.accept_unenforced)
+        .giving_tokens(config.tokens);
     let registry = Arc::new(registry);
     bootstrap::ensure(&registry, config.address).await?;
     rbac::ensure(&registry).await?;

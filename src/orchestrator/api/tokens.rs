@@ -9,6 +9,7 @@
 
 mod claims;
 mod jws;
+mod mount;
 mod request;
 mod review;
 
@@ -23,6 +24,7 @@ use claims::{Bound, Claims};
 use jws::Key;
 
 pub use jws::KeyError;
+pub(super) use mount::mount_token;
 
 /// Who issues tokens, and the audience of those that are meant for this API (kubeadm's `--service-account-issuer`).
 pub(super) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";

@@ -1,13 +1,15 @@
 //! Volumes that show several things side by side, and those that show something of their own pod.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, DownwardAPIVolumeFile, Pod, SecretVolumeSource, Volume,
+    ConfigMapVolumeSource, DownwardAPIVolumeFile, Pod, SecretVolumeSource,
+    ServiceAccountTokenProjection, Volume,
 };
 
-use super::{DEFAULT_FILE_MODE, Objects, Projection, VolumeError, projection, safe_path};
+use super::{DEFAULT_FILE_MODE, Objects, Projection, VolumeError, fs_group, projection, safe_path};
 use crate::orchestrator::agent::downward;
+use crate::orchestrator::agent::tokens::Wanted;
 
-/// The files of a `projected` or `downwardAPI` volume. Tokens and certificates, which nobody issues here, are left out.
+/// The files of a `projected` or `downwardAPI` volume. Certificates, which nobody issues here, are left out.
 pub(super) fn files(
     volume: &Volume,
     pod: &Pod,
@@ -50,12 +52,44 @@ pub(super) fn files(
             };
             files.extend(projection(&alone, objects.secrets, objects.config_maps)?);
         }
+        if let Some(shown) = &part.service_account_token {
+            let (path, file) = token(volume, pod, shown, source.default_mode, objects)?;
+            files.insert(path, file);
+        }
         if let Some(shown) = &part.downward_api {
             let items = shown.items.as_deref().unwrap_or_default();
             files.extend(of_pod(volume, pod, items, source.default_mode, objects)?);
         }
     }
     Ok(files)
+}
+
+/// The file of a token. Of a pod with a group nobody but that may read it, as in the kubelet (`pkg/volume/projected`).
+fn token(
+    volume: &Volume,
+    pod: &Pod,
+    shown: &ServiceAccountTokenProjection,
+    default_mode: Option<i32>,
+    objects: &Objects<'_>,
+) -> Result<(String, (Vec<u8>, u32)), VolumeError> {
+    let refused = |what: String| VolumeError::Refused {
+        volume: volume.name.clone(),
+        what,
+    };
+    if !safe_path(&shown.path) {
+        return Err(refused(format!(
+            "path `{}` is absolute, starts with `..` or leaves the volume",
+            shown.path
+        )));
+    }
+    let token = objects.tokens.get(&Wanted::of(shown).key());
+    let token = token.ok_or_else(|| refused("its token has not been issued yet".to_owned()))?;
+    let mode = match fs_group(pod) {
+        Some(_) => 0o600,
+        None => default_mode.unwrap_or(DEFAULT_FILE_MODE),
+    };
+    let mode = u32::try_from(mode).unwrap_or(0o644) & 0o777;
+    Ok((shown.path.clone(), (token.text.clone().into_bytes(), mode)))
 }
 
 fn of_pod(
@@ -93,6 +127,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::orchestrator::agent::tokens::Token;
 
     #[test]
     fn everything_stands_in_one_folder() {
@@ -110,9 +145,16 @@ mod tests {
             "m".to_owned(),
             serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"x": "y"}})).unwrap(),
         )]);
+        let token = Token {
+            text: "signed".to_owned(),
+            asked: 0,
+            ends: 3600,
+        };
+        let tokens = BTreeMap::from([("3600 ".to_owned(), token)]);
         let objects = Objects {
             secrets: &secrets,
             config_maps: &config_maps,
+            tokens: &tokens,
             node_memory_bytes: 0,
         };
         let volume: Volume = serde_json::from_value(json!({"name": "all", "projected": {"defaultMode": 256, "sources": [
@@ -131,6 +173,7 @@ mod tests {
             ("keys/k", "1", 0o440),
             ("labels", "a=\"b\"", 0o400),
             ("memory", "8", 0o444),
+            ("token", "signed", 0o400),
             ("x", "y", 0o400),
         ];
         let expected = expected.map(|(path, text, mode)| (path.to_owned(), text.to_owned(), mode));
@@ -140,6 +183,11 @@ mod tests {
         )
         .unwrap();
         assert!(files(&missing, &pod, &objects).is_err());
+        let foreign: Volume =
+            serde_json::from_value(json!({"name": "all", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token", "audience": "vault"}}]}}))
+            .unwrap();
+        assert!(files(&foreign, &pod, &objects).is_err());
         let leaves: Volume = serde_json::from_value(
             json!({"name": "d", "downwardAPI": {"items": [{"path": "../x", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
         )

@@ -41,7 +41,10 @@ pub(super) static TYPES: &[TypeTable] = &[
         others: &[
             (
                 "automountServiceAccountToken",
-                Ignored(&["false"], "no token is mounted"),
+                Ignored(
+                    &["false"],
+                    "a token is mounted only where the cluster's file says `tokens = true`",
+                ),
             ),
             ("ephemeralContainers", Ignored(&[], "they are not started")),
             (
@@ -105,14 +108,14 @@ pub(super) static TYPES: &[TypeTable] = &[
                 "serviceAccount",
                 Ignored(
                     &["default"],
-                    "no token is mounted: programs in the pod cannot ask the API",
+                    "its token is mounted only where the cluster's file says `tokens = true`",
                 ),
             ),
             (
                 "serviceAccountName",
                 Ignored(
                     &["default"],
-                    "no token is mounted: programs in the pod cannot ask the API",
+                    "its token is mounted only where the cluster's file says `tokens = true`",
                 ),
             ),
             (

@@ -98,12 +98,8 @@ pub(super) static TYPES: &[TypeTable] = &[
     },
     TypeTable {
         name: "VolumeProjection",
-        applied: &["configMap", "downwardAPI", "secret"],
-        others: &[
-            ("clusterTrustBundle", NO_FILE),
-            ("podCertificate", NO_FILE),
-            ("serviceAccountToken", NO_FILE),
-        ],
+        applied: &["configMap", "downwardAPI", "secret", "serviceAccountToken"],
+        others: &[("clusterTrustBundle", NO_FILE), ("podCertificate", NO_FILE)],
     },
     TypeTable {
         name: "SecretProjection",
@@ -114,6 +110,11 @@ pub(super) static TYPES: &[TypeTable] = &[
         name: "ConfigMapProjection",
         applied: &["items", "name", "optional"],
         others: &[],
+    },
+    TypeTable {
+        name: "ServiceAccountTokenProjection",
+        applied: &["audience", "expirationSeconds", "path"],
+        others: &[("user", NO_OWNER)],
     },
     TypeTable {
         name: "KeyToPath",

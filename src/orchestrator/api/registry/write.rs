@@ -8,7 +8,7 @@ use super::{RACE_RETRIES, Registry};
 use crate::orchestrator::api::kinds::parts::causes::clipped;
 use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
-use crate::orchestrator::api::{bounds, defaults, honoured, validation};
+use crate::orchestrator::api::{bounds, defaults, honoured, tokens, validation};
 use crate::orchestrator::store::{Entry, Expected, Revision, StoreError};
 
 /// Whether a write is stored.
@@ -60,6 +60,9 @@ pub(super) async fn create(
         && let Some(namespace) = namespace
     {
         admit_namespace(registry, namespace)?;
+        if kind.is(&kinds::POD) && registry.gives_tokens {
+            tokens::mount_token(registry, namespace, &mut object)?;
+        }
     }
     let generate = text(&object, "/metadata/generateName").to_owned();
     let named = !text(&object, "/metadata/name").is_empty();
