@@ -23,7 +23,8 @@
 //! - `cluster` and `scenario` know the orchestrator only as a Kubernetes API; `scenario` knows machines only through its fault
 //!   seam; balancing and failure detection never read what injects faults.
 //! - Nothing below `cli` prints. Roles log through `tracing`; commands report through channels and callbacks.
-//! - Every connection is mutually authenticated. Secrets are not in arguments, logs or reports; files that hold them are 0600.
+//! - Every connection is mutually authenticated; only where the cluster's file takes `tokens`, a ServiceAccount's stands for a client's
+//!   certificate. Secrets are not in arguments, logs or reports; files that hold them are 0600.
 //! - What a process owns dies with it: machines with the daemon, an owned daemon with the command that started it.
 //! - There is no `unsafe` code, no global state beyond TLS and logging, and no name resolution through libc (the binary is static).
 

@@ -127,6 +127,8 @@ pub const STRANGERS: usize = 64;
 pub const STRANGER_TIME: Duration = Duration::from_secs(5);
 /// How long it may take to read that it was refused.
 pub const STRANGER_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How often a connection's last token is looked at while nothing is asked: a watch ends with the token that began it.
+pub const TOKEN_LOOK_TIME: Duration = Duration::from_mins(1);
 /// Connections by tokens, those of all ServiceAccounts together; they are among [`CONNECTIONS`].
 pub const CONNECTIONS_BY_TOKEN: usize = 256;
 

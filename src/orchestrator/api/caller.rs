@@ -15,7 +15,7 @@ use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::Identity;
-use super::limits::{STRANGER_DRAIN_TIME, STRANGER_TIME};
+use super::limits::{STRANGER_DRAIN_TIME, STRANGER_TIME, TOKEN_LOOK_TIME};
 use super::places::{Handshake, Place, Users};
 use super::registry::Registry;
 use super::status::Status;
@@ -31,7 +31,7 @@ pub(super) enum Caller {
         place: Arc<Place>,
     },
     /// Who has to show tokens.
-    Bearer(Bearer),
+    Bearer(Box<Bearer>),
 }
 
 /// A connection without a certificate.
@@ -65,7 +65,7 @@ impl Caller {
         users: Arc<Users>,
         stranger: Handshake,
     ) -> Self {
-        Self::Bearer(Bearer {
+        Self::Bearer(Box::new(Bearer {
             tokens,
             registry,
             users,
@@ -74,7 +74,7 @@ impl Caller {
             stranger: Mutex::new(Some(stranger)),
             known: CancellationToken::new(),
             refused: CancellationToken::new(),
-        })
+        }))
     }
 
     /// Whose request it is that has these headers. After an error the connection has to end.
@@ -114,7 +114,11 @@ impl Caller {
                 () = tokio::time::sleep(STRANGER_TIME) => {}
             }
         };
-        tokio::select! { () = bearer.refused.cancelled() => {}, () = unknown => {} }
+        tokio::select! {
+            () = bearer.refused.cancelled() => {}
+            () = unknown => {}
+            () = bearer.outlived() => tracing::debug!("a connection has outlived its token"),
+        }
     }
 
     /// How long the connection's end may take, of `most`.
@@ -127,6 +131,19 @@ impl Caller {
 }
 
 impl Bearer {
+    /// Waits until the token that was shown last is good no more.
+    async fn outlived(&self) {
+        self.known.cancelled().await;
+        loop {
+            tokio::time::sleep(TOKEN_LOOK_TIME).await;
+            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = shown.as_ref().map(|shown| &shown.verified);
+            if last.is_none_or(|last| last.good(&self.registry, tokens::now()).is_err()) {
+                return;
+            }
+        }
+    }
+
     fn identify(&self, token: &str, now: i64) -> Result<(Identity, Arc<Place>), Status> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         // A signature is looked at once; whether the token is still good, every time.
@@ -190,6 +207,7 @@ mod tests {
     use crate::orchestrator::api::kinds;
     use crate::orchestrator::api::limits::STRANGERS;
     use crate::orchestrator::api::places::Handshakes;
+    use crate::orchestrator::api::registry::DeleteOptions;
     use crate::orchestrator::api::registry::tests::registry;
 
     struct Bench {
@@ -277,6 +295,23 @@ mod tests {
         caller.over().await;
         drop(caller);
         assert_eq!(bench.users.connections(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_does_not_outlive_its_account() {
+        let bench = Bench::new().await;
+        let caller = bench.caller();
+        assert!(caller.identify(&mut bench.headers("bird")).is_ok());
+        let account = &kinds::SERVICE_ACCOUNT;
+        let at_once = DeleteOptions::default();
+        bench
+            .registry
+            .delete(account, Some("default"), "bird", at_once)
+            .await
+            .expect("deleted");
+        let begun = Instant::now();
+        caller.over().await;
+        assert_eq!(begun.elapsed(), TOKEN_LOOK_TIME);
     }
 
     #[tokio::test(start_paused = true)]

@@ -141,8 +141,12 @@ pub(super) fn permit(
         who.is_master() || ![Question::Access, Question::Token].contains(&review.question)
     };
     if !allowed {
+        let place = match namespace {
+            Some(namespace) => format!("in the namespace \"{namespace}\""),
+            None => "at the cluster scope".to_owned(),
+        };
         return Err(Status::forbidden(format!(
-            "{}.{} is forbidden: User \"{}\" cannot create resource \"{}\" in API group \"{}\"",
+            "{}.{} is forbidden: User \"{}\" cannot create resource \"{}\" in API group \"{}\" {place}",
             review.plural, review.group, who.user, review.plural, review.group
         )));
     }
