@@ -104,16 +104,14 @@ impl Rule {
         format!("{{{}}}", shown.join(", "))
     }
 
-    /// How many single permissions it is.
+    /// How many single permissions it is, whether or not it is a rule as they have to be.
     pub(super) fn combinations(&self) -> usize {
-        let lists = if self.is_of_paths() {
-            [self.verbs.len(), self.paths.len(), 1, 1]
-        } else {
-            let names = self.names.len().max(1);
-            let (verbs, groups) = (self.verbs.len(), self.groups.len());
-            [verbs, groups, self.resources.len(), names]
-        };
-        lists.into_iter().fold(1, usize::saturating_mul)
+        let names = self.names.len().max(1);
+        let of_resources = [self.resources.len(), names]
+            .into_iter()
+            .fold(self.groups.len(), usize::saturating_mul);
+        let things = of_resources.saturating_add(self.paths.len());
+        things.saturating_mul(self.verbs.len())
     }
 
     /// The single permissions that it is: one verb, group, resource and name each, or one verb and path.

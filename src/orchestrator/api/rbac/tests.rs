@@ -299,7 +299,7 @@ async fn nobody_gives_away_what_it_does_not_hold() {
     assert!(admit(&registry, &jane, &kinds::CLUSTER_ROLE, None, &aggregated).is_err());
     let names: Vec<String> = (0..200).map(|number| format!("n{number}")).collect();
     let large = json!({"metadata": {"name": "l"}, "rules": [
-        {"verbs": names, "apiGroups": names, "resources": names, "resourceNames": names}]});
+        {"verbs": names, "apiGroups": names, "resources": names, "resourceNames": names, "nonResourceURLs": ["/a"]}]});
     let refused = admit(&registry, &jane, &kinds::ROLE, here, &large).expect_err("refused");
     assert!(refused.message.contains("single permissions"), "{refused}");
     let master = who("admin", &["system:masters"]);
