@@ -15,7 +15,7 @@ use super::terminal::{Live, say};
 use super::{File, doctor};
 use crate::cluster::client::DaemonClient;
 use crate::cluster::home::{ClusterPaths, Home};
-use crate::cluster::life::{self, Boot, Cluster, Lifetime, is_ready};
+use crate::cluster::life::{self, Boot, Cluster, LifeError, Lifetime, is_ready};
 use crate::kubernetes::client::ListParams;
 use crate::machines::provider::{Acceleration, Power};
 use crate::model::cluster::{ClusterSpec, ProviderKind, Role};
@@ -108,8 +108,9 @@ pub(super) fn open_home() -> Result<Home, Failure> {
 /// The paths of a cluster that is up, or a failure that says how to bring it up.
 pub(super) async fn connect(name: ClusterName) -> Result<Cluster, Failure> {
     let paths = open_home()?.cluster(&name);
-    Cluster::connect(paths).await.map_err(|error| {
-        Failure::from(error).hint(format!("`flightcage up --name {name}` brings it up"))
+    Cluster::connect(paths).await.map_err(|error| match error {
+        error @ LifeError::Paused(_) => Failure::from(error),
+        error => Failure::from(error).hint(format!("`flightcage up --name {name}` brings it up")),
     })
 }
 
@@ -143,14 +144,7 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
                 paths.name()
             ))
         })?;
-    let cluster = Cluster::connect(paths.clone()).await?;
-    // A cluster whose API is away is shown all the same: its nodes are not ready as far as anybody can tell.
-    let nodes = cluster
-        .client
-        .list::<Node>("", &ListParams::default())
-        .await
-        .map(|listed| listed.items)
-        .unwrap_or_default();
+    let nodes = nodes(paths, status.paused).await?;
     let ready = |name: &str| {
         nodes
             .iter()
@@ -201,14 +195,16 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
         let status = json!({
             "name": paths.name(), "provider": status.spec.provider, "accel": accel, "nodes": nodes,
             "services": status.services, "restored_from": status.restored_from, "troubles": troubles,
+            "paused": status.paused,
         });
         say(&serde_json::to_string_pretty(&status)?);
         return Ok(());
     }
-    say(&format!(
-        "cluster {} ({}, {accel})",
+    say(&headline(
         paths.name(),
-        status.spec.provider
+        status.spec.provider,
+        accel,
+        status.paused,
     ));
     for (name, role, ready, address, power) in rows {
         let power = match power {
@@ -216,7 +212,11 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
             Power::Off => "off",
             Power::Frozen => "frozen",
         };
-        let ready = if ready { "Ready" } else { "NotReady" };
+        let ready = match (status.paused, ready) {
+            (true, _) => "paused",
+            (false, true) => "Ready",
+            (false, false) => "NotReady",
+        };
         say(&format!(
             "  {name:<10} {role:<11} {address:<12} {power:<7} {ready}"
         ));
@@ -231,4 +231,40 @@ pub(super) async fn print_status(paths: &ClusterPaths, as_json: bool) -> Result<
     }
     journal::print_recent(&troubles);
     Ok(())
+}
+
+/// The cluster's nodes as its API tells them. A cluster whose API is away is shown all the same: its nodes are not ready as far as anybody
+/// can tell. One that is paused is not asked, since it would not answer.
+async fn nodes(paths: &ClusterPaths, paused: bool) -> Result<Vec<Node>, Failure> {
+    if paused {
+        return Ok(Vec::new());
+    }
+    let client = Cluster::connect(paths.clone()).await?.client;
+    let listed = client.list::<Node>("", &ListParams::default()).await;
+    Ok(listed.map(|listed| listed.items).unwrap_or_default())
+}
+
+fn headline(name: &ClusterName, provider: ProviderKind, accel: &str, paused: bool) -> String {
+    let what = format!("cluster {name} ({provider}, {accel})");
+    if paused {
+        format!("{what}, paused: `flightcage resume --name {name}` lets it go on")
+    } else {
+        what
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_says_when_a_cluster_is_paused_and_what_to_do() {
+        let name = "test".parse().unwrap();
+        let headline = |paused| headline(&name, ProviderKind::Qemu, "tcg", paused);
+        assert_eq!(headline(false), "cluster test (qemu, tcg)");
+        assert_eq!(
+            headline(true),
+            "cluster test (qemu, tcg), paused: `flightcage resume --name test` lets it go on"
+        );
+    }
 }

@@ -34,6 +34,7 @@ mod scenarios;
 mod series;
 mod shrink;
 mod snapshots;
+mod standstill;
 mod terminal;
 mod vagrant;
 mod watch;
@@ -88,6 +89,12 @@ enum Command {
     Status(cluster::Status),
     /// Show a cluster in a browser, and break and heal it by hand there.
     Watch(cockpit::WatchCommand),
+    /// Let all machines of a cluster stand still, in memory, until `resume`.
+    #[command(after_help = standstill::PAUSE_HELP)]
+    Pause,
+    /// Let a paused cluster go on where it was.
+    #[command(after_help = standstill::RESUME_HELP)]
+    Resume,
     /// Run scenario files on a cluster of their own (or any Kubernetes) and print their verdicts.
     Run(scenarios::Run),
     /// Show what a scenario would do, without doing it.
@@ -203,6 +210,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Prune(command) => command.run().await,
         Command::Status(command) => command.run(name).await,
         Command::Watch(command) => command.run(name).await,
+        Command::Pause => standstill::pause(name).await,
+        Command::Resume => standstill::resume(name).await,
         Command::Run(command) => command.run(name).await,
         Command::Plan(command) => command.run(name).await,
         Command::Lint(command) => command.run(),

@@ -20,6 +20,7 @@ use crate::balancer::EndpointView;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{
     DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Restored,
+    StandstillChange,
 };
 use crate::model::names::NodeName;
 use crate::shell::ssh::SshTarget;
@@ -40,6 +41,8 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(90);
 const LINKS_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest that saving or restoring may take; the daemon gives up earlier.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(5);
+/// Longest that a standstill may take to begin or to end; the daemon gives up on a clock after half a minute.
+const STANDSTILL_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest answer line on the dial socket.
 const MAX_REPLY: u64 = 64;
 
@@ -145,6 +148,16 @@ impl DaemonClient {
     /// Makes the machines from what was saved.
     pub async fn restore(&self, order: &RestoreOrder) -> Result<Restored, DaemonClientError> {
         self.post("restore", order, SNAPSHOT_TIMEOUT).await
+    }
+
+    /// Lets all machines stand still.
+    pub async fn pause(&self) -> Result<StandstillChange, DaemonClientError> {
+        self.post("pause", &(), STANDSTILL_TIMEOUT).await
+    }
+
+    /// Lets all machines go on, their clocks right.
+    pub async fn resume(&self) -> Result<StandstillChange, DaemonClientError> {
+        self.post("resume", &(), STANDSTILL_TIMEOUT).await
     }
 
     /// Changes a machine's power.

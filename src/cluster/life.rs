@@ -4,6 +4,7 @@ mod bare;
 mod down;
 mod error;
 mod snapshots;
+mod standstill;
 mod start;
 
 use std::fs::File;
@@ -42,6 +43,7 @@ use snapshots::Attempt;
 pub use snapshots::{
     Boot, KEPT_SNAPSHOTS, SnapshotUse, remove as remove_snapshot, reset, restore, save, shelf,
 };
+pub use standstill::{pause, resume};
 use start::{Admitted, Daemon, admitted_daemon};
 
 /// Longest from a machine's boot to its SSH session.
@@ -90,10 +92,13 @@ impl Cluster {
     /// Connects to a cluster that is up.
     ///
     /// # Errors
-    /// When it is not up.
+    /// When it is not up, or is paused: nothing in it answers then.
     pub async fn connect(paths: ClusterPaths) -> Result<Self, LifeError> {
         let daemon = DaemonClient::new(paths.clone())?;
         let status = daemon.status().await?;
+        if status.paused {
+            return Err(LifeError::Paused(paths.name().to_string()));
+        }
         let client = admin_client(&paths, &status)?;
         Ok(Self {
             paths,
@@ -228,6 +233,9 @@ async fn join(
     };
     if status.owned {
         return Err(LifeError::Owned(paths.name().to_string()));
+    }
+    if status.paused {
+        return Err(LifeError::Paused(paths.name().to_string()));
     }
     let client = admin_client(paths, &status)?;
     let whole = async {

@@ -293,6 +293,30 @@ pub trait Snapshots: Send + Sync {
     ) -> BoxFuture<'_, Result<Restored, ProviderError>>;
 }
 
+/// What came of an order to stand still, or to go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandstillChange {
+    /// Whether anything was done: `false` when it was so already.
+    pub changed: bool,
+    /// The clocks that were put right, of machines that go on.
+    pub clocks: Vec<ClockFact>,
+    /// Clocks that could not be put right: the machines run all the same, and another order to go on tries again.
+    pub problems: Vec<String>,
+}
+
+/// Lets all machines of a cluster stand still together and go on together, in memory. No time passes inside of a machine that stands
+/// still: nothing in it runs out. Only its wall clock is behind afterwards, and is put right. Both calls are idempotent, and go on to
+/// their end only if they are polled to it; a cancelled one may leave some of the machines stopped.
+pub trait Standstill: Send + Sync {
+    /// Whether the machines were told to stand still, and not yet to go on.
+    fn is_paused(&self) -> bool;
+    /// Stops all machines that run, or none of them: after an error all run. One that is off stays off; one that is frozen is refused.
+    /// Until they go on, no power but off, no disk and no save is changed or made.
+    fn pause(&self) -> BoxFuture<'_, Result<StandstillChange, ProviderError>>;
+    /// Lets them go on. After an error they count as stopped, and the order can be repeated.
+    fn resume(&self) -> BoxFuture<'_, Result<StandstillChange, ProviderError>>;
+}
+
 /// Makes and breaks machines. See the module's text for who calls what and when.
 pub trait Provider: Send + Sync + 'static {
     /// The provider's name in files and reports: `qemu`, `vagrant`, `hosts`.
@@ -356,6 +380,11 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Snapshots with memory, where the provider has them.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// A standstill of all machines, where the provider has a hold of their processors.
+    fn standstill(&self) -> Option<&dyn Standstill> {
         None
     }
 }

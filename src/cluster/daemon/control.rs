@@ -21,7 +21,7 @@ use crate::cluster::life::own_login;
 use crate::machines::journal::Sighting;
 use crate::machines::provider::{
     Acceleration, DiskEffect, DiskFault, Machine, MachineRequest, PowerAction, Problem, Provider,
-    ProviderError, Restored, Snapshots,
+    ProviderError, Restored, Snapshots, Standstill, StandstillChange,
 };
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::NodeName;
@@ -46,6 +46,9 @@ pub struct Status {
     pub owned: bool,
     /// The snapshot that the machines were restored from.
     pub restored_from: Option<String>,
+    /// Whether the machines stand still because their user said so.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// What the machines are restored from.
@@ -136,6 +139,8 @@ pub(super) async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
         .route("/capture", get(links::capture))
         .route("/save", post(save))
         .route("/restore", post(restore))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
         .route("/disown", post(disown))
         .route("/down", post(down))
         .with_state(daemon);
@@ -155,6 +160,7 @@ async fn status(State(daemon): Shared) -> Result<Json<Status>, Failure> {
         owned: daemon.ownership == super::Ownership::Owned
             && !daemon.disowned.load(Ordering::SeqCst),
         restored_from: daemon.record.restored_from.clone(),
+        paused: is_paused(&*daemon.provider),
     }))
 }
 
@@ -310,6 +316,63 @@ fn snapshots(provider: &dyn Provider) -> Result<&dyn Snapshots, Failure> {
         )
     };
     provider.snapshots().ok_or_else(refusal)
+}
+
+/// Goes on to its end even if the asker goes away: some machines must not stand still while others run.
+async fn pause(State(daemon): Shared) -> Result<Json<StandstillChange>, Failure> {
+    let pausing = tokio::spawn(async move {
+        let machines = standstill(&*daemon.provider)?;
+        // Nobody is let in to wait for an answer that does not come.
+        daemon.gate.close();
+        let paused = machines.pause().await;
+        if !machines.is_paused() {
+            daemon.gate.open();
+        }
+        paused.map_err(Failure::from)
+    });
+    to_the_end(pausing).await
+}
+
+/// Goes on to its end even if the asker goes away, as [`pause`].
+async fn resume(State(daemon): Shared) -> Result<Json<StandstillChange>, Failure> {
+    let resuming = tokio::spawn(async move {
+        let machines = standstill(&*daemon.provider)?;
+        let resumed = machines.resume().await;
+        if !machines.is_paused() {
+            daemon.gate.open();
+        }
+        resumed.map_err(Failure::from)
+    });
+    to_the_end(resuming).await
+}
+
+async fn to_the_end(
+    task: tokio::task::JoinHandle<Result<StandstillChange, Failure>>,
+) -> Result<Json<StandstillChange>, Failure> {
+    let ended = task.await.unwrap_or_else(|broken| {
+        Err(Failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            broken.to_string(),
+        ))
+    });
+    ended.map(Json)
+}
+
+fn standstill(provider: &dyn Provider) -> Result<&dyn Standstill, Failure> {
+    let refusal = || {
+        Failure(
+            StatusCode::NOT_IMPLEMENTED,
+            format!(
+                "machines of the {} provider cannot be paused; only those of the qemu provider can",
+                provider.name()
+            ),
+        )
+    };
+    provider.standstill().ok_or_else(refusal)
+}
+
+fn is_paused(provider: &dyn Provider) -> bool {
+    provider.standstill().is_some_and(Standstill::is_paused)
 }
 
 async fn disown(State(daemon): Shared) -> Json<()> {

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::control::{Served, ServedPort};
+use super::gate::Gate;
 use crate::balancer::{Balancer, ServicePort, ServicePortKey, ServiceTable, forward};
 use crate::kubernetes::client::{Client, ListParams, Patch};
 use crate::kubernetes::load_balancer::{LOAD_BALANCER, announcement};
@@ -55,18 +56,24 @@ impl Ports {
     }
 }
 
+/// The host's side of the ingress: which ports it listens on, and whether anybody is let in.
+pub(super) struct Host {
+    pub(super) ports: Ports,
+    pub(super) gate: Gate,
+}
+
 /// Relays a loopback port to the API server, byte by byte: TLS is between the client and the server.
 pub(super) async fn serve_api(
     ports: &mut Ports,
-    dial: Arc<dyn Dial>,
-    address: Ipv4Addr,
+    (dial, address): (Arc<dyn Dial>, Ipv4Addr),
+    gate: Gate,
     tasks: &mut JoinSet<()>,
 ) -> io::Result<u16> {
     let listener = ports.listen("api", 36443).await?;
     let port = listener.local_addr()?.port();
     let server = SocketAddr::from((address, addresses::API_PORT));
     tasks.spawn(async move {
-        accept(listener, move |mut client| {
+        accept(listener, gate, move |mut client| {
             let dial = dial.clone();
             async move {
                 match dial.dial(server).await {
@@ -105,7 +112,7 @@ impl Ingress {
     pub(super) fn start(
         client: Client,
         balancer: Balancer,
-        ports: Ports,
+        host: Host,
         api_port: u16,
         tasks: &mut JoinSet<()>,
     ) -> Self {
@@ -114,7 +121,7 @@ impl Ingress {
         tasks.spawn(follow(
             client,
             balancer,
-            ports,
+            host,
             served.clone(),
             synced.clone(),
         ));
@@ -164,7 +171,7 @@ impl Ingress {
 async fn follow(
     client: Client,
     balancer: Balancer,
-    mut ports: Ports,
+    mut host: Host,
     served: Arc<Mutex<BTreeMap<ServicePortKey, ServedEntry>>>,
     synced: Arc<AtomicBool>,
 ) {
@@ -189,7 +196,7 @@ async fn follow(
                 endpoints.values().map(Arc::as_ref),
             );
             balancer.apply(&table, revision);
-            listen_for(&table, &balancer, &mut ports, &served).await;
+            listen_for(&table, &balancer, &mut host, &served).await;
             synced.store(true, Ordering::SeqCst);
             for service in services.values() {
                 announce(&client, service, &host_ports(service, &served)).await;
@@ -209,7 +216,7 @@ async fn follow(
 async fn listen_for(
     table: &ServiceTable,
     balancer: &Balancer,
-    ports: &mut Ports,
+    Host { ports, gate }: &mut Host,
     served: &Mutex<BTreeMap<ServicePortKey, ServedEntry>>,
 ) {
     let wanted: BTreeMap<&ServicePortKey, &ServicePort> = table
@@ -241,7 +248,7 @@ async fn listen_for(
             continue;
         };
         let (balancer, target) = (balancer.clone(), key.clone());
-        let task = tokio::spawn(accept(listener, move |client| {
+        let task = tokio::spawn(accept(listener, gate.clone(), move |client| {
             let (balancer, target) = (balancer.clone(), target.clone());
             async move {
                 if let Err(error) = forward(client, &balancer, &target).await {
@@ -298,8 +305,8 @@ async fn announce(client: &Client, service: &Service, ports: &BTreeMap<u16, u16>
     }
 }
 
-/// Accepts for ever; each connection is served in its own task.
-async fn accept<F, Served>(listener: TcpListener, serve: F)
+/// Accepts for ever; each connection is served in its own task. One that comes while the gate is closed is reset.
+async fn accept<F, Served>(listener: TcpListener, gate: Gate, serve: F)
 where
     F: Fn(TcpStream) -> Served,
     Served: Future<Output = ()> + Send + 'static,
@@ -308,6 +315,7 @@ where
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                Ok((client, _)) if gate.is_closed() => reset(client),
                 Ok((client, _)) => {
                     let _ = client.set_nodelay(true);
                     connections.spawn(serve(client));
@@ -326,4 +334,46 @@ where
 /// Closes with a reset: the cluster refused, and the client must not take this for an orderly end.
 fn reset(client: TcpStream) {
     let _ = client.set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_comes_while_the_gate_is_closed_is_reset_and_who_came_before_stays() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let gate = Gate::default();
+        let serving = tokio::spawn(accept(listener, gate.clone(), |mut client| async move {
+            let (mut reader, mut writer) = client.split();
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        }));
+        let connect = || async {
+            let mut client = TcpStream::connect(address).await?;
+            client.write_all(b"?").await?;
+            Ok::<_, io::Error>(client)
+        };
+        let mut answer = [0];
+        let mut early = connect().await.expect("the gate is open");
+        early.read_exact(&mut answer).await.expect("it is let in");
+        gate.close();
+        // The reset may come before or after what is written.
+        let refused = match connect().await {
+            Ok(mut late) => late.read_exact(&mut answer).await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert!(refused.is_err(), "nobody serves it");
+        early.write_all(b"!").await.expect("it goes on");
+        early.read_exact(&mut answer).await.expect("it goes on");
+        assert_eq!(&answer, b"!");
+        gate.open();
+        let mut later = connect().await.expect("the gate is open again");
+        later.read_exact(&mut answer).await.expect("it is let in");
+        serving.abort();
+    }
 }

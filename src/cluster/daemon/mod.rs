@@ -16,6 +16,7 @@
 
 mod control;
 mod dial;
+mod gate;
 mod ingress;
 mod links;
 mod machine_links;
@@ -113,6 +114,8 @@ struct Daemon {
     ingress: ingress::Ingress,
     /// The host's load balancer, which the ingress and the prober's dials go through.
     balancer: Balancer,
+    /// Closed while the cluster stands still.
+    gate: gate::Gate,
     /// Cancelled when the daemon is to end.
     stop: CancellationToken,
     /// Set when the cluster's directory is to go, too.
@@ -159,7 +162,9 @@ pub async fn run(
 
     let balancer = Balancer::new(dial.clone());
     let mut ports = ingress::Ports::open(paths.ports());
-    let api_port = ingress::serve_api(&mut ports, dial.clone(), record.spec.address(0), &mut tasks)
+    let gate = gate::Gate::default();
+    let api = (dial.clone(), record.spec.address(0));
+    let api_port = ingress::serve_api(&mut ports, api, gate.clone(), &mut tasks)
         .await
         .map_err(starting("listen for the API"))?;
     let server = format!("https://127.0.0.1:{api_port}");
@@ -176,7 +181,11 @@ pub async fn run(
     ))?;
     tasks.spawn(stream::keep(control_plane, balancer.clone()));
     let client = Client::new(config).map_err(starting("make the Kubernetes client"))?;
-    let ingress = ingress::Ingress::start(client, balancer.clone(), ports, api_port, &mut tasks);
+    let host = ingress::Host {
+        ports,
+        gate: gate.clone(),
+    };
+    let ingress = ingress::Ingress::start(client, balancer.clone(), host, api_port, &mut tasks);
 
     let sightings = Arc::new(sentry::Sightings::default());
     let nodes = record
@@ -193,6 +202,7 @@ pub async fn run(
         provider,
         ingress,
         balancer: balancer.clone(),
+        gate,
         stop: stop.clone(),
         remove: AtomicBool::new(false),
         ownership,

@@ -20,6 +20,20 @@ pub enum LifeError {
         "cluster `{0}` belongs to a `flightcage run`, `with` or `demo` that is going on; wait for its end, or choose another --name"
     )]
     Owned(String),
+    /// Its machines stand still.
+    #[error("cluster `{0}` is paused; `flightcage resume --name {0}` lets it go on")]
+    Paused(String),
+    /// It goes on, but not every clock is right.
+    #[error(
+        "cluster `{name}` goes on, but not every clock is right; `flightcage resume --name {name}` sets them again:\n  {}",
+        problems.join("\n  ")
+    )]
+    Unsettled {
+        /// The cluster.
+        name: String,
+        /// One a clock.
+        problems: Vec<String>,
+    },
     /// Machines read the box from the cache.
     #[error("cluster `{0}` is up and uses the caches; `flightcage down --name {0}` first")]
     InUse(String),

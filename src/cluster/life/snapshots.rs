@@ -117,6 +117,9 @@ pub async fn save(
     if !possible(&status.spec) {
         return Err(unfit("only machines of the qemu provider have snapshots"));
     }
+    if status.paused {
+        return Err(LifeError::Paused(name.to_string()));
+    }
     if shelf(&paths).path(snapshot).exists() {
         return Err(SnapshotError::Exists {
             cluster: name.to_string(),
@@ -614,7 +617,7 @@ pub(super) async fn load(
 }
 
 /// Waits for a sign of life that the node's agent gives after this call.
-async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
+pub(super) async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
     await_answer(
         client,
         &format!("/flightcage/v1/nodes/{node}/beat"),
@@ -624,7 +627,7 @@ async fn await_beat(client: &Client, node: &NodeName) -> Result<(), LifeError> {
 }
 
 /// Asks until there is an answer.
-async fn await_answer(client: &Client, path: &str, what: &str) -> Result<(), LifeError> {
+pub(super) async fn await_answer(client: &Client, path: &str, what: &str) -> Result<(), LifeError> {
     let deadline = Instant::now() + BEAT_DEADLINE;
     loop {
         match client.raw(Method::GET, path, None).await {

@@ -21,6 +21,7 @@ pub(super) mod qcow2;
 mod qmp;
 mod snapshot;
 mod sparse;
+mod standstill;
 mod yielding;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ use tokio::time::{Instant, timeout};
 
 use super::provider::{
     Acceleration, BoxBoot, DiskEffect, DiskFault, Machine, MachineRequest, Power, PowerAction,
-    Problem, Provider, ProviderError, Snapshots,
+    Problem, Provider, ProviderError, Snapshots, Standstill,
 };
 use crate::model::cluster::MachineSpec;
 use crate::model::names::{ClusterName, NodeName};
@@ -49,6 +50,7 @@ use console::Console;
 use directory::{MachineDirectory, Record};
 use process::{Exit, Launch, Spawner};
 use qmp::Qmp;
+use standstill::Still;
 use yielding::Yielding;
 
 pub use preflight::{MINIMUM_VERSION, version, version_text};
@@ -92,6 +94,7 @@ pub struct QemuProvider {
     spawner: Spawner,
     nodes: std::sync::Mutex<BTreeMap<NodeName, Arc<Mutex<Option<Vm>>>>>,
     yielding: Yielding,
+    still: Still,
 }
 
 /// A process that this provider has started.
@@ -126,6 +129,7 @@ impl QemuProvider {
             spawner,
             nodes: std::sync::Mutex::default(),
             yielding: Yielding::default(),
+            still: Still::default(),
         })
     }
 
@@ -155,6 +159,7 @@ impl QemuProvider {
         let node = request.spec.name.clone();
         let slot = self.slot(&node);
         let mut slot = slot.lock().await;
+        self.still.forbid(|| format!("make node `{node}`"))?;
         if let Some(vm) = slot.as_ref().filter(|vm| !vm.has_ended()) {
             return Ok(machine(node, vm));
         }
@@ -393,6 +398,11 @@ impl QemuProvider {
     ) -> Result<(), ProviderError> {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
+        // One that loses its power stands still for good, which is always possible.
+        if action != PowerAction::PowerOff {
+            self.still
+                .forbid(|| format!("change the power of node `{node}`"))?;
+        }
         self.yielding.end(node).await;
         let machine = self
             .find(node)
@@ -467,6 +477,8 @@ impl QemuProvider {
     ) -> Result<DiskEffect, ProviderError> {
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
+        self.still
+            .forbid(|| format!("change the disk of node `{node}`"))?;
         let machine = self
             .find(node)
             .ok_or_else(|| ProviderError::UnknownNode(node.clone()))?;
@@ -587,6 +599,10 @@ impl Provider for QemuProvider {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn standstill(&self) -> Option<&dyn Standstill> {
         Some(self)
     }
 }

@@ -35,11 +35,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Migration is throttled to 128 MiB/s by default.
 const UNTHROTTLED: u64 = 1 << 40;
 
-/// A machine that runs and is to be saved. Nobody else changes its power while the slot is held.
-struct Running {
-    node: NodeName,
-    qmp: Qmp,
-    clock: Arc<Mutex<ClockPort>>,
+/// A machine that runs and is to be saved, or to stand still. Nobody else changes its power while the slot is held.
+pub(super) struct Running {
+    pub(super) node: NodeName,
+    pub(super) qmp: Qmp,
+    pub(super) clock: Arc<Mutex<ClockPort>>,
 }
 
 impl Snapshots for QemuProvider {
@@ -64,6 +64,8 @@ impl QemuProvider {
         for node in &nodes {
             slots.push(self.slot(node).lock_owned().await);
         }
+        // QEMU would go on with what it was told to stop.
+        self.still.forbid(|| "save the machines".to_owned())?;
         let mut running = Vec::new();
         for (node, slot) in nodes.iter().zip(&slots) {
             SavedMachine::new(into, node)
@@ -297,7 +299,9 @@ fn unfit(power: Power, disk_fault: Option<DiskFault>) -> Option<String> {
 }
 
 /// What came of work on all machines, once all of it has ended: what still goes on would write where somebody else clears up.
-fn first_error<T>(ended: Vec<Result<T, ProviderError>>) -> Result<Vec<T>, ProviderError> {
+pub(super) fn first_error<T>(
+    ended: Vec<Result<T, ProviderError>>,
+) -> Result<Vec<T>, ProviderError> {
     ended.into_iter().collect()
 }
 
@@ -393,7 +397,7 @@ async fn seed_all(machines: &[Running]) -> Vec<String> {
     seeded.await.into_iter().filter_map(Result::err).collect()
 }
 
-async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderError>> {
+pub(super) async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderError>> {
     join_all(machines.iter().map(async |Running { node, clock, .. }| {
         let correction = clock.lock().await.correct().await;
         let correction =
@@ -409,7 +413,7 @@ async fn correct_all(machines: &[Running]) -> Vec<Result<ClockFact, ProviderErro
     .await
 }
 
-fn with_cause(error: &ProviderError) -> String {
+pub(super) fn with_cause(error: &ProviderError) -> String {
     std::error::Error::source(error)
         .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
@@ -423,7 +427,7 @@ fn saving(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
     move |error| failed(what, error)
 }
 
-fn resuming(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
+pub(super) fn resuming(node: &NodeName) -> impl FnOnce(QmpError) -> ProviderError {
     let what = format!("let node `{node}` run on");
     move |error| failed(what, error)
 }
