@@ -33,6 +33,7 @@ mod scenario_files;
 mod scenarios;
 mod series;
 mod shrink;
+mod snapshot_files;
 mod snapshots;
 mod standstill;
 mod terminal;

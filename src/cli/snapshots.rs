@@ -1,4 +1,4 @@
-//! `snapshot save|restore|list|rm`.
+//! `snapshot save|restore|list|rm|export|import`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::cluster::{interrupted, open_home, print_status};
 use super::failure::Failure;
+use super::snapshot_files::{self, Export, ImportFile};
 use super::terminal::{Live, complain, say};
 use crate::cluster::life::{self, Boot, KEPT_SNAPSHOTS, Lifetime, SnapshotUse};
 use crate::cluster::snapshot::Kind;
@@ -65,6 +66,12 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Write a snapshot into one file, for another machine.
+    #[command(after_help = snapshot_files::EXPORT_HELP)]
+    Export(Export),
+    /// Take a snapshot from a file that `export` wrote.
+    #[command(after_help = snapshot_files::IMPORT_HELP)]
+    Import(ImportFile),
     /// Remove snapshots.
     Rm {
         /// Which ones.
@@ -79,6 +86,8 @@ impl SnapshotCommand {
             Verb::Save { snapshot } => save(&name, snapshot).await?,
             Verb::Restore { snapshot } => restore(&name, &snapshot).await?,
             Verb::List { json } => list(&name, json)?,
+            Verb::Export(export) => export.run(&name).await?,
+            Verb::Import(import) => import.run(&name).await?,
             Verb::Rm { snapshots } => return remove(&name, &snapshots),
         }
         Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! A cluster's life: up, down, and what an interrupted one left behind.
 
 mod bare;
+mod carry;
 mod down;
 mod error;
 mod snapshots;
@@ -35,6 +36,7 @@ use crate::shell::keys;
 use crate::shell::ssh::{Ssh, SshTarget};
 
 pub use bare::{bare_boots, bare_load};
+pub use carry::{Exported, Import, export_snapshot, import_snapshot};
 pub use down::down;
 use down::{Remains, clear, lock_is_free};
 pub use error::LifeError;

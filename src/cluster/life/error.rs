@@ -6,6 +6,7 @@ use crate::cluster::client::DaemonClientError;
 use crate::cluster::install::InstallError;
 use crate::cluster::pki::PkiError;
 use crate::cluster::snapshot::SnapshotError;
+use crate::cluster::snapshot::archive::ArchiveError;
 use crate::kubernetes::client::ClientError;
 use crate::machines::provider::Problem;
 
@@ -85,6 +86,9 @@ pub enum LifeError {
     /// A snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A snapshot's way to another machine.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The Kubernetes API.
     #[error("ask the cluster's API")]
     Api(#[from] ClientError),

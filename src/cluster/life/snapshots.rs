@@ -510,7 +510,7 @@ fn admit(paths: &ClusterPaths, spec: &ClusterSpec, shelf: &Shelf) -> Result<(), 
     }
 }
 
-async fn verify(shelf: &Shelf, manifest: &Manifest) -> Result<(), LifeError> {
+pub(super) async fn verify(shelf: &Shelf, manifest: &Manifest) -> Result<(), LifeError> {
     let (shelf, manifest) = (shelf.clone(), manifest.clone());
     let verified = tokio::task::spawn_blocking(move || shelf.verify(&manifest)).await;
     Ok(verified.map_err(part("verify a snapshot"))??)

@@ -9,6 +9,9 @@ use super::AUTOMATIC;
 use crate::machines::provider::Acceleration;
 use crate::model::cluster::ClusterSpec;
 
+/// The parts without which a saved memory cannot run at all.
+const FATAL: [&str; 5] = ["QEMU", "QEMU arguments", "acceleration", "box", "processor"];
+
 /// Digits of the key in an automatic snapshot's name.
 const NAME_DIGITS: usize = 16;
 
@@ -31,6 +34,19 @@ pub struct Ingredients<'a> {
     pub processor: &'a str,
     /// QEMU's arguments, without the paths that differ between homes.
     pub arguments: &'a str,
+}
+
+/// A part that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The part.
+    pub part: String,
+    /// What it was when the memory was saved.
+    pub saved: String,
+    /// What it is here.
+    pub here: String,
+    /// Whether the memory cannot run here because of it.
+    pub is_fatal: bool,
 }
 
 /// The parts by name, each a hash or short enough to be shown.
@@ -85,10 +101,27 @@ impl Fingerprint {
         (!names.is_empty()).then(|| names.join(", "))
     }
 
+    /// The parts that differ, with what they were and are.
+    #[must_use]
+    pub fn differences(&self, now: &Self) -> Vec<Difference> {
+        let value = |of: &Self, name: &str| of.0.get(name).cloned().unwrap_or_default();
+        let names: std::collections::BTreeSet<&String> =
+            self.0.keys().chain(now.0.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| self.0.get(*name) != now.0.get(*name))
+            .map(|name| Difference {
+                part: name.clone(),
+                saved: value(self, name),
+                here: value(now, name),
+                is_fatal: FATAL.contains(&name.as_str()),
+            })
+            .collect()
+    }
+
     /// The parts that differ and without which a saved memory cannot run at all; the others are a matter of taste.
     #[must_use]
     pub fn fatal_difference(&self, now: &Self) -> Option<String> {
-        const FATAL: [&str; 5] = ["QEMU", "QEMU arguments", "acceleration", "box", "processor"];
         let names: Vec<&str> = FATAL
             .into_iter()
             .filter(|name| self.0.get(*name) != now.0.get(*name))
@@ -132,6 +165,15 @@ mod tests {
                 "{name}"
             );
             assert_ne!(fingerprint.automatic_name(), other.automatic_name());
+            let differences = fingerprint.differences(&other);
+            let [difference] = differences.as_slice() else {
+                panic!("{name}: one part differs");
+            };
+            assert_eq!(
+                (difference.part.as_str(), difference.is_fatal),
+                (name, fatal)
+            );
+            assert_ne!(difference.saved, difference.here);
         };
         assert_eq!(fingerprint.difference(&Fingerprint::new(&base)), None);
         check(

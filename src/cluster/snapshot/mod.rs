@@ -13,6 +13,7 @@
 //! *Automatic* ones are pristine: `up` makes them of a cluster that has just booted, finds them by their [`Fingerprint`], and keeps
 //! few. *Named* ones are a user's: restored only by name, removed only by the user.
 
+pub mod archive;
 mod fingerprint;
 mod room;
 mod seal;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use fingerprint::{Fingerprint, Ingredients};
+pub use fingerprint::{Difference, Fingerprint, Ingredients};
 pub use room::{Kept, MAX_AUTOMATIC_BYTES, surplus};
 pub use shelf::{Draft, Shelf};
 
