@@ -357,3 +357,29 @@ fn no_message_about_a_wrong_manifest_repeats_a_secrets_value() {
         }
     }
 }
+
+#[test]
+fn a_cluster_that_is_not_there_can_neither_stand_still_nor_be_carried() {
+    for verb in ["pause", "resume"] {
+        let ran = check(&[verb]);
+        assert_eq!(ran.code, 1, "{verb}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains("flightcage up"),
+            "{verb}: {}",
+            ran.stderr
+        );
+    }
+    for wrong in [
+        &["snapshot", "export", "none", "none.fcs"][..],
+        &["snapshot", "import", "no-such-file.fcs"],
+        // A file that is there, and no archive.
+        &["snapshot", "import", "Cargo.toml"],
+        &["store", "import", "no-such-file.jsonl"],
+        // Nothing is overwritten.
+        &["store", "export", "Cargo.toml"],
+    ] {
+        let ran = check(wrong);
+        assert_eq!(ran.code, 2, "{wrong:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(wrong[2]), "{wrong:?}: {}", ran.stderr);
+    }
+}

@@ -36,6 +36,7 @@ mod shrink;
 mod snapshot_files;
 mod snapshots;
 mod standstill;
+mod store;
 mod terminal;
 mod vagrant;
 mod watch;
@@ -138,6 +139,8 @@ enum Command {
     Bench(bench::Bench),
     /// Save a whole running cluster, and bring it back in seconds.
     Snapshot(snapshots::SnapshotCommand),
+    /// Write the cluster's objects into one file, and create them from one.
+    Store(store::StoreCommand),
     /// Run a command against a pristine cluster of its own; its exit code is returned, 125 for our own errors.
     With(with::With),
     /// Boxes: machine images.
@@ -234,6 +237,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Net(command) => command.run(name).await,
         Command::Bench(command) => command.run(name).await,
         Command::Snapshot(command) => command.run(name).await,
+        Command::Store(command) => command.run(name).await,
         Command::With(command) => command.run(name).await,
         Command::Box(command) => command.run().await,
         Command::Vagrant(command) => command.run(&name),

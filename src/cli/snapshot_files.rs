@@ -94,10 +94,7 @@ impl ImportFile {
 }
 
 /// Ctrl-C and SIGTERM end the work early; what was begun is then removed.
-async fn to_its_end<T>(
-    work: impl Future<Output = Result<T, LifeError>>,
-    stop: &AtomicBool,
-) -> Result<T, LifeError> {
+pub(super) async fn to_its_end<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => return done,

@@ -11,4 +11,5 @@ pub mod manifest;
 pub mod reflector;
 pub mod resources;
 pub mod rolling_update;
+pub mod transfer;
 pub mod version;
