@@ -788,6 +788,122 @@ fn m_a_snapshot_brings_the_whole_cluster_back_with_what_runs_in_it() {
 }
 
 #[test]
+fn m_b_a_snapshot_travels_in_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("flappy.fcs");
+    let file = file.to_str().expect("it is UTF-8");
+    let printed = ok(&["snapshot", "export", "flappy-runs", file]);
+    let digest = printed.split_whitespace().next().expect("a digest");
+    let again = flightcage(&["snapshot", "export", "flappy-runs", file]);
+    assert_eq!(again.status.code(), Some(2), "nothing is overwritten");
+    let taken = flightcage(&["snapshot", "import", file]);
+    assert_eq!(taken.status.code(), Some(2), "the name is taken");
+    ok(&[
+        "snapshot", "import", file, "--as", "carried", "--sha256", digest,
+    ]);
+    ok(&["snapshot", "restore", "carried"]);
+    assert_eq!(status()["restored_from"], "carried");
+    wait_for_replicas("flappy-silex-v1", 2);
+    ok(&["snapshot", "rm", "carried"]);
+}
+
+#[test]
+fn m_c_a_paused_cluster_stands_still_and_goes_on_where_it_was() {
+    deploy_flappy();
+    wait_for_replicas("flappy-nginx-v0", 2);
+    let pods = || {
+        let listed = get(&["pods"]);
+        let uid = |pod: &Value| pod["metadata"]["uid"].to_string();
+        let pods = listed["items"].as_array().expect("a list");
+        pods.iter()
+            .map(uid)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = pods();
+    ok(&["pause"]);
+    assert!(ok(&["pause"]).contains("already"));
+    assert_eq!(status()["paused"], true);
+    assert!(ask("/").is_err(), "the host's load balancer refuses");
+    for refused in [
+        &["get", "pods"][..],
+        &UP,
+        &["node", "reset", "w1"],
+        &["snapshot", "save", "paused"],
+    ] {
+        let output = flightcage(refused);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{refused:?}");
+        assert!(
+            stderr.contains("flightcage resume"),
+            "{refused:?}: {stderr}"
+        );
+    }
+    // Longer than any silence that is forgiven: without a standstill the workers would be replaced.
+    std::thread::park_timeout(Duration::from_secs(20));
+    ok(&["resume"]);
+    assert!(ok(&["resume"]).contains("was not paused"));
+    assert_eq!(status()["paused"], false);
+    for node in ["c1", "w1", "w2"] {
+        clock_is_right(node);
+    }
+    wait_for("an answer over TLS", || ask("/").map(drop));
+    assert_eq!(pods(), before, "no pod was replaced");
+    assert!(
+        status()["nodes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .all(|node| node["ready"] == true)
+    );
+}
+
+#[test]
+fn m_d_objects_travel_in_a_file_with_their_owners() {
+    deploy_flappy();
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        path.to_str().expect("it is UTF-8").to_owned()
+    };
+    let uid = || get(&["configmap", "owner", "-n", "carried"])["metadata"]["uid"].clone();
+    kubectl_ok(&["create", "namespace", "carried"]);
+    kubectl_ok(&["create", "configmap", "owner", "-n", "carried"]);
+    let old = uid();
+    let child = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "child", "namespace": "carried", "ownerReferences": [
+            { "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": old },
+        ] },
+    });
+    std::fs::write(path("child.json"), child.to_string()).expect("it is ours");
+    kubectl_ok(&["create", "-f", &path("child.json")]);
+
+    let whole = path("objects.jsonl");
+    ok(&["store", "export", &whole]);
+    let text = std::fs::read_to_string(&whole).expect("it was written");
+    assert!(!text.contains("\"kind\":\"Secret\""), "{text}");
+    assert!(text.contains("\"flappy-nginx-v0\""), "{text}");
+    let refused = flightcage(&["store", "import", &whole]);
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("exists already"), "{stderr}");
+
+    let carried: String = text
+        .lines()
+        .filter(|line| line.contains("\"carried\""))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(path("carried.jsonl"), carried).expect("it is ours");
+    kubectl_ok(&["delete", "namespace", "carried"]);
+    ok(&["store", "import", &path("carried.jsonl")]);
+    let new = uid();
+    assert_ne!(new, old);
+    let child = get(&["configmap", "child", "-n", "carried"]);
+    assert_eq!(child["metadata"]["ownerReferences"][0]["uid"], new);
+    kubectl_ok(&["delete", "namespace", "carried"]);
+}
+
+#[test]
 fn n_a_torn_or_foreign_snapshot_is_refused_and_nothing_changes() {
     let home =
         std::env::var("FLIGHTCAGE_HOME").expect("tests/run gives the tests a home of their own");

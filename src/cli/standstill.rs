@@ -11,9 +11,10 @@ use crate::model::names::ClusterName;
 
 /// What `pause --help` teaches.
 pub(super) const PAUSE_HELP: &str = "\
-All machines stop together, in memory: no processor time is used until `flightcage resume`, and nothing inside the cluster runs out, no
-lease, probe or deadline of a Job, since no time passes there. Connections into the cluster are refused meanwhile; those that are open
-stand still, for as long as the other side has patience. `down` works all the same.
+All machines stop together, in memory: no processor time is used until `flightcage resume`, and no lease and no probe runs out, since no
+time passes inside. What is counted by the wall clock (a CronJob's schedule, a Job's deadline, certificates) sees it jump at `resume`.
+Connections into the cluster are refused meanwhile; those that are open stand still, for as long as the other side has patience. `down`
+works all the same.
 
 A machine that is frozen (`node freeze`) has to be thawed first. Faults on links stay; finish a `run` before you pause its cluster.
 

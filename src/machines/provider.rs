@@ -305,8 +305,8 @@ pub struct StandstillChange {
 }
 
 /// Lets all machines of a cluster stand still together and go on together, in memory. No time passes inside of a machine that stands
-/// still: nothing in it runs out. Only its wall clock is behind afterwards, and is put right. Both calls are idempotent, and go on to
-/// their end only if they are polled to it; a cancelled one may leave some of the machines stopped.
+/// still: what counts its own time does not run out. Its wall clock is behind afterwards, and is put right. Both calls are idempotent,
+/// and go on to their end only if they are polled to it; a cancelled one may leave some of the machines stopped.
 pub trait Standstill: Send + Sync {
     /// Whether the machines were told to stand still, and not yet to go on.
     fn is_paused(&self) -> bool;

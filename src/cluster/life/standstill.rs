@@ -1,7 +1,7 @@
 //! A cluster that stands still for as long as its user likes, and goes on where it was.
 //!
-//! The machines stop in memory; ports and keys stay, the host's listeners refuse meanwhile. Nothing inside runs out, see
-//! [`Standstill`](crate::machines::provider::Standstill); what stands outside (a client of the cluster, a certificate's end) lives on.
+//! The machines stop in memory; ports and keys stay, the host's listeners refuse meanwhile. What counts a machine's own time does not run
+//! out, see [`Standstill`](crate::machines::provider::Standstill); what stands outside (a client of the cluster, a certificate's end) lives on.
 
 use k8s_openapi::api::core::v1::Node;
 
