@@ -64,7 +64,7 @@ pub(super) struct ImportFile {
     file: File,
     /// What the snapshot is called here: lower-case letters, digits and `-`; without it, as it was called there.
     #[arg(long = "as", value_name = "NAME")]
-    name: Option<String>,
+    called: Option<String>,
     /// Refuse a file with another SHA-256, which `snapshot export` has printed.
     #[arg(long, value_name = "DIGEST")]
     sha256: Option<String>,
@@ -81,7 +81,7 @@ impl ImportFile {
         let report = live.reporter();
         let import = Import {
             file: self.file,
-            name: self.name,
+            name: self.called,
             sha256: self.sha256,
             anyway: self.anyway,
         };
