@@ -9,6 +9,8 @@ use super::report::FaultReport;
 
 /// So many sentences at most.
 const SENTENCES_MAX: usize = 10;
+/// So many entries of `never` and `always`.
+const GUARDS_TOLD_MAX: usize = 2;
 /// So many names in one sentence.
 const NAMES_MAX: usize = 4;
 
@@ -33,6 +35,7 @@ pub fn explain(run: &StoredRun) -> Vec<String> {
         }
         None => story.push(format!("None of {} requests failed.", run.requests.len())),
     }
+    story.extend(guards(run));
     story.extend(fault.and_then(|fault| known(run, fault)));
     story.extend(run.streams().map(|(load, stream, figures)| {
         let name = format!("{load}.{stream}");
@@ -221,6 +224,31 @@ fn doing(history: &History, pod: &Pod, at_ms: f64) -> String {
         Some(_) => "not Ready",
     };
     format!("{state} on {node}, which was {truth} and {seen} as the API saw it")
+}
+
+/// What `never` and `always` found, of those that were violated or not watched without a gap.
+fn guards(run: &StoredRun) -> Vec<String> {
+    let told = run.report.guards.iter().filter_map(|guard| {
+        if let Some(first) = guard.violations.first() {
+            return Some(format!(
+                "`{}` was violated {} times, first at {} by {}: {}.",
+                guard.guard,
+                guard.violated,
+                duration(whole(first.at_ms)),
+                first.object,
+                first.seen
+            ));
+        }
+        let gap = guard.gaps.first()?;
+        Some(format!(
+            "`{}`: what happened from {} to {} is not known, since {}.",
+            guard.guard,
+            duration(whole(gap.from_ms)),
+            duration(whole(gap.to_ms)),
+            gap.why
+        ))
+    });
+    told.take(GUARDS_TOLD_MAX).collect()
 }
 
 /// When the cluster learned of a fault.

@@ -20,6 +20,7 @@ pub mod fault;
 pub mod faults;
 pub mod file;
 mod file_problem;
+pub mod guards;
 mod hopeless;
 mod host;
 pub mod injection;

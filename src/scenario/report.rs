@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::guards::GuardReport;
 use crate::kubernetes::manifest::NotApplied;
 
 pub use super::load::analysis::Latency;
@@ -108,6 +109,9 @@ pub struct Report {
     /// What the API server said at the end; absent if it could not be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<CountedReport>,
+    /// What was seen of each entry of `never` and `always`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<GuardReport>,
     /// Why the run cannot be judged, whatever its figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<String>,
@@ -433,7 +437,7 @@ impl State {
 }
 
 /// Milliseconds, rounded: other writers of this format may write `12.0`.
-fn whole_millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(super) fn whole_millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(rounded(f64::deserialize(deserializer)?))
 }
 
@@ -481,6 +485,7 @@ impl Report {
             prober: ProberReport::default(),
             host: HostReport::default(),
             counted: None,
+            guards: Vec::new(),
             doubts: Vec::new(),
             not_applied: Vec::new(),
             failures: Vec::new(),

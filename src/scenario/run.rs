@@ -23,6 +23,7 @@ use super::events::Restarts;
 use super::events::View;
 use super::evidence::{self, Sources};
 use super::fault::{DialService, Faults, Journal, UndoError, undo};
+use super::guards::Guards;
 use super::hopeless::Hopes;
 use super::host::{SlowHost, Watch};
 use super::judge::again;
@@ -323,6 +324,7 @@ impl Run<'_> {
         self.tell("the load starts");
         let log = self.log_requests()?;
         let watch = Watch::start(self.environment.daemon, self.epoch);
+        let mut guards = Guards::start(&self.environment.client, self.scenario, self.epoch);
         let loads: BTreeMap<String, Running> = self
             .scenario
             .loads
@@ -350,6 +352,8 @@ impl Run<'_> {
         let mut on_path = PathsSeen::default();
         on_path.look(&paths, view);
         if evidence.doubts.is_empty() {
+            let first_ms = from_ms.values().copied().fold(self.now_ms(), f64::min);
+            guards.begin(rounded(first_ms));
             let steps = Steps::new(self, view, request, &paths);
             let outcome = steps.run_all().await;
             evidence.doubts.extend(outcome.doubts);
@@ -364,6 +368,7 @@ impl Run<'_> {
             }
         }
         on_path.look(&paths, view);
+        evidence.guards = guards.finish(self.cancel).await;
         let end_ms = self.now_ms();
         self.tell("the load ends");
         // All schedules end together: while one load waits for its last answers, none of the others sends on.

@@ -28,6 +28,7 @@ pub use load_figure::{Estimate, LoadFigure, Unit};
 pub(in crate::scenario) use read::{Known, read};
 pub(in crate::scenario) use recovery::recovery_of;
 
+use super::guards::Guard;
 use super::judge::case::Case;
 use super::judge::watched::{Span, Watched};
 use super::report::State;
@@ -43,6 +44,10 @@ pub trait Expectation: fmt::Debug + Send + Sync {
     }
     /// Load and fault step whose recovery it is about, and for how long that must hold.
     fn recovery(&self) -> Option<(&str, &str, Duration)> {
+        None
+    }
+    /// What has to be watched for it while the run goes on.
+    fn guard(&self) -> Option<&Guard> {
         None
     }
 }

@@ -10,10 +10,17 @@ use super::load_figure::{BoundedFigure, Unit, WINDOW_REQUESTS_MIN};
 use super::recovery::Recovery;
 use super::{Bound, Comparison, Expectation, FIGURES, LoadFigure};
 use crate::model::reader::{Table, Value, suggestion};
+use crate::scenario::guards::{self, Rule};
 use crate::scenario::load::automatic::RATE_MIN;
 use crate::scenario::spec::{Action, Load, Row, Step};
 
 const STREAMS: [&str; 2] = ["new", "reused"];
+
+/// What is counted from the API at the end.
+pub(in crate::scenario) const COUNTS: [&str; 4] =
+    ["replicas", "restarts", "pods_deleted", "faults_left"];
+/// What is watched.
+pub(in crate::scenario) const GUARDS: [&str; 2] = ["never", "always"];
 
 /// What an expectation may refer to.
 pub(in crate::scenario) struct Known<'a> {
@@ -34,6 +41,8 @@ pub(in crate::scenario) fn read(table: &Table<'_, '_>, known: &Known<'_>) -> Vec
             "restarts" => counts(key, &value, Count::Restarts, &mut rows),
             "faults_left" => count(key, &value, Count::FaultsLeft, &mut rows),
             "pods_deleted" => count(key, &value, Count::PodsDeleted, &mut rows),
+            "never" => guarded(Rule::Never, &value, &mut rows),
+            "always" => guarded(Rule::Always, &value, &mut rows),
             load if known.loads_written.iter().any(|name| name == load) => {
                 if let Some(inner) = value.table() {
                     OfLoad { load, known }.read(&inner, &mut rows);
@@ -41,7 +50,8 @@ pub(in crate::scenario) fn read(table: &Table<'_, '_>, known: &Known<'_>) -> Vec
             }
             other => {
                 let mut names: Vec<&str> = known.loads_written.iter().map(String::as_str).collect();
-                names.extend(["replicas", "restarts", "pods_deleted", "faults_left"]);
+                names.extend(COUNTS);
+                names.extend(GUARDS);
                 table.problem_with_help(
                     span,
                     format!("unknown expectation or load `{other}`"),
@@ -80,6 +90,12 @@ fn counts(key: &str, value: &Value<'_, '_>, what: impl Fn(String) -> Count, rows
             what(name.to_owned()),
             rows,
         );
+    }
+}
+
+fn guarded(rule: Rule, value: &Value<'_, '_>, rows: &mut Vec<Row>) {
+    for (name, guard) in guards::read(rule, value) {
+        push(rows, name, guard.to_string(), None, guard);
     }
 }
 

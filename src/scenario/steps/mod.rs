@@ -17,7 +17,8 @@ use futures::future::BoxFuture;
 use crate::kubernetes::client::Client;
 use crate::model::reader::Table;
 
-pub(super) use wait_object::read as read_wait;
+pub(super) use object::{object_name, read_kind};
+pub(super) use wait_object::{Wanted, read as read_wait, wanted};
 
 /// What a step does.
 pub trait StepAction: fmt::Debug + Send + Sync {

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
 use crate::kubernetes::client::{Client, RESOURCES, ResourceKind, resource_named};
-use crate::model::reader::{Table, suggestion};
+use crate::model::reader::{Table, Value, suggestion};
 use crate::scenario::deploy::NAMESPACE;
 
 /// Pause between two looks at an object.
@@ -27,29 +27,38 @@ impl fmt::Display for ObjectPlace {
     }
 }
 
+/// Reads `kind`; only `kinds` if these are named.
+pub(in crate::scenario) fn read_kind(
+    table: &Table<'_, '_>,
+    kinds: &[&str],
+) -> Option<ResourceKind> {
+    let value = table.require("kind")?;
+    let text = value.string()?;
+    let found = resource_named(text).filter(|kind| kinds.is_empty() || kinds.contains(&kind.kind));
+    if found.is_none() {
+        let served: Vec<&str> = RESOURCES.iter().map(|kind| kind.kind).collect();
+        let known = if kinds.is_empty() { &served[..] } else { kinds };
+        let help =
+            suggestion(text, known).unwrap_or_else(|| format!("one of `{}`", known.join("`, `")));
+        value.problem(format!("`{text}` is no kind for this"), Some(help));
+    }
+    found
+}
+
+/// Reads the name of an object.
+pub(in crate::scenario) fn object_name(value: &Value<'_, '_>) -> Option<String> {
+    let name = value.string()?;
+    if name.is_empty() || name.contains(['/', '?', '#', '%']) {
+        value.problem(format!("`{name}` is not an object's name"), None);
+    }
+    Some(name.to_owned())
+}
+
 impl ObjectPlace {
     /// Reads `kind` and `name`; only `kinds` if these are named.
     pub(super) fn read(table: &Table<'_, '_>, kinds: &[&str]) -> Option<Self> {
-        let kind = table.require("kind").and_then(|value| {
-            let text = value.string()?;
-            let found =
-                resource_named(text).filter(|kind| kinds.is_empty() || kinds.contains(&kind.kind));
-            if found.is_none() {
-                let served: Vec<&str> = RESOURCES.iter().map(|kind| kind.kind).collect();
-                let known = if kinds.is_empty() { &served[..] } else { kinds };
-                let help = suggestion(text, known)
-                    .unwrap_or_else(|| format!("one of `{}`", known.join("`, `")));
-                value.problem(format!("`{text}` is no kind for this"), Some(help));
-            }
-            found
-        });
-        let name = table.require("name").and_then(|value| {
-            let name = value.string()?;
-            if name.is_empty() || name.contains(['/', '?', '#', '%']) {
-                value.problem(format!("`{name}` is not an object's name"), None);
-            }
-            Some(name.to_owned())
-        });
+        let kind = read_kind(table, kinds);
+        let name = table.require("name").and_then(|value| object_name(&value));
         Some(Self {
             kind: kind?,
             name: name?,

@@ -18,7 +18,7 @@ pub(in crate::scenario) fn read(table: &Table<'_, '_>) -> Option<Arc<dyn StepAct
     table.allow(&["kind", "name", "condition", "where", "exists", "within"]);
     let object = ObjectPlace::read(table, &[]);
     let within = table.require("within").and_then(|value| positive(&value));
-    let wanted = wanted(table);
+    let wanted = wanted(table, "say once what is waited for");
     Some(Arc::new(WaitObject {
         object: object?,
         wanted: wanted?,
@@ -26,7 +26,8 @@ pub(in crate::scenario) fn read(table: &Table<'_, '_>) -> Option<Arc<dyn StepAct
     }))
 }
 
-fn wanted(table: &Table<'_, '_>) -> Option<Wanted> {
+/// Reads `condition`, `where` or `exists`; `unsaid` is the problem if there is not exactly one of them.
+pub(in crate::scenario) fn wanted(table: &Table<'_, '_>, unsaid: &str) -> Option<Wanted> {
     match (
         table.get("condition"),
         table.get("where"),
@@ -58,7 +59,7 @@ fn wanted(table: &Table<'_, '_>) -> Option<Wanted> {
         }
         _ => {
             table.problem(
-                "say once what is waited for",
+                unsaid,
                 Some("`condition = \"Available\"`, `where = { \"status.readyReplicas\" = 3 }` or `exists = false`".into()),
             );
             None
@@ -75,7 +76,7 @@ struct WaitObject {
 
 /// How the object should be.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Wanted {
+pub(in crate::scenario) enum Wanted {
     /// This condition of its status is `True`.
     Condition(String),
     /// These fields have these values.
@@ -103,7 +104,7 @@ impl fmt::Display for Wanted {
 
 impl Wanted {
     /// Whether an object is so; else what is seen.
-    pub(super) fn holds(&self, object: Option<&Json>) -> Result<(), String> {
+    pub(in crate::scenario) fn holds(&self, object: Option<&Json>) -> Result<(), String> {
         let object = match (self, object) {
             (Self::Exists(wanted), _) if *wanted == object.is_some() => return Ok(()),
             (_, None) => return Err("it is not there".to_owned()),
