@@ -80,7 +80,15 @@ impl Refusal {
     /// `text` of `file` has these problems.
     #[must_use]
     pub fn new(file: &str, text: &str, mut problems: Vec<Diagnostic>) -> Self {
-        problems.sort_by_key(|problem| (problem.span.start, problem.span.end));
+        // Those of the file itself come first, then those of what it includes.
+        problems.sort_by(|one, other| {
+            let place = |problem: &Diagnostic| (problem.span.start, problem.span.end);
+            let elsewhere = |problem: &Diagnostic| problem.file != file;
+            elsewhere(one)
+                .cmp(&elsewhere(other))
+                .then_with(|| one.file.cmp(&other.file))
+                .then_with(|| place(one).cmp(&place(other)))
+        });
         Self {
             source: miette::NamedSource::new(file, text.to_owned()),
             problems,

@@ -3,6 +3,8 @@
 //! A reader asks a [`Table`] for each key it knows and calls [`Table::allow`] with their list, so that every other key is refused
 //! with a suggestion. What is missing or wrong comes back as `None` and is on the [`Problems`] list.
 
+mod shifted;
+
 use std::cell::RefCell;
 use std::ops::Range;
 use std::time::Duration;
@@ -13,13 +15,25 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Refusal};
 use super::units::{InvalidQuantity, parse_duration, parse_rate, parse_size};
 
-/// The problems found in one file so far.
+/// The problems found so far in a file, and in those that it includes.
+///
+/// Places are counted through all of their texts, one behind the other, the file's own first.
 #[derive(Debug)]
 pub struct Problems<'t> {
     file: String,
     text: &'t str,
+    included: Vec<Included<'t>>,
     found: RefCell<Vec<Diagnostic>>,
     warned: RefCell<Vec<Diagnostic>>,
+}
+
+/// A file that another one includes.
+#[derive(Debug)]
+struct Included<'t> {
+    file: String,
+    text: &'t str,
+    /// Where it begins among all texts.
+    offset: usize,
 }
 
 impl<'t> Problems<'t> {
@@ -29,23 +43,65 @@ impl<'t> Problems<'t> {
         Self {
             file: file.to_owned(),
             text,
+            included: Vec::new(),
             found: RefCell::default(),
             warned: RefCell::default(),
         }
     }
 
+    /// Reads another file, whose problems are told with its own places.
+    pub fn include(&mut self, file: &str, text: &'t str) -> Spanned<DeTable<'t>> {
+        let (last_offset, last_text) = self
+            .included
+            .last()
+            .map_or((0, self.text), |last| (last.offset, last.text));
+        // The end of one text is a place of its own.
+        let offset = last_offset + last_text.len() + 1;
+        self.included.push(Included {
+            file: file.to_owned(),
+            text,
+            offset,
+        });
+        shifted::table(self.parse_at(text, offset), offset)
+    }
+
+    /// The file in which a place is, its text, and where it begins among all texts.
+    fn source(&self, at: usize) -> (&str, &'t str, usize) {
+        let after = self.included.partition_point(|one| one.offset <= at);
+        match after
+            .checked_sub(1)
+            .and_then(|index| self.included.get(index))
+        {
+            Some(one) => (one.file.as_str(), one.text, one.offset),
+            None => (self.file.as_str(), self.text, 0),
+        }
+    }
+
+    /// The name of the file in which a place is.
+    #[must_use]
+    pub fn file_at(&self, at: usize) -> &str {
+        self.source(at).0
+    }
+
+    /// A place as people read it: `common.toml:3:1`.
+    #[must_use]
+    pub fn place(&self, span: Range<usize>) -> String {
+        let at = self.note(span, "", None);
+        format!("{}:{}:{}", at.file, at.line, at.column)
+    }
+
     /// Adds a problem.
     pub fn add(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.found
-            .borrow_mut()
-            .push(Diagnostic::new(&self.file, self.text, span, message, help));
+        let message: String = message.into();
+        let problem = self.note(span, &message, help);
+        self.found.borrow_mut().push(problem);
     }
 
     /// Adds a warning: the file is not refused for it.
     pub fn warn(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.warned
-            .borrow_mut()
-            .push(Diagnostic::new(&self.file, self.text, span, message, help));
+        let message: String = message.into();
+        let warning = self.note(span, &message, help);
+        self.warned.borrow_mut().push(warning);
     }
 
     /// The warnings so far, in the order of their places.
@@ -59,16 +115,23 @@ impl<'t> Problems<'t> {
     /// A note about a part of the file that is put on no list.
     #[must_use]
     pub fn note(&self, span: Range<usize>, message: &str, help: Option<String>) -> Diagnostic {
-        Diagnostic::new(&self.file, self.text, span, message, help)
+        let (file, text, offset) = self.source(span.start);
+        let span = span.start - offset..span.end.saturating_sub(offset);
+        Diagnostic::new(file, text, span, message, help)
     }
 
     /// The document as a table; what is not TOML becomes problems.
     pub fn parse(&self) -> Spanned<DeTable<'t>> {
-        let (document, errors) = DeTable::parse_recoverable(self.text);
+        self.parse_at(self.text, 0)
+    }
+
+    /// The document of a text that begins at `offset`; its own places are not yet moved there.
+    fn parse_at(&self, text: &'t str, offset: usize) -> Spanned<DeTable<'t>> {
+        let (document, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let span = error.span().unwrap_or(0..0);
             self.add(
-                span,
+                span.start + offset..span.end + offset,
                 format!("not TOML: {}", error.message().replace('\n', ", ")),
                 None,
             );
@@ -136,7 +199,7 @@ impl<'r, 't> Table<'r, 't> {
     /// The name of the file that it stands in.
     #[must_use]
     pub fn file(&self) -> &'r str {
-        &self.problems.file
+        self.problems.file_at(self.span.0)
     }
 
     /// The document's own table.
@@ -249,6 +312,18 @@ impl<'r, 't> Value<'r, 't> {
     #[must_use]
     pub fn span(&self) -> Range<usize> {
         self.value.span()
+    }
+
+    /// The name of the file that it stands in.
+    #[must_use]
+    pub fn file(&self) -> &'r str {
+        self.problems.file_at(self.span().start)
+    }
+
+    /// Where the value stands, as people read it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.problems.place(self.span())
     }
 
     /// Adds a warning about this value.

@@ -3,11 +3,13 @@
 mod against;
 mod deploy;
 mod fault;
+mod include;
 mod lint;
 mod load;
 mod matrix;
 mod random;
 mod rate;
+mod render;
 #[cfg(test)]
 mod spoiled;
 mod step;
@@ -65,9 +67,15 @@ pub fn read(path: &Path, against: &Against<'_>) -> Result<Scenario, ScenarioFile
 /// When it has problems: all of them.
 pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario, Refusal> {
     let file = path.display().to_string();
-    let problems = Problems::new(&file, text);
-    let mut document = problems.parse();
-    let filled = variables::fill(&mut document, text, against.set, &problems);
+    let gathered = include::gather(path, text);
+    let mut problems = Problems::new(&file, text);
+    let mut document = gathered.document(&mut problems);
+    let edits = variables::fill(&mut document, against.set, &problems);
+    let filled = if gathered.is_alone() {
+        edits.applied(text)
+    } else {
+        render::document(document.get_ref())
+    };
     let root = Table::of(&problems, &document);
     let name = path
         .file_stem()
@@ -94,9 +102,7 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
 }
 
 /// What the parts of a file are read with.
-struct Reading<'a> {
-    /// Manifests are relative to it.
-    folder: &'a Path,
+struct Reading {
     nodes: Nodes,
     check: Check,
     /// What becomes of objects that ask for protection which they would not get.
@@ -105,12 +111,15 @@ struct Reading<'a> {
     not_applied: RefCell<Vec<NotApplied>>,
     /// Whether manifests must be there.
     manifests: bool,
+    /// Where each step so far was given its id.
+    steps: RefCell<BTreeMap<String, String>>,
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
     root.allow(&[
         "flightcage",
         "needs",
+        include::KEY,
         variables::KEY,
         "matrix",
         "cluster",
@@ -157,12 +166,12 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         Nodes::any()
     };
     let reading = Reading {
-        folder: path.parent().unwrap_or_else(|| Path::new("")),
         nodes,
         check: against.manifests,
         unenforced: against.unenforced(spec.as_ref()),
         not_applied: RefCell::default(),
         manifests: !matches!(against.machines, Machines::Gone),
+        steps: RefCell::default(),
     };
     let deploy = root
         .get("deploy")

@@ -1,6 +1,6 @@
 //! Reads `[deploy]`, and the manifests that it and steps name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -17,7 +17,7 @@ use crate::scenario::spec::{Deploy, TlsSecret};
 /// How long a deployment may take that says nothing.
 pub(super) const DEPLOY_WAIT: Duration = Duration::from_mins(4);
 
-pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
+pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading) -> Deploy {
     table.allow(&["files", "tls_secret", "wait"]);
     let files = array(table, "files")
         .iter()
@@ -38,7 +38,7 @@ pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
     }
 }
 
-fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
+fn tls_secret(table: &Table<'_, '_>, reading: &Reading) -> Option<TlsSecret> {
     table.allow(&["name", "crt", "key", "host"]);
     let text = |key: &str| {
         table
@@ -65,10 +65,12 @@ fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret>
 /// A manifest that exists, can be read as one and would not be refused; and its objects.
 pub(super) fn manifest_file(
     value: &Value<'_, '_>,
-    reading: &Reading<'_>,
+    reading: &Reading,
 ) -> Option<(PathBuf, Vec<Manifest>)> {
     let name = value.string()?;
-    let path = reading.folder.join(name);
+    // Relative to the file that names it, which may be an included one.
+    let folder = Path::new(value.file()).parent();
+    let path = folder.unwrap_or(Path::new("")).join(name);
     if !reading.manifests {
         return Some((path, Vec::new()));
     }

@@ -13,7 +13,7 @@ const UPDATE_PERIOD: Duration = Duration::from_mins(1);
 /// How long a rolling update may take that says nothing.
 const UPDATE_WITHIN: Duration = Duration::from_mins(5);
 
-pub(super) fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
+pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -> Option<Step> {
     const ACTIONS: [&str; 8] = [
         "fault",
         "wait",
@@ -32,8 +32,11 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step
         if !is_word(id) {
             value.problem(format!("`{id}` is not a name of `[a-z0-9-]+`"), None);
         }
-        if earlier.iter().any(|step| step.id == id) {
-            value.problem(format!("there are two steps `{id}`"), None);
+        let place = value.place();
+        let other = reading.steps.borrow_mut().insert(id.to_owned(), place);
+        if let Some(other) = other {
+            let help = format!("the other is at {other}");
+            value.problem(format!("there are two steps `{id}`"), Some(help));
         }
         Some(id.to_owned())
     });
@@ -164,7 +167,7 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
     })
 }
 
-fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
+fn rolling_update(table: &Table<'_, '_>, reading: &Reading) -> Option<Action> {
     table.allow(&["from", "to", "update_period", "within", "ends"]);
     let from = table
         .require("from")
@@ -286,7 +289,7 @@ fn exec(table: &Table<'_, '_>) -> Option<Action> {
     }))
 }
 
-fn apply(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
+fn apply(table: &Table<'_, '_>, reading: &Reading) -> Option<Action> {
     table.allow(&["file"]);
     Some(Action::Apply(
         table

@@ -14,13 +14,12 @@ use crate::model::reader::{Problems, suggestion};
 /// The table's key.
 pub(super) const KEY: &str = "var";
 
-/// Fills the variables of a document in, and returns the text of the file as it is then.
+/// Fills the variables of a document in, and returns what that changes of its text.
 pub(super) fn fill<'t>(
     document: &mut Spanned<DeTable<'t>>,
-    text: &str,
     set: &[(String, String)],
     problems: &Problems<'t>,
-) -> String {
+) -> Edits {
     let mut filling = Filling {
         values: BTreeMap::new(),
         problems,
@@ -38,24 +37,41 @@ pub(super) fn fill<'t>(
         }
     }
     let Some(written) = written else {
-        return text.to_owned();
+        return Edits(Vec::new());
     };
     for (name, span) in written {
         let value = filling.values[&name].clone();
         filling.edits.push((span, value));
     }
     for (key, value) in document.get_mut().iter_mut() {
-        if key.get_ref() != KEY {
+        if key.get_ref() == KEY {
+            filling.set(value);
+        } else {
             filling.fill(value);
         }
     }
-    filling.edited(text)
+    Edits(filling.edits)
+}
+
+/// Texts of the file in their places, and what is to stand there.
+pub(super) struct Edits(Vec<(Range<usize>, String)>);
+
+impl Edits {
+    /// The text with every edit.
+    pub(super) fn applied(mut self, text: &str) -> String {
+        let mut out = text.to_owned();
+        self.0
+            .sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+        for (span, value) in self.0 {
+            out.replace_range(span, &toml::Value::String(value).to_string());
+        }
+        out
+    }
 }
 
 struct Filling<'p, 't> {
     values: BTreeMap<String, String>,
     problems: &'p Problems<'t>,
-    /// Texts of the file in their places, and what is to stand there.
     edits: Vec<(Range<usize>, String)>,
 }
 
@@ -86,6 +102,21 @@ impl<'t> Filling<'_, 't> {
             written.push((name.to_owned(), value.span()));
         }
         Some(written)
+    }
+
+    /// Gives the variables of the document their values.
+    fn set(&self, value: &mut Spanned<DeValue<'t>>) {
+        let DeValue::Table(table) = value.get_mut() else {
+            return;
+        };
+        for (key, value) in table.iter_mut() {
+            let name: &str = key.get_ref();
+            if let DeValue::String(text) = value.get_mut()
+                && let Some(known) = self.values.get(name)
+            {
+                *text = Cow::Owned(known.clone());
+            }
+        }
     }
 
     fn fill(&mut self, value: &mut Spanned<DeValue<'t>>) {
@@ -138,17 +169,6 @@ impl<'t> Filling<'_, 't> {
             rest = after;
         }
         out.push_str(rest);
-        out
-    }
-
-    /// The text with every edit.
-    fn edited(mut self, text: &str) -> String {
-        let mut out = text.to_owned();
-        self.edits
-            .sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
-        for (span, value) in self.edits {
-            out.replace_range(span, &toml::Value::String(value).to_string());
-        }
         out
     }
 }
