@@ -1,5 +1,6 @@
 //! `init`: writes a commented file to begin with.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,11 +28,13 @@ enum What {
     Cluster(Target),
     /// A scenario that kills a worker under load.
     Scenario(Target),
+    /// A JSON Schema of scenario files, printed unless `--output` says where to.
+    Schema(Target),
 }
 
 #[derive(Debug, Args)]
 struct Target {
-    /// Where to; `-` is standard output [default: flightcage.toml or scenario.toml]
+    /// Where to; `-` is standard output [default: flightcage.toml or scenario.toml; a schema is printed]
     #[arg(short, long, value_name = "FILE")]
     output: Option<File>,
     /// Overwrite the file if it exists.
@@ -42,8 +45,12 @@ struct Target {
 impl Init {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (target, text, default) = match self.what {
-            What::Cluster(target) => (target, CLUSTER, FILE_NAME),
-            What::Scenario(target) => (target, SCENARIO, "scenario.toml"),
+            What::Cluster(target) => (target, Cow::Borrowed(CLUSTER), FILE_NAME),
+            What::Scenario(target) => (target, Cow::Borrowed(SCENARIO), "scenario.toml"),
+            What::Schema(target) => {
+                let schema = format!("{:#}\n", crate::scenario::schema::schema());
+                (target, Cow::Owned(schema), "-")
+            }
         };
         let path = target.output.unwrap_or_else(|| default.into());
         if path == Path::new("-") {
@@ -90,6 +97,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!((scenario.loads.len(), scenario.steps.len()), (1, 2));
+    }
+
+    #[test]
+    fn an_editor_finds_the_schema_by_the_first_line() {
+        let first = SCENARIO.lines().next().unwrap();
+        assert_eq!(first, "#:schema scenario.schema.json");
     }
 
     /// What is commented out is right too: every example is read with its comment taken off.

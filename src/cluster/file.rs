@@ -95,9 +95,9 @@ pub fn parse(file: &str, text: &str, name: &ClusterName) -> Result<ClusterSpec, 
     problems.finish(spec)
 }
 
-/// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
+/// Keys of a `[cluster]` table.
 #[must_use]
-pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
+pub fn keys() -> Vec<&'static str> {
     let own = [
         "provider",
         "controllers",
@@ -112,8 +112,13 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
         "host",
         "vagrant",
     ];
-    let known: Vec<&str> = own.into_iter().chain(made::SHARED).collect();
-    table.allow(&known);
+    own.into_iter().chain(made::SHARED).collect()
+}
+
+/// Reads a `[cluster]` table. Problems are on the table's list; what is wrong keeps its default.
+#[must_use]
+pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
+    table.allow(&keys());
     let provider = table
         .get("provider")
         .and_then(|value| provider(&value))

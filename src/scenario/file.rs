@@ -33,15 +33,30 @@ use crate::model::text_file;
 use against::Nodes;
 pub use against::{Against, Machines};
 use deploy::{DEPLOY_WAIT, deploy};
+pub(in crate::scenario) use load::KEYS as LOAD_KEYS;
 use load::load;
+pub(in crate::scenario) use step::actions;
 use step::step;
 
+/// The tables and keys of a file.
+pub(in crate::scenario) const KEYS: [&str; 10] = [
+    "flightcage",
+    "needs",
+    include::KEY,
+    variables::KEY,
+    "matrix",
+    "cluster",
+    "deploy",
+    "load",
+    "step",
+    "expect",
+];
 /// The format this program reads.
-const FORMAT: u64 = 1;
-const STATUS: RangeInclusive<u64> = 100..=599;
-const COUNT: RangeInclusive<u64> = 0..=10_000;
+pub(in crate::scenario) const FORMAT: u64 = 1;
+pub(in crate::scenario) const STATUS: RangeInclusive<u64> = 100..=599;
+pub(in crate::scenario) const COUNT: RangeInclusive<u64> = 0..=10_000;
 /// Longest name of a scenario, load or step: names become files' names, which systems limit to 255 bytes.
-const WORD_MAX: usize = 200;
+pub(in crate::scenario) const WORD_MAX: usize = 200;
 
 /// Reads a scenario.
 ///
@@ -116,18 +131,7 @@ struct Reading {
 }
 
 fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'_>) -> Scenario {
-    root.allow(&[
-        "flightcage",
-        "needs",
-        include::KEY,
-        variables::KEY,
-        "matrix",
-        "cluster",
-        "deploy",
-        "load",
-        "step",
-        "expect",
-    ]);
+    root.allow(&KEYS);
     if let Some(value) = root.get("flightcage") {
         if value
             .integer(0..=u64::MAX)

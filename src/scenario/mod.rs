@@ -39,6 +39,7 @@ pub mod repeats;
 pub mod report;
 pub mod requests;
 pub mod run;
+pub mod schema;
 pub mod shrink;
 pub mod spec;
 mod step;

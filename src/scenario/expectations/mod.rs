@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use bound::{Bound, Comparison};
 pub(in crate::scenario) use latency::{latency_of, latency_us};
 pub use load_figure::{Estimate, LoadFigure, Unit};
-pub(in crate::scenario) use read::{Known, read};
+pub(in crate::scenario) use read::{COUNTS, GUARDS, Known, STREAMS, read};
 pub(in crate::scenario) use recovery::recovery_of;
 
 use super::guards::Guard;

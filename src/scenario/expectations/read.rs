@@ -14,7 +14,8 @@ use crate::scenario::guards::{self, Rule};
 use crate::scenario::load::automatic::RATE_MIN;
 use crate::scenario::spec::{Action, Load, Row, Step};
 
-const STREAMS: [&str; 2] = ["new", "reused"];
+/// Streams of a load.
+pub(in crate::scenario) const STREAMS: [&str; 2] = ["new", "reused"];
 
 /// What is counted from the API at the end.
 pub(in crate::scenario) const COUNTS: [&str; 4] =

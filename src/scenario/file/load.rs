@@ -12,11 +12,14 @@ use crate::scenario::spec::{Asked, Baseline, Good, Load, StreamKind};
 /// How long the baseline may take that says nothing.
 const BASELINE_WITHIN: Duration = Duration::from_mins(1);
 
+/// Keys of a load.
+pub(in crate::scenario) const KEYS: &[&str] = &[
+    "url", "method", "headers", "body", "rate", "streams", "deadline", "good", "version",
+    "endpoint", "baseline",
+];
+
 pub(super) fn load(table: &Table<'_, '_>) -> Option<Load> {
-    table.allow(&[
-        "url", "method", "headers", "body", "rate", "streams", "deadline", "good", "version",
-        "endpoint", "baseline",
-    ]);
+    table.allow(KEYS);
     let url = table.require("url").and_then(|value| url(&value));
     let rate = table.require("rate").and_then(|value| rate::rate(&value));
     let known = [("new", StreamKind::New), ("reused", StreamKind::Reused)];

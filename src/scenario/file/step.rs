@@ -13,7 +13,8 @@ const UPDATE_PERIOD: Duration = Duration::from_mins(1);
 /// How long a rolling update may take that says nothing.
 const UPDATE_WITHIN: Duration = Duration::from_mins(5);
 
-pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -> Option<Step> {
+/// What a step may do, by its key.
+pub(in crate::scenario) fn actions() -> Vec<&'static str> {
     const ACTIONS: [&str; 8] = [
         "fault",
         "wait",
@@ -25,7 +26,11 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -
         "http",
     ];
     let others = STEPS.iter().map(|step| step.key);
-    let actions: Vec<&str> = ACTIONS.into_iter().chain(others).collect();
+    ACTIONS.into_iter().chain(others).collect()
+}
+
+pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -> Option<Step> {
+    let actions = actions();
     table.allow(&[&["id", "when"][..], &actions].concat());
     let id = table.require("id").and_then(|value| {
         let id = value.string()?;

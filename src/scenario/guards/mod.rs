@@ -32,7 +32,7 @@ use super::spec::Scenario;
 use super::steps::Wanted;
 use crate::kubernetes::client::{Client, ListParams, ResourceKind};
 use follow::Follower;
-pub(in crate::scenario) use read::read;
+pub(in crate::scenario) use read::{KEYS, read};
 pub use report::{GapReport, GuardReport, ViolationReport};
 use track::Tracker;
 
