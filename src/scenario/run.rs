@@ -321,10 +321,11 @@ impl Run<'_> {
         request: &(dyn Fn(&super::spec::Url) -> HttpRequest + Sync),
         evidence: &mut Report,
     ) -> Result<(File, Restarts), KeepError> {
+        // What they watch is known before the load begins, whose first moment may be the baseline's.
+        let mut guards = Guards::start(&self.environment.client, self.scenario, self.epoch).await;
         self.tell("the load starts");
         let log = self.log_requests()?;
         let watch = Watch::start(self.environment.daemon, self.epoch);
-        let mut guards = Guards::start(&self.environment.client, self.scenario, self.epoch);
         let loads: BTreeMap<String, Running> = self
             .scenario
             .loads

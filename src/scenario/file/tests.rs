@@ -157,7 +157,7 @@ fn each_problem_has_its_place() {
         (
             "flightcage = 1\n[expect]\nwbe.failed = \"<= 1%\"",
             &[
-                "3:1 unknown expectation or load `wbe` [known: `replicas`, `restarts`, `pods_deleted`, `faults_left`]",
+                "3:1 unknown expectation or load `wbe` [known: `replicas`, `restarts`, `pods_deleted`, `faults_left`, `never`, `always`]",
             ],
         ),
     ];

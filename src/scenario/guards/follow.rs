@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Guard;
@@ -25,6 +26,8 @@ pub(super) struct Follower {
     pub(super) guard: Guard,
     pub(super) tracker: Arc<Mutex<Tracker>>,
     pub(super) epoch: Instant,
+    /// Told when the objects have been listed once.
+    pub(super) listed: watch::Sender<bool>,
 }
 
 impl Follower {
@@ -58,6 +61,7 @@ impl Follower {
             let listed = self.client.list_values(kind, NAMESPACE, &params).await?;
             self.track(|tracker, at_ms| tracker.listed(&listed.items, at_ms));
             *revision = Some(listed.revision.clone());
+            self.listed.send_replace(true);
             listed.revision
         };
         let mut events = self

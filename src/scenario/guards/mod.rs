@@ -19,8 +19,11 @@ mod track;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -35,6 +38,9 @@ use follow::Follower;
 pub(in crate::scenario) use read::{KEYS, read};
 pub use report::{GapReport, GuardReport, ViolationReport};
 use track::Tracker;
+
+/// How long the first list may take.
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is said of the objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +216,7 @@ pub(super) struct Guards {
 struct Watching {
     guard: Guard,
     tracker: Arc<Mutex<Tracker>>,
+    listed: watch::Receiver<bool>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -220,24 +227,38 @@ impl Watching {
 }
 
 impl Guards {
-    /// Begins to watch.
-    pub(super) fn start(client: &Client, scenario: &Scenario, epoch: Instant) -> Self {
+    /// Begins to watch, and returns when everything has been listed once, or the API is silent: then there is a gap.
+    pub(super) async fn start(client: &Client, scenario: &Scenario, epoch: Instant) -> Self {
+        let mut guards = Self::spawn(client, scenario, epoch);
+        let watched = guards.watched.iter_mut();
+        let listed = watched.map(|watching| async move {
+            // The sender lives as long as the task.
+            drop(watching.listed.wait_for(|listed| *listed).await);
+        });
+        drop(timeout(LISTED_WITHIN, join_all(listed)).await);
+        guards
+    }
+
+    fn spawn(client: &Client, scenario: &Scenario, epoch: Instant) -> Self {
         let guards = scenario.expectations.iter();
-        let watch = |guard: &Guard| {
+        let watching = |guard: &Guard| {
+            let (listed_out, listed) = watch::channel(false);
             let tracker = Arc::new(Mutex::new(Tracker::new(guard.clone())));
             let follower = Follower {
                 client: client.clone(),
                 guard: guard.clone(),
                 tracker: Arc::clone(&tracker),
                 epoch,
+                listed: listed_out,
             };
             Watching {
                 guard: guard.clone(),
                 tracker,
+                listed,
                 _task: AbortOnDropHandle::new(tokio::spawn(follower.run())),
             }
         };
-        let watched = guards.filter_map(|row| row.check.guard()).map(watch);
+        let watched = guards.filter_map(|row| row.check.guard()).map(watching);
         Self {
             client: client.clone(),
             epoch,
@@ -264,7 +285,7 @@ impl Guards {
             .iter()
             .map(|watching| follow::caught_up(&self.client, &watching.guard, &watching.tracker));
         tokio::select! {
-            _ = futures::future::join_all(caught_up) => {}
+            _ = join_all(caught_up) => {}
             () = cancel.cancelled() => {}
         }
         let to_ms = follow::millis_since(self.epoch);
