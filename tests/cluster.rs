@@ -564,6 +564,28 @@ fn i_faults_inside_machines_are_seen_to_act_and_none_is_left() {
 }
 
 #[test]
+fn i_what_was_away_for_a_moment_is_told_and_judged_again() {
+    cluster();
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    for (name, code) in [("guarded", 0), ("unguarded", 3)] {
+        let file = format!("tests/fixtures/scenarios/{name}.toml");
+        let kept = folder.path().display().to_string();
+        let ran = flightcage(&["run", &file, "--cluster", CLUSTER_FILE, "--report", &kept]);
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let folder = folder.path().join(name);
+        let report = std::fs::read_to_string(folder.join("report.json"));
+        let report = json(&report.unwrap_or_else(|error| panic!("no report ({error}):\n{said}")));
+        let rows = &report["expectations"];
+        assert_eq!(ran.status.code(), Some(code), "{said}\n{rows}");
+        // What is kept needs no other file.
+        let again = flightcage(&["judge", &folder.display().to_string(), "--json"]);
+        assert_eq!(again.status.code(), Some(code), "{name}");
+        let again = json(&String::from_utf8_lossy(&again.stdout));
+        assert_eq!(again["expectations"], *rows, "{name}");
+    }
+}
+
+#[test]
 fn j_links_are_shaped_captured_and_healed_by_hand() {
     cluster();
     let shaped = ok(&[
