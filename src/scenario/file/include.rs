@@ -89,7 +89,7 @@ impl Gathered {
             self.wrong(file, written.span(), "expected a list of files", Some(help));
             return;
         };
-        for item in items.iter() {
+        for item in items {
             match item.get_ref() {
                 DeValue::String(name) => self.take(file, item.span(), &folder.join(&**name)),
                 _ => self.wrong(file, item.span(), "expected a file's name", None),

@@ -32,7 +32,7 @@ pub(super) struct Follower {
 
 impl Follower {
     pub(super) async fn run(self) {
-        let mut revision = None;
+        let mut revision: Option<String> = None;
         let mut backoff = BACKOFF_FIRST;
         loop {
             let before = revision.clone();
