@@ -421,7 +421,7 @@ fn struck_pod(pod: &Pod) -> Option<StruckPod> {
     })
 }
 
-fn node_ready(node: &Node) -> bool {
+pub(super) fn node_ready(node: &Node) -> bool {
     let conditions = node
         .status
         .as_ref()

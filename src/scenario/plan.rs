@@ -109,6 +109,7 @@ pub(super) fn planned_step(step: &Step) -> PlannedStep {
         | Action::RollingUpdate { within, .. }
         | Action::Rollback { within, .. }
         | Action::Http { within, .. } => Some(*within),
+        Action::Other(action) => action.within(),
         _ => None,
     };
     PlannedStep {

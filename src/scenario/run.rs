@@ -41,6 +41,7 @@ use super::requests::folder::{self, KeepError};
 use super::requests::{RequestLog, Requests};
 use super::spec::{Action, Capability, Scenario, Target};
 use super::step::{PathsSeen, Steps};
+use super::steps::uncordon_ours;
 use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::journal::Sighting;
 use crate::model::link::Port;
@@ -144,6 +145,7 @@ pub async fn run(
         cancel: &cancel,
     };
     environment.live.tell(|| run.begun());
+    run.uncordon_earlier().await;
     run.tell("deploying");
     let deployed = tokio::select! {
         deployed = deploy::deploy_patiently(&environment.client, scenario) => deployed,
@@ -196,6 +198,8 @@ fn unknown_nodes(scenario: &Scenario, nodes: &[NodeName]) -> Vec<String> {
                     Port::Node(node) => Some(node),
                 })
                 .collect(),
+            // Of a cluster that is not ours the machines are not known here.
+            Action::Other(action) if !nodes.is_empty() => action.node().into_iter().collect(),
             _ => Vec::new(),
         };
         names.into_iter().map(|name| (&step.id, name))
@@ -302,9 +306,16 @@ impl Run<'_> {
                     scenario: &scenario,
                     ..*self
                 };
-                let (file, restarts) = run.under_load(&view, &request, &mut evidence).await?;
-                let requests = run.read(file, &evidence)?;
-                run.end(evidence, requests, &view, &restarts).await
+                let loaded = run.under_load(&view, &request, &mut evidence).await;
+                let kept =
+                    loaded.and_then(|(file, restarts)| Ok((run.read(file, &evidence)?, restarts)));
+                match kept {
+                    Ok((requests, restarts)) => run.end(evidence, requests, &view, &restarts).await,
+                    Err(error) => {
+                        run.uncordon_left().await;
+                        Err(error.into())
+                    }
+                }
             }
             Err(doubt) => {
                 evidence.doubts.push(doubt);
@@ -450,6 +461,7 @@ impl Run<'_> {
             let doubt = "the target's API could not be asked at the end";
             evidence.doubts.push(doubt.to_owned());
         }
+        evidence.doubts.extend(self.uncordon_left().await);
         evidence.doubts.dedup();
         evidence.events = view.events();
         evidence.events.extend(self.troubles().await);
@@ -457,6 +469,49 @@ impl Run<'_> {
         let report = again::judged(self.scenario, evidence, &requests);
         self.keep_evidence(report.verdict).await;
         Ok(report)
+    }
+
+    /// Lets the nodes take pods that the file's steps drained and did not give back; returns what could not be undone.
+    async fn uncordon_left(&self) -> Vec<String> {
+        let steps = self.scenario.steps.iter();
+        let nodes: BTreeSet<&NodeName> = steps
+            .filter_map(|step| match &step.action {
+                Action::Other(action) => action.node(),
+                _ => None,
+            })
+            .collect();
+        let mut doubts = Vec::new();
+        for node in nodes {
+            let undone = uncordon_ours(&self.environment.client, node);
+            match timeout(ASKED_WITHIN, undone).await {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => self.tell(format!(
+                    "node `{node}` was drained and not uncordoned by the file: it takes pods again"
+                )),
+                Ok(Err(error)) => doubts.push(error),
+                Err(_) => doubts.push(format!("uncordon node `{node}`: the API does not answer")),
+            }
+        }
+        for doubt in &doubts {
+            self.tell(doubt.clone());
+        }
+        doubts
+    }
+
+    /// Lets the nodes of a cluster of ours take pods that a run drained which was killed before its end.
+    async fn uncordon_earlier(&self) {
+        for node in &self.environment.nodes {
+            let undone = uncordon_ours(&self.environment.client, node);
+            match timeout(ASKED_WITHIN, undone).await {
+                Ok(Ok(true)) => self.tell(format!(
+                    "node `{node}` had been drained by an earlier run: it takes pods again"
+                )),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => self.tell(error),
+                // Whoever deploys next finds that out, and says so.
+                Err(_) => return,
+            }
+        }
     }
 
     /// Keeps what is there at the end of a run that did not pass. Whoever interrupts a run does not want to wait for it.

@@ -22,6 +22,7 @@ use super::pods;
 use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
 use super::spec::{Action, Condition, Progress, Step, Target, UpdateEnd, Url};
+use super::steps::StepContext;
 use super::target::choose;
 use crate::kubernetes::manifest;
 use crate::kubernetes::rolling_update::{
@@ -225,7 +226,14 @@ impl<'a> Steps<'a> {
                 within,
             } => self.stoppable(self.http(url, *status, *within)).await,
             Action::Other(action) => {
-                let done = action.run(&self.run.environment.client);
+                let faults_act = || self.faults_act();
+                let tell = |text: String| self.run.tell(text);
+                let context = StepContext {
+                    client: &self.run.environment.client,
+                    faults_act: &faults_act,
+                    tell: &tell,
+                };
+                let done = action.run(&context);
                 self.stoppable(async { done.await.map_err(Problem::Failed) })
                     .await
             }
@@ -357,18 +365,22 @@ impl<'a> Steps<'a> {
 
     /// Pods for which a condition waits in vain. While a fault acts, it may be for that alone.
     fn hopeless(&self, condition: &Condition) -> Vec<Hopeless> {
-        let steps = self.run.scenario.steps.iter().zip(&self.states);
-        let mut faults = steps.filter(|(step, _)| matches!(step.action, Action::Fault { .. }));
-        let acts = faults.any(|(_, state)| {
-            let state = state.borrow();
-            state.begun.is_some() && !state.ended
-        });
         match condition {
-            Condition::ReplicasReady { rc, .. } if !acts => {
+            Condition::ReplicasReady { rc, .. } if !self.faults_act() => {
                 self.view.hopeless(Some((NAMESPACE, &[rc.as_str()])))
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Whether a fault acts now.
+    fn faults_act(&self) -> bool {
+        let steps = self.run.scenario.steps.iter().zip(&self.states);
+        let mut faults = steps.filter(|(step, _)| matches!(step.action, Action::Fault { .. }));
+        faults.any(|(_, state)| {
+            let state = state.borrow();
+            state.begun.is_some() && !state.ended
+        })
     }
 
     fn holds(&self, condition: &Condition) -> bool {

@@ -63,7 +63,7 @@ impl Against<'_> {
 }
 
 /// The nodes that a file may name; any if that is not known.
-pub(super) struct Nodes(Option<Vec<NodeName>>);
+pub(in crate::scenario) struct Nodes(Option<Vec<NodeName>>);
 
 impl Nodes {
     /// Any name is right.

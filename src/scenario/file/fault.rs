@@ -170,7 +170,8 @@ fn target(
     }
 }
 
-fn node(value: &Value<'_, '_>, nodes: &Nodes) -> Option<NodeName> {
+/// The name of a machine.
+pub(in crate::scenario) fn node(value: &Value<'_, '_>, nodes: &Nodes) -> Option<NodeName> {
     let parsed: Result<NodeName, InvalidName> = value.string()?.parse();
     let node = parsed
         .map_err(|error| value.problem(error.to_string(), None))

@@ -66,20 +66,10 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -
         );
         return None;
     };
-    let inner = table.get(action).and_then(|value| value.table())?;
-    let action = match action {
-        "fault" => fault::fault(&inner, &reading.nodes),
-        "wait" => wait(&inner, earlier),
-        "rolling_update" => rolling_update(&inner, reading),
-        "rollback" => rollback(&inner),
-        "delete_pod" => delete_pod(&inner),
-        "exec" => exec(&inner),
-        "apply" => apply(&inner, reading),
-        "http" => http_step(&inner),
-        other => {
-            let step = STEPS.iter().find(|step| step.key == other)?;
-            (step.read)(&inner).map(Action::Other)
-        }
+    let value = table.get(action)?;
+    let action = match STEPS.iter().find(|step| step.key == action) {
+        Some(step) => (step.read)(&value, &reading.nodes).map(Action::Other),
+        None => of_table(action, &value.table()?, reading, earlier),
     };
     Some(Step {
         id: id?,
@@ -87,6 +77,26 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -
         action: action?,
         drawn: None,
     })
+}
+
+/// The steps that are variants of [`Action`].
+fn of_table(
+    action: &str,
+    inner: &Table<'_, '_>,
+    reading: &Reading<'_>,
+    earlier: &[Step],
+) -> Option<Action> {
+    match action {
+        "fault" => fault::fault(inner, &reading.nodes),
+        "wait" => wait(inner, earlier),
+        "rolling_update" => rolling_update(inner, reading),
+        "rollback" => rollback(inner),
+        "delete_pod" => delete_pod(inner),
+        "exec" => exec(inner),
+        "apply" => apply(inner, reading),
+        "http" => http_step(inner),
+        _ => None,
+    }
 }
 
 fn earlier_step<'s>(value: &Value<'_, '_>, earlier: &'s [Step]) -> Option<&'s Step> {

@@ -7,17 +7,17 @@ use futures::future::BoxFuture;
 use http::Method;
 
 use super::object::ObjectPlace;
-use super::{StepAction, StepType};
-use crate::kubernetes::client::Client;
-use crate::model::reader::Table;
-use crate::scenario::file::positive;
+use super::{StepAction, StepContext, StepType};
+use crate::model::reader::Value;
+use crate::scenario::file::{Nodes, positive};
 
 pub(super) const DELETE: StepType = StepType {
     key: "delete",
     read,
 };
 
-fn read(table: &Table<'_, '_>) -> Option<Arc<dyn StepAction>> {
+fn read(value: &Value<'_, '_>, _: &Nodes) -> Option<Arc<dyn StepAction>> {
+    let table = &value.table()?;
     table.allow(&["kind", "name", "within"]);
     let object = ObjectPlace::read(table, &[]);
     let within = table.require("within").and_then(|value| positive(&value));
@@ -42,7 +42,12 @@ impl StepAction for Delete {
         )
     }
 
-    fn run<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), String>> {
+    fn within(&self) -> Option<Duration> {
+        Some(self.within)
+    }
+
+    fn run<'a>(&'a self, context: &'a StepContext<'a>) -> BoxFuture<'a, Result<(), String>> {
+        let client = context.client;
         Box::pin(async move {
             let deleted = client.raw(Method::DELETE, &self.object.path(), None).await;
             deleted.map_err(|error| format!("delete {}: {error}", self.object))?;

@@ -8,17 +8,18 @@ use http::Method;
 use serde_json::{Value as Json, json};
 
 use super::object::ObjectPlace;
-use super::{StepAction, StepType};
+use super::{StepAction, StepContext, StepType};
 use crate::kubernetes::client::Client;
-use crate::model::reader::Table;
-use crate::scenario::file::{count, positive};
+use crate::model::reader::Value;
+use crate::scenario::file::{Nodes, count, positive};
 
 pub(super) const SCALE: StepType = StepType { key: "scale", read };
 
 /// What has replicas.
 const KINDS: [&str; 3] = ["ReplicationController", "Deployment", "ReplicaSet"];
 
-fn read(table: &Table<'_, '_>) -> Option<Arc<dyn StepAction>> {
+fn read(value: &Value<'_, '_>, _: &Nodes) -> Option<Arc<dyn StepAction>> {
+    let table = &value.table()?;
     table.allow(&["kind", "name", "replicas", "within"]);
     let object = ObjectPlace::read(table, &KINDS);
     let replicas = table.require("replicas").and_then(|value| count(&value));
@@ -47,7 +48,12 @@ impl StepAction for Scale {
         )
     }
 
-    fn run<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), String>> {
+    fn within(&self) -> Option<Duration> {
+        Some(self.within)
+    }
+
+    fn run<'a>(&'a self, context: &'a StepContext<'a>) -> BoxFuture<'a, Result<(), String>> {
+        let client = context.client;
         Box::pin(async move {
             self.set(client).await?;
             let wanted = format!("at {} ready replicas", self.replicas);

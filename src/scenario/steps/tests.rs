@@ -40,6 +40,23 @@ fn they_are_planned_in_words() {
             "delete ConfigMap `site`, gone within 5 s",
         ),
         (
+            "drain = { node = \"w1\", within = \"90s\" }",
+            "drain node `w1`, empty within 90 s",
+        ),
+        (
+            "uncordon = { node = \"w1\" }",
+            "let node `w1` take pods again",
+        ),
+        ("pause = \"2s\"", "do nothing for 2 s"),
+        (
+            "rollout = { kind = \"deploy\", name = \"web\", image = { web = \"web:v2\" }, within = \"60s\" }",
+            "roll out Deployment `web` with web = web:v2, done within 60 s",
+        ),
+        (
+            "rollout = { kind = \"ds\", name = \"web\", undo = true, within = \"60s\" }",
+            "undo the last rollout of DaemonSet `web`, done within 60 s",
+        ),
+        (
             "wait = { kind = \"Deployment\", name = \"web\", condition = \"Available\", within = \"1m\" }",
             "wait at most 60 s for Deployment `web` to be Available",
         ),
@@ -74,6 +91,61 @@ fn every_problem_is_told_with_its_place() {
         problems[0].ends_with("say once what is waited for"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn every_problem_of_a_node_a_pause_or_a_rollout_is_told_with_its_place() {
+    let problems = |step: &str| read(step).unwrap_err();
+    assert_eq!(
+        problems("drain = { node = \"w9\", within = \"0s\", now = true }"),
+        [
+            "4:18 there is no node `w9` in this cluster",
+            "4:33 must be longer than nothing",
+            "4:39 unknown key `now`",
+        ]
+    );
+    assert_eq!(
+        problems("uncordon = { node = \"W 1\" }").len(),
+        1,
+        "it is no name of a machine"
+    );
+    assert_eq!(
+        problems("pause = \"11m\""),
+        ["4:9 a pause is at most 600 s"]
+    );
+    assert_eq!(problems("pause = 10"), ["4:9 `10` has no unit"]);
+    let rollout = |what: &str| {
+        problems(&format!(
+            "rollout = {{ kind = \"Deployment\", name = \"web\", within = \"1s\", {what} }}"
+        ))
+    };
+    assert_eq!(rollout("image = {}"), ["4:71 names no container"]);
+    assert_eq!(
+        rollout("image = { web = \"a b\" }"),
+        ["4:79 `a b` is not an image's name"]
+    );
+    assert_eq!(
+        rollout("undo = false"),
+        ["4:70 a rollout that is not undone changes nothing"]
+    );
+    assert_eq!(
+        rollout("undo = true, image = { web = \"web:2\" }"),
+        ["4:11 say once what is rolled out"]
+    );
+    assert_eq!(
+        problems("rollout = { kind = \"Pod\", name = \"web\", undo = true, within = \"1s\" }"),
+        ["4:20 `Pod` is no kind for this"]
+    );
+}
+
+#[test]
+fn lint_warns_of_a_pause() {
+    let warnings = read("pause = \"2s\"").unwrap().warnings;
+    let told: Vec<(usize, usize)> = warnings
+        .iter()
+        .map(|warning| (warning.line, warning.column))
+        .collect();
+    assert_eq!(told, [(4, 9)]);
 }
 
 #[test]

@@ -7,9 +7,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde_json::{Value as Json, json};
 
-use super::StepAction;
 use super::object::ObjectPlace;
-use crate::kubernetes::client::Client;
+use super::{StepAction, StepContext};
 use crate::model::reader::{Table, Value};
 use crate::scenario::file::{json_of, positive};
 
@@ -163,7 +162,12 @@ impl StepAction for WaitObject {
         )
     }
 
-    fn run<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), String>> {
+    fn within(&self) -> Option<Duration> {
+        Some(self.within)
+    }
+
+    fn run<'a>(&'a self, context: &'a StepContext<'a>) -> BoxFuture<'a, Result<(), String>> {
+        let client = context.client;
         Box::pin(async move {
             let wanted = self.wanted.to_string();
             self.object
