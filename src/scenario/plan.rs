@@ -3,7 +3,7 @@
 use super::fault::Faults;
 use super::live::PlannedStep;
 use super::run::needed;
-use super::spec::{Action, Progress, Scenario, Step, UpdateEnd};
+use super::spec::{Action, Arrival, HttpVersion, Load, Progress, Scenario, Step, UpdateEnd};
 
 /// A plan, printed by `flightcage plan FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +55,14 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
             "GET" => String::new(),
             method => format!("{method} "),
         };
-        let rate = load.automatic.map_or_else(
-            || format!("{}/s", load.rate),
-            |automatic| automatic.to_string(),
-        );
+        let rate = load
+            .automatic
+            .map_or_else(|| rates(load), |automatic| automatic.to_string());
         format!(
-            "load `{name}`: {method}{} at {rate} on each of {}",
+            "load `{name}`: {method}{} at {rate} on each of {}{}",
             load.url,
-            streams.join(", ")
+            streams.join(", "),
+            other_than_usual(load)
         )
     }));
     for step in &scenario.steps {
@@ -100,6 +100,32 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
         missing,
         lines,
     }
+}
+
+/// The rate of a load, or those of its stages.
+fn rates(load: &Load) -> String {
+    let stages = load.rates();
+    let Some((last, before)) = stages.split_last() else {
+        return String::new();
+    };
+    let before = before.iter().map(ToString::to_string);
+    let all: Vec<String> = before.chain([format!("{}/s", last.rate)]).collect();
+    all.join(", then ")
+}
+
+/// What a load does otherwise than most.
+fn other_than_usual(load: &Load) -> String {
+    let mut words = String::new();
+    if load.http == HttpVersion::Two {
+        words.push_str(", over HTTP/2");
+    }
+    if load.arrival == Arrival::Poisson {
+        words.push_str(", at random times (Poisson)");
+    }
+    if let Some(address) = load.via {
+        words.push_str(&format!(", through {address}"));
+    }
+    words
 }
 
 /// A step as whoever looks at a run is told of it.

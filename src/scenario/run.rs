@@ -6,6 +6,9 @@
 //! ```
 //! However it ends, every fault that began is healed before [`run`] returns; if `run` is dropped, the journal remembers them.
 
+mod cordons;
+mod via;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Seek as _;
@@ -41,7 +44,6 @@ use super::requests::folder::{self, KeepError};
 use super::requests::{RequestLog, Requests};
 use super::spec::{Action, Capability, Scenario, Target};
 use super::step::{PathsSeen, Steps};
-use super::steps::uncordon_ours;
 use crate::kubernetes::client::{Client, ListParams};
 use crate::machines::journal::Sighting;
 use crate::model::link::Port;
@@ -136,6 +138,10 @@ pub async fn run(
     let unknown = unknown_nodes(scenario, &environment.nodes);
     if !unknown.is_empty() {
         return early(Verdict::Invalid, unknown);
+    }
+    let misplaced = via::misplaced(scenario, &environment.nodes);
+    if !misplaced.is_empty() {
+        return early(Verdict::Invalid, misplaced);
     }
     let epoch = Instant::now();
     let run = Run {
@@ -276,7 +282,7 @@ impl Run<'_> {
         );
         let tls = trust_only(trusted);
         let request = |url: &super::spec::Url| HttpRequest {
-            dial: Arc::clone(&self.environment.dial),
+            dial: via::dial(self.scenario, &self.environment.dial, url),
             url: url.clone(),
             tls: Arc::clone(&tls),
         };
@@ -344,7 +350,14 @@ impl Run<'_> {
             .map(|(name, spec)| {
                 let sink = log.sink(name);
                 let live = &self.environment.live;
-                let running = load::start_kept(spec, request(&spec.url), self.epoch, &sink, live);
+                let running = load::start_kept(
+                    spec,
+                    request(&spec.url),
+                    self.epoch,
+                    &sink,
+                    live,
+                    self.environment.seed,
+                );
                 (name.clone(), running)
             })
             .collect();
@@ -469,49 +482,6 @@ impl Run<'_> {
         let report = again::judged(self.scenario, evidence, &requests);
         self.keep_evidence(report.verdict).await;
         Ok(report)
-    }
-
-    /// Lets the nodes take pods that the file's steps drained and did not give back; returns what could not be undone.
-    async fn uncordon_left(&self) -> Vec<String> {
-        let steps = self.scenario.steps.iter();
-        let nodes: BTreeSet<&NodeName> = steps
-            .filter_map(|step| match &step.action {
-                Action::Other(action) => action.node(),
-                _ => None,
-            })
-            .collect();
-        let mut doubts = Vec::new();
-        for node in nodes {
-            let undone = uncordon_ours(&self.environment.client, node);
-            match timeout(ASKED_WITHIN, undone).await {
-                Ok(Ok(false)) => {}
-                Ok(Ok(true)) => self.tell(format!(
-                    "node `{node}` was drained and not uncordoned by the file: it takes pods again"
-                )),
-                Ok(Err(error)) => doubts.push(error),
-                Err(_) => doubts.push(format!("uncordon node `{node}`: the API does not answer")),
-            }
-        }
-        for doubt in &doubts {
-            self.tell(doubt.clone());
-        }
-        doubts
-    }
-
-    /// Lets the nodes of a cluster of ours take pods that a run drained which was killed before its end.
-    async fn uncordon_earlier(&self) {
-        for node in &self.environment.nodes {
-            let undone = uncordon_ours(&self.environment.client, node);
-            match timeout(ASKED_WITHIN, undone).await {
-                Ok(Ok(true)) => self.tell(format!(
-                    "node `{node}` had been drained by an earlier run: it takes pods again"
-                )),
-                Ok(Ok(false)) => {}
-                Ok(Err(error)) => self.tell(error),
-                // Whoever deploys next finds that out, and says so.
-                Err(_) => return,
-            }
-        }
     }
 
     /// Keeps what is there at the end of a run that did not pass. Whoever interrupts a run does not want to wait for it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub use super::faults::Capability;
 pub use super::injection::Fault;
 pub use super::load::automatic::Automatic;
 pub use super::load::good::{Asked, Good};
+pub use super::load::schedule::{Arrival, Stage};
 use super::matrix::{Cell, Matrix};
 pub use super::nodes_meant::NodesMeant;
 pub use super::pod_target::{Count, PodsMeant};
@@ -95,12 +97,21 @@ pub struct TlsSecret {
 pub struct Load {
     /// What is asked for.
     pub url: Url,
-    /// Requests a second of each stream; the most that may be asked for while an automatic one is not found.
+    /// Requests a second of each stream; the most that may be asked for while an automatic one is not found, and the least of all
+    /// stages, so that whatever is reckoned by it is never finer than what was asked.
     pub rate: f64,
+    /// Rates one after another, if there are several.
+    pub stages: Vec<Stage>,
+    /// How requests follow each other.
+    pub arrival: Arrival,
     /// How the rate is found before the baseline, if the file leaves it to the host.
     pub automatic: Option<Automatic>,
     /// The streams, each with a schedule of its own.
     pub streams: Vec<StreamKind>,
+    /// What is spoken.
+    pub http: HttpVersion,
+    /// What is dialled for the URL, of a cluster that is not ours.
+    pub via: Option<SocketAddr>,
     /// Total, from the intended send time.
     pub deadline: Duration,
     /// What is asked beside the URL.
@@ -113,6 +124,38 @@ pub struct Load {
     pub endpoint_header: Option<String>,
     /// What must be reached before anything is broken.
     pub baseline: Baseline,
+}
+
+impl Load {
+    /// Its rates one after another.
+    #[must_use]
+    pub fn rates(&self) -> Vec<Stage> {
+        if self.stages.is_empty() {
+            let lasts = Duration::ZERO;
+            return vec![Stage {
+                rate: self.rate,
+                lasts,
+            }];
+        }
+        self.stages.clone()
+    }
+
+    /// The highest of its rates.
+    #[must_use]
+    pub fn highest_rate(&self) -> f64 {
+        let rates = self.stages.iter().map(|stage| stage.rate);
+        rates.fold(self.rate, f64::max)
+    }
+}
+
+/// What a load speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    One,
+    /// HTTP/2: agreed on by ALPN over TLS, else with prior knowledge.
+    Two,
 }
 
 /// How a stream connects.

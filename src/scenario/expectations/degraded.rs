@@ -59,7 +59,7 @@ pub(super) fn of_stream(stream: &Watched<'_>, limit: f64) -> Estimate {
     }
     let lengths = stretches.iter().map(|(span, _)| span.length_ms());
     let value = lengths.fold(0.0, |sum, length| sum + length);
-    let (least, most) = edges(&stretches, stream.period_ms);
+    let (least, most) = edges(&stretches, stream.edge_ms);
     let mut sum_ms = 0.0;
     let exceeding = stretches.iter().find(|(span, _)| {
         sum_ms += span.length_ms();

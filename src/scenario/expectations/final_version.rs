@@ -69,7 +69,8 @@ impl FinalVersion {
         let period_ms = case.period_ms(&self.load);
         // A second's worth of answers, so that a mixture whose last answer happens to be right does not count.
         let lasted = last_other.is_none()
-            || millis(since as u64) * period_ms >= 1000.0 * millis(streams as u64);
+            || millis(since as u64) * case.shortest_ms(&self.load)
+                >= 1000.0 * millis(streams as u64);
         // What was asked before the update ended may be answered by the old version.
         let updated = case.evidence.steps.iter().filter(|step| step.updated);
         let allowed_until_ms = updated.map(|step| step.end_ms).max().map(millis);

@@ -70,7 +70,7 @@ impl Figure {
         #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 outages")]
         let (number, pauses) = (outages.len() as f64, stream.pauses.len() as f64);
         // Nothing is seen between two requests, at either edge of an outage.
-        let edges_ms = 2.0 * stream.period_ms;
+        let edges_ms = 2.0 * stream.edge_ms;
         let longest_ms = outages
             .iter()
             .map(|outage| outage.span.length_ms())

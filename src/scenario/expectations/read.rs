@@ -12,7 +12,7 @@ use super::{Bound, Comparison, Expectation, FIGURES, LoadFigure};
 use crate::model::reader::{Table, Value, suggestion};
 use crate::scenario::guards::{self, Rule};
 use crate::scenario::load::automatic::RATE_MIN;
-use crate::scenario::spec::{Action, Load, Row, Step};
+use crate::scenario::spec::{Action, Arrival, Load, Row, Step};
 
 /// Streams of a load.
 pub(in crate::scenario) const STREAMS: [&str; 2] = ["new", "reused"];
@@ -22,6 +22,9 @@ pub(in crate::scenario) const COUNTS: [&str; 4] =
     ["replicas", "restarts", "pods_deleted", "faults_left"];
 /// What is watched.
 pub(in crate::scenario) const GUARDS: [&str; 2] = ["never", "always"];
+/// Of requests that arrive at random one gap in three thousand is longer, in periods.
+const LONGEST_GAP: f64 = 8.0;
+const STREAMS: [&str; 2] = ["new", "reused"];
 
 /// What an expectation may refer to.
 pub(in crate::scenario) struct Known<'a> {
@@ -354,6 +357,7 @@ impl OfLoad<'_> {
             "expect `outages = \"<= 0\"` or `failed = \"<= 0%\"` instead".to_owned()
         };
         self.lint_rate(needed, &what, help, value);
+        self.lint_chance(needed, LONGEST_GAP, value);
     }
 
     fn lint_window(&self, window: Duration, value: &Value<'_, '_>) {
@@ -369,6 +373,22 @@ impl OfLoad<'_> {
             (needed * 10.0).ceil() / 10.0
         );
         self.lint_rate(needed, &what, help, value);
+        self.lint_chance(needed, 2.0, value);
+    }
+
+    /// Warns of what requests at random may leave undecided at a rate that is enough for others.
+    fn lint_chance(&self, needed: f64, times: f64, value: &Value<'_, '_>) {
+        let Some(load) = self.spec() else { return };
+        let enough = load.rate >= needed && load.rate < needed * times;
+        if load.arrival == Arrival::Poisson && enough {
+            value.warn(
+                "requests that arrive at random leave gaps, so that this may stay undecided",
+                Some(format!(
+                    "raise the rate to at least {}/s",
+                    (needed * times).ceil()
+                )),
+            );
+        }
     }
 
     /// Refuses what no rate of the load reaches; warns of what an automatic one may not.

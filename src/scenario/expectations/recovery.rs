@@ -87,11 +87,7 @@ fn find(stream: &Watched<'_>, starts: Span, hold_ms: f64) -> Found {
             clippy::cast_sign_loss,
             reason = "a number of requests"
         )]
-        let unseen = if stream.period_ms > 0.0 {
-            (cut_ms / stream.period_ms).ceil() as usize
-        } else {
-            0
-        };
+        let unseen = stream.due_in(cut_ms) as usize;
         let sent = end - start + unseen;
         if bad > BAD_MAX && share(sent - bad, sent) < GOOD_MIN {
             last_bad = Some((index, start));
@@ -202,8 +198,8 @@ fn estimate(stream: &Watched<'_>, starts: Span, hold_ms: f64) -> Estimate {
         .unwrap_or_else(|| starts.within(stream.counted).length_ms());
     Estimate {
         value,
-        low: (least - stream.period_ms).max(0.0),
-        high: value + stream.period_ms + stream.paused_ms(),
+        low: (least - stream.edge_ms).max(0.0),
+        high: value + stream.edge_ms + stream.paused_ms(),
         detail: stream.stream.to_owned(),
         decider: found
             .last_bad

@@ -100,6 +100,21 @@ mod tests {
     }
 
     #[test]
+    fn what_random_arrival_may_not_decide_is_warned_of() {
+        let (problems, warnings, _) = check(
+            "\"50/s\"\narrival = \"poisson\"",
+            "web.longest_outage = \"<= 300ms\"",
+        );
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(
+            warnings,
+            [
+                "10:22 requests that arrive at random leave gaps, so that this may stay undecided [raise the rate to at least 54/s]"
+            ]
+        );
+    }
+
+    #[test]
     fn what_cannot_fail_is_told_with_its_line() {
         let (_, warnings, cannot_fail) = check("\"5/s\"", "web.failed = \"<= 100%\"");
         assert_eq!(

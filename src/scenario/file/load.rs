@@ -1,5 +1,6 @@
 //! Reads `[load.NAME]`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::{json_of, positive, rate, share, status, url, word};
 use crate::model::reader::{Table, Value};
-use crate::scenario::spec::{Asked, Baseline, Good, Load, StreamKind};
+use crate::scenario::spec::{Arrival, Asked, Baseline, Good, HttpVersion, Load, StreamKind};
 
 /// How long the baseline may take that says nothing.
 const BASELINE_WITHIN: Duration = Duration::from_mins(1);
@@ -20,8 +21,25 @@ pub(in crate::scenario) const KEYS: &[&str] = &[
 
 pub(super) fn load(table: &Table<'_, '_>) -> Option<Load> {
     table.allow(KEYS);
+    table.allow(&[
+        "url", "method", "headers", "body", "http", "via", "rate", "stages", "arrival", "streams",
+        "deadline", "good", "version", "endpoint", "baseline",
+    ]);
     let url = table.require("url").and_then(|value| url(&value));
-    let rate = table.require("rate").and_then(|value| rate::rate(&value));
+    let rates = rate::rates(table);
+    let versions = [("1.1", HttpVersion::One), ("2", HttpVersion::Two)];
+    let http = table.get("http").map_or(Some(HttpVersion::One), |value| {
+        word(&value, "HTTP version", &versions)
+    });
+    let via = table
+        .get("via")
+        .map_or(Some(None), |value| via(&value).map(Some));
+    let arrivals = [Arrival::Constant, Arrival::Poisson].map(|arrival| (arrival.name(), arrival));
+    let arrival = table
+        .get("arrival")
+        .map_or(Some(Arrival::Constant), |value| {
+            word(&value, "arrival", &arrivals)
+        });
     let known = [("new", StreamKind::New), ("reused", StreamKind::Reused)];
     let streams_value = table.require("streams");
     let mut streams: Vec<StreamKind> = Vec::new();
@@ -54,11 +72,16 @@ pub(super) fn load(table: &Table<'_, '_>) -> Option<Load> {
         .require("baseline")
         .and_then(|value| value.table())
         .and_then(|table| baseline(&table));
+    let rates = rates?;
     Some(Load {
         url: url?,
-        rate: rate?.0,
-        automatic: rate?.1,
+        rate: rates.rate,
+        stages: rates.stages,
+        arrival: arrival?,
+        automatic: rates.automatic,
         streams,
+        http: http?,
+        via: via?,
         deadline: deadline?,
         asked: asked?,
         good: good?,
@@ -66,6 +89,20 @@ pub(super) fn load(table: &Table<'_, '_>) -> Option<Load> {
         endpoint_header,
         baseline: baseline?,
     })
+}
+
+/// `via = "ADDRESS:PORT"`.
+fn via(value: &Value<'_, '_>) -> Option<SocketAddr> {
+    let text = value.string()?;
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.filter(|address| address.port() != 0);
+    if address.is_none() {
+        value.problem(
+            format!("`{text}` is not an address and its port"),
+            Some("such as \"192.0.2.7:443\" or \"[2001:db8::7]:443\"".into()),
+        );
+    }
+    address
 }
 
 /// `key = { header = "…" }`.
@@ -247,6 +284,32 @@ mod tests {
             read("good = { status = 204 }").unwrap().good,
             Good::status(204)
         );
+    }
+
+    #[test]
+    fn what_is_spoken_and_how_requests_arrive_is_read() {
+        let plain = read("").unwrap();
+        assert_eq!(
+            (plain.http, plain.arrival, plain.via, plain.stages),
+            (HttpVersion::One, Arrival::Constant, None, Vec::new())
+        );
+        let load =
+            read("http = \"2\"\narrival = \"poisson\"\nvia = \"[2001:db8::7]:443\"").unwrap();
+        assert_eq!(
+            (load.http, load.arrival),
+            (HttpVersion::Two, Arrival::Poisson)
+        );
+        assert_eq!(load.via, "[2001:db8::7]:443".parse().ok());
+        let problems = read("http = \"3\"\narrival = \"poison\"\nvia = \"web:443\"").unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "8:8 unknown HTTP version `3`",
+                "9:11 unknown arrival `poison`",
+                "10:7 `web:443` is not an address and its port",
+            ]
+        );
+        assert_eq!(read("via = \"192.0.2.7:0\"").unwrap_err().len(), 1);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::super::report::{FaultReport, Report};
 use super::super::requests::{Requests, StreamSamples};
-use super::super::spec::{Action, Load, Scenario};
-use super::watched::{Span, Watched, slice};
+use super::super::spec::{Action, Arrival, Load, Scenario};
+use super::watched::{Span, Watched, longest_gap_ms, most_due, slice};
 
 /// How long after its heal or end a step's span goes on.
 pub const AFTER_STEP_MS: f64 = 10_000.0;
@@ -77,6 +77,25 @@ impl<'a> Case<'a> {
         rate(self.scenario, self.evidence, load).map_or(0.0, |rate| 1000.0 / rate)
     }
 
+    /// No more requests than one in this time are due on a stream: by the highest of its stages, and with Poisson arrival twice as
+    /// many as on average.
+    #[must_use]
+    pub fn shortest_ms(&self, load: &str) -> f64 {
+        let period_ms = self.period_ms(load);
+        let Some(spec) = self.load(load) else {
+            return period_ms;
+        };
+        let highest_ms = if spec.stages.is_empty() {
+            period_ms
+        } else {
+            period_ms.min(1000.0 / spec.highest_rate())
+        };
+        match spec.arrival {
+            Arrival::Constant => highest_ms,
+            Arrival::Poisson => highest_ms / 2.0,
+        }
+    }
+
     /// The counted span of a load.
     #[must_use]
     pub fn counted(&self, load: &str) -> Span {
@@ -139,7 +158,10 @@ impl<'a> Case<'a> {
         span: Span,
         wanted_to_ms: f64,
     ) -> Vec<Watched<'a>> {
-        let period_ms = self.period_ms(load);
+        let (period_ms, shortest_ms) = (self.period_ms(load), self.shortest_ms(load));
+        let poisson = self
+            .load(load)
+            .is_some_and(|load| load.arrival == Arrival::Poisson);
         let deadline = self.load(load).map(|load| load.deadline);
         let deadline_us = deadline.map_or(0, |deadline| {
             u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX)
@@ -160,13 +182,16 @@ impl<'a> Case<'a> {
                 span,
                 counted,
                 period_ms,
+                // At random some gaps are much longer than most.
+                edge_ms: if poisson {
+                    longest_gap_ms(&all.samples).max(period_ms)
+                } else {
+                    period_ms
+                },
+                shortest_ms,
                 deadline_us,
                 pauses: pauses.clone(),
-                missing: if period_ms > 0.0 {
-                    ((wanted_to_ms - span.to_ms).max(0.0) / period_ms).ceil()
-                } else {
-                    0.0
-                },
+                missing: most_due(wanted_to_ms - span.to_ms, shortest_ms),
             }
         };
         self.streams(load)

@@ -62,8 +62,12 @@ pub struct Watched<'a> {
     pub span: Span,
     /// The counted span.
     pub counted: Span,
-    /// Time between two requests.
+    /// Time between two requests, the longest of all stages; with Poisson arrival on average.
     pub period_ms: f64,
+    /// By how much an edge may be off: the longest time in which nothing was sent.
+    pub edge_ms: f64,
+    /// No more requests than one in this time were due, by which what is missing is reckoned.
+    pub shortest_ms: f64,
     /// How long a request may take.
     pub deadline_us: u64,
     /// When the prober itself was asleep, within the span.
@@ -86,6 +90,12 @@ impl<'a> Watched<'a> {
             pauses: pauses.filter(|pause| pause.length_ms() > 0.0).collect(),
             ..self.clone()
         }
+    }
+
+    /// So many requests were due at most in a time that was not watched.
+    #[must_use]
+    pub fn due_in(&self, length_ms: f64) -> f64 {
+        most_due(length_ms, self.shortest_ms)
     }
 
     /// Failed requests.
@@ -135,6 +145,25 @@ impl<'a> Watched<'a> {
             to_ms: self.span.to_ms,
         }
     }
+}
+
+/// So many requests are due at most in a time, if it is one in `shortest_ms`; none if that is not known.
+#[must_use]
+pub fn most_due(length_ms: f64, shortest_ms: f64) -> f64 {
+    if shortest_ms > 0.0 {
+        (length_ms.max(0.0) / shortest_ms).ceil()
+    } else {
+        0.0
+    }
+}
+
+/// The longest time between two requests that follow each other.
+#[must_use]
+pub fn longest_gap_ms(samples: &[Sample]) -> f64 {
+    let gaps = samples
+        .windows(2)
+        .map(|pair| pair[1].intended_ms() - pair[0].intended_ms());
+    gaps.fold(0.0, f64::max)
 }
 
 /// Index of the first request within `span`, and all of them.
@@ -268,5 +297,23 @@ pub fn share(part: usize, whole: usize) -> f64 {
         0.0
     } else {
         part as f64 / whole as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_watched_held_so_many_requests_at_most() {
+        let close = |count: f64, wanted: f64| (count - wanted).abs() < 1e-9;
+        assert!(close(most_due(1000.0, 20.0), 50.0));
+        assert!(close(most_due(1001.0, 20.0), 51.0));
+        assert!(close(most_due(-5.0, 20.0), 0.0));
+        assert!(close(most_due(1000.0, 0.0), 0.0), "the rate is not known");
+        let at = [0.0, 10.0, 95.0, 100.0];
+        let samples: Vec<Sample> = at.map(|at| Sample::made(at, true, false)).to_vec();
+        assert!(close(longest_gap_ms(&samples), 85.0));
+        assert!(close(longest_gap_ms(&samples[..1]), 0.0));
     }
 }

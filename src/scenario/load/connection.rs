@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::body::Body as _;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
@@ -16,9 +17,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Class;
 use crate::scenario::fault::DialService;
-use crate::scenario::spec::{Asked, Url};
+use crate::scenario::spec::{Asked, HttpVersion, Url};
 use crate::transport::BoxStream;
 
+/// The name of HTTP/2 in ALPN (RFC 9113, section 3.2).
+pub(super) const HTTP_2_ALPN: &[u8] = b"h2";
 /// An answer is not read beyond this.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -36,8 +39,14 @@ pub struct HttpRequest {
 /// An open connection; dropping it closes it.
 pub(super) struct Connection {
     pub(super) number: u64,
-    sender: SendRequest<Full<Bytes>>,
-    _driver: AbortOnDropHandle<()>,
+    sender: Sender,
+    driver: Arc<AbortOnDropHandle<()>>,
+}
+
+/// Where requests are sent.
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
 }
 
 /// A complete answer.
@@ -57,6 +66,8 @@ pub(super) struct Moments {
     pub(super) tcp: Option<Instant>,
     pub(super) connected: Option<Instant>,
     pub(super) first_byte: Option<Instant>,
+    /// Nothing of the request was sent: its connection was ending already.
+    pub(super) unsent: bool,
 }
 
 impl Moments {
@@ -77,6 +88,7 @@ impl Connection {
     /// Dials, makes the TLS handshake, and starts HTTP.
     pub(super) async fn open(
         request: &HttpRequest,
+        version: HttpVersion,
         number: u64,
         moments: &mut Moments,
     ) -> Result<Self, Class> {
@@ -89,31 +101,62 @@ impl Connection {
         let stream: BoxStream = if request.url.tls {
             let name = ServerName::try_from(request.url.host.clone()).map_err(|_| Class::Prober)?;
             let connector = TlsConnector::from(Arc::clone(&request.tls));
-            Box::new(
-                connector
-                    .connect(name, stream)
-                    .await
-                    .map_err(|error| tls_class(&error))?,
-            )
+            let stream = connector
+                .connect(name, stream)
+                .await
+                .map_err(|error| tls_class(&error))?;
+            let agreed = stream.get_ref().1.alpn_protocol();
+            if version == HttpVersion::Two && agreed != Some(HTTP_2_ALPN) {
+                return Err(Class::Tls);
+            }
+            Box::new(stream)
         } else {
             stream
         };
-        let (sender, driver) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| http_class(&error))?;
-        // What ends the connection is told to the request that waits on it.
-        let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(driver.await) }));
+        let stream = TokioIo::new(stream);
+        // What ends the connection is told to the requests that wait on it.
+        let (sender, driver) = match version {
+            HttpVersion::One => {
+                let (sender, driver) = http1::handshake(stream)
+                    .await
+                    .map_err(|error| http_class(&error))?;
+                let driver = tokio::spawn(async move { drop(driver.await) });
+                (Sender::One(sender), driver)
+            }
+            HttpVersion::Two => {
+                let (sender, driver) = http2::handshake(TokioExecutor::new(), stream)
+                    .await
+                    .map_err(|error| http_class(&error))?;
+                let driver = tokio::spawn(async move { drop(driver.await) });
+                (Sender::Two(sender), driver)
+            }
+        };
         moments.connected = Some(Instant::now());
         Ok(Self {
             number,
             sender,
-            _driver: driver,
+            driver: Arc::new(AbortOnDropHandle::new(driver)),
+        })
+    }
+
+    /// The same connection for another request at the same time, if its protocol allows that.
+    pub(super) fn share(&self) -> Option<Self> {
+        let Sender::Two(sender) = &self.sender else {
+            return None;
+        };
+        Some(Self {
+            number: self.number,
+            sender: Sender::Two(sender.clone()),
+            driver: Arc::clone(&self.driver),
         })
     }
 
     /// Waits until another request may be sent; false if it never will.
     pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        match &mut self.sender {
+            Sender::One(sender) => sender.ready().await.is_ok(),
+            Sender::Two(sender) => sender.ready().await.is_ok(),
+        }
     }
 
     /// Sends one request and reads the whole answer.
@@ -122,12 +165,20 @@ impl Connection {
         question: &Question<'_>,
         moments: &mut Moments,
     ) -> Result<Answer, Class> {
-        let request = question.request().map_err(|_| Class::Prober)?;
-        let response = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(|error| http_class(&error))?;
+        let response = match &mut self.sender {
+            Sender::One(sender) => {
+                let request = question.request().map_err(|_| Class::Prober)?;
+                sender.send_request(request).await
+            }
+            Sender::Two(sender) => {
+                let request = question.request_two().map_err(|_| Class::Prober)?;
+                sender.try_send_request(request).await.map_err(|mut error| {
+                    moments.unsent = error.take_message().is_some();
+                    error.into_error()
+                })
+            }
+        };
+        let response = response.map_err(|error| http_class(&error))?;
         moments.first_byte = Some(Instant::now());
         let (head, mut body) = response.into_parts();
         let mut read = 0;
@@ -144,6 +195,10 @@ impl Connection {
             if question.reads_body {
                 kept.extend_from_slice(data);
             }
+        }
+        // A stream may be reset without an error, which hyper takes for the body's end.
+        if matches!(self.sender, Sender::Two(_)) && !body.is_end_stream() {
+            return Err(Class::Reset);
         }
         Ok(Answer {
             status: head.status.as_u16(),
@@ -184,6 +239,32 @@ impl Question<'_> {
         }
         Ok(request)
     }
+
+    /// The same for HTTP/2, which has an authority and no Host, and says nothing of the connection (RFC 9113, section 8.2.2).
+    fn request_two(&self) -> Result<Request<Full<Bytes>>, http::Error> {
+        let Asked {
+            method,
+            headers,
+            body,
+        } = self.asked;
+        let scheme = if self.url.tls { "https" } else { "http" };
+        let host = headers.iter().find(|(name, _)| *name == header::HOST);
+        let host = host.and_then(|(_, value)| value.to_str().ok());
+        let authority = host.unwrap_or(&self.url.host);
+        let mut request = Request::builder()
+            .method(method.clone())
+            .version(Version::HTTP_2)
+            .uri(format!("{scheme}://{authority}{}", self.url.path))
+            .body(Full::new(body.clone()))?;
+        let all = request.headers_mut();
+        all.insert(header::USER_AGENT, HeaderValue::from_static("flightcage"));
+        for (name, value) in headers {
+            if *name != header::HOST && *name != header::CONNECTION {
+                all.insert(name, value.clone());
+            }
+        }
+        Ok(request)
+    }
 }
 
 /// Whether the connection is to be used again.
@@ -197,7 +278,7 @@ pub(super) enum Keep {
 pub async fn ask_once(request: &HttpRequest, deadline: Instant) -> Result<Answer, Class> {
     let mut moments = Moments::default();
     let asked = timeout_at(deadline, async {
-        let mut connection = Connection::open(request, 0, &mut moments).await?;
+        let mut connection = Connection::open(request, HttpVersion::One, 0, &mut moments).await?;
         let question = Question {
             url: &request.url,
             asked: &Asked::default(),
@@ -234,9 +315,18 @@ fn tls_class(error: &io::Error) -> Class {
 }
 
 fn http_class(error: &hyper::Error) -> Class {
-    if error.is_parse() {
+    if error.is_parse() || breaks_http2(error) {
         Class::Body
     } else {
         Class::Reset
     }
+}
+
+/// Whether the peer broke the rules of HTTP/2, or does not speak it: what was found out here, in h2's words, and not what the peer
+/// said. A GOAWAY or a reset that came is the peer's own end of the connection or stream.
+fn breaks_http2(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    cause.is_some_and(|words| {
+        words.starts_with("connection error detected") || words.starts_with("stream error detected")
+    })
 }

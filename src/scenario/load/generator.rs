@@ -9,11 +9,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Answer, Connection, HttpRequest, Keep, Moments, Question};
+use super::connection::{Answer, Connection, HTTP_2_ALPN, HttpRequest, Keep, Moments, Question};
+use super::schedule::{Schedule, seed_of};
+use super::via::through;
 use super::{Class, LATE_MS, Pause, Record};
 use crate::scenario::live::{LiveSender, Seen};
 use crate::scenario::requests::{LoadSink, StreamSink};
-use crate::scenario::spec::{Load, StreamKind};
+use crate::scenario::spec::{HttpVersion, Load, StreamKind};
 
 /// Idle connections that a `reused` stream keeps.
 const IDLE_MAX: usize = 64;
@@ -98,10 +100,11 @@ impl Running {
 /// Starts all streams of a load. Times are recorded relative to `epoch`, the start of the run; all requests stay at hand.
 #[must_use]
 pub fn start(load: &Load, request: HttpRequest, epoch: Instant) -> Running {
-    start_streams(load, request, epoch, None, &LiveSender::default())
+    start_streams(load, request, epoch, None, &LiveSender::default(), 0)
 }
 
 /// Starts all streams of a load whose requests go to `sink`, and to whoever looks; only those that its baseline looks at stay at hand.
+/// The seed decides the times of Poisson arrival.
 #[must_use]
 pub fn start_kept(
     load: &Load,
@@ -109,8 +112,9 @@ pub fn start_kept(
     epoch: Instant,
     sink: &LoadSink,
     live: &LiveSender,
+    seed: u64,
 ) -> Running {
-    start_streams(load, request, epoch, Some(sink), live)
+    start_streams(load, request, epoch, Some(sink), live, seed)
 }
 
 fn start_streams(
@@ -119,14 +123,18 @@ fn start_streams(
     epoch: Instant,
     sink: Option<&LoadSink>,
     live: &LiveSender,
+    seed: u64,
 ) -> Running {
+    let request = as_load_wants(load, request);
     let kept = load.baseline.window + load.deadline + KEPT_BEYOND;
     let shared = Arc::new(Shared {
         kept_ms: sink.map(|_| kept.as_secs_f64() * 1000.0),
         ..Shared::default()
     });
     let stop = CancellationToken::new();
-    let period = Duration::from_secs_f64(1.0 / load.rate);
+    let stages = load.rates();
+    let first_rate = stages.first().map_or(load.rate, |stage| stage.rate);
+    let period = Duration::from_secs_f64(1.0 / first_rate);
     let begin = Instant::now() + period;
     let name: Arc<str> = sink.map(LoadSink::load).unwrap_or_default().into();
     let streams = load.streams.iter().enumerate().map(|(index, &kind)| {
@@ -146,7 +154,10 @@ fn start_streams(
             f64::from(u32::try_from(index).unwrap_or(0))
                 / f64::from(u32::try_from(load.streams.len()).unwrap_or(1)),
         );
-        AbortOnDropHandle::new(tokio::spawn(stream.run(begin + offset, stop.clone())))
+        let seed = seed_of(seed, &name, kind.name());
+        let schedule = Schedule::new(&stages, load.arrival, seed);
+        let run = stream.run(begin + offset, schedule, stop.clone());
+        AbortOnDropHandle::new(tokio::spawn(run))
     });
     let streams = streams.collect();
     let echo = AbortOnDropHandle::new(tokio::spawn(echo(Arc::clone(&shared), epoch)));
@@ -156,6 +167,19 @@ fn start_streams(
         streams,
         _echo: echo,
     }
+}
+
+/// Speaks what the load speaks, by the way it names.
+fn as_load_wants(load: &Load, mut request: HttpRequest) -> HttpRequest {
+    if load.http == HttpVersion::Two {
+        let mut tls = (*request.tls).clone();
+        tls.alpn_protocols = vec![HTTP_2_ALPN.to_vec()];
+        request.tls = Arc::new(tls);
+    }
+    if let Some(address) = load.via {
+        request.dial = through(address);
+    }
+    request
 }
 
 struct Stream {
@@ -171,18 +195,17 @@ struct Stream {
 }
 
 impl Stream {
-    async fn run(self: Arc<Self>, begin: Instant, stop: CancellationToken) {
+    async fn run(self: Arc<Self>, begin: Instant, schedule: Schedule, stop: CancellationToken) {
         // Bounded: a request lives for at most its deadline, so there are never more than rate × deadline of them.
         let mut requests = JoinSet::new();
-        for number in 0_u32.. {
-            // From the beginning each time: an error of the period must not add up.
-            let intended = begin + Duration::from_secs_f64(f64::from(number) / self.load.rate);
+        for (number, due) in (0_u64..).zip(schedule) {
+            let intended = begin + due;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 () = sleep_until(intended) => {}
             }
-            requests.spawn(Arc::clone(&self).send(u64::from(number), intended));
+            requests.spawn(Arc::clone(&self).send(number, intended));
             while requests.try_join_next().is_some() {}
         }
         while requests.join_next().await.is_some() {}
@@ -201,6 +224,9 @@ impl Stream {
         )
         .await;
         let end = Instant::now();
+        if let (Err(_), Some(number)) = (&asked, connection_number) {
+            self.forget(number);
+        }
         let asked = asked.unwrap_or_else(|_| Err(moments.class_at_deadline()));
         let since = |at: Instant| at.saturating_duration_since(self.epoch).as_secs_f64() * 1000.0;
         let (class, answer) = match asked {
@@ -242,14 +268,13 @@ impl Stream {
         } else {
             None
         };
+        let was_open = taken.is_some();
         let mut connection = if let Some(connection) = taken {
             let now = Some(Instant::now());
             (moments.tcp, moments.connected) = (now, now);
             connection
         } else {
-            let next = self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
-            *number = Some(next);
-            Connection::open(&self.request, next, moments).await?
+            self.open(moments, number).await?
         };
         *number = Some(connection.number);
         let keep = if self.kind == StreamKind::Reused {
@@ -263,26 +288,71 @@ impl Stream {
             keep,
             reads_body: self.load.good.reads_body(),
         };
-        let answer = connection.ask(&question, moments).await?;
-        if keep == Keep::Open {
+        let mut answer = connection.ask(&question, moments).await;
+        // No second try: the server had said before that the connection ends, and nothing of the request was sent on it.
+        if was_open && answer.is_err() && moments.unsent {
+            self.forget(connection.number);
+            *moments = Moments::default();
+            connection = self.open(moments, number).await?;
+            answer = connection.ask(&question, moments).await;
+        }
+        let answer = answer?;
+        if keep == Keep::Open && connection.share().is_none() {
             // Not awaited here: it would count as latency. A connection that the peer is closing is found out when it is taken.
             self.give_back(connection);
         }
         Ok(answer)
     }
 
+    /// Opens a connection, which later requests may use at the same time if its protocol allows that.
+    async fn open(
+        &self,
+        moments: &mut Moments,
+        number: &mut Option<u64>,
+    ) -> Result<Connection, Class> {
+        let next = self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        *number = Some(next);
+        let opened = Connection::open(&self.request, self.load.http, next, moments).await?;
+        if self.kind == StreamKind::Reused {
+            self.lend(&opened);
+        }
+        Ok(opened)
+    }
+
     /// The idle connection that was used last. One that the peer has closed is dropped: nothing was sent on it.
     async fn take_idle(&self) -> Option<Connection> {
         loop {
-            let mut connection = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop()?;
+            let mut connection = self.take_last()?;
             if connection.ready().await {
                 return Some(connection);
             }
+            self.forget(connection.number);
         }
+    }
+
+    /// The idle connection that was used last; one that several requests may use at a time stays with the others.
+    fn take_last(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = idle.pop()?;
+        let Some(again) = last.share() else {
+            return Some(last);
+        };
+        idle.push(last);
+        Some(again)
+    }
+
+    /// Lets later requests use a new connection at the same time, if its protocol allows that and there is none.
+    fn lend(&self, connection: &Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.is_empty() {
+            idle.extend(connection.share());
+        }
+    }
+
+    /// Lets no other request use this connection.
+    fn forget(&self, number: u64) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|connection| connection.number != number);
     }
 
     fn give_back(&self, connection: Connection) {
@@ -317,5 +387,7 @@ async fn echo(shared: Arc<Shared>, epoch: Instant) {
     }
 }
 
+#[cfg(test)]
+mod http2_tests;
 #[cfg(test)]
 mod tests;

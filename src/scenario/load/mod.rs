@@ -2,8 +2,10 @@
 //!
 //! - Each stream has one schedule of intended send times that never waits for a worker; latency counts from the intended time.
 //! - One total deadline, from the intended time. Nothing is retried. Every request is kept.
+//! - When requests are sent is fixed before the first of them ([`schedule`]), by the rate, its stages, the arrival and the seed.
 //! - `new` opens a TCP connection and makes a full TLS handshake a request (session resumption is off); `reused` takes an idle
-//!   connection, else opens one, and closes one that failed.
+//!   connection, else opens one, and closes one that failed. Over HTTP/2 its requests share one connection; a stream that the server
+//!   resets leaves it open, a request without an answer does not.
 //! - What the prober itself did late is counted, so that a busy host makes the result inconclusive rather than wrong.
 
 pub mod analysis;
@@ -11,7 +13,9 @@ pub mod automatic;
 mod connection;
 mod generator;
 pub mod good;
+pub mod schedule;
 mod tls;
+mod via;
 
 use std::fmt;
 
@@ -20,6 +24,7 @@ use serde::Serialize;
 pub use connection::{HttpRequest, ask_once};
 pub use generator::{Running, Shared, start, start_kept};
 pub use tls::{certificates_in, trust_only};
+pub use via::through;
 
 use super::spec::StreamKind;
 
@@ -92,15 +97,15 @@ pub enum Class {
     Refused,
     /// No connection before the deadline.
     ConnectTimeout,
-    /// The connection was reset or closed before the answer was complete.
+    /// The connection, or the request's stream on it, was reset, refused or closed before the answer was complete; a GOAWAY too.
     Reset,
     /// Connected, but silence until the deadline.
     ReadTimeout,
-    /// The TLS handshake failed.
+    /// The TLS handshake failed, or agreed on no HTTP/2 where that is wanted.
     Tls,
     /// Another status than the good one.
     Status,
-    /// The answer is not HTTP, or its headers or body are not those of a good one.
+    /// The answer is not HTTP of the wanted version, or its headers or body are not those of a good one.
     Body,
     /// The answer had begun, but was not complete at the deadline.
     Deadline,

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::super::trust_only;
 use super::*;
 use crate::scenario::fault::DialService;
-use crate::scenario::spec::{Asked, Baseline, Good, Url};
+use crate::scenario::spec::{Arrival, Asked, Baseline, Good, Url};
 use crate::transport::BoxStream;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -115,6 +115,10 @@ async fn check(mode: Mode, trusted: bool, enough: impl Fn(&[Record]) -> bool) ->
     let load = Load {
         url: url.clone(),
         rate: 50.0,
+        stages: Vec::new(),
+        arrival: Arrival::Constant,
+        http: HttpVersion::One,
+        via: None,
         automatic: None,
         streams: vec![StreamKind::New, StreamKind::Reused],
         deadline,
