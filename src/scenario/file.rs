@@ -8,6 +8,7 @@ mod lint;
 mod load;
 mod matrix;
 mod random;
+mod parallel;
 mod rate;
 mod render;
 #[cfg(test)]
@@ -212,6 +213,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         let read = drawn.unwrap_or_else(|| step(&table, &reading, &steps).into_iter().collect());
         steps.extend(read);
     }
+    parallel::check(root);
     let expect = root.get("expect").and_then(|value| value.table());
     // A step or load that was refused must not be reported a second time by what refers to it.
     let loads_written = names_written(root, "load");

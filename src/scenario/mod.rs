@@ -30,6 +30,7 @@ pub mod load;
 pub mod matrix;
 mod nodes_meant;
 pub mod page;
+mod parallel;
 mod path;
 pub mod plan;
 mod pod_target;

@@ -2,6 +2,7 @@
 
 use super::fault::Faults;
 use super::live::PlannedStep;
+use super::parallel::starter;
 use super::run::needed;
 use super::spec::{Action, Arrival, HttpVersion, Load, Progress, Scenario, Step, UpdateEnd};
 
@@ -66,10 +67,12 @@ pub fn plan(scenario: &Scenario, target: &dyn Faults) -> Plan {
         )
     }));
     for step in &scenario.steps {
+        let started = starter(&scenario.steps, &step.id);
+        let started = started.map_or(String::new(), |starter| format!(" with `{starter}`"));
         let when = step
             .when
             .as_ref()
-            .map_or(String::new(), |when| match when.progress {
+            .map_or(started, |when| match when.progress {
                 Progress::Plus(plus) => {
                     format!(" {} ms after `{}` began", plus.as_millis(), when.step)
                 }
@@ -179,6 +182,10 @@ fn what(action: &Action) -> String {
             status,
             within,
         } => format!("ask {url} for {status}, at most {} s", within.as_secs_f64()),
+        Action::Parallel(ids) => format!(
+            "start `{}` together, until all have ended",
+            ids.join("`, `")
+        ),
         Action::Other(action) => action.plan(),
     }
 }

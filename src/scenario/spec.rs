@@ -322,6 +322,8 @@ pub enum Action {
         /// At most so long.
         within: Duration,
     },
+    /// Starts the later steps of these ids, and ends when all of them have ended.
+    Parallel(Vec<String>),
     /// Whatever [`super::steps::STEPS`] lists.
     Other(Arc<dyn StepAction>),
 }

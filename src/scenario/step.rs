@@ -1,5 +1,7 @@
-//! Runs the steps: each starts when the one before has ended or at its `when`, and a failed one stops those that have not begun.
+//! Runs the steps: each starts when the one before has ended, at its `when`, or with others by `parallel`, and a failed one stops
+//! those that have not begun.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -17,6 +19,7 @@ use super::hopeless::{Hopeless, Hopes};
 use super::injection::{Fault, Injection};
 use super::live::Seen;
 use super::load::{HttpRequest, ask_once};
+use super::parallel::{Turn, turn};
 use super::path::{LoadPath, struck};
 use super::pods;
 use super::report::{FaultReport, StepReport};
@@ -82,7 +85,8 @@ impl PathsSeen {
 impl StepsOutcome {
     /// Steps that ran side by side are noted as they ended, and told as they began.
     fn by_start(mut self) -> Self {
-        self.steps.sort_by_key(|step| step.start_ms);
+        self.steps
+            .sort_by_key(|step| (step.start_ms, Reverse(step.end_ms)));
         self.faults.sort_by_key(|fault| fault.requested_ms);
         self
     }
@@ -225,6 +229,7 @@ impl<'a> Steps<'a> {
                 status,
                 within,
             } => self.stoppable(self.http(url, *status, *within)).await,
+            Action::Parallel(ids) => self.stoppable(self.all_ended(ids)).await,
             Action::Other(action) => {
                 let faults_act = || self.faults_act();
                 let tell = |text: String| self.run.tell(text);
@@ -301,8 +306,13 @@ impl<'a> Steps<'a> {
     async fn wait_for_turn(&self, index: usize) {
         let step = &self.run.scenario.steps[index];
         let Some(when) = &step.when else {
-            if index > 0 {
-                self.until(index - 1, |state| state.ended).await;
+            match turn(&self.run.scenario.steps, index) {
+                Turn::First => {}
+                Turn::After(before) => self.until(before, |state| state.ended).await,
+                Turn::With(starter) => {
+                    self.until(starter, |state| state.begun.is_some() || state.ended)
+                        .await;
+                }
             }
             if let Some(draw) = &step.drawn {
                 sleep(draw.pause).await;
@@ -331,6 +341,15 @@ impl<'a> Steps<'a> {
                     .await
             }
         }
+    }
+
+    /// Waits until all of these steps have ended.
+    async fn all_ended(&self, ids: &[String]) -> Result<(), Problem> {
+        let steps = self.run.scenario.steps.iter().enumerate();
+        for (index, _) in steps.filter(|(_, step)| ids.contains(&step.id)) {
+            self.until(index, |state| state.ended).await;
+        }
+        Ok(())
     }
 
     async fn until(&self, index: usize, condition: impl FnMut(&State) -> bool) {

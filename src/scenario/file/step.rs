@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::deploy::manifest_file;
-use super::{Reading, count, fault, is_word, positive, status, url};
+use super::{Reading, count, fault, is_word, parallel, positive, status, url};
 use crate::model::reader::{Table, Value, suggestion};
 use crate::scenario::spec::{Action, Condition, Exec, Progress, Step, UpdateEnd, When, Which};
 use crate::scenario::steps::{self, STEPS};
@@ -16,6 +16,8 @@ const UPDATE_WITHIN: Duration = Duration::from_mins(5);
 /// What a step may do, by its key.
 pub(in crate::scenario) fn actions() -> Vec<&'static str> {
     const ACTIONS: [&str; 8] = [
+pub(super) fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
+    const ACTIONS: [&str; 9] = [
         "fault",
         "wait",
         "rolling_update",
@@ -24,6 +26,7 @@ pub(in crate::scenario) fn actions() -> Vec<&'static str> {
         "exec",
         "apply",
         "http",
+        "parallel",
     ];
     let others = STEPS.iter().map(|step| step.key);
     ACTIONS.into_iter().chain(others).collect()
@@ -69,6 +72,7 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -
     let value = table.get(action)?;
     let action = match STEPS.iter().find(|step| step.key == action) {
         Some(step) => (step.read)(&value, &reading.nodes).map(Action::Other),
+        None if action == "parallel" => parallel::read(&value),
         None => of_table(action, &value.table()?, reading, earlier),
     };
     Some(Step {

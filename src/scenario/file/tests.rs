@@ -151,7 +151,7 @@ fn each_problem_has_its_place() {
         (
             "flightcage = 1\n[[step]]\nid = \"a\"\n",
             &[
-                "2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `rollback`, `delete_pod`, `exec`, `apply`, `http`, `scale`, `delete`]",
+                "2:1 the step does nothing [one of `fault`, `wait`, `rolling_update`, `rollback`, `delete_pod`, `exec`, `apply`, `http`, `parallel`, `scale`, `delete`, `drain`, `uncordon`, `pause`, `rollout`]",
             ],
         ),
         (
