@@ -151,7 +151,7 @@ pub struct StepReport {
     /// When it ended.
     #[serde(deserialize_with = "whole_millis")]
     pub end_ms: u64,
-    /// Whether it did a rolling update to its end: what answers from then on is the new version.
+    /// Whether it did a rolling update or a rollout to its end: what answers from then on is the new version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub updated: bool,
     /// Why it failed; absent if it did not.

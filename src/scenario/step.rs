@@ -257,7 +257,11 @@ impl<'a> Steps<'a> {
             at_ms: end_ms,
             failed: failed.clone(),
         });
-        let updates = matches!(step.action, Action::RollingUpdate { .. });
+        let updates = match &step.action {
+            Action::RollingUpdate { .. } => true,
+            Action::Other(action) => action.updates(),
+            _ => false,
+        };
         self.note(|outcome| {
             outcome.steps.push(StepReport {
                 id: step.id.clone(),

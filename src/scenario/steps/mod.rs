@@ -52,6 +52,10 @@ pub trait StepAction: fmt::Debug + Send + Sync {
     fn node(&self) -> Option<&NodeName> {
         None
     }
+    /// Whether only a new version answers once it is done.
+    fn updates(&self) -> bool {
+        false
+    }
     /// Does it, or says why the stack did not let it. It may be dropped at any time.
     fn run<'a>(&'a self, context: &'a StepContext<'a>) -> BoxFuture<'a, Result<(), String>>;
 }

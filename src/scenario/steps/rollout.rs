@@ -134,6 +134,10 @@ impl StepAction for Rollout {
         Some(self.within)
     }
 
+    fn updates(&self) -> bool {
+        true
+    }
+
     fn run<'a>(&'a self, context: &'a StepContext<'a>) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
             let until = Instant::now() + self.within;

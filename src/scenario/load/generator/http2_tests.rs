@@ -8,14 +8,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 use super::super::trust_only;
+use super::tests::certificate;
 use super::*;
 use crate::scenario::fault::DialService;
 use crate::scenario::spec::{Arrival, Asked, Baseline, Good, Url};
-use crate::transport::BoxStream;
+use crate::transport::{BoxStream, Stream};
 
 /// How long an answer takes; five requests of a stream are asked meanwhile.
 const ANSWERED_AFTER: Duration = Duration::from_millis(100);
@@ -33,20 +35,33 @@ enum Mode {
     Silent,
 }
 
-struct Server(Mode);
+struct Server {
+    mode: Mode,
+    /// What it speaks TLS with.
+    tls: Option<TlsAcceptor>,
+}
 
 impl DialService for Server {
     fn dial(&self, _: &str, _: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
-        let mode = self.0;
+        let (mode, tls) = (self.mode, self.tls.clone());
         Box::pin(async move {
             let (client, server) = tokio::io::duplex(1 << 16);
-            tokio::spawn(serve(mode, server));
+            tokio::spawn(async move {
+                match tls {
+                    None => serve(mode, server).await,
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(server).await {
+                            serve(mode, stream).await;
+                        }
+                    }
+                }
+            });
             Ok(Box::new(client) as BoxStream)
         })
     }
 }
 
-async fn serve(mode: Mode, mut stream: DuplexStream) {
+async fn serve(mode: Mode, mut stream: impl Stream) {
     match mode {
         Mode::Close => return,
         Mode::Silent => {
@@ -87,8 +102,18 @@ async fn serve(mode: Mode, mut stream: DuplexStream) {
 
 /// The records of so much time, by intended time.
 async fn check(mode: Mode, streams: &[StreamKind], lasts: Duration) -> Vec<Record> {
+    let server = Server { mode, tls: None };
+    run(server, streams, trust_only(Vec::new()), lasts).await
+}
+
+async fn run(
+    server: Server,
+    streams: &[StreamKind],
+    tls: Arc<rustls::ClientConfig>,
+    lasts: Duration,
+) -> Vec<Record> {
     let url = Url {
-        tls: false,
+        tls: server.tls.is_some(),
         host: "web".into(),
         namespace: "default".into(),
         port: 80,
@@ -116,9 +141,9 @@ async fn check(mode: Mode, streams: &[StreamKind], lasts: Duration) -> Vec<Recor
         },
     };
     let request = HttpRequest {
-        dial: Arc::new(Server(mode)),
+        dial: Arc::new(server),
         url,
-        tls: trust_only(Vec::new()),
+        tls,
     };
     let running = start(&load, request, Instant::now());
     sleep(lasts).await;
@@ -190,4 +215,33 @@ async fn after_a_goaway_another_connection_is_opened_and_what_was_under_way_is_a
     assert!(connections(&records).len() > 1, "{records:?}");
     let others: Vec<&Record> = records.iter().filter(|record| !record.good()).collect();
     assert!(others.is_empty(), "{others:?}");
+}
+
+/// How requests end at a server that agrees on these protocols over TLS.
+async fn classes_over_tls(protocols: &[&[u8]]) -> Vec<Class> {
+    let (certificate, key) = certificate();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let server = Server {
+        mode: Mode::Answer,
+        tls: Some(TlsAcceptor::from(Arc::new(config))),
+    };
+    let trusted = trust_only(vec![certificate]);
+    let records = run(server, &REUSED, trusted, Duration::from_millis(300)).await;
+    let mut classes: Vec<Class> = records.iter().map(|record| record.class).collect();
+    classes.dedup();
+    classes
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_tls_http2_is_agreed_on_or_nothing_is_asked() {
+    assert_eq!(classes_over_tls(&[b"h2"]).await, [Class::Ok]);
+    assert_eq!(classes_over_tls(&[b"http/1.1"]).await, [Class::Tls]);
+    assert_eq!(classes_over_tls(&[]).await, [Class::Tls]);
 }

@@ -72,7 +72,7 @@ impl DialService for Server {
     }
 }
 
-fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+pub(super) fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["web".to_owned()])
         .unwrap()
