@@ -7,7 +7,7 @@ use super::failure::{self, Failure};
 use super::scenarios::refused;
 use super::terminal::complain;
 use crate::model::diagnostic::Diagnostic;
-use crate::scenario::file::Against;
+use crate::scenario::file::{Against, Machines};
 use crate::scenario::report::TargetFacts;
 use crate::scenario::spec::Scenario;
 use crate::scenario::{self, Report, ScenarioFileError, Verdict};
@@ -65,13 +65,20 @@ pub(super) fn read_all(
     }
 }
 
-/// Reads all files that are to be run: one of which nothing is expected is refused.
+/// Reads all files that are to be run: one of which nothing is expected is refused, and one for clusters that are not ours.
 pub(super) fn read_all_to_run(
     files: &[PathBuf],
     against: &Against<'_>,
 ) -> Result<Vec<Scenario>, Vec<Refused>> {
     let scenarios = read_all(files, against)?;
-    let refused: Vec<Refused> = scenarios.iter().filter_map(cannot_fail).collect();
+    let ours = matches!(against.machines, Machines::OfFile | Machines::Of(_));
+    let refused: Vec<Refused> = scenarios
+        .iter()
+        .filter_map(|scenario| {
+            let foreign_only = scenario.foreign_only.iter().filter(|_| ours);
+            not_to_run(scenario, scenario.cannot_fail.iter().chain(foreign_only))
+        })
+        .collect();
     if !refused.is_empty() {
         return Err(refused);
     }
@@ -81,18 +88,19 @@ pub(super) fn read_all_to_run(
     Ok(scenarios)
 }
 
-fn cannot_fail(scenario: &Scenario) -> Option<Refused> {
-    let first = scenario.cannot_fail.first()?;
-    for problem in &scenario.cannot_fail {
+/// A scenario that is right as a file, and yet cannot be run.
+fn not_to_run<'s>(
+    scenario: &'s Scenario,
+    problems: impl Iterator<Item = &'s Diagnostic>,
+) -> Option<Refused> {
+    let problems: Vec<&Diagnostic> = problems.collect();
+    let first = *problems.first()?;
+    for problem in &problems {
         tell("", problem);
     }
     let file = scenario.path.clone();
     Some(Refused {
-        problems: scenario
-            .cannot_fail
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        problems: problems.iter().map(ToString::to_string).collect(),
         failure: Failure::new(format!("{}: {}", file.display(), first.message)).invalid(),
         file,
     })

@@ -108,12 +108,14 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
     }
     let scenario = scenario(&root, name, path, against);
     let cannot_fail = lint::cannot_fail(&root, &problems, &scenario);
+    let foreign_only = lint::foreign_only(&root, &problems);
     drop(document);
     let warnings = problems.warnings();
     problems.finish(Scenario {
         text: filled,
         warnings,
         cannot_fail,
+        foreign_only,
         ..scenario
     })
 }
@@ -243,6 +245,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         warnings: Vec::new(),
         not_applied: reading.not_applied.into_inner(),
         cannot_fail: Vec::new(),
+        foreign_only: Vec::new(),
     }
 }
 

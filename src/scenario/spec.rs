@@ -56,6 +56,8 @@ pub struct Scenario {
     pub not_applied: Vec<NotApplied>,
     /// What nothing is expected of: `lint` warns of it, and a run is INVALID.
     pub cannot_fail: Vec<Diagnostic>,
+    /// What is right for a cluster that is not ours alone: a run on one of ours is INVALID.
+    pub foreign_only: Vec<Diagnostic>,
 }
 
 impl Scenario {

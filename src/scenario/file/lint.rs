@@ -35,6 +35,23 @@ pub(super) fn cannot_fail(
     notes
 }
 
+/// Ways into a cluster that is not ours.
+pub(super) fn foreign_only(root: &Table<'_, '_>, problems: &Problems<'_>) -> Vec<Diagnostic> {
+    let loads = root.get("load").and_then(|value| value.if_table());
+    let loads = loads.map(|table| table.entries()).unwrap_or_default();
+    let vias = loads
+        .iter()
+        .filter_map(|(_, _, load)| load.if_table()?.get("via"));
+    vias.map(|via| {
+        problems.note(
+            via.span(),
+            "`via` is the way into a cluster that is not ours",
+            Some("run it with `--kubeconfig`, or leave `via` out".into()),
+        )
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -95,6 +112,21 @@ mod tests {
             warnings,
             [
                 "9:26 at 2/s nothing shorter than 1000 ms can be told from one failed request [raise the rate to at least 7/s]"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_way_into_another_cluster_is_noted_and_no_problem_of_the_file() {
+        let text = "flightcage = 1\n[load.web]\nurl = \"http://web/\"\nrate = \"5/s\"\nstreams = [\"new\"]\n\
+                    deadline = \"1s\"\nbaseline = { for = \"5s\", good = \"100%\" }\nvia = \"192.0.2.7:443\"\n";
+        let name = "test".parse().unwrap();
+        let against = Against::own_cluster(&name, |_, _| Vec::new());
+        let scenario = parse(Path::new("demo.toml"), text, &against).unwrap();
+        assert_eq!(
+            told(&scenario.foreign_only),
+            [
+                "8:7 `via` is the way into a cluster that is not ours [run it with `--kubeconfig`, or leave `via` out]"
             ]
         );
     }
