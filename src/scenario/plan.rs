@@ -118,17 +118,12 @@ fn rates(load: &Load) -> String {
 
 /// What a load does otherwise than most.
 fn other_than_usual(load: &Load) -> String {
-    let mut words = String::new();
-    if load.http == HttpVersion::Two {
-        words.push_str(", over HTTP/2");
-    }
-    if load.arrival == Arrival::Poisson {
-        words.push_str(", at random times (Poisson)");
-    }
-    if let Some(address) = load.via {
-        words.push_str(&format!(", through {address}"));
-    }
-    words
+    let words = [
+        (load.http == HttpVersion::Two).then(|| ", over HTTP/2".to_owned()),
+        (load.arrival == Arrival::Poisson).then(|| ", at random times (Poisson)".to_owned()),
+        load.via.map(|address| format!(", through {address}")),
+    ];
+    words.into_iter().flatten().collect()
 }
 
 /// A step as whoever looks at a run is told of it.
