@@ -1,7 +1,6 @@
 //! Runs the steps: each starts when the one before has ended, at its `when`, or with others by `parallel`, and a failed one stops
 //! those that have not begun.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -85,8 +84,7 @@ impl PathsSeen {
 impl StepsOutcome {
     /// Steps that ran side by side are noted as they ended, and told as they began.
     fn by_start(mut self) -> Self {
-        self.steps
-            .sort_by_key(|step| (step.start_ms, Reverse(step.end_ms)));
+        self.steps.sort_by_key(|step| step.start_ms);
         self.faults.sort_by_key(|fault| fault.requested_ms);
         self
     }
@@ -349,8 +347,12 @@ impl<'a> Steps<'a> {
 
     /// Waits until all of these steps have ended.
     async fn all_ended(&self, ids: &[String]) -> Result<(), Problem> {
-        let steps = self.run.scenario.steps.iter().enumerate();
-        for (index, _) in steps.filter(|(_, step)| ids.contains(&step.id)) {
+        let steps = self.run.scenario.steps.iter().zip(0_usize..);
+        let meant: Vec<usize> = steps
+            .filter(|(step, _)| ids.contains(&step.id))
+            .map(|(_, index)| index)
+            .collect();
+        for index in meant {
             self.until(index, |state| state.ended).await;
         }
         Ok(())
