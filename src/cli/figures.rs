@@ -75,6 +75,7 @@ impl Repeated {
             load.baseline.p99 = Some(BASELINE_P99);
             if let Some(rate) = self.rate {
                 (load.rate, load.automatic) = (f64::from(rate), None);
+                load.stages.clear();
             }
         }
         let spec = scenario
