@@ -11,6 +11,13 @@ use rand::{Rng as _, SeedableRng};
 
 use super::spec::{Action, Scenario};
 
+/// The kind's name.
+pub(in crate::scenario) const KIND: &str = "random";
+/// So many faults at most are drawn by one step.
+pub(in crate::scenario) const TIMES_MAX: u64 = 100;
+/// The largest weight of a fault.
+pub(in crate::scenario) const WEIGHT_MAX: u64 = 1000;
+
 /// One of the faults that may be drawn.
 #[derive(Debug, Clone)]
 pub struct Choice {

@@ -24,7 +24,6 @@ pub(in crate::scenario) const COUNTS: [&str; 4] =
 pub(in crate::scenario) const GUARDS: [&str; 2] = ["never", "always"];
 /// Of requests that arrive at random one gap in three thousand is longer, in periods.
 const LONGEST_GAP: f64 = 8.0;
-const STREAMS: [&str; 2] = ["new", "reused"];
 
 /// What an expectation may refer to.
 pub(in crate::scenario) struct Known<'a> {

@@ -15,16 +15,12 @@ const BASELINE_WITHIN: Duration = Duration::from_mins(1);
 
 /// Keys of a load.
 pub(in crate::scenario) const KEYS: &[&str] = &[
-    "url", "method", "headers", "body", "rate", "streams", "deadline", "good", "version",
-    "endpoint", "baseline",
+    "url", "method", "headers", "body", "http", "via", "rate", "stages", "arrival", "streams",
+    "deadline", "good", "version", "endpoint", "baseline",
 ];
 
 pub(super) fn load(table: &Table<'_, '_>) -> Option<Load> {
     table.allow(KEYS);
-    table.allow(&[
-        "url", "method", "headers", "body", "http", "via", "rate", "stages", "arrival", "streams",
-        "deadline", "good", "version", "endpoint", "baseline",
-    ]);
     let url = table.require("url").and_then(|value| url(&value));
     let rates = rate::rates(table);
     let versions = [("1.1", HttpVersion::One), ("2", HttpVersion::Two)];

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use super::{Reading, fault, is_word, step};
 use crate::model::reader::{Table, Value};
-use crate::scenario::random::{Choice, Draw};
+use crate::scenario::random::{Choice, Draw, KIND, TIMES_MAX, WEIGHT_MAX};
 use crate::scenario::spec::Step;
 
-/// The kind's name.
-const RANDOM: &str = "random";
-const TIMES: RangeInclusive<u64> = 1..=100;
-const WEIGHT: RangeInclusive<u64> = 1..=1000;
+const TIMES: RangeInclusive<u64> = 1..=TIMES_MAX;
+const WEIGHT: RangeInclusive<u64> = 1..=WEIGHT_MAX;
 
 /// The steps that such a step stands for; `None` if it is another one. None are returned of one with problems.
 pub(super) fn steps(
@@ -74,7 +72,7 @@ pub(super) fn ids(table: &Table<'_, '_>) -> Option<Vec<String>> {
 
 fn random_fault<'r, 't>(table: &Table<'r, 't>) -> Option<Table<'r, 't>> {
     let fault = table.get("fault")?.if_table()?;
-    (fault.get("kind")?.if_string()? == RANDOM).then_some(fault)
+    (fault.get("kind")?.if_string()? == KIND).then_some(fault)
 }
 
 fn numbered(id: &str, number: u64) -> String {

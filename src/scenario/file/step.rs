@@ -15,8 +15,6 @@ const UPDATE_WITHIN: Duration = Duration::from_mins(5);
 
 /// What a step may do, by its key.
 pub(in crate::scenario) fn actions() -> Vec<&'static str> {
-    const ACTIONS: [&str; 8] = [
-pub(super) fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
     const ACTIONS: [&str; 9] = [
         "fault",
         "wait",
@@ -87,7 +85,7 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -
 fn of_table(
     action: &str,
     inner: &Table<'_, '_>,
-    reading: &Reading<'_>,
+    reading: &Reading,
     earlier: &[Step],
 ) -> Option<Action> {
     match action {

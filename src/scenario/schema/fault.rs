@@ -3,14 +3,35 @@
 use serde_json::{Value as Json, json};
 
 use super::super::faults::{FAULTS, FaultType, Lasts, Strikes};
+use super::super::nodes_meant::NodesMeant;
+use super::super::random;
 use super::super::spec::Count;
 use super::shapes::{closed, map, named, text, variable, words};
 
 pub(super) fn fault() -> Json {
     let mut kinds: Vec<Json> = FAULTS.iter().map(|fault| kind(fault)).collect();
+    kinds.push(random_fault(&kinds));
     // Which kind a variable stands for is not known before it is read.
     kinds.push(json!({ "properties": { "kind": variable() }, "required": ["kind"] }));
     json!({ "type": "object", "oneOf": kinds })
+}
+
+/// One that is drawn: of whole faults, none of which is drawn itself.
+fn random_fault(kinds: &[Json]) -> Json {
+    let weight = json!({ "type": "integer", "minimum": 1, "maximum": random::WEIGHT_MAX });
+    let one = json!({ "type": "object", "oneOf": kinds });
+    let choice = closed(&[("weight", weight), ("fault", one)], &["fault"]);
+    let times = json!({ "type": "integer", "minimum": 1, "maximum": random::TIMES_MAX });
+    let properties = [
+        ("kind", json!({ "const": random::KIND })),
+        (
+            "from",
+            json!({ "type": "array", "items": choice, "minItems": 1 }),
+        ),
+        ("times", times),
+        ("pause", named("duration")),
+    ];
+    closed(&properties, &["kind", "from", "times"])
 }
 
 fn kind(fault: &FaultType) -> Json {
@@ -65,6 +86,10 @@ fn setting(kind: &str, key: &str) -> Json {
     }
 }
 
+fn count() -> Json {
+    words(&Count::ALL.map(|(name, _)| name))
+}
+
 fn target(strikes: Strikes) -> Json {
     let one = |key: &str, value: Json| closed(&[(key, value)], &[key]);
     let node = [one("node", text()), one("node_running_most_of", text())];
@@ -77,6 +102,12 @@ fn target(strikes: Strikes) -> Json {
     ];
     match strikes {
         Strikes::Node => json!({ "oneOf": node }),
+        Strikes::Machines => {
+            let roles = words(&NodesMeant::ALL.map(|(name, _)| name));
+            let some = closed(&[("nodes", roles), ("count", count())], &["nodes"]);
+            let [named, busiest] = node;
+            json!({ "oneOf": [named, busiest, some] })
+        }
         Strikes::Links => {
             let all = [node, links].concat();
             json!({ "oneOf": all })
@@ -89,13 +120,12 @@ fn target(strikes: Strikes) -> Json {
             )
         }
         Strikes::Pods => {
-            let count = words(&Count::ALL.map(|(name, _)| name));
             let prefix = json!({ "type": "string", "minLength": 1 });
             let mut labels = map(&json!(true), &text());
             labels["minProperties"] = json!(1);
             json!({ "oneOf": [
-                closed(&[("pod", prefix), ("count", count.clone())], &["pod"]),
-                closed(&[("labels", labels), ("count", count)], &["labels"]),
+                closed(&[("pod", prefix), ("count", count())], &["pod"]),
+                closed(&[("labels", labels), ("count", count())], &["labels"]),
             ] })
         }
     }

@@ -25,10 +25,9 @@ use crate::model::names::NodeName;
 use crate::model::reader::Value;
 use crate::scenario::file::Nodes;
 
+pub(super) use node::uncordon_ours;
 pub(super) use object::{object_name, read_kind};
 pub(super) use wait_object::{Wanted, read as read_wait, wanted};
-pub(super) use node::uncordon_ours;
-pub(super) use wait_object::read as read_wait;
 
 /// What a step may use of the run.
 pub struct StepContext<'a> {
