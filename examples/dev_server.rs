@@ -58,6 +58,7 @@ async fn main() -> Result<(), Failure> {
         granted_labels: BTreeMap::new(),
         accept_unenforced: false,
         tokens: false,
+        images: flightcage::model::image_policy::ImagePolicy::default(),
     })
     .await?;
     Ok(())

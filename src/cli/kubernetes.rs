@@ -18,7 +18,7 @@ use crate::cluster::daemon::{ClusterRecord, read_json};
 use crate::kubernetes;
 use crate::kubernetes::client::{ListParams, LogParams, RESOURCES, resource_named};
 use crate::kubernetes::exec::{self, ExecOutput, ExecTarget};
-use crate::kubernetes::manifest::{self, Folders, ManifestError, Unenforced};
+use crate::kubernetes::manifest::{self, Folders, ManifestError, Rules, Unenforced};
 use crate::kubernetes::rolling_update::{self, Options, RollingUpdateError};
 use crate::model::names::ClusterName;
 use crate::model::units::parse_duration;
@@ -89,11 +89,15 @@ pub(super) fn read_manifests(
     let recorded: Option<ClusterRecord> = open_home()
         .ok()
         .and_then(|home| read_json(&home.cluster(name).spec()).ok());
-    let unenforced = match recorded {
-        Some(record) if record.spec.accept_unenforced => Unenforced::Accepted,
-        _ => Unenforced::Refused,
+    let spec = recorded.as_ref().map(|record| &record.spec);
+    let rules = Rules {
+        unenforced: match spec {
+            Some(spec) if spec.accept_unenforced => Unenforced::Accepted,
+            _ => Unenforced::Refused,
+        },
+        images: spec.map(|spec| &spec.images),
     };
-    let read = manifest::load_checked(files, folders, manifests::check, unenforced);
+    let read = manifest::load_checked(files, folders, manifests::check, rules);
     let read = read.map_err(refused)?;
     for one in read.iter().flat_map(|manifest| &manifest.not_applied) {
         complain(&format!("warning: {one}"));

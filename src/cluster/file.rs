@@ -11,6 +11,7 @@
 //! eviction_brake_percent = 50    # with more than so many per cent of the workers silent, nothing is evicted
 //! accept_unenforced = false      # whether objects are taken that ask for protection which nobody here enforces
 //! tokens = false                 # whether ServiceAccounts' tokens open connections without a certificate, and pods get them
+//! images = { allow = ["quay.io/purplebooth/*"], pinned = true }  # any other image is refused: see [`images`]
 //! [[cluster.node]]               # what one machine has instead
 //! name = "w2"
 //! memory = "1GiB"
@@ -20,6 +21,7 @@
 //! Vagrant makes them: see [`vagrant`].
 
 mod hosts;
+mod images;
 mod made;
 #[cfg(test)]
 mod spoiled;
@@ -107,6 +109,7 @@ pub fn keys() -> Vec<&'static str> {
         "eviction_brake_percent",
         "accept_unenforced",
         "tokens",
+        "images",
         "node",
         "login",
         "host",
@@ -180,6 +183,7 @@ pub fn cluster(table: &Table<'_, '_>, name: &ClusterName) -> ClusterSpec {
         .get("tokens")
         .and_then(|value| value.boolean())
         .unwrap_or(false);
+    spec.images = images::images(table);
     spec
 }
 

@@ -465,6 +465,7 @@ fn roles(
             eviction_brake_percent: spec.eviction_brake_percent,
             accept_unenforced: spec.accept_unenforced,
             tokens: spec.tokens,
+            images: spec.images.clone(),
             granted_labels: granted_labels(spec),
         };
         roles.push((

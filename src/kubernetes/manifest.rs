@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::client::{ClientError, ResourceKind};
+use crate::model::image_policy::ImagePolicy;
 use place::Place;
 
 pub use apply::{Applied, LAST_APPLIED, Outcome, apply};
@@ -98,6 +99,15 @@ pub enum Unenforced {
     Refused,
     /// The cluster's file accepts them.
     Accepted,
+}
+
+/// What the cluster that objects are for says about them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rules<'a> {
+    /// What becomes of objects that ask for protection which they would not get.
+    pub unenforced: Unenforced,
+    /// Which images may run; `None` where that is not known.
+    pub images: Option<&'a ImagePolicy>,
 }
 
 /// A field that an object sets without any effect, and where.

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod fields;
 pub mod load_balancer;
 pub mod manifest;
+pub mod pod_images;
 pub mod reflector;
 pub mod resources;
 pub mod rolling_update;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::addresses;
+use super::image_policy::ImagePolicy;
 use super::names::{ClusterName, NodeName};
 use super::vagrant::{Hypervisor, VagrantSpec};
 
@@ -110,6 +111,9 @@ pub struct ClusterSpec {
     /// Whether ServiceAccounts' tokens open connections, and pods get them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tokens: bool,
+    /// Which images may run.
+    #[serde(default, skip_serializing_if = "ImagePolicy::is_empty")]
+    pub images: ImagePolicy,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.
@@ -178,6 +182,7 @@ impl ClusterSpec {
             eviction_brake_percent: eviction_brake_percent(),
             accept_unenforced: false,
             tokens: false,
+            images: ImagePolicy::default(),
         }
     }
 

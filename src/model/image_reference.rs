@@ -40,12 +40,17 @@ impl Reference {
                 (first.to_owned(), path.to_owned())
             }
             Some(_) => ("docker.io".to_owned(), rest.to_owned()),
-            None => ("docker.io".to_owned(), format!("library/{rest}")),
+            None => ("docker.io".to_owned(), rest.to_owned()),
         };
         let registry = if registry == "index.docker.io" {
             "docker.io".to_owned()
         } else {
             registry
+        };
+        let repository = if registry == "docker.io" && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository
         };
         let registry_is_valid = registry
             .bytes()
@@ -127,6 +132,10 @@ mod tests {
         for (given, expected) in [
             ("nginx", "docker.io/library/nginx:latest".to_owned()),
             ("nginx:1.27", "docker.io/library/nginx:1.27".to_owned()),
+            (
+                "docker.io/nginx",
+                "docker.io/library/nginx:latest".to_owned(),
+            ),
             (
                 "purplebooth/flappy-endpoint",
                 "docker.io/purplebooth/flappy-endpoint:latest".to_owned(),

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod cluster;
 pub mod definition;
 pub mod diagnostic;
+pub mod image_policy;
 pub mod image_reference;
 pub mod json;
 pub mod link;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::image_policy::ImagePolicy;
+
 /// PEM files of one identity. The key file has mode 0600.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,9 @@ pub struct ServerConfig {
     /// Whether a client without a certificate may show the token of a ServiceAccount instead, and pods get one.
     #[serde(default)]
     pub tokens: bool,
+    /// Which images may run (`api::images`).
+    #[serde(default, skip_serializing_if = "ImagePolicy::is_empty")]
+    pub images: ImagePolicy,
 }
 
 /// Half of the workers: the larger part of a parted network is never replaced.

@@ -27,7 +27,7 @@ use serde_json::Value as Json;
 use super::spec::{Capability, Deploy, Scenario, Step, Url};
 use super::{expectations, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
-use crate::kubernetes::manifest::{Check, NotApplied, Unenforced};
+use crate::kubernetes::manifest::{Check, NotApplied, Rules};
 use crate::model::diagnostic::Refusal;
 use crate::model::reader::{Problems, Table, Value, suggestion};
 use crate::model::text_file;
@@ -124,8 +124,8 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
 struct Reading {
     nodes: Nodes,
     check: Check,
-    /// What becomes of objects that ask for protection which they would not get.
-    unenforced: Unenforced,
+    /// What the cluster says about the objects of its manifests.
+    rules: Rules<'a>,
     /// What the manifests set without effect.
     not_applied: RefCell<Vec<NotApplied>>,
     /// Whether manifests must be there.
@@ -176,7 +176,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
     let reading = Reading {
         nodes,
         check: against.manifests,
-        unenforced: against.unenforced(spec.as_ref()),
+        rules: against.rules(spec.as_ref()),
         not_applied: RefCell::default(),
         manifests: !matches!(against.machines, Machines::Gone),
         steps: RefCell::default(),
@@ -231,6 +231,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
             },
         )
     });
+    let not_applied = reading.not_applied.into_inner();
     Scenario {
         name,
         path: path.to_owned(),
@@ -243,7 +244,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         expectations,
         text: String::new(),
         warnings: Vec::new(),
-        not_applied: reading.not_applied.into_inner(),
+        not_applied,
         cannot_fail: Vec::new(),
         foreign_only: Vec::new(),
     }

@@ -97,6 +97,7 @@ impl Running {
             eviction_brake_percent: 55,
             accept_unenforced: false,
             tokens: false,
+            images: flightcage::model::image_policy::ImagePolicy::default(),
             granted_labels: std::collections::BTreeMap::new(),
         };
         let cancel = CancellationToken::new();

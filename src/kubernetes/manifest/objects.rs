@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::place::{Place, Position, SyntaxProblem, Tree};
 use super::{
-    Check, FieldProblem, Manifest, ManifestProblem, NotApplied, Unenforced, Weight, json as stream,
-    yaml,
+    Check, FieldProblem, Manifest, ManifestProblem, NotApplied, Rules, Unenforced, Weight,
+    json as stream, yaml,
 };
-use crate::kubernetes::client::{RESOURCES, resource_for};
+use crate::kubernetes::client::{RESOURCES, ResourceKind, resource_for};
+use crate::kubernetes::pod_images;
 
 /// Parses one file's text into its objects, each of which `check` looks at; empty documents are skipped.
 pub fn parse(
@@ -17,20 +18,20 @@ pub fn parse(
     text: &str,
     check: Check,
 ) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
-    parse_for(source, text, check, Unenforced::Refused)
+    parse_for(source, text, check, Rules::default())
 }
 
-/// As [`parse`], for a cluster that may accept objects which ask for protection that they do not get.
+/// As [`parse`], for a cluster with rules of its own.
 pub fn parse_for(
     source: &Path,
     text: &str,
     check: Check,
-    unenforced: Unenforced,
+    rules: Rules<'_>,
 ) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
     let mut reader = Reader {
         source,
         check,
-        unenforced,
+        rules,
         manifests: Vec::new(),
         problems: Vec::new(),
     };
@@ -72,7 +73,7 @@ fn documents(text: &str) -> Vec<(u64, String)> {
 struct Reader<'a> {
     source: &'a Path,
     check: Check,
-    unenforced: Unenforced,
+    rules: Rules<'a>,
     manifests: Vec<Manifest>,
     problems: Vec<ManifestProblem>,
 }
@@ -180,6 +181,7 @@ impl Reader<'_> {
                 weight: Weight::Wrong,
             });
         }
+        found.extend(self.images(&resource, &value));
         let mut not_applied = Vec::new();
         for FieldProblem {
             field,
@@ -189,7 +191,7 @@ impl Reader<'_> {
         {
             let is_taken = match weight {
                 Weight::Wrong => false,
-                Weight::Unenforced => self.unenforced == Unenforced::Accepted,
+                Weight::Unenforced => self.rules.unenforced == Unenforced::Accepted,
                 Weight::NotApplied => true,
             };
             if is_taken {
@@ -227,6 +229,26 @@ impl Reader<'_> {
                 place,
             });
         }
+    }
+
+    /// The images that may not run where the object is for.
+    fn images(&self, kind: &ResourceKind, object: &Value) -> Vec<FieldProblem> {
+        let Some(policy) = self.rules.images else {
+            return Vec::new();
+        };
+        let used = pod_images::of(kind.kind, object).into_iter();
+        used.filter_map(|one| {
+            let reason = policy.refusal(one.image)?;
+            Some(FieldProblem {
+                field: one.field,
+                problem: format!(
+                    "{}: image `{}` is not allowed by `[cluster] images`: {reason}",
+                    one.user, one.image
+                ),
+                weight: Weight::Wrong,
+            })
+        })
+        .collect()
     }
 
     /// The items of a `List`, or of a list of one kind as a server answers it: those say what its items are.
@@ -308,11 +330,45 @@ fn type_name(value: &Value) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::image_policy::{ImagePattern, ImagePolicy};
 
     fn names(text: &str) -> Vec<String> {
         let manifests = parse(Path::new("f"), text, |_, _| Vec::new()).expect("right");
         let name = |one: Manifest| format!("{}/{}", one.kind.kind, one.name());
         manifests.into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn images_that_may_not_run_are_told_with_their_places() {
+        let policy = ImagePolicy {
+            allow: vec![ImagePattern::parse("quay.io/purplebooth/*").expect("a pattern")],
+            pinned: false,
+        };
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n    image: nginx\n\
+            \x20 - name: d\n    image: quay.io/purplebooth/flappy\n---\n\
+            apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\nspec:\n  template:\n    spec:\n      containers:\n      - {name: c, image: evil/x}\n";
+        let rules = Rules {
+            images: Some(&policy),
+            ..Rules::default()
+        };
+        let told: Vec<String> = parse_for(Path::new("f"), text, |_, _| Vec::new(), rules)
+            .expect_err("refused")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].starts_with(
+                "f:7:5: `spec.containers[0].image`: container `c`: image `nginx` is not allowed"
+            ),
+            "{told:?}"
+        );
+        assert!(
+            told[1].starts_with("f:18:19: `spec.template.spec.containers[0].image`: "),
+            "{told:?}"
+        );
+        let free = parse_for(Path::new("f"), text, |_, _| Vec::new(), Rules::default());
+        assert_eq!(free.expect("right").len(), 2);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::objects::parse_for;
-use super::{Check, Manifest, ManifestError, ManifestProblem, Unenforced};
+use super::{Check, Manifest, ManifestError, ManifestProblem, Rules, Unenforced};
 use crate::model::text_file::{self, TextFileError};
 
 /// The name of standard input.
@@ -23,8 +23,11 @@ pub enum Folders {
 
 /// Reads files, or all `.yaml`, `.yml` and `.json` files of folders in the order of their names.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
-    let unenforced = Unenforced::Accepted;
-    load_checked(paths, Folders::Flat, |_, _| Vec::new(), unenforced)
+    let rules = Rules {
+        unenforced: Unenforced::Accepted,
+        images: None,
+    };
+    load_checked(paths, Folders::Flat, |_, _| Vec::new(), rules)
 }
 
 /// As [`load`], and what `check` finds is wrong too.
@@ -32,7 +35,7 @@ pub fn load_checked(
     paths: &[PathBuf],
     folders: Folders,
     check: Check,
-    unenforced: Unenforced,
+    rules: Rules<'_>,
 ) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     let mut problems = Vec::new();
@@ -49,7 +52,7 @@ pub fn load_checked(
         }
         for file in files {
             match read(&file) {
-                Ok(text) => match parse_for(&file, &text, check, unenforced) {
+                Ok(text) => match parse_for(&file, &text, check, rules) {
                     Ok(more) => manifests.extend(more),
                     Err(more) => problems.extend(more),
                 },
@@ -159,7 +162,7 @@ mod tests {
                 &[top.path().to_owned()],
                 folders,
                 |_, _| Vec::new(),
-                Unenforced::Refused,
+                Rules::default(),
             );
             let name = |one: Manifest| one.name().to_owned();
             read.expect("right")

@@ -118,6 +118,7 @@ async fn an_agent_serves_a_real_server() {
         eviction_brake_percent: 55,
         accept_unenforced: false,
         tokens: false,
+        images: crate::model::image_policy::ImagePolicy::default(),
         granted_labels: std::collections::BTreeMap::new(),
     };
     let _server = AbortOnDropHandle::new(tokio::spawn(api::serve(

@@ -21,6 +21,7 @@ pub mod honoured;
 #[cfg(test)]
 mod hostile;
 pub mod http;
+mod images;
 pub mod kinds;
 mod logs;
 pub mod offline;

@@ -144,7 +144,8 @@ pub async fn serve(
     let registry = registry
         .granting(config.granted_labels.clone())
         .accepting_unenforced(config.accept_unenforced)
-        .giving_tokens(config.tokens);
+        .giving_tokens(config.tokens)
+        .admitting(config.images.clone());
     let registry = Arc::new(registry);
     bootstrap::ensure(&registry, config.address).await?;
     rbac::ensure(&registry).await?;

@@ -124,24 +124,24 @@ impl Status {
     /// 422: fields are wrong; `causes` is not empty.
     #[must_use]
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
-        let left_out = causes.len().saturating_sub(FIELDS_IN_MESSAGE);
-        let mut parts: Vec<String> = causes
-            .iter()
-            .take(FIELDS_IN_MESSAGE)
-            .map(|cause| format!("{}: {}", cause.field, cause.message))
-            .collect();
-        if left_out > 0 {
-            parts.push(format!("{left_out} more wrong fields"));
-        }
-        let list = if parts.len() == 1 {
-            parts.concat()
-        } else {
-            format!("[{}]", parts.join(", "))
-        };
+        let list = listed(&causes);
         let message = format!("{} \"{name}\" is invalid: {list}", kind.kind);
         let mut status = Self::of(422, "Invalid", kind, name, message);
         if let Some(details) = &mut status.details {
             kind.kind.clone_into(&mut details.kind);
+            details.causes = causes;
+            details.causes.truncate(FIELDS_IN_MESSAGE);
+        }
+        status
+    }
+
+    /// 403: the cluster's rules are against these fields; `causes` is not empty.
+    #[must_use]
+    pub fn not_admitted(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
+        let list = listed(&causes);
+        let message = format!("{} \"{name}\" is forbidden: {list}", kind.resource());
+        let mut status = Self::of(403, "Forbidden", kind, name, message);
+        if let Some(details) = &mut status.details {
             details.causes = causes;
             details.causes.truncate(FIELDS_IN_MESSAGE);
         }
@@ -297,5 +297,23 @@ impl Status {
             StoreError::Overloaded => Self::too_many_requests(error.to_string()),
             StoreError::Database(_) | StoreError::Closed => Self::unavailable(error.to_string()),
         }
+    }
+}
+
+/// Wrong fields as a message names them.
+fn listed(causes: &[Cause]) -> String {
+    let left_out = causes.len().saturating_sub(FIELDS_IN_MESSAGE);
+    let mut parts: Vec<String> = causes
+        .iter()
+        .take(FIELDS_IN_MESSAGE)
+        .map(|cause| format!("{}: {}", cause.field, cause.message))
+        .collect();
+    if left_out > 0 {
+        parts.push(format!("{left_out} more wrong fields"));
+    }
+    if parts.len() == 1 {
+        parts.concat()
+    } else {
+        format!("[{}]", parts.join(", "))
     }
 }

@@ -1,7 +1,7 @@
 //! What a scenario file is checked against besides itself.
 
 use crate::cluster::file::DEFAULT_WORKERS;
-use crate::kubernetes::manifest::{Check, Unenforced};
+use crate::kubernetes::manifest::{Check, Rules, Unenforced};
 use crate::model::cluster::ClusterSpec;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::reader::{Value, suggestion};
@@ -45,19 +45,28 @@ impl<'a> Against<'a> {
     }
 }
 
-impl Against<'_> {
-    /// What becomes of objects that ask for protection which they would not get; `written` is the file's own `[cluster]`.
-    pub(super) fn unenforced(&self, written: Option<&ClusterSpec>) -> Unenforced {
-        let accepts = match self.machines {
-            Machines::Of(spec) => spec.accept_unenforced,
-            Machines::OfFile => written.is_some_and(|spec| spec.accept_unenforced),
+impl<'a> Against<'a> {
+    /// What the cluster says about the objects of manifests; `written` is the file's own `[cluster]`.
+    pub(super) fn rules(&self, written: Option<&'a ClusterSpec>) -> Rules<'a> {
+        let spec = match self.machines {
+            Machines::Of(spec) => Some(spec),
+            Machines::OfFile => written,
             // Nothing is applied, or by a server that decides itself.
-            Machines::Gone | Machines::Unknown => true,
+            Machines::Gone | Machines::Unknown => {
+                return Rules {
+                    unenforced: Unenforced::Accepted,
+                    images: None,
+                };
+            }
         };
-        if accepts {
-            Unenforced::Accepted
-        } else {
-            Unenforced::Refused
+        let accepts = spec.is_some_and(|spec| spec.accept_unenforced);
+        Rules {
+            unenforced: if accepts {
+                Unenforced::Accepted
+            } else {
+                Unenforced::Refused
+            },
+            images: spec.map(|spec| &spec.images),
         }
     }
 }

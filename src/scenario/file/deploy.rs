@@ -88,7 +88,7 @@ pub(super) fn manifest_file(
             return None;
         }
     };
-    match manifest::parse_for(&path, &text, reading.check, reading.unenforced) {
+    match manifest::parse_for(&path, &text, reading.check, reading.rules) {
         Ok(manifests) => {
             if manifests.is_empty() {
                 let message = format!("manifest {}:1:1: there is no object in it", path.display());

@@ -704,3 +704,30 @@ fn what_a_manifest_sets_without_effect_is_warned_of_and_kept_for_the_report() {
     let accepted = read(unenforced, "[cluster]\naccept_unenforced = true\n").unwrap();
     assert_eq!(accepted.not_applied.len(), 1);
 }
+
+#[test]
+fn images_that_the_cluster_does_not_run_are_told_before_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: c\n    image: nginx\n";
+    std::fs::write(folder.path().join("web.yml"), object).unwrap();
+    let name = "test".parse().unwrap();
+    let read = |cluster: &str, machines: Machines<'_>| {
+        let text = format!("flightcage = 1\n{cluster}[deploy]\nfiles = [\"web.yml\"]\n");
+        let against = Against {
+            machines,
+            ..Against::own_cluster(&name, |_, _| Vec::new())
+        };
+        parse(&folder.path().join("demo.toml"), &text, &against)
+    };
+    let strict = "[cluster]\nimages = { allow = [\"quay.io/**\"] }\n";
+    let refused = read(strict, Machines::OfFile).unwrap_err();
+    let told = &refused.problems()[0].message;
+    assert!(
+        told.contains("web.yml:8:5: `spec.containers[0].image`: container `c`: image `nginx`"),
+        "{told}"
+    );
+    let lax = ClusterSpec::with_workers(name.clone(), 2);
+    assert!(read("", Machines::OfFile).is_ok());
+    assert!(read(strict, Machines::Of(&lax)).is_ok());
+    assert!(read(strict, Machines::Unknown).is_ok());
+}

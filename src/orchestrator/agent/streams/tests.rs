@@ -54,6 +54,7 @@ impl Cluster {
             eviction_brake_percent: 55,
             accept_unenforced: false,
             tokens: false,
+            images: crate::model::image_policy::ImagePolicy::default(),
             granted_labels: BTreeMap::new(),
         };
         let config = AgentConfig {

@@ -8,7 +8,7 @@ use super::{RACE_RETRIES, Registry};
 use crate::orchestrator::api::kinds::parts::causes::clipped;
 use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
-use crate::orchestrator::api::{bounds, defaults, honoured, tokens, validation};
+use crate::orchestrator::api::{bounds, defaults, honoured, images, tokens, validation};
 use crate::orchestrator::store::{Entry, Expected, Revision, StoreError};
 
 /// Whether a write is stored.
@@ -241,11 +241,13 @@ fn prepare(
         causes.extend(unenforced.map(|one| one.cause()));
     }
     let name = text(object, "/metadata/name").to_owned();
-    if causes.is_empty() {
-        Ok(())
-    } else {
-        Err(Status::invalid(kind, &name, causes))
+    if !causes.is_empty() {
+        return Err(Status::invalid(kind, &name, causes));
     }
+    if is_new {
+        images::admit(&registry.images, kind, object, &name)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn update(
