@@ -2,7 +2,7 @@
 //!
 //! A node asks for `<name>` and adds `ns=<registry>`, as containerd's mirrors do, so that one mirror stands for all registries.
 //! Invariants: nothing is served whose digest was not verified when it came in; an upstream registry that the cluster file
-//! does not list is never asked.
+//! does not list is never asked; with a key, no manifest is served that its owner did not sign.
 
 mod path;
 mod response;
@@ -10,6 +10,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 mod upstreams;
+mod vouched;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ use self::response::file_response;
 pub use self::serve::serve;
 pub use self::upstreams::Upstreams;
 use self::upstreams::unknown;
+use self::vouched::Vouched;
+use super::signature::VerifyingKey;
 use super::store::place;
 use super::{ImageStore, Resolved, StoreError};
 use crate::model::definition::hexadecimal;
@@ -45,7 +48,18 @@ const MANIFEST_TYPES: [&str; 4] = [
 
 /// The mirror's HTTP API.
 pub fn router(store: ImageStore, upstreams: Upstreams) -> Router {
-    let mirror = Arc::new(Mirror::new(store, upstreams));
+    routes(Mirror::new(store, upstreams))
+}
+
+/// As [`router`], but only images are served that the key's owner signed.
+pub fn router_of_signed(store: ImageStore, upstreams: Upstreams, key: VerifyingKey) -> Router {
+    let mut mirror = Mirror::new(store, upstreams);
+    mirror.vouched = Some(Vouched::new(key));
+    routes(mirror)
+}
+
+fn routes(mirror: Mirror) -> Router {
+    let mirror = Arc::new(mirror);
     Router::new()
         .route(
             "/v2/",
@@ -68,6 +82,7 @@ async fn answer(
             reference,
         } => {
             let manifest = mirror.manifest(registry, repository, reference).await?;
+            mirror.admit(registry, repository, &manifest).await?;
             let file = mirror
                 .store
                 .blob_path(&manifest.digest)
@@ -102,6 +117,8 @@ pub(super) enum MirrorError {
     BlobUnknown,
     #[error("repository name not known to registry")]
     NameUnknown,
+    #[error("{image} is not signed with the key of `[cluster] images.signed_by`: {why}")]
+    Unsigned { image: String, why: String },
     #[error("upstream registry: {0}")]
     Upstream(#[from] OciDistributionError),
     #[error(transparent)]
@@ -116,6 +133,7 @@ impl IntoResponse for MirrorError {
             Self::ManifestUnknown => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
             Self::BlobUnknown => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Self::NameUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+            Self::Unsigned { .. } => (StatusCode::FORBIDDEN, "DENIED"),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "UNKNOWN"),
             Self::Store(_) | Self::File(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         };
@@ -129,6 +147,8 @@ pub(super) struct Mirror {
     upstreams: Upstreams,
     /// One fetch at a time for each thing: whoever comes later finds it here.
     turns: Turns,
+    /// Who has to vouch for what is served.
+    vouched: Option<Vouched>,
 }
 
 impl Mirror {
@@ -137,6 +157,7 @@ impl Mirror {
             store,
             upstreams,
             turns: Turns::default(),
+            vouched: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod build;
 mod definition;
 pub mod mirror;
 mod pull;
+pub mod signature;
 mod store;
 
 use std::path::PathBuf;

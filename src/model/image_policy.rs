@@ -1,7 +1,7 @@
 //! Which images a cluster runs, as `[cluster] images` of its file says it.
 //!
 //! ```toml
-//! images = { allow = ["quay.io/purplebooth/*"], pinned = true }
+//! images = { allow = ["quay.io/purplebooth/*"], pinned = true, signed_by = "cosign.pub" }
 //! ```
 //! Images are compared by their references with nothing left out ([`Reference`]): `nginx` is `docker.io/library/nginx`, in a pattern
 //! as in a pod.
@@ -27,6 +27,9 @@ pub struct ImagePolicy {
     /// Whether images must be named by digest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// The public key, in PEM, of who has to have signed an image. The registry mirror holds images against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
 }
 
 impl ImagePolicy {
@@ -229,6 +232,7 @@ mod tests {
                 .map(|text| ImagePattern::parse(text).expect("a pattern"))
                 .collect(),
             pinned,
+            signed_by: None,
         }
     }
 

@@ -43,6 +43,7 @@ use crate::balancer::Balancer;
 use crate::balancer::stream::{self, ControlPlane};
 use crate::images::ImageStore;
 use crate::images::mirror;
+use crate::images::signature::VerifyingKey;
 use crate::kubernetes::client::Client;
 use crate::machines::hosts::HostsProvider;
 use crate::machines::provider::{Acceleration, Provider};
@@ -153,9 +154,9 @@ pub async fn run(
     let store = ImageStore::open(home.images()).map_err(starting("open the image store"))?;
     let tls = pki::server_tls(&paths.pki(), "registry")
         .map_err(starting("load the registry's certificate"))?;
-    let upstreams = upstreams(&record.spec)?;
+    let routes = mirror_of(&record.spec, store)?;
     tasks.spawn(async move {
-        if let Err(error) = mirror::serve(registry, tls, mirror::router(store, upstreams)).await {
+        if let Err(error) = mirror::serve(registry, tls, routes).await {
             tracing::error!(%error, "the registry mirror failed");
         }
     });
@@ -278,6 +279,16 @@ fn vagrant_config(
 
 /// The host's own certificate authorities, by which upstream registries are trusted.
 const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The registry mirror of a cluster, which may serve signed images only.
+fn mirror_of(spec: &ClusterSpec, store: ImageStore) -> Result<axum::Router, DaemonError> {
+    let upstreams = upstreams(spec)?;
+    let Some(pem) = &spec.images.signed_by else {
+        return Ok(mirror::router(store, upstreams));
+    };
+    let key = VerifyingKey::parse(pem).map_err(starting("read the key of `images.signed_by`"))?;
+    Ok(mirror::router_of_signed(store, upstreams, key))
+}
 
 fn upstreams(spec: &ClusterSpec) -> Result<mirror::Upstreams, DaemonError> {
     if spec.upstream_registries.is_empty() {

@@ -1,11 +1,15 @@
 //! `[cluster] images`: which images the cluster runs.
 //!
 //! ```toml
-//! images = { allow = ["quay.io/purplebooth/*"], pinned = true }
+//! images = { allow = ["quay.io/purplebooth/*"], pinned = true, signed_by = "cosign.pub" }
 //! ```
 
+use std::path::Path;
+
+use crate::images::signature::VerifyingKey;
 use crate::model::image_policy::{ImagePattern, ImagePolicy};
 use crate::model::reader::{Table, Value};
+use crate::model::text_file;
 
 /// More patterns are a list of images.
 const PATTERNS_MAX: usize = 100;
@@ -16,7 +20,7 @@ pub(super) fn images(table: &Table<'_, '_>) -> ImagePolicy {
     let Some(images) = table.get("images").and_then(|value| value.table()) else {
         return policy;
     };
-    images.allow(&["allow", "pinned"]);
+    images.allow(&["allow", "pinned", "signed_by"]);
     if let Some(value) = images.get("allow") {
         policy.allow = patterns(&value);
     }
@@ -24,7 +28,36 @@ pub(super) fn images(table: &Table<'_, '_>) -> ImagePolicy {
         .get("pinned")
         .and_then(|value| value.boolean())
         .unwrap_or(false);
+    if let Some(value) = images.get("signed_by") {
+        policy.signed_by = key(&value, images.file());
+    }
     policy
+}
+
+/// The text of a public key, from a file that is named relative to the cluster file.
+fn key(value: &Value<'_, '_>, file: &str) -> Option<String> {
+    let name = value.string()?;
+    let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+    let path = folder.join(name);
+    match text_file::read(&path) {
+        Err(error) => {
+            value.problem(
+                format!("`{}` cannot be read: {error}", path.display()),
+                Some("it is looked for beside this file".into()),
+            );
+            None
+        }
+        Ok(text) => match VerifyingKey::parse(&text) {
+            Ok(_) => Some(text),
+            Err(error) => {
+                value.problem(
+                    format!("`{name}`: {error}"),
+                    Some("`cosign generate-key-pair` makes one".into()),
+                );
+                None
+            }
+        },
+    }
 }
 
 fn patterns(value: &Value<'_, '_>) -> Vec<ImagePattern> {
@@ -86,6 +119,46 @@ mod tests {
         );
         assert!(policy.pinned);
         assert_eq!(check("[cluster]\n"), Ok(ImagePolicy::default()));
+    }
+
+    #[test]
+    fn a_key_is_read_beside_the_file_and_held_against_its_kind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut der = vec![
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+            0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+        ];
+        der.extend([7; 64]);
+        let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        };
+        write("cosign.pub", &pem);
+        write(
+            "cosign.key",
+            "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n",
+        );
+        let file = folder.path().join("c.toml").display().to_string();
+        let read = |name: &str| {
+            let text = format!("[cluster]\nimages = {{ signed_by = \"{name}\" }}\n");
+            parse(&file, &text, &"test".parse().expect("a name"))
+        };
+        assert_eq!(
+            read("cosign.pub").expect("right").images.signed_by,
+            Some(pem)
+        );
+        for (name, wrong) in [
+            (
+                "cosign.key",
+                "c.toml:2:24: `cosign.key`: it is a private key",
+            ),
+            ("none.pub", "none.pub` cannot be read: "),
+        ] {
+            let refusal = read(name).expect_err("wrong");
+            let told = refusal.problems()[0].to_string();
+            assert!(told.contains(wrong), "{told}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use hyper_util::service::TowerToHyperService;
 use tower::ServiceExt;
 
 use super::*;
+use crate::images::signature::tag_of;
+use crate::images::signature::testing::Signer;
 use crate::transport::Listen;
 
 fn digest(bytes: &[u8]) -> String {
@@ -179,4 +181,72 @@ async fn a_miss_is_fetched_once_verified_and_kept() {
             "{path}"
         );
     }
+}
+
+/// A store with an index of one image, and the digests of both.
+fn signed_store() -> (tempfile::TempDir, ImageStore, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let image = store
+        .put_blob(br#"{"schemaVersion":2,"layers":[]}"#)
+        .unwrap();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [{"digest": image.digest}]});
+    let index = store.put_blob(index.to_string().as_bytes()).unwrap();
+    let top = Resolved {
+        digest: index.digest.clone(),
+        media_type: MANIFEST_TYPES[1].to_owned(),
+    };
+    store.tag("quay.io/purplebooth/flappy:v1", &top).unwrap();
+    (directory, store, index.digest, image.digest)
+}
+
+/// Puts a signature of `digest` beside the image.
+fn sign(store: &ImageStore, signer: &Signer, digest: &str) {
+    let (payload, signature) = signer.sign(digest);
+    let payload = store.put_blob(&payload).unwrap();
+    let manifest = store
+        .put_blob(&Signer::manifest(&payload.digest, &signature))
+        .unwrap();
+    let name = format!("quay.io/purplebooth/flappy:{}", tag_of(digest));
+    let manifest = Resolved {
+        digest: manifest.digest,
+        media_type: MANIFEST_TYPES[0].to_owned(),
+    };
+    store.tag(&name, &manifest).unwrap();
+}
+
+#[tokio::test]
+async fn with_a_key_only_what_its_owner_signed_is_served() {
+    let (_directory, store, index, image) = signed_store();
+    let (owner, other) = (Signer::generate(), Signer::generate());
+    let router = router_of_signed(store.clone(), Upstreams::none(), owner.key());
+    let url = |reference: &str| format!("/v2/purplebooth/flappy/manifests/{reference}?ns=quay.io");
+    let refused = async |reference: &str| {
+        let (status, _, body) = get(&router, &url(reference), None).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{reference}");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        body["errors"][0]["message"].as_str().unwrap().to_owned()
+    };
+    assert!(refused("v1").await.contains("it has no signature"));
+    sign(&store, &other, &index);
+    let told = refused("v1").await;
+    assert!(
+        told.starts_with(&format!("quay.io/purplebooth/flappy@{index} is not signed"))
+            && told.contains("of 1 signatures"),
+        "{told}"
+    );
+    // What is named by a signed index is vouched for with it, and not before.
+    sign(&store, &owner, &index);
+    refused(&image).await;
+    for reference in ["v1", &index, &image] {
+        let (status, _, _) = get(&router, &url(reference), None).await;
+        assert_eq!(status, StatusCode::OK, "{reference}");
+    }
+    // Signatures are no images, and another repository has its own.
+    refused(&tag_of(&index)).await;
+    let elsewhere = format!("/v2/purplebooth/other/manifests/{index}?ns=quay.io");
+    assert_eq!(
+        get(&router, &elsewhere, None).await.0,
+        StatusCode::FORBIDDEN
+    );
 }

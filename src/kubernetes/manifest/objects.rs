@@ -343,6 +343,7 @@ mod tests {
         let policy = ImagePolicy {
             allow: vec![ImagePattern::parse("quay.io/purplebooth/*").expect("a pattern")],
             pinned: false,
+            signed_by: None,
         };
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n    image: nginx\n\
             \x20 - name: d\n    image: quay.io/purplebooth/flappy\n---\n\

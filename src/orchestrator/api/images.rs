@@ -57,6 +57,7 @@ mod tests {
         ImagePolicy {
             allow: vec![ImagePattern::parse("quay.io/purplebooth/*").expect("a pattern")],
             pinned: true,
+            signed_by: None,
         }
     }
 

@@ -28,6 +28,8 @@ use crate::orchestrator::config::IdentityFiles;
 const PARALLEL_LAYERS: usize = 2;
 /// Longest manifest or image configuration.
 const DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
+/// Longest reason of a refusal that is read.
+const REFUSAL_BYTES: usize = 4096;
 /// Chunks between the network and the unpacker.
 const CHUNKS_AHEAD: usize = 16;
 /// Layers that an image may have, as with Docker.
@@ -362,6 +364,9 @@ impl Images {
         if response.status() == http::StatusCode::NOT_FOUND {
             return Err(PullError::NotFound(name.to_owned()));
         }
+        if response.status() == http::StatusCode::FORBIDDEN {
+            return Err(failed(refusal(response).await));
+        }
         let bytes = document(response, "manifest").await.map_err(failed)?;
         let digest = digest_of(&bytes);
         if wanted.is_some_and(|wanted| wanted != digest) {
@@ -539,6 +544,23 @@ fn client(identity: &IdentityFiles) -> Result<reqwest::Client, String> {
     builder
         .build()
         .map_err(|error| format!("make the registry client: {}", chain(&error)))
+}
+
+/// Why the mirror refuses, in its own words.
+async fn refusal(response: reqwest::Response) -> String {
+    let mut body = response.bytes_stream();
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = body.try_next().await {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(REFUSAL_BYTES - bytes.len())]);
+        if bytes.len() == REFUSAL_BYTES {
+            break;
+        }
+    }
+    let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    said.pointer("/errors/0/message")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or("the mirror refuses to serve it")
+        .to_owned()
 }
 
 async fn document(response: reqwest::Response, what: &str) -> Result<Vec<u8>, String> {
