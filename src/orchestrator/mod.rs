@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod config;
 pub mod control;
+mod datagrams;
 mod lateness;
 pub mod limits;
 mod measure;

@@ -1,6 +1,8 @@
-//! `hostPort`: TCP ports of this node, each of which leads to a port of one pod here.
+//! `hostPort`: ports of this node, each of which leads to a port of one pod here.
 //!
-//! The agent listens and relays. A connection that is open ends with its pod, or with the agent; the agent's next start listens again.
+//! The agent listens and relays: TCP on every address or the one that is asked for, UDP instead of every address on loopback and the
+//! node's own, from which its answers come. A connection that is open ends with its pod, or with the agent; the agent's next start
+//! listens again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::orchestrator::datagrams::Wanted;
+
 /// Connections relayed at a time, over all ports; more wait in the listeners' backlogs.
 const MAX_CONNECTIONS: usize = 1024;
 const BACKLOG: u32 = 128;
@@ -27,8 +31,17 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Where this node listens, and where in its pods that leads.
 pub(super) type Leads = BTreeMap<SocketAddrV4, SocketAddrV4>;
 
+/// The two protocols that are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
 /// What a pod at this address asks for. A pod on the node's own network listens there itself.
-pub(super) fn asked(pod: &Pod, address: Ipv4Addr) -> Leads {
+pub(super) fn asked(pod: &Pod, address: Ipv4Addr, protocol: Protocol) -> Leads {
     let Some(spec) = &pod.spec else {
         return Leads::new();
     };
@@ -40,14 +53,22 @@ pub(super) fn asked(pod: &Pod, address: Ipv4Addr) -> Leads {
         .iter()
         .chain(spec.init_containers.iter().flatten());
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
-    ports.filter_map(|port| lead(port, address)).collect()
+    ports
+        .filter(|port| protocol_of(port) == Some(protocol))
+        .filter_map(|port| lead(port, address))
+        .collect()
+}
+
+fn protocol_of(port: &ContainerPort) -> Option<Protocol> {
+    match port.protocol.as_deref() {
+        None | Some("" | "TCP") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some(_) => None,
+    }
 }
 
 fn lead(port: &ContainerPort, address: Ipv4Addr) -> Option<(SocketAddrV4, SocketAddrV4)> {
     let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
-    if port.protocol.as_deref().is_some_and(|name| name != "TCP") {
-        return None;
-    }
     let ip = match port.host_ip.as_deref() {
         None | Some("") => Ipv4Addr::UNSPECIFIED,
         Some(ip) => ip.parse().ok()?,
@@ -58,7 +79,23 @@ fn lead(port: &ContainerPort, address: Ipv4Addr) -> Option<(SocketAddrV4, Socket
     ))
 }
 
-/// The listeners, kept in line with what this node's pods ask for.
+/// Where a node with this address listens for the datagrams that its pods ask for.
+pub(super) fn datagrams(asked: &Leads, node: Ipv4Addr) -> Wanted {
+    let mut wanted = Wanted::new();
+    for (listen, to) in asked {
+        let on = if listen.ip().is_unspecified() {
+            vec![Ipv4Addr::LOCALHOST, node]
+        } else {
+            vec![*listen.ip()]
+        };
+        for ip in on {
+            wanted.insert(SocketAddrV4::new(ip, listen.port()), vec![(*to).into()]);
+        }
+    }
+    wanted
+}
+
+/// The TCP listeners, kept in line with what this node's pods ask for.
 pub(super) struct HostPorts {
     permits: Arc<Semaphore>,
     running: BTreeMap<SocketAddrV4, (SocketAddrV4, AbortOnDropHandle<()>)>,
@@ -154,7 +191,7 @@ mod tests {
     const POD: Ipv4Addr = Ipv4Addr::new(10, 78, 1, 7);
 
     #[test]
-    fn tcp_ports_of_pods_with_an_address_of_their_own() {
+    fn ports_of_pods_with_an_address_of_their_own() {
         let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
             "initContainers": [{"name": "sidecar", "restartPolicy": "Always", "ports": [{"containerPort": 15000, "hostPort": 15001}]}],
             "containers": [{"name": "a", "ports": [
@@ -166,7 +203,7 @@ mod tests {
             ]}],
         }}))
         .expect("a pod");
-        let told: Vec<String> = asked(&pod, POD)
+        let told: Vec<String> = asked(&pod, POD, Protocol::Tcp)
             .into_iter()
             .map(|(listen, to)| format!("{listen} {to}"))
             .collect();
@@ -178,8 +215,20 @@ mod tests {
                 "127.0.0.1:8443 10.78.1.7:443",
             ]
         );
+        let udp = asked(&pod, POD, Protocol::Udp);
+        let node = Ipv4Addr::new(10, 77, 0, 12);
+        let to: SocketAddr = SocketAddrV4::new(POD, 53).into();
+        assert_eq!(
+            datagrams(&udp, node),
+            Wanted::from([
+                (SocketAddrV4::new(Ipv4Addr::LOCALHOST, 53), vec![to]),
+                (SocketAddrV4::new(node, 53), vec![to]),
+            ])
+        );
         pod.spec.as_mut().expect("a spec").host_network = Some(true);
-        assert_eq!(asked(&pod, POD), Leads::new());
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            assert_eq!(asked(&pod, POD, protocol), Leads::new());
+        }
     }
 
     /// A server that answers each connection with a letter, and keeps it open.

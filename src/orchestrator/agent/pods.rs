@@ -14,12 +14,13 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 
-use super::host_ports::{self, HostPorts};
+use super::host_ports::{self, HostPorts, Leads, Protocol};
 use super::objects::PodApi;
 use super::runtime::{ContainerState, Runtime, SandboxStatus};
 use super::work::{Context, chain};
 use super::worker::{self, Input};
 use crate::model::json;
+use crate::orchestrator::datagrams::Datagrams;
 use crate::orchestrator::private_file::write_private;
 
 /// Pods of this node by UID, or `None` before the API has been listed.
@@ -48,6 +49,7 @@ struct Pods<R, A> {
     finished: HashSet<String>,
     sandboxes: BTreeMap<String, SandboxStatus>,
     host_ports: HostPorts,
+    datagrams: Datagrams,
 }
 
 /// Looks after this node's pods until the sender of `wanted` is gone. Dropping the future stops no container.
@@ -65,6 +67,7 @@ pub(crate) async fn run<R: Runtime, A: PodApi>(
         finished: HashSet::new(),
         sandboxes: BTreeMap::new(),
         host_ports: HostPorts::new(),
+        datagrams: Datagrams::default(),
         context: context.clone(),
     };
     // No worker starts before it is known what runs already.
@@ -206,12 +209,18 @@ impl<R: Runtime, A: PodApi> Pods<R, A> {
 
     /// The ports of this node that its pods ask for, for as long as each has a sandbox.
     fn open_host_ports(&mut self) {
-        let pods = self.workers.iter().filter_map(|(uid, handle)| {
-            let address = self.sandboxes.get(uid)?.address;
-            Some(host_ports::asked(&handle.input.borrow().pod, address))
-        });
-        let asked = pods.flatten().collect();
-        self.host_ports.apply(&asked);
+        let asked = |protocol| -> Leads {
+            let pods = self.workers.iter().filter_map(|(uid, handle)| {
+                let address = self.sandboxes.get(uid)?.address;
+                let input = handle.input.borrow();
+                Some(host_ports::asked(&input.pod, address, protocol))
+            });
+            pods.flatten().collect()
+        };
+        let (tcp, udp) = (asked(Protocol::Tcp), asked(Protocol::Udp));
+        self.host_ports.apply(&tcp);
+        let node = self.context.host_address;
+        self.datagrams.apply(host_ports::datagrams(&udp, node));
     }
 
     fn spawn(&mut self, uid: &str, input: Input) {

@@ -1,249 +1,56 @@
-//! UDP ports of Services: each client has a flow of its own to one endpoint, for as long as datagrams come.
-//!
-//! Nothing says when a flow is over: those that were silent for [`IDLE`] are forgotten when another begins, and the oldest when there
-//! are too many. A flow whose endpoint has left, or refuses, goes on with another. A flow that waits holds a socket, and no memory for
-//! an answer: all of a port share that.
+//! The UDP ports of Services on this node: of each its ClusterIP's, and its node port on the node's own addresses.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::net::UdpSocket;
-use tokio::sync::watch;
-use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use crate::balancer::ServiceTable;
 use crate::model::addresses;
+use crate::orchestrator::datagrams::Wanted;
 
-/// A flow without a datagram for so long is over.
-const IDLE: Duration = Duration::from_mins(2);
-/// Flows of one Service port at a time.
-const FLOWS_MAX: usize = 1024;
-/// The longest datagram.
-const DATAGRAM_BYTES_MAX: usize = 65_535;
-/// Pause after a failed receive.
-const RECEIVE_RETRY: Duration = Duration::from_millis(100);
+/// A port of the server that nothing is sent to.
+const ANY_PORT: u16 = 9;
 
-/// The UDP listeners, kept in line with a [`ServiceTable`].
-#[derive(Default)]
-pub(super) struct Datagrams {
-    wanted: BTreeMap<SocketAddrV4, Vec<SocketAddr>>,
-    running: BTreeMap<SocketAddrV4, Listener>,
-}
-
-struct Listener {
-    endpoints: watch::Sender<Vec<SocketAddr>>,
-    _serving: AbortOnDropHandle<()>,
-}
-
-impl Datagrams {
-    /// Opens listeners for new ports, closes those that are gone, and tells the others their endpoints.
-    pub(super) fn apply(&mut self, table: &ServiceTable) {
-        let ports = table.datagrams.iter();
-        let reached = ports.filter_map(|(key, port)| Some((port.cluster_ip?, key, port)));
-        self.wanted = reached
-            // Cluster DNS is served by this process itself.
-            .filter(|(ip, ..)| *ip != addresses::DNS_SERVICE)
-            .map(|(ip, key, port)| {
-                let endpoints = port
-                    .endpoints
-                    .iter()
-                    .map(|endpoint| endpoint.addr)
-                    .collect();
-                (SocketAddrV4::new(ip, key.port), endpoints)
-            })
+/// What is to be listened on for these Services, on a node with these addresses.
+pub(super) fn wanted(table: &ServiceTable, own: &[Ipv4Addr]) -> Wanted {
+    let mut wanted = Wanted::new();
+    for (key, port) in &table.datagrams {
+        let endpoints: Vec<SocketAddr> = port
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.addr)
             .collect();
-        let wanted = &self.wanted;
-        self.running.retain(|addr, _| wanted.contains_key(addr));
-        for (addr, listener) in &self.running {
-            listener.endpoints.send_if_modified(|known| {
-                let next = &wanted[addr];
-                let is_new = known != next;
-                if is_new {
-                    known.clone_from(next);
-                }
-                is_new
-            });
-        }
-        self.retry();
-    }
-
-    /// Opens the listeners that could not be opened before.
-    pub(super) fn retry(&mut self) {
-        for (addr, endpoints) in &self.wanted {
-            if self.running.contains_key(addr) {
-                continue;
-            }
-            match bind(*addr) {
-                Ok(socket) => {
-                    let (endpoints, known) = watch::channel(endpoints.clone());
-                    let serving = tokio::spawn(serve(Arc::new(socket), known));
-                    let listener = Listener {
-                        endpoints,
-                        _serving: AbortOnDropHandle::new(serving),
-                    };
-                    self.running.insert(*addr, listener);
-                }
-                Err(error) => tracing::warn!(%addr, %error, "listen for a service's datagrams"),
-            }
+        let of_cluster = port
+            .cluster_ip
+            // Cluster DNS is served by this process itself.
+            .filter(|ip| *ip != addresses::DNS_SERVICE)
+            .map(|ip| SocketAddrV4::new(ip, key.port));
+        let of_node = port
+            .node_port
+            .into_iter()
+            .flat_map(|number| own.iter().map(move |ip| SocketAddrV4::new(*ip, number)));
+        for addr in of_cluster.into_iter().chain(of_node) {
+            wanted.insert(addr, endpoints.clone());
         }
     }
+    wanted
 }
 
-fn bind(addr: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(addr)?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+/// Loopback, and the address from which this node reaches the API server; that one only while there is a way to it.
+pub(super) fn own_addresses(server: &str) -> Vec<Ipv4Addr> {
+    let mut own = vec![Ipv4Addr::LOCALHOST];
+    own.extend(address_towards(server).filter(|address| !address.is_loopback()));
+    own
 }
 
-async fn serve(listener: Arc<UdpSocket>, endpoints: watch::Receiver<Vec<SocketAddr>>) {
-    let mut flows = Flows::default();
-    let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
-    loop {
-        match listener.recv_from(&mut datagram).await {
-            Ok((length, client)) => {
-                let known = endpoints.borrow().clone();
-                let passed = flows.pass(&listener, client, &datagram[..length], &known);
-                if let Err(error) = passed.await {
-                    tracing::debug!(%client, %error, "a datagram is dropped");
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "receive a datagram");
-                tokio::time::sleep(RECEIVE_RETRY).await;
-            }
-        }
+/// Connecting a UDP socket sends nothing: the kernel chooses the way, and with it the address.
+fn address_towards(server: &str) -> Option<Ipv4Addr> {
+    let server = server.parse::<http::Uri>().ok()?;
+    let server = server.host()?.parse::<Ipv4Addr>().ok()?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((server, ANY_PORT)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
-}
-
-/// The flows of one Service port, by client.
-#[derive(Default)]
-struct Flows {
-    flows: HashMap<SocketAddr, Flow>,
-    turn: usize,
-    answer: Arc<Mutex<Answer>>,
-}
-
-/// Room for the longest datagram.
-struct Answer(Box<[u8]>);
-
-impl Default for Answer {
-    fn default() -> Self {
-        Self(vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice())
-    }
-}
-
-struct Flow {
-    endpoint: SocketAddr,
-    socket: Arc<UdpSocket>,
-    used: Arc<Mutex<Instant>>,
-    _answers: AbortOnDropHandle<()>,
-}
-
-impl Flow {
-    fn used(&self) -> Instant {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Flows {
-    /// Sends a client's datagram on; where its endpoint refuses, to each of the others in turn.
-    async fn pass(
-        &mut self,
-        listener: &Arc<UdpSocket>,
-        client: SocketAddr,
-        datagram: &[u8],
-        endpoints: &[SocketAddr],
-    ) -> io::Result<()> {
-        let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
-        for _ in 0..=endpoints.len() {
-            let known = self.flows.get(&client);
-            let is_right = known.is_some_and(|flow| {
-                endpoints.contains(&flow.endpoint) && flow.used().elapsed() < IDLE
-            });
-            if !is_right {
-                self.flows.remove(&client);
-                if endpoints.is_empty() {
-                    break;
-                }
-                let endpoint = endpoints[self.turn % endpoints.len()];
-                self.turn = self.turn.wrapping_add(1);
-                self.make_room(FLOWS_MAX);
-                let flow = begin(listener, client, endpoint, &self.answer).await?;
-                self.flows.insert(client, flow);
-            }
-            let Some(flow) = self.flows.get(&client) else {
-                break;
-            };
-            *flow.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            match flow.socket.send(datagram).await {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    last = error;
-                    self.flows.remove(&client);
-                }
-            }
-        }
-        Err(last)
-    }
-
-    /// For one more, of at most so many.
-    fn make_room(&mut self, most: usize) {
-        self.flows.retain(|_, flow| flow.used().elapsed() < IDLE);
-        if self.flows.len() < most {
-            return;
-        }
-        let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used());
-        if let Some(client) = oldest.map(|(client, _)| *client) {
-            self.flows.remove(&client);
-        }
-    }
-}
-
-/// A flow from a client to an endpoint, whose answers come from the Service's own address.
-async fn begin(
-    listener: &Arc<UdpSocket>,
-    client: SocketAddr,
-    endpoint: SocketAddr,
-    answer: &Arc<Mutex<Answer>>,
-) -> io::Result<Flow> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    socket.connect(endpoint).await?;
-    let socket = Arc::new(socket);
-    let used = Arc::new(Mutex::new(Instant::now()));
-    let answers = {
-        let (listener, socket, used) =
-            (Arc::clone(listener), Arc::clone(&socket), Arc::clone(&used));
-        let answer = Arc::clone(answer);
-        async move {
-            // An endpoint that refuses is noticed by the next datagram to it.
-            while socket.readable().await.is_ok() {
-                let received = {
-                    let room = &mut answer.lock().unwrap_or_else(PoisonError::into_inner).0;
-                    let received = socket.try_recv(room);
-                    received.map(|length| room[..length].to_vec())
-                };
-                let datagram = match received {
-                    Ok(datagram) => datagram,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(_) => break,
-                };
-                *used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                if let Err(error) = listener.send_to(&datagram, client).await {
-                    tracing::debug!(%client, %error, "an answer is dropped");
-                }
-            }
-        }
-    };
-    Ok(Flow {
-        endpoint,
-        socket,
-        used,
-        _answers: AbortOnDropHandle::new(tokio::spawn(answers)),
-    })
 }
 
 #[cfg(test)]
@@ -253,111 +60,43 @@ mod tests {
 
     use super::*;
 
-    /// A pod that answers each datagram with its own port.
-    async fn pod() -> (u16, AbortOnDropHandle<()>) {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let port = socket.local_addr().unwrap().port();
-        let answering = tokio::spawn(async move {
-            let mut datagram = [0; 16];
-            while let Ok((_, from)) = socket.recv_from(&mut datagram).await {
-                socket
-                    .send_to(port.to_string().as_bytes(), from)
-                    .await
-                    .unwrap();
-            }
-        });
-        (port, AbortOnDropHandle::new(answering))
-    }
-
-    fn table(port: u16, pods: &[u16]) -> ServiceTable {
+    #[test]
+    fn a_node_port_is_on_every_address_of_the_node_beside_the_cluster_ip() {
         let service: Service = serde_json::from_value(json!({
             "metadata": { "namespace": "default", "name": "echo" },
-            "spec": { "clusterIP": "127.0.0.1", "ports": [{ "port": port, "protocol": "UDP" }] },
+            "spec": { "type": "NodePort", "clusterIP": "10.79.0.20", "ports": [
+                { "name": "u", "port": 53, "nodePort": 30053, "protocol": "UDP" },
+                { "name": "t", "port": 53, "nodePort": 30053, "protocol": "TCP" },
+                { "name": "v", "port": 54, "protocol": "UDP" },
+            ] },
         }))
-        .unwrap();
-        let subset = |pod: &u16| json!({ "addresses": [{ "ip": "127.0.0.1" }], "ports": [{ "port": pod, "protocol": "UDP" }] });
-        let subsets: Vec<_> = pods.iter().map(subset).collect();
-        let endpoints: Endpoints = serde_json::from_value(
-            json!({ "metadata": { "namespace": "default", "name": "echo" }, "subsets": subsets }),
-        )
-        .unwrap();
+        .expect("a Service");
+        let endpoints: Endpoints = serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": "echo" },
+            "subsets": [{ "addresses": [{ "ip": "10.78.1.2" }], "ports": [{ "name": "u", "port": 5353, "protocol": "UDP" }] }],
+        }))
+        .expect("Endpoints");
         let table = ServiceTable::build([&service], [&endpoints]);
-        assert_eq!((table.ports.len(), table.datagrams.len()), (0, 1));
-        table
-    }
-
-    async fn ask(client: &UdpSocket, port: u16) -> u16 {
-        client.send_to(b"hello", ("127.0.0.1", port)).await.unwrap();
-        let mut answer = [0; 16];
-        let (length, from) = client.recv_from(&mut answer).await.unwrap();
-        assert_eq!(from.port(), port, "it comes from the Service's address");
-        String::from_utf8_lossy(&answer[..length]).parse().unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_client_keeps_its_endpoint_until_that_leaves() {
-        let ((first, _first), (second, _second)) = (pod().await, pod().await);
-        let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let port = free.local_addr().unwrap().port();
-        let mut datagrams = Datagrams::default();
-        datagrams.apply(&table(port, &[first, second]));
-        assert!(datagrams.running.is_empty(), "its address is taken");
-        drop(free);
-        datagrams.retry();
-        let clients = [
-            UdpSocket::bind("127.0.0.1:0").await.unwrap(),
-            UdpSocket::bind("127.0.0.1:0").await.unwrap(),
-        ];
-        let mut had = Vec::new();
-        for client in &clients {
-            let pod = ask(client, port).await;
-            assert_eq!(ask(client, port).await, pod);
-            had.push(pod);
-        }
-        had.sort_unstable();
-        let mut both = [first, second];
-        both.sort_unstable();
-        assert_eq!(had, both, "clients take turns");
-        datagrams.apply(&table(port, &[second]));
-        for client in &clients {
-            assert_eq!(ask(client, port).await, second);
-        }
-        datagrams.apply(&ServiceTable::default());
-        assert!(datagrams.running.is_empty());
-    }
-
-    #[tokio::test]
-    async fn silent_flows_are_forgotten_when_another_begins_and_their_number_is_bounded() {
-        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let endpoints = [silent.local_addr().unwrap()];
-        let listener = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let client = |number: u16| SocketAddr::from(([127, 0, 0, 1], number));
-        let mut flows = Flows::default();
-        for number in 1..=3 {
-            flows
-                .pass(&listener, client(number), b"x", &endpoints)
-                .await
-                .unwrap();
-        }
-        tokio::time::pause();
-        tokio::time::advance(IDLE).await;
-        flows
-            .pass(&listener, client(4), b"x", &endpoints)
-            .await
-            .unwrap();
-        assert_eq!(flows.flows.keys().collect::<Vec<_>>(), [&client(4)]);
-        for number in 5..=21 {
-            tokio::time::advance(Duration::from_millis(1)).await;
-            flows.make_room(16);
-            let flow = begin(&listener, client(number), endpoints[0], &flows.answer)
-                .await
-                .unwrap();
-            flows.flows.insert(client(number), flow);
-        }
-        assert_eq!(flows.flows.len(), 16);
-        assert!(
-            !flows.flows.contains_key(&client(4)),
-            "the oldest went first"
+        let own = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 77, 0, 12)];
+        let told: Vec<String> = wanted(&table, &own)
+            .into_iter()
+            .map(|(addr, endpoints)| format!("{addr} {endpoints:?}"))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "10.77.0.12:30053 [10.78.1.2:5353]",
+                "10.79.0.20:53 [10.78.1.2:5353]",
+                "10.79.0.20:54 []",
+                "127.0.0.1:30053 [10.78.1.2:5353]",
+            ]
         );
+    }
+
+    #[test]
+    fn a_node_without_a_way_to_the_server_has_its_loopback() {
+        for server in ["", "https://no-address.example:6443", "https://127.0.0.1:6443"] {
+            assert_eq!(own_addresses(server), [Ipv4Addr::LOCALHOST], "{server}");
+        }
     }
 }

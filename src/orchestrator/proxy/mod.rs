@@ -26,13 +26,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::datagrams::Datagrams;
 use self::dns::Dns;
 use self::kept::{Keeper, Kept};
 use self::listeners::Listeners;
 use self::zone::Zone;
 use super::RUN_DIRECTORY;
 use super::config::ProxyConfig;
+use super::datagrams::Datagrams;
 use crate::balancer::stream::{self, ControlPlane, StreamError};
 use crate::balancer::{Balancer, ServiceTable};
 use crate::kubernetes::client::{Client, ClientError, ListParams};
@@ -87,7 +87,7 @@ pub async fn run(config: ProxyConfig) -> Result<(), ProxyError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for SIGINT"))?;
     tracing::info!(node = config.node, "service proxy starts");
 
-    let mut proxy = Proxy::new();
+    let mut proxy = Proxy::new(&config.server);
     let read = |path: &std::path::Path| {
         std::fs::read_to_string(path).map_err(system(
             "read the certificate, the key or the authority of the service proxy",
@@ -179,17 +179,20 @@ struct Proxy {
     balancer: Balancer,
     listeners: Listeners,
     datagrams: Datagrams,
+    /// The API server's URL, by which the node's own address is found.
+    server: String,
     zone: watch::Sender<Option<Arc<Zone>>>,
 }
 
 impl Proxy {
-    fn new() -> Self {
+    fn new(server: &str) -> Self {
         let balancer = Balancer::new(Arc::new(HostNetwork));
         let listeners = Listeners::new(balancer.clone());
         Self {
             balancer,
             listeners,
             datagrams: Datagrams::default(),
+            server: server.to_owned(),
             zone: watch::channel(None).0,
         }
     }
@@ -204,7 +207,8 @@ impl Proxy {
         let table = ServiceTable::build(services.clone(), endpoints.clone());
         self.balancer.apply(&table, revision);
         self.listeners.apply(&table);
-        self.datagrams.apply(&table);
+        let own = datagrams::own_addresses(&self.server);
+        self.datagrams.apply(datagrams::wanted(&table, &own));
         self.zone
             .send_replace(Some(Arc::new(Zone::build(services, endpoints))));
     }

@@ -112,7 +112,7 @@ async fn resolve_over_tcp(name: &str) -> Vec<Message> {
 async fn cluster_ips_and_dns_work_in_a_namespace() {
     route::ensure().await.unwrap();
     route::ensure().await.unwrap();
-    let mut proxy = Proxy::new();
+    let mut proxy = Proxy::new("");
     let dns = SocketAddr::from((addresses::DNS_SERVICE, dns::PORT));
     let _dns = Dns::start(dns, proxy.zone.subscribe()).await.unwrap();
     let (first, second) = (pod().await, pod().await);
@@ -185,7 +185,7 @@ async fn a_proxy_that_starts_while_the_api_is_away_goes_by_the_rules_of_the_one_
         ..ClientConfig::default()
     };
     let client = Client::new(nobody).unwrap();
-    let mut proxy = Proxy::new();
+    let mut proxy = Proxy::new("");
     let (mut zone, balancer) = (proxy.zone.subscribe(), proxy.balancer.clone());
     let asked = async {
         zone.wait_for(Option::is_some).await.unwrap();

@@ -78,8 +78,8 @@ pub(super) static TYPES: &[TypeTable] = &[
         others: &[(
             "hostPort",
             IgnoredIf(
-                ("protocol", "UDP"),
-                "nothing listens on the node's port: only TCP is carried there; it keeps pods of the same port apart",
+                ("protocol", "SCTP"),
+                "nothing listens on the node's port: only TCP and UDP are carried; it keeps pods of the same port apart",
             ),
         )],
     },

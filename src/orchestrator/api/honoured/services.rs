@@ -1,6 +1,6 @@
 //! What a Service says.
 
-use super::Effect::{Ignored, IgnoredIf, OfServer, Unenforced};
+use super::Effect::{Ignored, OfServer, Unenforced};
 use super::TypeTable;
 
 pub(super) static TYPES: &[TypeTable] = &[
@@ -78,22 +78,13 @@ pub(super) static TYPES: &[TypeTable] = &[
     },
     TypeTable {
         name: "ServicePort",
-        applied: &["appProtocol", "name", "port", "targetPort"],
-        others: &[
-            (
-                "nodePort",
-                IgnoredIf(
-                    ("protocol", "UDP"),
-                    "nothing listens on the nodes' ports: only TCP is carried there",
-                ),
+        applied: &["appProtocol", "name", "nodePort", "port", "targetPort"],
+        others: &[(
+            "protocol",
+            Ignored(
+                &["TCP", "UDP"],
+                "nothing answers on the port: only TCP and UDP are carried",
             ),
-            (
-                "protocol",
-                Ignored(
-                    &["TCP", "UDP"],
-                    "nothing answers on the port: only TCP and UDP are carried",
-                ),
-            ),
-        ],
+        )],
     },
 ];

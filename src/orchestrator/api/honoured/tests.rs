@@ -90,7 +90,7 @@ fn what_is_set_without_effect_is_told_once_with_its_path() {
     let pod = json!({"metadata": {"name": "p"}, "spec": {
         "hostPID": true, "priorityClassName": "high", "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
-            {"name": "a", "image": "i", "tty": true, "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "hostPort": 53, "protocol": "UDP"}],
+            {"name": "a", "image": "i", "tty": true, "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "hostPort": 53, "protocol": "UDP"}, {"containerPort": 54, "hostPort": 54, "protocol": "SCTP"}],
              "securityContext": {"seccompProfile": {"type": "Unconfined"}, "procMount": "Unmasked"}},
             {"name": "b", "image": "i", "tty": false},
         ],
@@ -104,7 +104,7 @@ fn what_is_set_without_effect_is_told_once_with_its_path() {
             "spec.priorityClassName: not applied here: pods have no priority, and none is removed for another",
             "spec.securityContext.seccompProfile.type: not applied here: no system call is filtered",
             "spec.containers[0].tty: not applied here: there is no terminal",
-            "spec.containers[0].ports[1].hostPort: not applied here: nothing listens on the node's port: only TCP is carried there; it keeps pods of the same port apart",
+            "spec.containers[0].ports[2].hostPort: not applied here: nothing listens on the node's port: only TCP and UDP are carried; it keeps pods of the same port apart",
             "spec.containers[0].securityContext.procMount: not applied here: /proc is masked as by default",
             "spec.volumes[0].nfs: not applied here: there are no such volumes: the pod does not start",
             "spec.volumes[1].emptyDir.medium: not applied here: it is on the node's disk",
