@@ -123,12 +123,15 @@ pub enum Wanted {
         /// Whether it has a terminal.
         tty: bool,
     },
-    /// What a container writes from now on.
+    /// What a container writes from now on, and its standard input.
     Attach {
         /// UID of the pod.
         pod_uid: String,
         /// Container name.
         container: String,
+        /// Whether its standard input is wanted.
+        #[serde(default)]
+        stdin: bool,
     },
     /// A TCP port in the pod's network namespace, by its loopback address.
     Forward {

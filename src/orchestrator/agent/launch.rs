@@ -132,6 +132,9 @@ pub(crate) fn container_spec(launch: &Launch<'_>) -> Result<ContainerSpec, Launc
             .as_ref()
             .and_then(|lifecycle| lifecycle.stop_signal.clone()),
         sysctls: sysctls(launch.pod)?,
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
         env,
     })
 }

@@ -96,6 +96,12 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// Settings of the kernel, in its pod's namespaces.
     pub sysctls: Vec<(String, String)>,
+    /// Whether it has a standard input, which waits for whoever attaches; else there is nothing in it.
+    pub stdin: bool,
+    /// Whether its standard input ends with the first who was attached to it.
+    pub stdin_once: bool,
+    /// Whether it has a terminal: its standard error is then its standard output.
+    pub tty: bool,
 }
 
 /// What a container does now.
@@ -311,6 +317,16 @@ pub trait Runtime: Send + Sync + 'static {
         container: &str,
         command: OpenCommand,
     ) -> impl Future<Output = Result<RunningCommand, RuntimeError>> + Send;
+    /// Attaches to a running container: what it says from now on, and its standard input. `None` for one that has neither a standard input
+    /// nor a terminal: its log has all it says. Dropping the result ends the container's input if it wants that once, and nothing else.
+    fn attach(
+        &self,
+        _pod_uid: &str,
+        _container: &str,
+        _stdin: bool,
+    ) -> impl Future<Output = Result<Option<RunningCommand>, RuntimeError>> + Send {
+        async { Ok(None) }
+    }
     /// Connects to a port of the pod's loopback address, in the pod's network namespace.
     fn dial(
         &self,

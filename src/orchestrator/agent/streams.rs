@@ -31,6 +31,7 @@ const HANG_UP_WITHIN: Duration = STREAM_LINGER_TIME;
 /// What a stream leads to, before anybody is connected to it.
 pub(super) enum Opened {
     Command(RunningCommand),
+    Attached(RunningCommand),
     Output(mpsc::Receiver<Vec<u8>>),
     Port(TcpStream),
 }
@@ -54,8 +55,16 @@ pub(super) async fn open<R: Runtime>(runtime: &R, wanted: Wanted) -> Result<Open
             let running = runtime.open(&pod_uid, &container, command).await;
             running.map(Opened::Command).map_err(|error| chain(&error))
         }
-        Wanted::Attach { pod_uid, container } => {
+        Wanted::Attach {
+            pod_uid,
+            container,
+            stdin,
+        } => {
             require_running(runtime, &pod_uid, &container).await?;
+            let attached = runtime.attach(&pod_uid, &container, stdin).await;
+            if let Some(attached) = attached.map_err(|error| chain(&error))? {
+                return Ok(Opened::Attached(attached));
+            }
             let from_now_on = LogQuery {
                 follow: true,
                 tail_lines: Some(0),
@@ -99,6 +108,14 @@ where
     let sink = Out(Mutex::new(sink));
     let end = match opened {
         Opened::Command(command) => serve_command(&sink, &mut messages, command).await,
+        // How the container ended is in its pod's status.
+        Opened::Attached(container) => {
+            let end = serve_command(&sink, &mut messages, container).await;
+            end.map(|end| StreamEnd {
+                exit_code: None,
+                ..end
+            })
+        }
         Opened::Output(output) => serve_output(&sink, &mut messages, output).await,
         Opened::Port(connection) => serve_port(&sink, &mut messages, connection).await,
     };

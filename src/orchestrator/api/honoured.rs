@@ -76,7 +76,7 @@ static BY_FIELD: LazyLock<ByField> = LazyLock::new(|| {
 /// A field that an object sets without any effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotApplied {
-    /// Its path, `spec.containers[0].tty`.
+    /// Its path, `spec.hostPID`.
     pub field: String,
     /// What happens instead.
     pub instead: &'static str,
@@ -85,7 +85,7 @@ pub struct NotApplied {
 }
 
 impl NotApplied {
-    /// For a person: `spec.containers[0].tty: not applied here: there is no terminal`.
+    /// For a person: `spec.hostPID: not applied here: the containers see their own processes only`.
     #[must_use]
     pub fn warning(&self) -> String {
         format!("{}: not applied here: {}", self.field, self.instead)

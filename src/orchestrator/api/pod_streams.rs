@@ -25,6 +25,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::response::Response;
 use http::Method;
+use serde_json::Value;
 
 use super::authorize::{self, Attempt, Identity};
 use super::http::Server;
@@ -98,9 +99,9 @@ async fn remote_answer(
         &asked.pod,
         options.container.as_deref(),
     )?;
-    if attach && options.stdin {
+    if attach && options.stdin && !has_stdin(&session.server, asked, &found.container)? {
         return Err(Status::bad_request(format!(
-            "container {} of pod {} has no standard input that could be attached: leave out --stdin",
+            "container {} of pod {} has no standard input that could be attached: leave out --stdin, or give it `stdin: true`",
             found.container, asked.pod
         )));
     }
@@ -109,6 +110,7 @@ async fn remote_answer(
         Wanted::Attach {
             pod_uid: found.pod_uid,
             container: found.container,
+            stdin: options.stdin,
         }
     } else {
         Wanted::Exec {
@@ -121,4 +123,17 @@ async fn remote_answer(
     };
     let node = session.server.tunnels.open(&found.node, wanted).await?;
     Ok(switch.run(session, move |client| remote::serve(client, node, options)))
+}
+
+/// Whether a container was made with a standard input.
+fn has_stdin(server: &Server, asked: &Asked, container: &str) -> Result<bool, Status> {
+    let pod = server
+        .registry
+        .get(&kinds::POD, Some(&asked.namespace), &asked.pod)?;
+    let mut containers = ["containers", "initContainers"]
+        .into_iter()
+        .filter_map(|list| pod.get("spec")?.get(list)?.as_array())
+        .flatten();
+    let found = containers.find(|one| one.get("name").and_then(Value::as_str) == Some(container));
+    Ok(found.is_some_and(|one| one.get("stdin").and_then(Value::as_bool) == Some(true)))
 }

@@ -172,7 +172,7 @@ pub(crate) fn config(
     let mut config = json!({
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": false,
+            "terminal": spec.tty,
             "user": {"uid": account.uid, "gid": account.gid, "additionalGids": account.groups},
             "args": arguments,
             "env": environment(image, spec, sandbox, &account),
@@ -186,6 +186,12 @@ pub(crate) fn config(
         "mounts": mounts(spec, places),
         "linux": linux,
     });
+    if spec.tty
+        && let Some(variables) = config["process"]["env"].as_array_mut()
+    {
+        // As containerd does; what the container itself says goes before it.
+        variables.insert(0, json!("TERM=xterm"));
+    }
     if places.netns.is_some() {
         config["hostname"] = json!(sandbox.hostname);
     }

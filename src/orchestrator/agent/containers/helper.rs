@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -19,6 +20,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
 };
 
+use super::attach::{self, Attached};
 use super::log::{Lines, Writer};
 use super::records::{self, Process, RunRecord, StateRecord};
 use super::{cgroup, network};
@@ -85,9 +87,10 @@ fn watch(directory: &Path) -> Result<(), String> {
         .map_err(|error| format!("open log `{}`: {error}", record.log.display()))?;
     let (output, output_end) = pipe()?;
     let (errors, errors_end) = pipe()?;
+    let mut ends = Ends::open(&record, directory)?;
     let status = Command::new("/proc/self/exe")
         .args([VERB.as_ref(), "run".as_ref(), directory.as_os_str()])
-        .stdin(Stdio::null())
+        .stdin(ends.stdin.take().unwrap_or_else(Stdio::null))
         .stdout(output_end)
         .stderr(errors_end)
         .status()
@@ -111,6 +114,15 @@ fn watch(directory: &Path) -> Result<(), String> {
     let init = Pid::from_raw(pid).ok_or("the container's process number is 0")?;
     let handle = pidfd_open(init, PidfdFlags::empty())
         .map_err(|error| format!("open process {pid}: {error}"))?;
+    let (sources, attached) = match ends.connect(&record, output, errors) {
+        Ok(connected) => connected,
+        Err(reason) => {
+            cgroup::kill(&record.cgroup);
+            let _ = waitpid(Some(init), WaitOptions::empty());
+            cgroup::remove(&record.cgroup);
+            return Err(reason);
+        }
+    };
     let started_at_ms = records::now_ms();
     let running = StateRecord::Running {
         helper: Process::find(i32::try_from(std::process::id()).unwrap_or(0))
@@ -124,7 +136,7 @@ fn watch(directory: &Path) -> Result<(), String> {
     announce(&record);
     close_answer();
 
-    pump(&handle, [output, errors], &mut writer);
+    pump(&handle, sources, &mut writer, attached);
     let status = waitpid(Some(init), WaitOptions::empty())
         .ok()
         .flatten()
@@ -148,6 +160,92 @@ fn watch(directory: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// What a container's standard input and terminal are made of.
+struct Ends {
+    attached: Attached,
+    /// Where libcontainer sends the terminal.
+    console: Option<UnixListener>,
+    /// The container's end of its input.
+    stdin: Option<Stdio>,
+}
+
+impl Ends {
+    /// Before the container is made.
+    fn open(record: &RunRecord, directory: &Path) -> Result<Self, String> {
+        let mut ends = Self {
+            attached: Attached::default(),
+            console: None,
+            stdin: None,
+        };
+        if !(record.stdin || record.tty) {
+            return Ok(ends);
+        }
+        ends.attached = Attached::listen(directory, record.stdin_once)
+            .map_err(|error| format!("listen for who attaches: {error}"))?;
+        if record.tty {
+            let console = attach::listen(directory, attach::CONSOLE)
+                .map_err(|error| format!("listen for the terminal: {error}"))?;
+            ends.console = Some(console);
+        } else {
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| format!("make a pipe: {error}"))?;
+            rustix::io::ioctl_fionbio(&write, true)
+                .map_err(|error| format!("make a pipe non-blocking: {error}"))?;
+            ends.attached.set_input(File::from(write));
+            ends.stdin = Some(Stdio::from(read));
+        }
+        Ok(ends)
+    }
+
+    /// When it runs: where its output comes from, and who can attach to it.
+    fn connect(
+        mut self,
+        record: &RunRecord,
+        output: File,
+        errors: File,
+    ) -> Result<(Vec<Source>, Attached), String> {
+        let Some(console) = &self.console else {
+            let sources = vec![
+                Source::new(output, "stdout", attach::STDOUT),
+                Source::new(errors, "stderr", attach::STDERR),
+            ];
+            return Ok((sources, self.attached));
+        };
+        let terminal = attach::receive_terminal(console)
+            .map_err(|error| format!("receive the container's terminal: {error}"))?;
+        let terminal = File::from(terminal);
+        let again = || {
+            terminal
+                .try_clone()
+                .map_err(|error| format!("hold the container's terminal: {error}"))
+        };
+        if record.stdin {
+            self.attached.set_input(again()?);
+        }
+        self.attached.set_terminal(again()?);
+        let sources = vec![Source::new(terminal, "stdout", attach::STDOUT)];
+        Ok((sources, self.attached))
+    }
+}
+
+/// A stream of output.
+struct Source {
+    /// Gone once it has ended.
+    file: Option<File>,
+    lines: Lines,
+    stream: u8,
+}
+
+impl Source {
+    fn new(file: File, name: &'static str, stream: u8) -> Self {
+        Self {
+            file: Some(file),
+            lines: Lines::new(name),
+            stream,
+        }
+    }
+}
+
 fn pipe() -> Result<(File, Stdio), String> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| format!("make a pipe: {error}"))?;
@@ -166,19 +264,24 @@ fn announce(record: &RunRecord) {
     let _ = fs::write(record.events.join(&record.id), b"");
 }
 
-/// Copies output to the log until the process has ended and its output too.
-fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) {
-    let mut lines = [Lines::new("stdout"), Lines::new("stderr")];
-    let mut streams = streams.map(Some);
+/// Copies output to the log, and to whoever is attached, until the process has ended and its output too.
+fn pump(
+    process: &rustix::fd::OwnedFd,
+    mut sources: Vec<Source>,
+    writer: &mut Writer,
+    mut attached: Attached,
+) {
     let mut buffer = [0u8; GATHERED_BYTES];
     let mut ended = false;
     let mut much = false;
-    while !ended || streams.iter().any(Option::is_some) {
-        let mut waited: Vec<PollFd<'_>> = streams
+    while !ended || sources.iter().any(|source| source.file.is_some()) {
+        let mut waited: Vec<PollFd<'_>> = sources
             .iter()
-            .flatten()
-            .map(|stream| PollFd::new(stream, PollFlags::IN))
+            .filter_map(|source| source.file.as_ref())
+            .map(|file| PollFd::new(file, PollFlags::IN))
             .collect();
+        let of_output = waited.len();
+        attached.watch(&mut waited);
         if !ended {
             waited.push(PollFd::new(process, PollFlags::IN));
         }
@@ -188,32 +291,40 @@ fn pump(process: &rustix::fd::OwnedFd, streams: [File; 2], writer: &mut Writer) 
             Err(_) => break,
         }
         ended |= !ended && waited.last().is_some_and(|last| !last.revents().is_empty());
+        let hung_up = attached.hung_up(&waited[of_output..]);
         drop(waited);
-        if !ended && !much {
+        // Who is attached does not wait.
+        if !ended && !much && !attached.is_open() {
             gather(process);
         }
         much = false;
-        for (stream, lines) in streams.iter_mut().zip(&mut lines) {
-            let Some(file) = stream else { continue };
+        for source in &mut sources {
+            let Some(file) = &mut source.file else {
+                continue;
+            };
             match file.read(&mut buffer) {
-                Ok(0) => *stream = None,
+                Ok(0) => source.file = None,
                 // A full disk loses log lines, never the container.
                 Ok(count) => {
                     much |= count == buffer.len();
-                    drop(lines.push(&buffer[..count], writer));
+                    drop(source.lines.push(&buffer[..count], writer));
+                    attached.tell(source.stream, &buffer[..count]);
                 }
                 Err(error)
                     if matches!(
                         error.kind(),
                         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
                     ) => {}
-                Err(_) => *stream = None,
+                // A terminal that nobody has any more.
+                Err(_) => source.file = None,
             }
         }
+        attached.attend(&hung_up);
     }
-    for lines in &mut lines {
-        let _ = lines.finish(writer);
+    for source in &mut sources {
+        let _ = source.lines.finish(writer);
     }
+    attached.finish();
 }
 
 /// Lets output come together, so that a container that logs each request does not wake this process for each; no longer than the
@@ -235,17 +346,23 @@ fn run(directory: &Path) -> ExitCode {
     let start = || -> Result<(), String> {
         let record: RunRecord =
             records::read(&directory.join("run.json")).ok_or("read run.json")?;
-        let mut container = ContainerBuilder::new(record.id, SyscallType::default())
+        let console = record.tty.then(|| directory.join(attach::CONSOLE));
+        let state = record.oci_root.join(&record.id);
+        let built = ContainerBuilder::new(record.id, SyscallType::default())
             .with_root_path(record.oci_root)
             .and_then(|builder| builder.with_pid_file(Some(directory.join("pid"))))
             .and_then(ContainerBuilder::validate_id)
             .map_err(|error| chain(&error))?
+            .with_console_socket(console.as_deref())
             .as_init(directory)
             .with_systemd(false)
             .with_detach(true)
             .as_sibling(true)
-            .build()
-            .map_err(|error| chain(&error))?;
+            .build();
+        if let Some(console) = &console {
+            remove_links(&state, console);
+        }
+        let mut container = built.map_err(|error| chain(&error))?;
         container.start().map_err(|error| chain(&error))
     };
     match start() {

@@ -10,6 +10,8 @@
 //! lost its helper is killed and counts as exited (255), since nobody could tell its end. Seccomp is not applied, and device
 //! access is limited by capabilities only.
 
+mod attach;
+mod attached;
 mod bundle;
 mod cgroup;
 mod exec;
@@ -308,6 +310,15 @@ impl Runtime for RealRuntime {
         command: OpenCommand,
     ) -> Result<RunningCommand, RuntimeError> {
         self.open_command(pod_uid, container, command).await
+    }
+
+    async fn attach(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<Option<RunningCommand>, RuntimeError> {
+        self.attach_to(pod_uid, container, stdin).await
     }
 
     async fn dial(&self, pod_uid: &str, port: u16) -> Result<TcpStream, RuntimeError> {

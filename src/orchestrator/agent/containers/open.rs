@@ -277,25 +277,28 @@ async fn dial_in(namespace: Option<PathBuf>, port: u16) -> io::Result<TcpStream>
 async fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
     let (stream, _) = listener.accept().await?;
     stream
-        .async_io(Interest::READABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut bytes = [0; 64];
-            rustix::net::recvmsg(
-                &stream,
-                &mut [IoSliceMut::new(&mut bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            )?;
-            control
-                .drain()
-                .find_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-                    _ => None,
-                })
-                .ok_or_else(|| io::Error::other("no terminal came"))
-        })
+        .async_io(Interest::READABLE, || receive_descriptor(&stream))
         .await
+}
+
+/// The descriptor that comes with a message, which is there.
+pub(super) fn receive_descriptor(stream: impl AsFd) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 64];
+    rustix::net::recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        })
+        .ok_or_else(|| io::Error::other("no terminal came"))
 }
 
 /// The master of a pseudoterminal.

@@ -91,6 +91,13 @@ pub(crate) struct RunRecord {
     pub(crate) oci_root: PathBuf,
     pub(crate) events: PathBuf,
     pub(crate) boot_id: String,
+    /// Whether it has a standard input, whether that ends with the first who was attached to it, and whether it has a terminal.
+    #[serde(default)]
+    pub(crate) stdin: bool,
+    #[serde(default)]
+    pub(crate) stdin_once: bool,
+    #[serde(default)]
+    pub(crate) tty: bool,
 }
 
 impl RunRecord {
@@ -119,6 +126,9 @@ impl RunRecord {
             oci_root: layout.oci(),
             events: layout.events(),
             boot_id,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            tty: spec.tty,
         }
     }
 

@@ -103,7 +103,6 @@ fn what_is_set_without_effect_is_told_once_with_its_path() {
             "spec.hostPID: not applied here: the containers see their own processes only",
             "spec.priorityClassName: not applied here: pods have no priority, and none is removed for another",
             "spec.securityContext.seccompProfile.type: not applied here: no system call is filtered",
-            "spec.containers[0].tty: not applied here: there is no terminal",
             "spec.containers[0].ports[2].hostPort: not applied here: nothing listens on the node's port: only TCP and UDP are carried; it keeps pods of the same port apart",
             "spec.containers[0].securityContext.procMount: not applied here: /proc is masked as by default",
             "spec.volumes[0].nfs: not applied here: there are no such volumes: the pod does not start",
