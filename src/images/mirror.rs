@@ -2,8 +2,10 @@
 //!
 //! A node asks for `<name>` and adds `ns=<registry>`, as containerd's mirrors do, so that one mirror stands for all registries.
 //! Invariants: nothing is served whose digest was not verified when it came in; an upstream registry that the cluster file
-//! does not list is never asked; with a key, no manifest is served that its owner did not sign.
+//! does not list is never asked; a login that comes with a request is for that registry only, and never written down; with a key, no
+//! manifest is served that its owner did not sign.
 
+mod asked;
 mod path;
 mod response;
 mod serve;
@@ -22,10 +24,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::OciDescriptor;
-use oci_client::secrets::RegistryAuth;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+pub(in crate::images) use self::asked::Registry;
 use self::path::{Wanted, wanted};
 use self::response::file_response;
 pub use self::serve::serve;
@@ -75,7 +77,11 @@ async fn answer(
     Query(namespace): Query<Namespace>,
     headers: HeaderMap,
 ) -> Result<Response, MirrorError> {
-    let registry = namespace.ns.as_deref().unwrap_or("docker.io");
+    let login = asked::login(&headers);
+    let registry = Registry {
+        name: namespace.ns.as_deref().unwrap_or("docker.io"),
+        auth: &login,
+    };
     match wanted(&path).ok_or(MirrorError::NameUnknown)? {
         Wanted::Manifest {
             repository,
@@ -119,6 +125,8 @@ pub(super) enum MirrorError {
     NameUnknown,
     #[error("{image} is not signed with the key of `[cluster] images.signed_by`: {why}")]
     Unsigned { image: String, why: String },
+    #[error("registry {0} refuses the login of the pod's image pull secrets")]
+    Login(String),
     #[error("upstream registry: {0}")]
     Upstream(#[from] OciDistributionError),
     #[error(transparent)]
@@ -133,6 +141,7 @@ impl IntoResponse for MirrorError {
             Self::ManifestUnknown => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
             Self::BlobUnknown => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Self::NameUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+            Self::Login(_) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::Unsigned { .. } => (StatusCode::FORBIDDEN, "DENIED"),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "UNKNOWN"),
             Self::Store(_) | Self::File(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
@@ -164,7 +173,7 @@ impl Mirror {
     /// The manifest that the store has, else the upstream registry's, which is kept.
     pub(super) async fn manifest(
         &self,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         reference: &str,
     ) -> Result<Resolved, MirrorError> {
@@ -183,7 +192,12 @@ impl Mirror {
         Ok(manifest)
     }
 
-    fn stored(&self, registry: &str, repository: &str, reference: &str) -> Option<Resolved> {
+    fn stored(
+        &self,
+        registry: Registry<'_>,
+        repository: &str,
+        reference: &str,
+    ) -> Option<Resolved> {
         let resolved = self
             .store
             .resolve(&format!("{registry}/{repository}"), reference);
@@ -195,7 +209,7 @@ impl Mirror {
     /// Records which manifest a tag stands for; a digest stands for itself.
     pub(super) fn keep_name(
         &self,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         reference: &str,
         manifest: &Resolved,
@@ -210,19 +224,20 @@ impl Mirror {
     /// The manifest that the upstream registry has now; kept as a blob, its name is not recorded.
     pub(super) async fn fetch_manifest(
         &self,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         reference: &str,
     ) -> Result<Resolved, MirrorError> {
         let client = self
             .upstreams
-            .client(registry)
+            .client(registry)?
             .ok_or(MirrorError::ManifestUnknown)?;
         let image = image(registry, repository, reference);
         let pulled = client
-            .pull_manifest_raw(&image, &RegistryAuth::Anonymous, &MANIFEST_TYPES)
+            .pull_manifest_raw(&image, registry.auth, &MANIFEST_TYPES)
             .await;
-        let (bytes, _) = pulled.map_err(|error| unknown(error, MirrorError::ManifestUnknown))?;
+        let (bytes, _) =
+            pulled.map_err(|error| unknown(error, registry, MirrorError::ManifestUnknown))?;
         let digest = format!("sha256:{}", hexadecimal(&Sha256::digest(&bytes)));
         if is_digest(reference) && reference != digest {
             return Err(StoreError::Digest {
@@ -248,7 +263,7 @@ impl Mirror {
 
     pub(super) async fn blob(
         &self,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         digest: &str,
     ) -> Result<PathBuf, MirrorError> {
@@ -260,7 +275,7 @@ impl Mirror {
         }
         let client = self
             .upstreams
-            .client(registry)
+            .client(registry)?
             .ok_or(MirrorError::BlobUnknown)?;
         let _turn = self.turns.take(digest).await;
         if path.is_file() {
@@ -268,7 +283,7 @@ impl Mirror {
         }
         let image = image(registry, repository, digest);
         client
-            .store_auth_if_needed(image.resolve_registry(), &RegistryAuth::Anonymous)
+            .store_auth_if_needed(image.resolve_registry(), registry.auth)
             .await;
         let file = self.store.incoming()?;
         let writer = tokio::fs::File::from_std(file.reopen()?);
@@ -280,15 +295,15 @@ impl Mirror {
         client
             .pull_blob(&image, &descriptor, writer)
             .await
-            .map_err(|error| unknown(error, MirrorError::BlobUnknown))?;
+            .map_err(|error| unknown(error, registry, MirrorError::BlobUnknown))?;
         place(file, &path)?;
         Ok(path)
     }
 }
 
-fn image(registry: &str, repository: &str, reference: &str) -> oci_client::Reference {
+fn image(registry: Registry<'_>, repository: &str, reference: &str) -> oci_client::Reference {
     let (registry, repository, reference) = (
-        registry.to_owned(),
+        registry.name.to_owned(),
         repository.to_owned(),
         reference.to_owned(),
     );

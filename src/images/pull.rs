@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::mirror::{Mirror, MirrorError, Upstreams};
+use super::mirror::{Mirror, MirrorError, Registry, Upstreams};
 use super::{ImageStore, Resolved};
 use crate::model::image_reference::Reference;
 use crate::shell::debian::Progress;
@@ -83,7 +83,8 @@ pub async fn pull(
         image: image.clone(),
         what,
     };
-    let (registry, repository) = (reference.registry.as_str(), reference.repository.as_str());
+    let registry = Registry::anonymous(&reference.registry);
+    let repository = reference.repository.as_str();
     let mirror = Mirror::new(store.clone(), upstreams);
     progress(&format!("asking {registry}"));
     let top = mirror

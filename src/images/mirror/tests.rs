@@ -250,3 +250,29 @@ async fn with_a_key_only_what_its_owner_signed_is_served() {
         StatusCode::FORBIDDEN
     );
 }
+
+#[tokio::test]
+async fn a_login_is_handed_on_and_its_refusal_told_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = br#"{"schemaVersion":2,"layers":[]}"#.to_vec();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let host = upstream(asked, manifest, Vec::new(), digest(b"none")).await;
+    let store = ImageStore::open(directory.path()).unwrap();
+    let router = router(store, Upstreams::plain_http(vec![host.clone()]));
+    for (repository, status) in [("locked", 401), ("good", 200)] {
+        let path = format!("/v2/{repository}/manifests/v1?ns={host}");
+        let request = http::Request::get(path)
+            // `user:geheim`
+            .header(header::AUTHORIZATION, "Basic dXNlcjpnZWhlaW0=")
+            .body(Body::empty())
+            .unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{repository}");
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+        let body = String::from_utf8(body.unwrap().to_vec()).unwrap();
+        assert!(!body.contains("geheim"), "{body}");
+        if status == 401 {
+            assert!(body.contains("refuses the login"), "{body}");
+        }
+    }
+}

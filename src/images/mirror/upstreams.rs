@@ -1,17 +1,27 @@
 //! The registries behind the mirror.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
 
-use super::MirrorError;
+use super::{MirrorError, Registry};
+
+/// Clients with a login that are kept: each has its own tokens.
+const LOGINS_MAX: usize = 8;
 
 /// The upstream registries that the cluster file lists.
 #[derive(Clone)]
 pub struct Upstreams {
     listed: Vec<String>,
     client: Option<oci_client::Client>,
+    /// What clients are made of.
+    roots: Vec<Certificate>,
+    protocol: ClientProtocol,
+    /// A client remembers the first login for a registry: every login has one of its own. The oldest goes first.
+    logins: Arc<Mutex<Vec<(String, RegistryAuth, oci_client::Client)>>>,
 }
 
 impl Upstreams {
@@ -21,6 +31,9 @@ impl Upstreams {
         Self {
             listed: Vec::new(),
             client: None,
+            roots: Vec::new(),
+            protocol: ClientProtocol::Https,
+            logins: Arc::default(),
         }
     }
 
@@ -61,26 +74,20 @@ impl Upstreams {
                 });
             }
         }
-        Self::with(
-            listed,
-            ClientConfig {
-                tls_certs_only,
-                protocol,
-                ..ClientConfig::default()
-            },
-        )
+        Self::with(listed, tls_certs_only, protocol)
     }
 
-    fn with(listed: Vec<String>, config: ClientConfig) -> Result<Self, OciDistributionError> {
-        let config = ClientConfig {
-            platform_resolver: None,
-            connect_timeout: Some(Duration::from_secs(20)),
-            read_timeout: Some(Duration::from_mins(1)),
-            ..config
-        };
+    fn with(
+        listed: Vec<String>,
+        roots: Vec<Certificate>,
+        protocol: ClientProtocol,
+    ) -> Result<Self, OciDistributionError> {
         Ok(Self {
             listed,
-            client: Some(config.try_into()?),
+            client: Some(new_client(roots.clone(), protocol.clone())?),
+            roots,
+            protocol,
+            logins: Arc::default(),
         })
     }
 
@@ -98,27 +105,75 @@ impl Upstreams {
             encoding,
             data: root.der().to_vec(),
         }];
-        Self::with(
-            listed,
-            ClientConfig {
-                protocol: ClientProtocol::Http,
-                tls_certs_only,
-                ..ClientConfig::default()
-            },
-        )
-        .unwrap()
+        Self::with(listed, tls_certs_only, ClientProtocol::Http).unwrap()
     }
 
     /// How to ask this registry, if it is listed.
-    pub(super) fn client(&self, registry: &str) -> Option<&oci_client::Client> {
-        self.client
-            .as_ref()
-            .filter(|_| self.listed.iter().any(|listed| listed == registry))
+    pub(super) fn client(
+        &self,
+        registry: Registry<'_>,
+    ) -> Result<Option<oci_client::Client>, OciDistributionError> {
+        let listed = self.listed.iter().any(|listed| listed == registry.name);
+        if !listed || self.client.is_none() || !registry.has_login() {
+            return Ok(self.client.clone().filter(|_| listed));
+        }
+        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = logins
+            .iter()
+            .find(|(name, auth, _)| name == registry.name && auth == registry.auth);
+        if let Some((_, _, client)) = known {
+            return Ok(Some(client.clone()));
+        }
+        let client = new_client(self.roots.clone(), self.protocol.clone())?;
+        if logins.len() >= LOGINS_MAX {
+            logins.remove(0);
+        }
+        let (name, auth) = (registry.name.to_owned(), registry.auth.clone());
+        logins.push((name, auth, client.clone()));
+        Ok(Some(client))
+    }
+}
+
+fn new_client(
+    tls_certs_only: Vec<Certificate>,
+    protocol: ClientProtocol,
+) -> Result<oci_client::Client, OciDistributionError> {
+    ClientConfig {
+        tls_certs_only,
+        protocol,
+        platform_resolver: None,
+        connect_timeout: Some(Duration::from_secs(20)),
+        read_timeout: Some(Duration::from_mins(1)),
+        ..ClientConfig::default()
+    }
+    .try_into()
+}
+
+/// Whether a registry refuses who asks.
+fn is_of_login(error: &OciDistributionError) -> bool {
+    match error {
+        OciDistributionError::UnauthorizedError { .. }
+        | OciDistributionError::AuthenticationFailure(_)
+        | OciDistributionError::ServerError {
+            code: 401 | 403, ..
+        } => true,
+        OciDistributionError::RegistryError { envelope, .. } => envelope
+            .errors
+            .iter()
+            .any(|one| matches!(one.code, OciErrorCode::Unauthorized | OciErrorCode::Denied)),
+        _ => false,
     }
 }
 
 /// An upstream that says "there is none" is believed. So is one that wants a login: anonymously there is none.
-pub(super) fn unknown(error: OciDistributionError, instead: MirrorError) -> MirrorError {
+pub(super) fn unknown(
+    error: OciDistributionError,
+    registry: Registry<'_>,
+    instead: MirrorError,
+) -> MirrorError {
+    if registry.has_login() && is_of_login(&error) {
+        return MirrorError::Login(registry.name.to_owned());
+    }
     match error {
         OciDistributionError::ImageManifestNotFoundError(_)
         | OciDistributionError::ServerError { code: 404, .. }

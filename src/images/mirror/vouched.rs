@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 
-use super::{Mirror, MirrorError, Resolved};
+use super::{Mirror, MirrorError, Registry, Resolved};
 use crate::images::signature::{PAYLOAD_BYTES_MAX, VerifyingKey, signatures, tag_of};
 
 /// Manifests that are remembered as vouched for; beyond that all are verified anew.
@@ -51,7 +51,7 @@ impl Mirror {
     /// Refuses a manifest that nobody vouches for, if somebody has to.
     pub(super) async fn admit(
         &self,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         manifest: &Resolved,
     ) -> Result<(), MirrorError> {
@@ -72,7 +72,7 @@ impl Mirror {
     async fn verify(
         &self,
         vouched: &Vouched,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         manifest: &Resolved,
     ) -> Result<(), MirrorError> {
@@ -115,7 +115,7 @@ impl Mirror {
     async fn is_signed(
         &self,
         vouched: &Vouched,
-        registry: &str,
+        registry: Registry<'_>,
         repository: &str,
         manifest: &Resolved,
         signed: &Resolved,

@@ -35,6 +35,7 @@ pub(crate) mod peers;
 mod pod_files;
 mod pods;
 mod probe;
+mod pull_secrets;
 mod quantity;
 pub mod runtime;
 mod server;

@@ -187,6 +187,39 @@ pub struct RuntimeError {
     pub what: String,
 }
 
+/// A user of a registry. Its password is in no message and no log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    username: String,
+    password: String,
+}
+
+impl Login {
+    /// A user and a password.
+    #[must_use]
+    pub fn new(username: String, password: String) -> Self {
+        Self { username, password }
+    }
+
+    /// The user.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// The password.
+    #[must_use]
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Login").finish_non_exhaustive()
+    }
+}
+
 /// When an image is pulled: Kubernetes' `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
@@ -259,6 +292,15 @@ pub trait Runtime: Send + Sync + 'static {
         reference: &str,
         policy: PullPolicy,
     ) -> impl Future<Output = Result<Image, PullError>> + Send;
+    /// As [`Runtime::pull`], with a login for the image's registry.
+    fn pull_with(
+        &self,
+        reference: &str,
+        policy: PullPolicy,
+        _login: &Login,
+    ) -> impl Future<Output = Result<Image, PullError>> + Send {
+        self.pull(reference, policy)
+    }
     /// The user that an image which is here runs as: `root`, `33`, `33:33`; empty when it says nothing.
     fn image_user(&self, _image: &Image) -> String {
         String::new()

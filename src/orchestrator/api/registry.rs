@@ -3,6 +3,7 @@
 //! Reads are synchronous (they come from memory). Writes are retried here when they raced another write and the caller named no
 //! resourceVersion; otherwise the caller gets 409 and decides.
 
+mod account;
 mod delete;
 mod evict;
 pub(super) mod scale;
@@ -82,3 +83,221 @@ impl Registry {
     #[must_use]
     pub fn admitting(mut self, images: ImagePolicy) -> Self {
         self.images = images;
+        self
+    }
+
+    /// With labels of Kubernetes' own prefixes that some nodes may set, by node.
+    #[must_use]
+    pub fn granting(mut self, labels: BTreeMap<String, BTreeSet<String>>) -> Self {
+        self.granted_labels = labels;
+        self
+    }
+
+    /// Whether the cluster's file gives the node this label.
+    #[must_use]
+    pub fn grants_label(&self, node: &str, label: &str) -> bool {
+        self.granted_labels
+            .get(node)
+            .is_some_and(|labels| labels.contains(label))
+    }
+
+    /// Every object of a kind, of one namespace or of all, and the revision at which the list is true.
+    #[must_use]
+    pub fn list(&self, kind: &Kind, namespace: Option<&str>) -> (Vec<Arc<Value>>, Revision) {
+        match self.page(kind, namespace, Window::default()) {
+            Ok(page) => (
+                page.entries.into_iter().map(|entry| entry.value).collect(),
+                page.revision,
+            ),
+            // Only a window on the past can fail.
+            Err(_) => (Vec::new(), self.revision()),
+        }
+    }
+
+    /// A page of a kind.
+    pub fn page(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        window: Window<'_>,
+    ) -> Result<Page, Status> {
+        self.store
+            .range(&kind.prefix(namespace), window)
+            .map_err(|error| Status::from_store(&error, kind, ""))
+    }
+
+    /// One object. `namespace` is `None` for kinds without namespaces.
+    pub fn get(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Arc<Value>, Status> {
+        Ok(self.entry(kind, namespace, name)?.value)
+    }
+
+    /// Creates an object and returns it as stored. `metadata.name` or `metadata.generateName` is needed.
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
+        write::create(self, kind, namespace, object, write::Run::Real).await
+    }
+
+    /// Replaces an object, or with [`Subresource::Status`] only its status. If the object names a `metadata.resourceVersion`, it
+    /// must be the current one.
+    pub async fn update(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        subresource: Option<Subresource>,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
+        let change = |_: &Value| Ok(object.clone());
+        write::update(
+            self,
+            kind,
+            namespace,
+            name,
+            subresource,
+            &change,
+            write::Run::Real,
+        )
+        .await
+    }
+
+    /// Changes an object, or with [`Subresource::Status`] only its status.
+    pub async fn patch(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        subresource: Option<Subresource>,
+        patch: Patch,
+    ) -> Result<Arc<Value>, Status> {
+        let change = |current: &Value| patch.apply(kind, current);
+        write::update(
+            self,
+            kind,
+            namespace,
+            name,
+            subresource,
+            &change,
+            write::Run::Real,
+        )
+        .await
+    }
+
+    /// As [`Registry::create`], but nothing is stored.
+    pub async fn create_dry(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
+        write::create(self, kind, namespace, object, write::Run::Dry).await
+    }
+
+    /// Changes an object by a function of its current state, which may be called again after a race; `dry` stores nothing.
+    pub(super) async fn change(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        subresource: Option<Subresource>,
+        change: &(dyn Fn(&Value) -> Result<Value, Status> + Send + Sync),
+        run: write::Run,
+    ) -> Result<Arc<Value>, Status> {
+        write::update(self, kind, namespace, name, subresource, change, run).await
+    }
+
+    /// Deletes an object, or begins to: pods get their grace period, objects with finalizers wait for them. Returns the object
+    /// as it was left.
+    pub async fn delete(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        options: DeleteOptions,
+    ) -> Result<Arc<Value>, Status> {
+        delete::delete(self, kind, namespace, name, &options).await
+    }
+
+    /// Deletes a pod if its disruption budget allows it, as POST …/eviction does. 429 if not.
+    pub async fn evict(
+        &self,
+        namespace: &str,
+        pod: &str,
+        eviction: &Value,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        evict::evict(self, namespace, pod, eviction, dry_run).await
+    }
+
+    /// Gives an unbound pod a node, as POST …/binding does. 409 when it has one.
+    pub async fn bind(&self, namespace: &str, pod: &str, node: &str) -> Result<Arc<Value>, Status> {
+        write::bind(self, namespace, pod, node).await
+    }
+
+    /// Changes of a kind strictly after a revision: at most `limit`, and the revision up to which they are complete.
+    pub fn events(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        after: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Event>, Revision), Status> {
+        self.store
+            .events(&kind.prefix(namespace), after, limit)
+            .map_err(|error| Status::from_store(&error, kind, ""))
+    }
+
+    /// Tells of every new revision of the store.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.store.subscribe()
+    }
+
+    /// The store's current revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    /// Whether the store can be written, and what it could not read.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.store.condition()
+    }
+
+    fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Entry, Status> {
+        self.store
+            .get(&kind.key(namespace, name))
+            .ok_or_else(|| Status::not_found(kind, name))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::orchestrator::api::bootstrap;
+    use crate::orchestrator::store::embedded::{EmbeddedStore, Sealing};
+    use crate::orchestrator::store::seal::Sealer;
+
+    /// A registry as every cluster begins.
+    pub(in crate::orchestrator::api) async fn registry() -> Arc<Registry> {
+        let sealing = Sealing {
+            sealer: Sealer::new(&[3; 32]).expect("32 bytes"),
+            prefix: "/registry/core/secrets/".to_owned(),
+        };
+        let store = EmbeddedStore::in_memory(sealing).expect("opened");
+        let registry = Arc::new(Registry::new(Arc::new(store), Arc::default()));
+        bootstrap::ensure(&registry, crate::model::addresses::node_address(0))
+            .await
+            .expect("bootstrapped");
+        registry
+    }
+}

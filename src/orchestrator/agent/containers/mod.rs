@@ -22,6 +22,7 @@ mod helper;
 mod instance;
 mod layer;
 mod log;
+mod mirror;
 mod network;
 mod open;
 mod pace;
@@ -45,7 +46,7 @@ use tokio::time::Instant;
 pub use helper::dispatch;
 
 use super::runtime::{
-    ContainerSpec, ContainerStatus, ExecOutput, Image, LogQuery, OpenCommand, PullError,
+    ContainerSpec, ContainerStatus, ExecOutput, Image, LogQuery, Login, OpenCommand, PullError,
     PullPolicy, RunningCommand, Runtime, RuntimeError, SandboxSpec, SandboxStatus,
 };
 use crate::orchestrator::RUN_DIRECTORY;
@@ -167,7 +168,16 @@ impl RealRuntime {
 
 impl Runtime for RealRuntime {
     async fn pull(&self, reference: &str, policy: PullPolicy) -> Result<Image, PullError> {
-        self.images.pull(reference, policy).await
+        self.images.pull(reference, policy, None).await
+    }
+
+    async fn pull_with(
+        &self,
+        reference: &str,
+        policy: PullPolicy,
+        login: &Login,
+    ) -> Result<Image, PullError> {
+        self.images.pull(reference, policy, Some(login)).await
     }
 
     fn image_user(&self, image: &Image) -> String {

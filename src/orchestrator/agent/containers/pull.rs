@@ -13,9 +13,10 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::super::runtime::{Image, PullError, PullPolicy};
+use super::super::runtime::{Image, Login, PullError, PullPolicy};
 use super::bundle::ImageRecord;
 use super::helper::chain;
+use super::mirror::{client, document, refusal};
 use super::records;
 use super::{gaps, layer};
 use crate::model::definition::hexadecimal;
@@ -26,10 +27,6 @@ use crate::orchestrator::config::IdentityFiles;
 
 /// Layers of one image that are fetched and unpacked together.
 const PARALLEL_LAYERS: usize = 2;
-/// Longest manifest or image configuration.
-const DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
-/// Longest reason of a refusal that is read.
-const REFUSAL_BYTES: usize = 4096;
 /// Chunks between the network and the unpacker.
 const CHUNKS_AHEAD: usize = 16;
 /// Layers that an image may have, as with Docker.
@@ -38,8 +35,6 @@ const MAX_LAYERS: usize = 127;
 const NODE_ARCHITECTURE: &str = "amd64";
 /// Manifests and indexes that are read until the image for this node is found.
 const MAX_MANIFESTS: usize = 32;
-/// A mirror that sends nothing for so long has failed.
-const SILENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
@@ -53,6 +48,19 @@ pub(crate) struct Images {
     records: PathBuf,
     /// One pull at a time for each image, and for each layer: whoever comes later finds it done.
     turns: std::sync::Arc<Turns>,
+}
+
+/// An image, and who asks its registry for it.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    reference: &'a Reference,
+    login: Option<&'a Login>,
+}
+
+impl Asked<'_> {
+    fn version_text(&self) -> &str {
+        self.reference.version_text()
+    }
 }
 
 /// A manifest or an index, of OCI or Docker.
@@ -151,7 +159,12 @@ impl Images {
     }
 
     /// Makes sure that an image is here.
-    pub(crate) async fn pull(&self, text: &str, policy: PullPolicy) -> Result<Image, PullError> {
+    pub(crate) async fn pull(
+        &self,
+        text: &str,
+        policy: PullPolicy,
+        login: Option<&Login>,
+    ) -> Result<Image, PullError> {
         let reference =
             Reference::parse(text).ok_or_else(|| PullError::InvalidName(text.to_owned()))?;
         let name = reference.to_string();
@@ -161,7 +174,11 @@ impl Images {
             (PullPolicy::Never | PullPolicy::IfNotPresent, Some(image)) => Ok(image),
             (PullPolicy::Never, None) => Err(PullError::NeverPull(name)),
             (PullPolicy::Always | PullPolicy::IfNotPresent, _) => {
-                self.fetch(&reference, &name).await
+                let asked = Asked {
+                    reference: &reference,
+                    login,
+                };
+                self.fetch(asked, &name).await
             }
         }
     }
@@ -239,7 +256,7 @@ impl Images {
             .join(format!("{}.name", hexadecimal(digest.as_ref())))
     }
 
-    async fn fetch(&self, reference: &Reference, name: &str) -> Result<Image, PullError> {
+    async fn fetch(&self, reference: Asked<'_>, name: &str) -> Result<Image, PullError> {
         let failed = |what: String| PullError::Failed {
             image: name.to_owned(),
             what,
@@ -301,7 +318,7 @@ impl Images {
     /// The image for this node of an index, which may hold indexes, and may leave out which platform an image is for.
     async fn choose(
         &self,
-        reference: &Reference,
+        reference: Asked<'_>,
         index: Manifest,
         name: &str,
     ) -> Result<(Manifest, String), PullError> {
@@ -345,7 +362,7 @@ impl Images {
 
     async fn manifest(
         &self,
-        reference: &Reference,
+        reference: Asked<'_>,
         version: &str,
         wanted: Option<&str>,
         name: &str,
@@ -364,7 +381,8 @@ impl Images {
         if response.status() == http::StatusCode::NOT_FOUND {
             return Err(PullError::NotFound(name.to_owned()));
         }
-        if response.status() == http::StatusCode::FORBIDDEN {
+        let refused = [http::StatusCode::FORBIDDEN, http::StatusCode::UNAUTHORIZED];
+        if refused.contains(&response.status()) {
             return Err(failed(refusal(response).await));
         }
         let bytes = document(response, "manifest").await.map_err(failed)?;
@@ -387,7 +405,7 @@ impl Images {
 
     async fn image_config(
         &self,
-        reference: &Reference,
+        reference: Asked<'_>,
         digest: &str,
     ) -> Result<ImageConfig, String> {
         let response = self
@@ -408,7 +426,7 @@ impl Images {
 
     async fn configuration(
         &self,
-        reference: &Reference,
+        reference: Asked<'_>,
         digest: &str,
         layers: &[Descriptor],
     ) -> Result<ImageRecord, String> {
@@ -444,7 +462,7 @@ impl Images {
         })
     }
 
-    async fn fetch_layer(&self, reference: &Reference, digest: &str) -> Result<(), String> {
+    async fn fetch_layer(&self, reference: Asked<'_>, digest: &str) -> Result<(), String> {
         let _turn = self.turns.take(digest).await;
         let place = self.layer(digest);
         if place.is_dir() {
@@ -500,86 +518,22 @@ impl Images {
         format!("{what}: {error}")
     }
 
-    fn get(&self, reference: &Reference, kind: &str, version: &str) -> reqwest::RequestBuilder {
+    fn get(&self, reference: Asked<'_>, kind: &str, version: &str) -> reqwest::RequestBuilder {
         let Reference {
             registry,
             repository,
             ..
-        } = reference;
-        self.http.get(format!(
+        } = reference.reference;
+        let request = self.http.get(format!(
             "{}/v2/{repository}/{kind}/{version}?ns={registry}",
             self.mirror
-        ))
-    }
-}
-
-fn client(identity: &IdentityFiles) -> Result<reqwest::Client, String> {
-    let read =
-        |path: &Path| fs::read(path).map_err(|error| format!("read `{}`: {error}", path.display()));
-    let authorities =
-        reqwest::Certificate::from_pem_bundle(&read(&identity.ca)?).map_err(|error| {
-            format!(
-                "read authority `{}`: {}",
-                identity.ca.display(),
-                chain(&error)
-            )
-        })?;
-    let mut pem = read(&identity.certificate)?;
-    pem.extend(read(&identity.key)?);
-    let own = reqwest::Identity::from_pem(&pem).map_err(|error| {
-        format!(
-            "read identity `{}`: {}",
-            identity.certificate.display(),
-            chain(&error)
-        )
-    })?;
-    let builder = reqwest::Client::builder()
-        .tls_certs_only(authorities)
-        .identity(own)
-        .no_proxy()
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(std::time::Duration::from_secs(10))
-        .read_timeout(SILENCE);
-    builder
-        .build()
-        .map_err(|error| format!("make the registry client: {}", chain(&error)))
-}
-
-/// Why the mirror refuses, in its own words.
-async fn refusal(response: reqwest::Response) -> String {
-    let mut body = response.bytes_stream();
-    let mut bytes = Vec::new();
-    while let Ok(Some(chunk)) = body.try_next().await {
-        bytes.extend_from_slice(&chunk[..chunk.len().min(REFUSAL_BYTES - bytes.len())]);
-        if bytes.len() == REFUSAL_BYTES {
-            break;
+        ));
+        match reference.login {
+            // For the mirror to hand on; marked so that nothing prints it.
+            Some(login) => request.basic_auth(login.username(), Some(login.password())),
+            None => request,
         }
     }
-    let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    said.pointer("/errors/0/message")
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or("the mirror refuses to serve it")
-        .to_owned()
-}
-
-async fn document(response: reqwest::Response, what: &str) -> Result<Vec<u8>, String> {
-    let response = response
-        .error_for_status()
-        .map_err(|error| format!("{what}: {}", chain(&error)))?;
-    let mut body = response.bytes_stream();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body
-        .try_next()
-        .await
-        .map_err(|error| format!("{what}: {}", chain(&error)))?
-    {
-        if bytes.len() + chunk.len() > DOCUMENT_BYTES {
-            return Err(format!("{what}: longer than {DOCUMENT_BYTES} bytes"));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
 }
 
 /// Runs in a blocking thread: hashes what arrives, unpacks it, and compares the digest.

@@ -8,6 +8,7 @@ use crate::orchestrator::agent::decide::{Effect, Progress, Pull};
 use crate::orchestrator::agent::events::Severity;
 use crate::orchestrator::agent::launch::pull_policy;
 use crate::orchestrator::agent::objects::PodApi;
+use crate::orchestrator::agent::pull_secrets;
 use crate::orchestrator::agent::runtime::Runtime;
 use crate::orchestrator::agent::work;
 
@@ -97,10 +98,10 @@ impl<R: Runtime, A: PodApi> Worker<R, A> {
             "Pulling",
             format!("Pulling image \"{image}\""),
         );
-        let (context, name) = (self.context.clone(), container.to_owned());
+        let (context, pod, name) = (self.context.clone(), self.pod.clone(), container.to_owned());
         let handle = self.tasks.spawn(async move {
             let begun = Instant::now();
-            let pulled = context.runtime.pull(&image, policy).await;
+            let pulled = pull_secrets::pull(&context, &pod, &name, &image, policy).await;
             Outcome::Pulled(name, pulled, begun.elapsed())
         });
         self.pulls.insert(container.to_owned(), handle);

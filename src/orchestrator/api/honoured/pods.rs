@@ -24,6 +24,7 @@ pub(super) static TYPES: &[TypeTable] = &[
             "hostNetwork",
             "hostname",
             "hostnameOverride",
+            "imagePullSecrets",
             "initContainers",
             "nodeName",
             "nodeSelector",
@@ -62,13 +63,6 @@ pub(super) static TYPES: &[TypeTable] = &[
             (
                 "hostUsers",
                 Unenforced(&["true"], "the containers' users are the node's"),
-            ),
-            (
-                "imagePullSecrets",
-                Ignored(
-                    &[],
-                    "the cluster's mirror pulls, without credentials of the pod",
-                ),
             ),
             (
                 "overhead",
@@ -181,6 +175,11 @@ pub(super) static TYPES: &[TypeTable] = &[
         name: "PodOS",
         applied: &[],
         others: &[("name", Ignored(&["linux"], "nodes run Linux"))],
+    },
+    TypeTable {
+        name: "LocalObjectReference",
+        applied: &["name"],
+        others: &[],
     },
     TypeTable {
         name: "PodDNSConfig",

@@ -73,6 +73,23 @@ fn defaults(map: &mut Object) {
     }
 }
 
+/// Docker's configuration is there and is JSON (`ValidateSecret`); what is in it is looked at when it is used.
+fn pull_secret(object: &Value, found: &mut Causes) {
+    let key = match text(object, "/type") {
+        "kubernetes.io/dockerconfigjson" => ".dockerconfigjson",
+        "kubernetes.io/dockercfg" => ".dockercfg",
+        _ => return,
+    };
+    let Some(value) = object.get("data").and_then(|data| data.get(key)) else {
+        return found.required(format!("data[{key}]"), "");
+    };
+    let decoded = value.as_str().and_then(|text| STANDARD.decode(text).ok());
+    // What is no base64 is told already.
+    if decoded.is_some_and(|bytes| serde_json::from_slice::<Object>(&bytes).is_err()) {
+        found.invalid(format!("data[{key}]"), value, "must be a JSON object");
+    }
+}
+
 fn validate(object: &Value, old: Option<&Value>, found: &mut Causes) {
     data::keys(object, "data", found);
     for (key, value) in object
@@ -89,6 +106,7 @@ fn validate(object: &Value, old: Option<&Value>, found: &mut Causes) {
             found.invalid(format!("data[{key}]"), value, "must be base64");
         }
     }
+    pull_secret(object, found);
     if let Some(old) = old
         && old.get("type") != object.get("type")
     {
@@ -96,6 +114,37 @@ fn validate(object: &Value, old: Option<&Value>, found: &mut Causes) {
             "type",
             object.get("type").unwrap_or(&Value::Null),
             "field is immutable",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orchestrator::api::{defaults, kinds, validation};
+
+    #[test]
+    fn a_pull_secret_has_dockers_configuration() {
+        let fields = |data: Value| -> Vec<String> {
+            let mut secret = json!({"metadata": {"name": "quay"}, "type": "kubernetes.io/dockerconfigjson", "stringData": data});
+            defaults::apply(&kinds::SECRET, &mut secret);
+            let causes = validation::check(&kinds::SECRET, &secret, None);
+            assert!(
+                causes
+                    .iter()
+                    .all(|cause| !cause.message.contains("Z2VoZWlt"))
+            );
+            causes.into_iter().map(|cause| cause.field).collect()
+        };
+        assert_eq!(
+            fields(json!({".dockerconfigjson": "{\"auths\": {}}"})),
+            [""; 0]
+        );
+        assert_eq!(fields(json!({"other": "{}"})), ["data[.dockerconfigjson]"]);
+        // `geheim`, which is `Z2VoZWlt` in base64.
+        assert_eq!(
+            fields(json!({".dockerconfigjson": "geheim"})),
+            ["data[.dockerconfigjson]"]
         );
     }
 }

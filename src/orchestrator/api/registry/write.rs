@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{RACE_RETRIES, Registry};
+use super::{RACE_RETRIES, Registry, account};
 use crate::orchestrator::api::kinds::parts::causes::clipped;
 use crate::orchestrator::api::kinds::{self, Generation, Kind, StatusOnCreate, Subresource};
 use crate::orchestrator::api::status::Status;
@@ -78,6 +78,9 @@ pub(super) async fn create(
             .insert("name".to_owned(), json!(name));
         }
         let mut ready = object.clone();
+        if kind.is(&kinds::POD) {
+            account::pull_secrets(registry, namespace, &mut ready);
+        }
         // Held until the write is committed, so that no two Services get one address.
         let guard = if kind.strategy.allocate.is_some() {
             Some(registry.allocation.lock().await)
