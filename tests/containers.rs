@@ -199,6 +199,9 @@ fn container(image: &Image, name: &str, restart_count: u32, script: &str) -> Con
         no_new_privileges: false,
         stop_signal: None,
         sysctls: Vec::new(),
+        stdin: false,
+        stdin_once: false,
+        tty: false,
     }
 }
 
@@ -415,6 +418,60 @@ async fn streams_of_a_container(runtime: &RealRuntime) {
     assert!(runtime.dial("no-such-pod", 80).await.is_err());
 }
 
+/// A container with a standard input, and one with a terminal; both outlive the runtime that started them.
+async fn inputs_of_containers(runtime: &RealRuntime, config: &RuntimeConfig, image: &Image) {
+    let script = "while read line; do echo got $line; done; echo over >&2; exit 4";
+    let mut piped = container(image, "piped", 0, script);
+    (piped.stdin, piped.stdin_once) = (true, true);
+    runtime.start(&piped).await.unwrap();
+    let mut attached = runtime.attach(UID, "piped", true).await.unwrap().unwrap();
+    let mut stdin = attached.stdin.take().unwrap();
+    stdin.write_all(b"one\n").await.unwrap();
+    let mut heard = [0; 8];
+    attached.stdout.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"got one\n");
+    drop(stdin);
+    let (mut out, mut errors) = (String::new(), String::new());
+    attached.stdout.read_to_string(&mut out).await.unwrap();
+    let mut stderr = attached.stderr.unwrap();
+    stderr.read_to_string(&mut errors).await.unwrap();
+    assert_eq!((&*out, &*errors), ("", "over\n"));
+    assert_eq!(attached.end.await.unwrap(), 0);
+    assert_eq!(exited(runtime, "piped").await, (4, false));
+    assert_eq!(log(runtime, "piped", false).await, "got one\nover\n");
+
+    let script = "read line; busybox stty size; printf 'more? '; read line; exit 5";
+    let mut typed = container(image, "typed", 0, script);
+    (typed.stdin, typed.tty) = (true, true);
+    runtime.start(&typed).await.unwrap();
+    let attached = runtime.attach(UID, "typed", true).await.unwrap().unwrap();
+    attached.resize.as_ref().unwrap()(101, 33);
+    drop(attached);
+    // Another agent.
+    let next = RealRuntime::open(config.clone()).await.unwrap();
+    let mut attached = next.attach(UID, "typed", true).await.unwrap().unwrap();
+    let mut stdin = attached.stdin.take().unwrap();
+    stdin.write_all(b"typed\n").await.unwrap();
+    // What is asked has no end of line yet.
+    let mut out = Vec::new();
+    while !out.ends_with(b"33 101\r\nmore? ") {
+        out.push(attached.stdout.read_u8().await.unwrap());
+    }
+    stdin.write_all(b"\x04").await.unwrap();
+    assert_eq!(attached.end.await.unwrap(), 0);
+    assert_eq!(exited(runtime, "typed").await, (5, false));
+    let plain = container(image, "plain", 0, "busybox sleep 1000");
+    runtime.start(&plain).await.unwrap();
+    assert!(
+        runtime.attach(UID, "plain", true).await.unwrap().is_none(),
+        "its log has all it says"
+    );
+    runtime
+        .stop(UID, "plain", Duration::from_secs(1))
+        .await
+        .unwrap();
+}
+
 async fn live_and_die(busybox: &Path) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (port, identity) = registry(directory.path(), &std::fs::read(busybox).unwrap()).await;
@@ -564,6 +621,7 @@ async fn live_and_die(busybox: &Path) {
     assert!(absent.is_err(), "{absent:?}");
 
     streams_of_a_container(&runtime).await;
+    inputs_of_containers(&runtime, &config, &image).await;
 
     // The agent goes and comes back: everything is found again.
     drop(runtime);
