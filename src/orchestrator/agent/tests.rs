@@ -196,6 +196,25 @@ impl Runtime for FakeRuntime {
         })
     }
 
+    /// The container `d` has an input, and says what it hears.
+    async fn attach(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<Option<RunningCommand>, RuntimeError> {
+        if container != "d" {
+            return Ok(None);
+        }
+        let command = ["sh", "-c", "cat; exit 3"].map(str::to_owned).to_vec();
+        let wanted = OpenCommand {
+            command,
+            stdin,
+            tty: false,
+        };
+        self.open(pod_uid, container, wanted).await.map(Some)
+    }
+
     /// The command itself, beside the test.
     async fn open(
         &self,

@@ -90,7 +90,8 @@ impl Cluster {
         let client =
             Client::from_identity_files(&server, &admin.ca, &admin.certificate, &admin.key)
                 .unwrap();
-        let containers = json!([{"name": "c", "image": "i"}, {"name": "d", "image": "i"}]);
+        let containers =
+            json!([{"name": "c", "image": "i"}, {"name": "d", "image": "i", "stdin": true}]);
         for (name, spec) in [
             (
                 "p",
@@ -331,6 +332,19 @@ async fn output_is_attached() {
         .await;
     let told = all(&mut attached.unwrap()).await;
     assert_eq!(told[&1], b"line\n");
+    assert_eq!(status(&told)["status"], "Success");
+}
+
+#[tokio::test]
+async fn an_input_is_attached_and_how_its_container_ends_is_not_told() {
+    let cluster = Cluster::start().await;
+    let path = "p/attach?container=d&stdin=true";
+    let attached = cluster.connect("admin", path, "v5.channel.k8s.io").await;
+    let mut socket = attached.unwrap();
+    send(&mut socket, b"\0hello").await;
+    send(&mut socket, b"\xff\0").await;
+    let told = all(&mut socket).await;
+    assert_eq!(told[&1], b"hello");
     assert_eq!(status(&told)["status"], "Success");
 }
 
