@@ -95,7 +95,11 @@ mod tests {
 
     #[test]
     fn a_node_without_a_way_to_the_server_has_its_loopback() {
-        for server in ["", "https://no-address.example:6443", "https://127.0.0.1:6443"] {
+        for server in [
+            "",
+            "https://no-address.example:6443",
+            "https://127.0.0.1:6443",
+        ] {
             assert_eq!(own_addresses(server), [Ipv4Addr::LOCALHOST], "{server}");
         }
     }
