@@ -64,6 +64,7 @@ macro_rules! every_kind {
             resource_quota RESOURCE_QUOTA = core("ResourceQuota", "resourcequotas", &["quota"]);
             limit_range LIMIT_RANGE = core("LimitRange", "limitranges", &["limits"]);
             priority_class PRIORITY_CLASS = of("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", &["pc"]).cluster_wide();
+            custom_resource_definition CUSTOM_RESOURCE_DEFINITION = of("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"]).cluster_wide();
             event EVENT = core("Event", "events", &["ev"]).kept_by_cluster();
             lease LEASE = of("coordination.k8s.io/v1", "Lease", "leases", &[]).kept_by_cluster();
         }

@@ -82,6 +82,24 @@ pub const UPDATE_MANAGERS: usize = 10;
 /// Longest name of a manager (apimachinery/pkg/apis/meta/v1/validation: `FieldManagerMaxLength`).
 pub const MANAGER_CHARACTERS: usize = 128;
 
+// Custom kinds.
+
+/// CustomResourceDefinitions that are there at once.
+pub const CUSTOM_DEFINITIONS: usize = 512;
+/// Kinds of theirs, each version by itself, that a server has known since it started: their names stay in memory, a few hundred
+/// bytes each.
+pub const CUSTOM_KINDS: usize = 8192;
+/// Different patterns in the schemas of one definition.
+pub const PATTERNS: usize = 512;
+/// What a pattern may take compiled.
+pub const PATTERN_BYTES: usize = 64 << 10;
+/// So many of them may take more, up to [`PATTERN_LARGE_BYTES`].
+pub const PATTERNS_LARGE: usize = 16;
+/// What a large one may take.
+pub const PATTERN_LARGE_BYTES: usize = 1 << 20;
+/// Values that are held against schemas for one write: about a second of work.
+pub const SCHEMA_WORK: usize = 2_000_000;
+
 // Connections.
 
 /// Handshakes under way; for another one the oldest is given up.

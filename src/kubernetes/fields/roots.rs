@@ -6,6 +6,7 @@ use k8s_openapi::api::{
     networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
     scheduling::v1 as scheduling, storage::v1 as storage,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use serde_json::Value;
 
 use super::trace::{self, TypeFields};
@@ -65,6 +66,7 @@ static ROOTS: &[Root] = roots![
     rbac::ClusterRoleBinding,
     storage::StorageClass,
     scheduling::PriorityClass,
+    apiextensions::CustomResourceDefinition,
 ];
 
 pub(super) fn find(api_version: &str, kind: &str) -> Option<&'static Root> {

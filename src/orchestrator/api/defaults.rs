@@ -6,7 +6,9 @@ use super::kinds::Kind;
 
 /// Fills in what the client left out. Idempotent.
 pub fn apply(kind: &Kind, object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
+    if let Some(definition) = kind.definition() {
+        definition.default(object);
+    } else if let Some(map) = object.as_object_mut() {
         (kind.strategy.default)(map);
     }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::kinds::{self, Kind, Subresource};
+use super::custom::Served;
+use super::kinds::{Kind, Subresource};
 use super::reviews;
 use crate::kubernetes::version::{KUBERNETES_MAJOR, KUBERNETES_MINOR, KUBERNETES_VERSION};
 
@@ -30,44 +31,72 @@ pub fn legacy_versions(address: &str) -> Value {
 
 /// `/apis`.
 #[must_use]
-pub fn groups() -> Value {
+pub fn groups(served: &Served) -> Value {
     let mut names: Vec<&str> = Vec::new();
-    let of_kinds = kinds::ALL.iter().map(|kind| kind.group);
+    let of_kinds = served.kinds().iter().map(|kind| kind.group);
     for group in of_kinds.chain(reviews::ALL.iter().map(|review| review.group)) {
         if !group.is_empty() && !names.contains(&group) {
             names.push(group);
         }
     }
-    let groups: Vec<Value> = names.iter().filter_map(|name| group(name)).collect();
+    let groups: Vec<Value> = names
+        .iter()
+        .filter_map(|name| group(served, name))
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`.
 #[must_use]
-pub fn group(name: &str) -> Option<Value> {
-    let of_kind = kinds::ALL
+pub fn group(served: &Served, name: &str) -> Option<Value> {
+    let of_kinds = served
+        .kinds()
         .iter()
-        .find(|kind| kind.group == name && !name.is_empty())
+        .filter(|kind| kind.group == name && !name.is_empty())
         .map(|kind| kind.version);
-    let of_review = || {
-        let reviews = &mut reviews::ALL.iter();
-        reviews
-            .find(|review| review.group == name)
-            .map(|_| reviews::VERSION)
-    };
-    let version = of_kind.or_else(of_review)?;
-    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    let of_reviews = reviews::ALL
+        .iter()
+        .filter(|review| review.group == name)
+        .map(|_| reviews::VERSION);
+    let mut versions: Vec<&str> = of_kinds.chain(of_reviews).collect();
+    versions.sort_by_key(|&version| std::cmp::Reverse(priority(version)));
+    versions.dedup();
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
+        .collect();
+    let preferred = versions.first()?.clone();
     Some(
-        json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version}),
+        json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": preferred}),
     )
+}
+
+/// What makes a version come before others (apimachinery/pkg/version: `CompareKubeAwareVersionStrings`): stable ones before betas
+/// before alphas, higher ones before lower ones, and all others last, by their letters.
+fn priority(version: &str) -> (u8, u64, u64, std::cmp::Reverse<&str>) {
+    let other = (0, 0, 0, std::cmp::Reverse(version));
+    let Some(rest) = version.strip_prefix('v') else {
+        return other;
+    };
+    for (word, rank) in [("beta", 2), ("alpha", 1)] {
+        if let Some((major, minor)) = rest.split_once(word) {
+            return match (major.parse(), minor.parse()) {
+                (Ok(major), Ok(minor)) => (rank, major, minor, std::cmp::Reverse("")),
+                _ => other,
+            };
+        }
+    }
+    rest.parse()
+        .map_or(other, |major| (3, major, 0, std::cmp::Reverse("")))
 }
 
 /// `/api/v1`, `/apis/<group>/<version>`.
 #[must_use]
-pub fn resources(group: &str, version: &str) -> Option<Value> {
+pub fn resources(served: &Served, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
     let mut group_version = None;
-    for kind in kinds::ALL
+    for kind in served
+        .kinds()
         .iter()
         .filter(|kind| kind.group == group && kind.version == version)
     {
@@ -110,6 +139,17 @@ fn resource(kind: &Kind) -> Value {
     }
     if kind.in_all {
         out["categories"] = json!(["all"]);
+    }
+    if let Some(definition) = kind.definition() {
+        out["singularName"] = json!(definition.singular);
+        for (field, names) in [
+            ("shortNames", &definition.short),
+            ("categories", &definition.categories),
+        ] {
+            if !names.is_empty() {
+                out[field] = json!(names);
+            }
+        }
     }
     out
 }
@@ -156,22 +196,28 @@ pub(super) const AGGREGATED: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// `/api` or `/apis` for clients that ask for everything at once.
-pub(super) fn aggregated(core: bool) -> Value {
+pub(super) fn aggregated(served: &Served, core: bool) -> Value {
     let groups = if core {
         json!([{"name": "", "versions": [{"version": "v1"}]}])
     } else {
-        groups()["groups"].take()
+        groups(served)["groups"].take()
     };
     let groups = groups.as_array().into_iter().flatten();
     let items: Vec<Value> = groups
         .map(|group| {
             let name = group["name"].as_str().unwrap_or_default();
-            let version = group["versions"][0]["version"].as_str().unwrap_or_default();
-            let list = resources(name, version).unwrap_or_default();
-            let resources = aggregated_resources(name, version, &list["resources"]);
+            let versions = group["versions"].as_array().into_iter().flatten();
+            let versions: Vec<Value> = versions
+                .map(|version| {
+                    let version = version["version"].as_str().unwrap_or_default();
+                    let list = resources(served, name, version).unwrap_or_default();
+                    let resources = aggregated_resources(name, version, &list["resources"]);
+                    json!({"version": version, "freshness": "Current", "resources": resources})
+                })
+                .collect();
             json!({
                 "metadata": {"name": name, "creationTimestamp": null},
-                "versions": [{"version": version, "freshness": "Current", "resources": resources}],
+                "versions": versions,
             })
         })
         .collect();
@@ -244,10 +290,11 @@ pub fn version() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::api::kinds;
 
     #[test]
     fn streams_of_pods_are_listed() {
-        let list = resources("", "v1").expect("the core group");
+        let list = resources(&Served::default(), "", "v1").expect("the core group");
         for (name, kind) in [
             ("pods/exec", "PodExecOptions"),
             ("pods/attach", "PodAttachOptions"),
@@ -261,8 +308,22 @@ mod tests {
     }
 
     #[test]
+    fn versions_are_in_kubernetes_order() {
+        let mut versions = [
+            "foo10", "v1alpha2", "v2", "v1beta1", "v10", "foo1", "v1beta2",
+        ];
+        versions.sort_by_key(|&version| std::cmp::Reverse(priority(version)));
+        assert_eq!(
+            versions,
+            [
+                "v10", "v2", "v1beta2", "v1beta1", "v1alpha2", "foo1", "foo10"
+            ]
+        );
+    }
+
+    #[test]
     fn everything_at_once_says_the_same() {
-        let core = aggregated(true);
+        let core = aggregated(&Served::default(), true);
         let resources = &core["items"][0]["versions"][0]["resources"];
         let pods = resources
             .as_array()
@@ -277,7 +338,7 @@ mod tests {
         );
         let parts = pods["subresources"].to_string();
         assert!(parts.contains("\"binding\"") && parts.contains("\"log\""));
-        let groups = aggregated(false);
+        let groups = aggregated(&Served::default(), false);
         let names: Vec<&str> = groups["items"]
             .as_array()
             .into_iter()
@@ -290,7 +351,8 @@ mod tests {
     #[test]
     fn every_kind_is_discoverable() {
         for kind in kinds::ALL {
-            let list = resources(kind.group, kind.version).expect("its group is served");
+            let list = resources(&Served::default(), kind.group, kind.version)
+                .expect("its group is served");
             let names: Vec<&str> = list["resources"]
                 .as_array()
                 .expect("a list")
@@ -299,9 +361,9 @@ mod tests {
                 .collect();
             assert!(names.contains(&kind.plural));
         }
-        let reviews = resources("authorization.k8s.io", "v1").expect("reviews");
+        let reviews = resources(&Served::default(), "authorization.k8s.io", "v1").expect("reviews");
         assert_eq!(reviews["resources"][0]["verbs"], json!(["create"]));
-        assert!(resources("birds", "v1").is_none());
-        assert!(group("").is_none());
+        assert!(resources(&Served::default(), "birds", "v1").is_none());
+        assert!(group(&Served::default(), "").is_none());
     }
 }

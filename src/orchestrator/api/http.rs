@@ -58,6 +58,23 @@ pub struct Server {
     pub(super) users: Arc<Users>,
 }
 
+impl Server {
+    /// What a path names now.
+    fn target(&self, path: &str) -> Option<Target> {
+        route::parse(&self.registry.served(), path)
+    }
+
+    /// Whether a path names objects that a definition defines: they are never protobuf.
+    fn is_custom(&self, path: &str) -> bool {
+        match self.target(path) {
+            Some(Target::Collection { kind, .. } | Target::Object { kind, .. }) => {
+                kind.custom.is_some()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// All routes.
 pub fn router(server: Server) -> Router {
     let gate = middleware::from_fn_with_state(server.clone(), gate::gate);
@@ -104,7 +121,7 @@ async fn handle(
     request: Request,
 ) -> Response {
     let path = request.uri().path().to_owned();
-    if let Some(asked) = streamed(&path) {
+    if let Some(asked) = streamed(&server, &path) {
         let verb = request.method().clone();
         let answered = pod_streams::answer(&server, &who, place, asked, request).await;
         let response = answered.unwrap_or_else(IntoResponse::into_response);
@@ -121,6 +138,9 @@ async fn handle(
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(protobuf::only);
+    if only_protobuf && server.is_custom(&path) {
+        return Status::not_acceptable("only the following media types are accepted: application/json, application/json;stream=watch").into_response();
+    }
     if only_protobuf {
         headers.insert(
             header::ACCEPT,
@@ -159,11 +179,11 @@ const STREAMS: [Subresource; 3] = [
 ];
 
 /// A path of a pod's stream, which is not answered with a body.
-fn streamed(path: &str) -> Option<Asked> {
+fn streamed(server: &Server, path: &str) -> Option<Asked> {
     // Looked at for every request: most say at once that they are none.
     let last = path.rsplit('/').next()?;
     STREAMS.iter().find(|part| part.name() == last)?;
-    match route::parse(path)? {
+    match server.target(path)? {
         Target::Object {
             kind,
             namespace: Some(namespace),
@@ -232,7 +252,7 @@ async fn write(
 
 /// Refuses what the user may not do whatever the body says.
 fn permit(server: &Server, path: &str, call: &Call) -> Result<(), Status> {
-    match route::parse(path) {
+    match server.target(path) {
         None => Err(Status::no_such_path()),
         Some(Target::Collection { kind, namespace }) => {
             permitted_on_collection(server, call, kind, namespace.as_deref()).map(drop)
@@ -257,26 +277,27 @@ async fn answer(server: &Server, path: &str, call: &Call) -> Result<Response, St
             let version = discovery::version().to_string();
             return Ok(json_response(StatusCode::OK, version.into_bytes()));
         }
-        if let Some(document) = openapi::answer(path, call.accept()).await {
+        if let Some(document) = openapi::answer(&server.registry, path, call.accept()).await {
             return document;
         }
     }
-    let target = route::parse(path).ok_or_else(Status::no_such_path)?;
+    let served = server.registry.served();
+    let target = route::parse(&served, path).ok_or_else(Status::no_such_path)?;
     if let Target::LegacyVersions | Target::Groups = target
         && call
             .accept()
             .replace(' ', "")
             .contains(discovery::AGGREGATED)
     {
-        let document = discovery::aggregated(target == Target::LegacyVersions).to_string();
+        let document = discovery::aggregated(&served, target == Target::LegacyVersions).to_string();
         let media = [(header::CONTENT_TYPE, discovery::AGGREGATED)];
         return Ok((StatusCode::OK, media, document).into_response());
     }
     let document = match target {
         Target::LegacyVersions => Some(discovery::legacy_versions(&server.address)),
-        Target::Groups => Some(discovery::groups()),
-        Target::Group(name) => discovery::group(&name),
-        Target::Resources { group, version } => discovery::resources(&group, &version),
+        Target::Groups => Some(discovery::groups(&served)),
+        Target::Group(name) => discovery::group(&served, &name),
+        Target::Resources { group, version } => discovery::resources(&served, &group, &version),
         Target::Collection { kind, namespace } => {
             return collection(server, call, kind, namespace).await;
         }

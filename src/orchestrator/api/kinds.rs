@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::kubernetes::resources::{self, ResourceKind, every_kind};
+use crate::orchestrator::api::custom::{Custom, Definition};
 use crate::orchestrator::store::Durability;
 
 mod cluster_role;
@@ -18,6 +19,7 @@ mod cluster_role_binding;
 mod config_map;
 mod controller_revision;
 mod cron_job;
+mod custom_resource_definition;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -194,6 +196,8 @@ pub struct Kind {
     pub identity: &'static ResourceKind,
     /// How the server treats it.
     pub strategy: &'static Strategy,
+    /// What a definition says of it, if the kind is defined by one.
+    pub(super) custom: Option<&'static Custom>,
 }
 
 impl Deref for Kind {
@@ -238,7 +242,30 @@ impl Kind {
     /// Its subresources.
     #[must_use]
     pub fn subresources(&self) -> &'static [Subresource] {
-        self.strategy.subresources
+        match self.definition() {
+            Some(definition) => definition.subresources(),
+            None => self.strategy.subresources,
+        }
+    }
+
+    /// What a definition says of it now, if the kind is defined by one.
+    pub(super) fn definition(&self) -> Option<Arc<Definition>> {
+        self.custom.map(Custom::definition)
+    }
+
+    /// By this name controllers know it: its kind, or its definition's name, which has a point in it.
+    #[must_use]
+    pub fn tag(&self) -> &'static str {
+        self.custom.map_or(self.identity.kind, Custom::name)
+    }
+
+    /// What lists of its objects are called.
+    #[must_use]
+    pub fn list_kind(&self) -> String {
+        match self.definition() {
+            Some(definition) => definition.list_kind.clone(),
+            None => format!("{}List", self.identity.kind),
+        }
     }
 
     /// Whether it has this subresource.
@@ -261,6 +288,7 @@ macro_rules! served {
             pub static $name: Kind = Kind {
                 identity: &resources::$name,
                 strategy: &$module::STRATEGY,
+                custom: None,
             };
         )*
 

@@ -13,6 +13,7 @@ pub mod barrier;
 pub mod bootstrap;
 pub mod bounds;
 mod caller;
+pub mod custom;
 pub mod defaults;
 pub mod discovery;
 mod health;

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use super::custom::Served;
 use super::kinds::{self, Kind};
+use super::registry::Registry;
 use super::status::Status;
 use crate::kubernetes::version::KUBERNETES_VERSION;
 
@@ -54,8 +56,9 @@ static V3: LazyLock<BTreeMap<String, Bytes>> = LazyLock::new(|| {
     documents
 });
 
-static V2_JSON: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(v2().to_string()));
-static V2_PROTOBUF: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(gnostic::encode(&v2())));
+static V2_JSON: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(v2(kinds::ALL).to_string()));
+static V2_PROTOBUF: LazyLock<Bytes> =
+    LazyLock::new(|| Bytes::from(gnostic::encode(&v2(kinds::ALL))));
 
 /// The path under which a kind's group and version are served.
 fn root(kind: &Kind) -> String {
@@ -66,8 +69,13 @@ fn root(kind: &Kind) -> String {
     }
 }
 
-/// The document at a path, if it is one of ours; the first request for one makes them all.
-pub(super) async fn answer(path: &str, accept: &str) -> Option<Result<Response, Status>> {
+/// The document at a path, if it is one of ours; the first request for one makes them all. Those of definitions are made anew
+/// for each request, since definitions come and go.
+pub(super) async fn answer(
+    registry: &Registry,
+    path: &str,
+    accept: &str,
+) -> Option<Result<Response, Status>> {
     let path = path.trim_end_matches('/');
     let v3 = path
         .strip_prefix("/openapi/v3")
@@ -77,8 +85,17 @@ pub(super) async fn answer(path: &str, accept: &str) -> Option<Result<Response, 
         return None;
     }
     let protobuf = accept.contains("proto-openapi.spec.v2");
+    let served = registry.served();
     let made = tokio::task::spawn_blocking(move || match v3 {
-        Some(path) => (V3.get(&path).cloned(), "application/json"),
+        Some(path) => (custom_v3(&served, &path), "application/json"),
+        None if !served.custom().is_empty() => {
+            let document = v2(served.kinds());
+            if protobuf {
+                (Some(gnostic::encode(&document).into()), PROTOBUF_V2)
+            } else {
+                (Some(document.to_string().into()), "application/json")
+            }
+        }
         None if protobuf => (Some(V2_PROTOBUF.clone()), PROTOBUF_V2),
         None => (Some(V2_JSON.clone()), "application/json"),
     });
@@ -89,6 +106,37 @@ pub(super) async fn answer(path: &str, accept: &str) -> Option<Result<Response, 
         Ok((None, _)) => Err(Status::no_such_path()),
         Err(_) => Err(Status::unavailable("the server is stopping")),
     })
+}
+
+/// A document of version 3, or their index, with what definitions define.
+fn custom_v3(served: &Served, path: &str) -> Option<Bytes> {
+    let is_custom = |kind: &&&Kind| kind.custom.is_some();
+    let of_path = |kind: &Kind| root(kind).trim_start_matches('/').to_owned();
+    if path.is_empty() {
+        let mut index: Value = serde_json::from_slice(V3.get("")?).ok()?;
+        let mut hashes: BTreeMap<String, u32> = BTreeMap::new();
+        for kind in served.kinds().iter().filter(is_custom) {
+            let own = kind.definition().map_or(0, |definition| definition.hash);
+            let hash = hashes.entry(of_path(kind)).or_default();
+            *hash = hash.rotate_left(1) ^ own ^ crc32fast::hash(kind.plural.as_bytes());
+        }
+        for (path, hash) in hashes {
+            let url = format!("/openapi/v3/{path}?hash={hash:08X}");
+            index["paths"][&path] = json!({"serverRelativeURL": url});
+        }
+        return Some(index.to_string().into());
+    }
+    let mut custom = served.kinds().iter().filter(is_custom);
+    if !custom.any(|kind| of_path(kind) == path) {
+        return V3.get(path).cloned();
+    }
+    let of_group: Vec<&Kind> = served
+        .kinds()
+        .iter()
+        .copied()
+        .filter(|kind| of_path(kind) == path)
+        .collect();
+    Some(v3(&of_group).to_string().into())
 }
 
 fn info() -> Value {
@@ -104,12 +152,12 @@ fn v3(of: &[&Kind]) -> Value {
     })
 }
 
-fn v2() -> Value {
+fn v2(of: &[&Kind]) -> Value {
     json!({
         "swagger": "2.0",
         "info": info(),
-        "paths": paths::of_kinds(kinds::ALL, Version::V2),
-        "definitions": schemas::of_kinds(kinds::ALL, Version::V2),
+        "paths": paths::of_kinds(of, Version::V2),
+        "definitions": schemas::of_kinds(of, Version::V2),
     })
 }
 

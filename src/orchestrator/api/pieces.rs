@@ -67,7 +67,7 @@ impl Pieces {
         };
         match self.form {
             Form::Object => list(
-                &format!("{}List", self.kind.kind),
+                &self.kind.list_kind(),
                 &self.kind.api_version(),
                 "",
                 "items",

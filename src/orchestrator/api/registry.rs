@@ -19,8 +19,9 @@ pub use super::kinds::Propagation;
 pub use delete::DeleteOptions;
 pub(super) use write::{Run, now};
 
+use super::custom::{self, Customs, Served};
 use super::heartbeats::Heartbeats;
-use super::kinds::{Kind, Subresource};
+use super::kinds::{self, Kind, Subresource};
 use super::patch::Patch;
 use super::rbac::Cache;
 use super::status::Status;
@@ -35,6 +36,8 @@ pub struct Registry {
     store: Arc<dyn Store>,
     /// Who beats.
     pub heartbeats: Arc<Heartbeats>,
+    /// Kinds that definitions define.
+    customs: Customs,
     /// Serialises allocation of cluster addresses and node ports.
     allocation: tokio::sync::Mutex<()>,
     /// Restricted labels that the cluster's file gives a node, which may therefore set them.
@@ -53,15 +56,58 @@ impl Registry {
     /// On `store`. `bootstrap::ensure` creates the objects every cluster has.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, heartbeats: Arc<Heartbeats>) -> Self {
-        Self {
+        let registry = Self {
             store,
             heartbeats,
+            customs: Customs::default(),
             allocation: tokio::sync::Mutex::default(),
             granted_labels: BTreeMap::new(),
             accepts_unenforced: false,
             gives_tokens: false,
             policy: Cache::default(),
             images: ImagePolicy::default(),
+        };
+        registry.refresh_customs();
+        registry
+    }
+
+    /// The kinds that are served now, those of definitions among them.
+    #[must_use]
+    pub fn served(&self) -> Arc<Served> {
+        self.customs.served()
+    }
+
+    /// Serves what the stored definitions define.
+    fn refresh_customs(&self) {
+        let (definitions, _) = self.list(&kinds::CUSTOM_RESOURCE_DEFINITION, None);
+        self.customs.refresh(&definitions);
+    }
+
+    /// After a write of this kind: definitions have their effect before the write is answered.
+    fn written(&self, kind: &Kind) {
+        if kind.is(&kinds::CUSTOM_RESOURCE_DEFINITION) {
+            self.refresh_customs();
+        }
+    }
+
+    /// A definition that waits for names may have them now that another one has changed or is gone.
+    async fn settle_names(&self, kind: &Kind) {
+        if !kind.is(&kinds::CUSTOM_RESOURCE_DEFINITION) {
+            return;
+        }
+        let kind = &kinds::CUSTOM_RESOURCE_DEFINITION;
+        let (definitions, _) = self.list(kind, None);
+        let waiting = definitions
+            .iter()
+            .filter(|crd| custom::names::waits_for_names(crd));
+        for crd in waiting {
+            let name = crd.pointer("/metadata/name").and_then(Value::as_str);
+            let again = |current: &Value| Ok(current.clone());
+            let run = write::Run::Real;
+            let name = name.unwrap_or_default();
+            if let Err(error) = write::update(self, kind, None, name, None, &again, run).await {
+                tracing::warn!(name, %error, "a definition still waits for its names");
+            }
         }
     }
 
@@ -121,9 +167,16 @@ impl Registry {
         namespace: Option<&str>,
         window: Window<'_>,
     ) -> Result<Page, Status> {
-        self.store
+        let mut page = self
+            .store
             .range(&kind.prefix(namespace), window)
-            .map_err(|error| Status::from_store(&error, kind, ""))
+            .map_err(|error| Status::from_store(&error, kind, ""))?;
+        if kind.custom.is_some() {
+            for entry in &mut page.entries {
+                entry.value = custom::as_read(kind, entry.value.clone());
+            }
+        }
+        Ok(page)
     }
 
     /// One object. `namespace` is `None` for kinds without namespaces.
@@ -157,8 +210,7 @@ impl Registry {
         object: Value,
     ) -> Result<Arc<Value>, Status> {
         let change = |_: &Value| Ok(object.clone());
-        write::update(
-            self,
+        self.change(
             kind,
             namespace,
             name,
@@ -179,8 +231,7 @@ impl Registry {
         patch: Patch,
     ) -> Result<Arc<Value>, Status> {
         let change = |current: &Value| patch.apply(kind, current);
-        write::update(
-            self,
+        self.change(
             kind,
             namespace,
             name,
@@ -211,7 +262,9 @@ impl Registry {
         change: &(dyn Fn(&Value) -> Result<Value, Status> + Send + Sync),
         run: write::Run,
     ) -> Result<Arc<Value>, Status> {
-        write::update(self, kind, namespace, name, subresource, change, run).await
+        let changed = write::update(self, kind, namespace, name, subresource, change, run).await;
+        self.settle_names(kind).await;
+        changed
     }
 
     /// Deletes an object, or begins to: pods get their grace period, objects with finalizers wait for them. Returns the object
@@ -223,7 +276,9 @@ impl Registry {
         name: &str,
         options: DeleteOptions,
     ) -> Result<Arc<Value>, Status> {
-        delete::delete(self, kind, namespace, name, &options).await
+        let deleted = delete::delete(self, kind, namespace, name, &options).await;
+        self.settle_names(kind).await;
+        deleted
     }
 
     /// Deletes a pod if its disruption budget allows it, as POST …/eviction does. 429 if not.
@@ -250,9 +305,18 @@ impl Registry {
         after: Revision,
         limit: usize,
     ) -> Result<(Vec<Event>, Revision), Status> {
-        self.store
+        let (mut events, upto) = self
+            .store
             .events(&kind.prefix(namespace), after, limit)
-            .map_err(|error| Status::from_store(&error, kind, ""))
+            .map_err(|error| Status::from_store(&error, kind, ""))?;
+        if kind.custom.is_some() {
+            for event in &mut events {
+                for value in [&mut event.value, &mut event.previous] {
+                    *value = value.take().map(|value| custom::as_read(kind, value));
+                }
+            }
+        }
+        Ok((events, upto))
     }
 
     /// Tells of every new revision of the store.
@@ -274,9 +338,12 @@ impl Registry {
     }
 
     fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Entry, Status> {
-        self.store
+        let mut entry = self
+            .store
             .get(&kind.key(namespace, name))
-            .ok_or_else(|| Status::not_found(kind, name))
+            .ok_or_else(|| Status::not_found(kind, name))?;
+        entry.value = custom::as_read(kind, entry.value);
+        Ok(entry)
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a path to what it names.
 
+use super::custom::Served;
 use super::kinds::{self, Kind, Subresource};
 use super::reviews::{self, Review};
 
@@ -46,9 +47,9 @@ pub enum Target {
     },
 }
 
-/// Reads a path; `None` is 404.
+/// Reads a path, while these kinds are served; `None` is 404.
 #[must_use]
-pub fn parse(path: &str) -> Option<Target> {
+pub fn parse(served: &Served, path: &str) -> Option<Target> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
         ["api"] => Some(Target::LegacyVersions),
@@ -62,34 +63,38 @@ pub fn parse(path: &str) -> Option<Target> {
             group: (*group).to_owned(),
             version: (*version).to_owned(),
         }),
-        ["api", "v1", rest @ ..] => objects("", "v1", rest),
+        ["api", "v1", rest @ ..] => objects(served, "", "v1", rest),
         ["apis", group, version, rest @ ..] => match reviews::find(group, version, rest) {
             Some((review, namespace)) => Some(Target::Review { review, namespace }),
-            None => objects(group, version, rest),
+            None => objects(served, group, version, rest),
         },
         _ => None,
     }
 }
 
-fn objects(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
+fn objects(served: &Served, group: &str, version: &str, rest: &[&str]) -> Option<Target> {
     match rest {
         ["namespaces", namespace, plural, rest @ ..] => {
-            let found = kinds::find(group, version, plural).filter(|kind| kind.namespaced);
+            let found = served
+                .find(group, version, plural)
+                .filter(|kind| kind.namespaced);
             match found {
                 Some(kind) => below(kind, Some((*namespace).to_owned()), rest),
                 None => below(
-                    kinds::find(group, version, "namespaces")?,
+                    served.find(group, version, "namespaces")?,
                     None,
                     &rest_of_namespace(namespace, plural, rest),
                 ),
             }
         }
         [plural] => Some(Target::Collection {
-            kind: kinds::find(group, version, plural)?,
+            kind: served.find(group, version, plural)?,
             namespace: None,
         }),
         [plural, rest @ ..] => below(
-            kinds::find(group, version, plural).filter(|kind| !kind.namespaced)?,
+            served
+                .find(group, version, plural)
+                .filter(|kind| !kind.namespaced)?,
             None,
             rest,
         ),
@@ -143,6 +148,10 @@ fn below(kind: &'static Kind, namespace: Option<String>, rest: &[&str]) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(path: &str) -> Option<Target> {
+        super::parse(&Served::default(), path)
+    }
 
     #[test]
     fn paths() {

@@ -174,7 +174,10 @@ fn field_requirement(kind: &Kind, part: &str) -> Result<FieldRequirement, Status
         )));
     };
     let known = ["metadata.name", "metadata.namespace"].contains(&field)
-        || kind.strategy.selectable_fields.contains(&field);
+        || kind.strategy.selectable_fields.contains(&field)
+        || kind
+            .definition()
+            .is_some_and(|definition| definition.selectable.iter().any(|known| known == field));
     if !known {
         return Err(Status::bad_request(format!(
             "field label not supported: {field}"

@@ -2,10 +2,13 @@
 //!
 //! Kubernetes' own types find them: an object is read into its type and written again; what did not come back is unknown.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
+use super::custom::Definition;
 use super::kinds::Kind;
 use super::kinds::parts::causes::clipped;
+use super::kinds::parts::decode::through;
 use super::limits::FIELDS_IN_MESSAGE;
 use super::status::Status;
 use super::wrong_type::WrongType;
@@ -73,10 +76,32 @@ pub(super) fn drop_unknown_fields(
     kind: &Kind,
     object: &mut Value,
 ) -> Result<Vec<String>, WrongType> {
+    if let Some(definition) = kind.definition() {
+        return drop_undefined(&definition, object);
+    }
     let decode = kind.strategy.decode;
     let typed = decode(object).map_err(|error| WrongType::find(decode, object, &error))?;
     let mut unknown = Vec::new();
     drop_unknown(object, &typed, "", &mut unknown);
+    Ok(unknown)
+}
+
+/// What every object has, whatever its kind.
+#[derive(serde::Deserialize, serde::Serialize)]
+struct Bare {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+/// The same for an object that has no type but its definition's schema.
+fn drop_undefined(definition: &Definition, object: &mut Value) -> Result<Vec<String>, WrongType> {
+    let decode = through::<Bare>;
+    let typed = decode(object).map_err(|error| WrongType::find(decode, object, &error))?;
+    let mut unknown = Vec::new();
+    if let (Some(metadata), Some(typed)) = (object.get_mut("metadata"), typed.get("metadata")) {
+        drop_unknown(metadata, typed, "metadata", &mut unknown);
+    }
+    unknown.extend(definition.prune(object));
     Ok(unknown)
 }
 

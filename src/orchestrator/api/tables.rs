@@ -82,6 +82,9 @@ fn table(kind: &Kind, version: &str, object: &Value) -> Value {
 
 /// A Table's `columnDefinitions`.
 pub(super) fn columns(kind: &Kind) -> Value {
+    if let Some(definition) = kind.definition() {
+        return definition.columns.definitions();
+    }
     let definitions = kind.strategy.columns.iter().map(|column| {
         let format = if column.name == "Name" { "name" } else { "" };
         json!({"name": column.name, "type": "string", "format": format, "description": "", "priority": i32::from(column.wide)})
@@ -91,8 +94,13 @@ pub(super) fn columns(kind: &Kind) -> Value {
 
 /// A row of a Table.
 pub(super) fn row(kind: &Kind, object: &Value) -> Value {
-    let columns = kind.strategy.columns.iter();
-    let cells: Vec<Value> = columns.map(|column| (column.cell)(object)).collect();
+    let cells: Vec<Value> = match kind.definition() {
+        Some(definition) => definition.columns.cells(object),
+        None => {
+            let columns = kind.strategy.columns.iter();
+            columns.map(|column| (column.cell)(object)).collect()
+        }
+    };
     let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.get("metadata")});
     json!({"cells": cells, "object": partial})
 }

@@ -15,7 +15,10 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         found.1 = Quoting::Redacted;
     }
     metadata(kind, object, &mut found);
-    (kind.strategy.validate)(object, old, &mut found);
+    match kind.definition() {
+        Some(definition) => definition.validate(object, old, &mut found),
+        None => (kind.strategy.validate)(object, old, &mut found),
+    }
     found.0
 }
 

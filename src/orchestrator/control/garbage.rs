@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::world::{Action, Decision, Target, World, is_finished, node_of};
+use crate::orchestrator::api::custom::CLEANUP;
 
 /// A pod whose node does not exist waits so long for it to be registered (Kubernetes' quarantine).
 const NODE_QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
@@ -17,12 +18,14 @@ const NODE_QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
 const FINISHED_PODS_MAX: usize = 100;
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+const DEFINITION: &str = "CustomResourceDefinition";
 
 pub(super) fn reconcile(world: &World) -> Decision {
     let mut decision = Decision::default();
     owners(world, &mut decision);
     pods(world, &mut decision);
     namespaces(world, &mut decision);
+    definitions(world, &mut decision);
     decision
 }
 
@@ -159,6 +162,33 @@ fn namespaces(world: &World, decision: &mut Decision) {
         }
         if empty {
             decision.actions.push(Action::FinalizeNamespace(target));
+        }
+    }
+}
+
+/// The objects of a definition that is to go, then the definition. They are known by its name.
+fn definitions(world: &World, decision: &mut Decision) {
+    for (kind, definition) in &world.others {
+        let mut finalizers = definition.finalizers.iter().flatten();
+        let waits = finalizers.any(|one| one == CLEANUP);
+        if *kind != DEFINITION || definition.deletion_timestamp.is_none() || !waits {
+            continue;
+        }
+        let name = definition.name.as_deref().unwrap_or_default();
+        let mut empty = true;
+        for (kind, object) in world.others.iter().filter(|(kind, _)| *kind == name) {
+            empty = false;
+            if object.deletion_timestamp.is_none() {
+                decision.actions.push(Action::Delete {
+                    target: Target::of(kind, object),
+                    force: false,
+                });
+            }
+        }
+        if empty {
+            decision
+                .actions
+                .push(without_finalizer(kind, definition, CLEANUP));
         }
     }
 }

@@ -210,7 +210,7 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
             object,
         } => {
             registry
-                .create(kind_of(kind), some(&namespace), object)
+                .create(kind_of(registry, kind)?, some(&namespace), object)
                 .await?;
         }
         Action::Patch {
@@ -218,7 +218,7 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
             status,
             mut patch,
         } => {
-            let kind = kind_of(target.kind);
+            let kind = kind_of(registry, target.kind)?;
             patch["metadata"]["uid"] = json!(target.uid);
             let (subresource, patch) = if status {
                 (Some(Subresource::Status), Patch::Strategic(patch))
@@ -239,7 +239,7 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
         Action::Replace { target, object } => {
             registry
                 .update(
-                    kind_of(target.kind),
+                    kind_of(registry, target.kind)?,
                     some(&target.namespace),
                     &target.name,
                     None,
@@ -256,7 +256,7 @@ async fn apply(registry: &Registry, action: Action) -> Result<(), Status> {
             };
             registry
                 .delete(
-                    kind_of(target.kind),
+                    kind_of(registry, target.kind)?,
                     some(&target.namespace),
                     &target.name,
                     options,
@@ -309,8 +309,16 @@ fn some(namespace: &str) -> Option<&str> {
     (!namespace.is_empty()).then_some(namespace)
 }
 
-fn kind_of(name: &str) -> &'static Kind {
-    kinds::named(name).expect("controllers name only kinds that are served")
+/// The kind that controllers know by this name. That of a definition may be gone since the snapshot was taken.
+fn kind_of(registry: &Registry, tag: &str) -> Result<&'static Kind, Status> {
+    let custom = |tag: &str| {
+        let served = registry.served();
+        let mut kinds = served.custom().iter().copied();
+        kinds.find(|kind| kind.tag() == tag)
+    };
+    kinds::named(tag)
+        .or_else(|| custom(tag))
+        .ok_or_else(Status::no_such_path)
 }
 
 /// Deletes old events, for ever.
@@ -419,20 +427,25 @@ impl Cache {
             .0
             .iter()
             .any(|namespace| namespace.pointer("/metadata/deletionTimestamp").is_some());
-        for kind in kinds::ALL.iter().filter(|kind| !WHOLE.contains(kind)) {
+        let served = registry.served();
+        self.others.retain(|tag, _| {
+            !tag.contains('.') || served.custom().iter().any(|kind| kind.tag() == *tag)
+        });
+        let all = kinds::ALL.iter().chain(served.custom());
+        for kind in all.filter(|kind| !WHOLE.contains(kind)) {
             // Events are many, and matter only to a namespace that is to go.
             if kind.is(&kinds::EVENT) && !terminating {
                 continue;
             }
             let parsed = self
                 .others
-                .entry(kind.kind)
+                .entry(kind.tag())
                 .or_default()
                 .refresh(&registry.list(kind, None).0, bare);
             others.extend(
                 parsed
                     .into_values()
-                    .map(|object| (kind.kind, Arc::new(object.metadata.clone()))),
+                    .map(|object| (kind.tag(), Arc::new(object.metadata.clone()))),
             );
         }
         World {

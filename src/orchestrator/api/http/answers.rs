@@ -30,6 +30,8 @@ pub(super) fn respond(
     let mut warnings = warnings.to_vec();
     if [Method::POST, Method::PUT, Method::PATCH].contains(&call.method) {
         warnings.extend((kind.strategy.warnings)(object));
+        let deprecation = kind.definition();
+        warnings.extend(deprecation.and_then(|definition| definition.deprecation.clone()));
     }
     for warning in bounded(&warnings) {
         if let Ok(value) = format!("299 - {warning:?}").parse() {

@@ -5,6 +5,7 @@ use http::{HeaderMap, Method, header};
 use serde_json::Value;
 
 use super::super::authorize::Identity;
+use super::super::kinds::Kind;
 use super::super::registry::Run;
 use super::super::status::Status;
 use super::super::strict::FieldValidation;
@@ -63,6 +64,16 @@ impl Call {
         Form::from_accept(self.accept()).ok_or_else(|| {
             Status::not_acceptable("only the following media types are accepted: application/json, application/json;stream=watch")
         })
+    }
+
+    /// The body as an object of this kind: what a definition defines is never protobuf.
+    pub(super) fn object_of(&self, kind: &Kind) -> Result<Value, Status> {
+        if kind.custom.is_some() && self.content_type() == protobuf::MEDIA_TYPE {
+            return Err(Status::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+            ));
+        }
+        self.object()
     }
 
     pub(super) fn object(&self) -> Result<Value, Status> {

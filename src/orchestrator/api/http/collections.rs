@@ -68,7 +68,7 @@ pub(super) async fn collection(
         "watch" => start_watch(server, call, kind, namespace, selector).await,
         "list" => list(server, call, kind, namespace.as_deref(), &selector).await,
         "create" => {
-            let mut body = call.object()?;
+            let mut body = call.object_of(kind)?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
             // Owners begin with an apply.
             if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {

@@ -106,9 +106,9 @@ pub(super) async fn object(
                 let wanted = if verb == "update" {
                     call.object()?
                 } else {
-                    read_patch(call)?.apply(kind, &present)?
+                    read_patch(call, kind)?.apply(kind, &present)?
                 };
-                let scaled = scale::apply(current, &wanted)?;
+                let scaled = scale::apply(kind, current, &wanted)?;
                 Ok(apply::track(kind, subresource, &manager, current, scaled))
             };
             let changed = server
@@ -121,7 +121,7 @@ pub(super) async fn object(
             ))
         }
         ("update", None | Some(Subresource::Status)) => {
-            let mut body = call.object()?;
+            let mut body = call.object_of(kind)?;
             let warnings = strict::check(kind, &mut body, field_validation(call)?)?;
             let change = |current: &Value| {
                 let part = (kind, subresource);
@@ -140,7 +140,7 @@ pub(super) async fn object(
             applied(server, call, kind, namespace, name, subresource).await
         }
         ("patch", None | Some(Subresource::Status)) => {
-            let patch = read_patch(call)?;
+            let patch = read_patch(call, kind)?;
             let validation = field_validation(call)?;
             let change = |current: &Value| {
                 let mut patched = patch.apply(kind, current)?;
@@ -287,8 +287,14 @@ async fn applied(
     Err(Status::modified(kind, name))
 }
 
-fn read_patch(call: &Call) -> Result<Patch, Status> {
+fn read_patch(call: &Call, kind: &Kind) -> Result<Patch, Status> {
     match call.content_type() {
+        // Nothing says how what a definition defines would be merged.
+        "application/strategic-merge-patch+json" if kind.custom.is_some() => {
+            Err(Status::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            ))
+        }
         "application/json-patch+json" => Ok(Patch::Json(call.json("patch")?)),
         "application/merge-patch+json" => Ok(Patch::Merge(call.json("patch")?)),
         "application/strategic-merge-patch+json" => Ok(Patch::Strategic(call.json("patch")?)),
@@ -311,7 +317,7 @@ async fn delete(
         .delete(kind, namespace, name, options)
         .await?;
     let begun = left.pointer("/metadata/deletionTimestamp").is_some();
-    if begun || RETURNED.contains(&kind.kind) {
+    if begun || (kind.custom.is_none() && RETURNED.contains(&kind.kind)) {
         return respond(call, kind, StatusCode::OK, &left, &[]);
     }
     let done = json!({

@@ -47,7 +47,16 @@ struct Schemas {
 
 impl Schemas {
     fn kind(&mut self, kind: &Kind) {
+        if let Some(definition) = kind.definition() {
+            let schema = self.custom(kind, definition.written.clone());
+            self.made.insert(custom_name(kind), schema);
+            return;
+        }
         let Some((message, _)) = schema::of_object(&kind.api_version(), kind.kind) else {
+            // Its fields are not described: it is an object.
+            let schema = self.custom(kind, json!({"type": "object"}));
+            self.made
+                .insert(UNDESCRIBED.replace("KIND", kind.kind), schema);
             return;
         };
         let mut properties = Map::new();
@@ -64,6 +73,29 @@ impl Schemas {
                     {"group": kind.group, "version": kind.version, "kind": kind.kind}],
             }),
         );
+    }
+
+    /// A kind's own schema, with what every object has.
+    fn custom(&mut self, kind: &Kind, written: Value) -> Value {
+        let mut schema = if written.is_object() {
+            written
+        } else {
+            json!({"type": "object"})
+        };
+        if self.version == Version::V2 {
+            without_junctors(&mut schema);
+        }
+        if !schema["properties"].is_object() {
+            schema["properties"] = json!({});
+        }
+        for field in ["apiVersion", "kind"] {
+            schema["properties"][field] = json!({"type": "string"});
+        }
+        self.wanted.push(OBJECT_META);
+        schema["properties"]["metadata"] = self.reference(&definition(OBJECT_META));
+        schema["x-kubernetes-group-version-kind"] =
+            json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
+        schema
     }
 
     fn properties(&mut self, message: &'static str) -> Map<String, Value> {
@@ -136,6 +168,34 @@ impl Schemas {
         ]
         .map(|(name, schema)| (name.to_owned(), schema))
         .to_vec()
+    }
+}
+
+/// The metadata of every object.
+const OBJECT_META: &str = "meta.ObjectMeta";
+/// The name of a kind's schema of which no message is described.
+const UNDESCRIBED: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.KIND";
+
+/// The name of a definition's schema: its group from behind, its version and its kind.
+fn custom_name(kind: &Kind) -> String {
+    let group: Vec<&str> = kind.group.rsplit('.').collect();
+    format!("{}.{}.{}", group.join("."), kind.version, kind.kind)
+}
+
+/// Takes out what version 2 does not know.
+fn without_junctors(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            for word in ["allOf", "anyOf", "not", "nullable", "oneOf"] {
+                // A property may be called so: then it is an object.
+                if word == "not" || !map.get(word).is_some_and(Value::is_object) {
+                    map.shift_remove(word);
+                }
+            }
+            map.values_mut().for_each(without_junctors);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_junctors),
+        _ => {}
     }
 }
 

@@ -108,6 +108,11 @@ pub(super) async fn delete(
             kind.singular()
         )));
     }
+    let entered = if kind.custom.is_some() {
+        None
+    } else {
+        Some(registry.customs.enter(kind).await)
+    };
     for _ in 0..RACE_RETRIES {
         let current = registry.entry(kind, namespace, name)?;
         check_preconditions(kind, name, &current.value, options)?;
@@ -136,7 +141,11 @@ pub(super) async fn delete(
             }
         };
         match done {
-            Ok(entry) => return Ok(entry.value),
+            Ok(entry) => {
+                registry.written(kind);
+                drop(entered);
+                return Ok(entry.value);
+            }
             Err(StoreError::Conflict {
                 current: Some(_), ..
             }) => {}

@@ -8,6 +8,15 @@ use crate::orchestrator::api::status::Status;
 /// The Scale of an object.
 pub(in crate::orchestrator::api) fn from_object(kind: &Kind, object: &Value) -> Value {
     let get = |pointer: &str| object.pointer(pointer).cloned().unwrap_or_default();
+    let replicas = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let (wanted, present, selector) = match kind.definition() {
+        Some(definition) => definition.scale(object),
+        None => (
+            replicas("/spec/replicas"),
+            replicas("/status/replicas"),
+            (kind.strategy.selector)(object),
+        ),
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -18,11 +27,8 @@ pub(in crate::orchestrator::api) fn from_object(kind: &Kind, object: &Value) -> 
             "resourceVersion": get("/metadata/resourceVersion"),
             "creationTimestamp": get("/metadata/creationTimestamp"),
         },
-        "spec": {"replicas": object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0)},
-        "status": {
-            "replicas": object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0),
-            "selector": (kind.strategy.selector)(object),
-        },
+        "spec": {"replicas": wanted},
+        "status": {"replicas": present, "selector": selector},
     })
 }
 
@@ -38,7 +44,11 @@ fn out_of_range(scale: &Value) -> Status {
 }
 
 /// The object as the Scale wants it.
-pub(in crate::orchestrator::api) fn apply(object: &Value, scale: &Value) -> Result<Value, Status> {
+pub(in crate::orchestrator::api) fn apply(
+    kind: &Kind,
+    object: &Value,
+    scale: &Value,
+) -> Result<Value, Status> {
     if !scale.is_object() {
         return Err(Status::bad_request("the body must be a Scale"));
     }
@@ -74,7 +84,10 @@ pub(in crate::orchestrator::api) fn apply(object: &Value, scale: &Value) -> Resu
         }
     };
     let mut next = object.clone();
-    next["spec"]["replicas"] = json!(replicas);
+    match kind.definition() {
+        Some(definition) => definition.rescale(&mut next, replicas),
+        None => next["spec"]["replicas"] = json!(replicas),
+    }
     if let Some(revision) = scale
         .pointer("/metadata/resourceVersion")
         .filter(|revision| revision.is_string())
@@ -87,11 +100,14 @@ pub(in crate::orchestrator::api) fn apply(object: &Value, scale: &Value) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::api::kinds;
 
     #[test]
     fn only_a_scale_within_what_clients_read_is_taken() {
         let object = json!({"metadata": {"name": "r"}, "spec": {"replicas": 3}});
-        let code = |scale: Value| apply(&object, &scale).map_or_else(|status| status.code, |_| 200);
+        let kind = &kinds::REPLICATION_CONTROLLER;
+        let code =
+            |scale: Value| apply(kind, &object, &scale).map_or_else(|status| status.code, |_| 200);
         for body in [json!(5), json!("x"), json!([]), json!(null), json!(true)] {
             assert_eq!(code(body), 400);
         }
@@ -102,6 +118,7 @@ mod tests {
             assert_eq!(code(json!({"spec": {"replicas": beyond}})), 422);
         }
         let scaled = apply(
+            kind,
             &object,
             &json!({"kind": "Scale", "spec": {"replicas": i32::MAX}}),
         );

@@ -67,6 +67,8 @@ pub(super) async fn create(
     let generate = text(&object, "/metadata/generateName").to_owned();
     let named = !text(&object, "/metadata/name").is_empty();
     initialise(kind, &mut object);
+    let entered = registry.customs.enter(kind).await;
+    admit_kind(registry, kind)?;
     for _ in 0..RACE_RETRIES {
         if !named && !generate.is_empty() {
             let name = generated_name(&generate);
@@ -106,7 +108,11 @@ pub(super) async fn create(
             .await;
         drop(guard);
         match written {
-            Ok(entry) => return Ok(entry.value),
+            Ok(entry) => {
+                registry.written(kind);
+                drop(entered);
+                return Ok(entry.value);
+            }
             Err(StoreError::Conflict { .. }) if !named => {}
             Err(StoreError::Conflict { .. }) => return Err(Status::already_exists(kind, &name)),
             Err(error) => return Err(Status::from_store(&error, kind, &name)),
@@ -172,6 +178,25 @@ fn envelope(kind: &Kind, namespace: Option<&str>, mut object: Value) -> Result<V
     Ok(Value::Object(ordered))
 }
 
+/// A kind whose definition goes takes no new objects; one whose definition is gone is not there any more.
+fn admit_kind(registry: &Registry, kind: &'static Kind) -> Result<(), Status> {
+    let Some(custom) = kind.custom else {
+        return Ok(());
+    };
+    let served = registry.served();
+    let mut known = served.kinds().iter();
+    if !known.any(|known| std::ptr::eq(*known, kind)) {
+        return Err(Status::no_such_path());
+    }
+    if custom.is_terminating() {
+        let mut status = Status::method_not_allowed();
+        "create not allowed while custom resource definition is terminating"
+            .clone_into(&mut status.message);
+        return Err(status);
+    }
+    Ok(())
+}
+
 fn admit_namespace(registry: &Registry, namespace: &str) -> Result<(), Status> {
     let found = registry.get(&kinds::NAMESPACE, None, namespace)?;
     if found.pointer("/metadata/deletionTimestamp").is_some() {
@@ -200,10 +225,15 @@ fn initialise(kind: &Kind, object: &mut Value) {
     meta.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
     meta.insert("creationTimestamp".to_owned(), json!(now()));
     meta.shift_remove("generation");
-    if has_spec && kind.strategy.generation == Generation::Counted {
+    let definition = kind.definition();
+    if (has_spec || definition.is_some()) && kind.strategy.generation == Generation::Counted {
         meta.insert("generation".to_owned(), json!(1));
     }
-    if kind.strategy.status_on_create == StatusOnCreate::Dropped {
+    let is_dropped = match definition {
+        Some(definition) => definition.has_status(),
+        None => kind.strategy.status_on_create == StatusOnCreate::Dropped,
+    };
+    if is_dropped {
         map.shift_remove("status");
     }
 }
@@ -262,6 +292,11 @@ pub(super) async fn update(
     change: &(dyn Fn(&Value) -> Result<Value, Status> + Send + Sync),
     run: Run,
 ) -> Result<Arc<Value>, Status> {
+    let entered = if kind.custom.is_some() {
+        None
+    } else {
+        Some(registry.customs.enter(kind).await)
+    };
     for _ in 0..RACE_RETRIES {
         let current = registry.entry(kind, namespace, name)?;
         let changed = change(&current.value)?;
@@ -288,7 +323,11 @@ pub(super) async fn update(
         let written = store_changed(registry, kind, &current, next).await;
         drop(guard);
         match written {
-            Ok(entry) => return Ok(entry.value),
+            Ok(entry) => {
+                registry.written(kind);
+                drop(entered);
+                return Ok(entry.value);
+            }
             // A writer that named a revision has had its answer above; this one lost a race it does not know of.
             Err(StoreError::Conflict {
                 current: Some(_), ..
@@ -426,7 +465,11 @@ fn bump_generation(kind: &Kind, current: &Value, next: &mut Value) {
         .pointer("/metadata/generation")
         .and_then(Value::as_i64);
     let Some(generation) = generation else { return };
-    if current.get("spec") != next.get("spec") && kind.strategy.generation == Generation::Counted {
+    let is_changed = match kind.definition() {
+        Some(definition) => definition.is_changed(current, next),
+        None => current.get("spec") != next.get("spec"),
+    };
+    if is_changed && kind.strategy.generation == Generation::Counted {
         next["metadata"]["generation"] = json!(generation + 1);
     }
 }
