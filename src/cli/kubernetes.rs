@@ -110,6 +110,7 @@ fn refused(error: ManifestError) -> Failure {
     let invalid = match &error {
         ManifestError::Invalid(_) => true,
         ManifestError::Apply { source, .. } => source.is_wrong_input(),
+        ManifestError::NotServed { .. } => false,
     };
     if invalid {
         Failure::from(error).invalid()

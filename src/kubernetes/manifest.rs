@@ -5,6 +5,7 @@
 //! each other, folders, standard input.
 
 mod apply;
+mod defined;
 mod json;
 mod objects;
 mod place;
@@ -24,7 +25,7 @@ use crate::model::image_policy::ImagePolicy;
 use place::Place;
 
 pub use apply::{Applied, LAST_APPLIED, Outcome, apply};
-pub use objects::{parse, parse_for};
+pub use objects::{parse, parse_for, parse_next};
 pub use sources::{Folders, STANDARD_INPUT, load, load_checked};
 
 /// One object of a manifest.
@@ -166,6 +167,20 @@ pub enum ManifestError {
         /// What the server said.
         #[source]
         source: Box<ClientError>,
+    },
+    /// The API server took a definition, and does not serve what it defines.
+    #[error("wait for the kinds of {object} ({}:{line}): they are not served after {after_s} s: {why}", path.display())]
+    NotServed {
+        /// Kind and name.
+        object: String,
+        /// The file it is in.
+        path: PathBuf,
+        /// The line it begins on.
+        line: u64,
+        /// How long was waited, in seconds.
+        after_s: u64,
+        /// What its conditions say.
+        why: String,
     },
 }
 

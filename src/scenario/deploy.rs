@@ -1,5 +1,7 @@
 //! Puts a scenario's objects into the cluster, from a clean state, and takes them away again.
 
+mod definitions;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -180,6 +182,7 @@ pub async fn reset(client: &Client) -> Result<(), DeployError> {
         .filter_map(|rc| rc.metadata.name)
         .collect::<Vec<_>>();
     remove_controllers(client, &names).await?;
+    definitions::remove(client).await?;
     for kind in RESOURCES {
         for name in of_users(client, kind).await? {
             delete_if_there(client, kind, NAMESPACE, &name).await?;

@@ -27,6 +27,7 @@ use serde_json::Value as Json;
 use super::spec::{Capability, Deploy, Scenario, Step, Url};
 use super::{expectations, file_problem::ScenarioFileError};
 use crate::cluster::file::cluster;
+use crate::kubernetes::client::ResourceKind;
 use crate::kubernetes::manifest::{Check, NotApplied, Rules};
 use crate::model::diagnostic::Refusal;
 use crate::model::reader::{Problems, Table, Value, suggestion};
@@ -121,13 +122,15 @@ pub fn parse(path: &Path, text: &str, against: &Against<'_>) -> Result<Scenario,
 }
 
 /// What the parts of a file are read with.
-struct Reading {
+struct Reading<'a> {
     nodes: Nodes,
     check: Check,
     /// What the cluster says about the objects of its manifests.
     rules: Rules<'a>,
     /// What the manifests set without effect.
     not_applied: RefCell<Vec<NotApplied>>,
+    /// Kinds that the manifests read so far define.
+    defined: RefCell<Vec<ResourceKind>>,
     /// Whether manifests must be there.
     manifests: bool,
     /// Where each step so far was given its id.
@@ -178,6 +181,7 @@ fn scenario(root: &Table<'_, '_>, name: String, path: &Path, against: &Against<'
         check: against.manifests,
         rules: against.rules(spec.as_ref()),
         not_applied: RefCell::default(),
+        defined: RefCell::default(),
         manifests: !matches!(against.machines, Machines::Gone),
         steps: RefCell::default(),
     };

@@ -1,9 +1,12 @@
 //! Applying objects as kubectl does: what is new, changed or gone since the last time goes to the server as a merge patch.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
 
+use super::defined::DEFINITION;
 use super::{Manifest, ManifestError};
 use crate::kubernetes::client::{Client, ClientError, Patch, ResourceKind};
 
@@ -11,6 +14,9 @@ use crate::kubernetes::client::{Client, ClientError, Patch, ResourceKind};
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How often a patch is computed again because somebody else changed the object meanwhile.
 const CONFLICT_RETRIES: usize = 5;
+/// How long a server may take to serve what a definition defines, and how often it is asked.
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
+const SERVED_POLL: Duration = Duration::from_millis(100);
 /// What a server fills in: an object that was read from one and stored can be applied again.
 const SERVERS_OWN: [&str; 8] = [
     "creationTimestamp",
@@ -57,7 +63,7 @@ pub struct Applied {
     pub outcome: Outcome,
 }
 
-/// Creates or changes each object in turn; `namespace` is for objects that name none. Stops at the first that is refused: also one
+/// Creates or changes each object in turn, definitions of kinds before all others; `namespace` is for objects that name none. Stops at the first that is refused: also one
 /// with a field that the server does not know, which it would drop silently otherwise.
 pub async fn apply(
     client: &Client,
@@ -66,7 +72,10 @@ pub async fn apply(
 ) -> Result<Vec<Applied>, ManifestError> {
     let client = &client.refusing_unknown_fields();
     let mut applied = Vec::with_capacity(manifests.len());
-    for manifest in manifests {
+    let (definitions, others): (Vec<&Manifest>, Vec<&Manifest>) = manifests
+        .iter()
+        .partition(|manifest| manifest.kind.kind == DEFINITION);
+    for manifest in definitions.iter().copied().chain(others) {
         let outcome = apply_one(client, namespace, manifest)
             .await
             .map_err(|source| ManifestError::Apply {
@@ -81,8 +90,49 @@ pub async fn apply(
             name: manifest.name().to_owned(),
             outcome,
         });
+        // The last definition: what they define is next.
+        if applied.len() == definitions.len() {
+            for definition in &definitions {
+                until_served(client, definition).await?;
+            }
+        }
     }
     Ok(applied)
+}
+
+/// Waits until a definition's kinds are served.
+async fn until_served(client: &Client, manifest: &Manifest) -> Result<(), ManifestError> {
+    let until = Instant::now() + SERVED_WITHIN;
+    let name = manifest.name();
+    loop {
+        let read = client.get_value(&manifest.kind, "", name).await;
+        let crd = read.map_err(|source| ManifestError::Apply {
+            object: format!("{}/{name}", manifest.kind.plural),
+            path: manifest.source.clone(),
+            line: manifest.line,
+            source: Box::new(source),
+        })?;
+        let conditions = crd["status"]["conditions"].as_array();
+        let conditions: Vec<&Value> = conditions.into_iter().flatten().collect();
+        let established = |one: &&Value| one["type"] == "Established" && one["status"] == "True";
+        if conditions.iter().any(established) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let told: Vec<&str> = conditions
+                .iter()
+                .filter_map(|one| one["message"].as_str())
+                .collect();
+            return Err(ManifestError::NotServed {
+                object: format!("{}/{name}", manifest.kind.plural),
+                path: manifest.source.clone(),
+                line: manifest.line,
+                after_s: SERVED_WITHIN.as_secs(),
+                why: told.join(", "),
+            });
+        }
+        sleep(SERVED_POLL).await;
+    }
 }
 
 async fn apply_one(

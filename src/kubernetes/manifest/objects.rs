@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::defined;
 use super::place::{Place, Position, SyntaxProblem, Tree};
 use super::{
     Check, FieldProblem, Manifest, ManifestProblem, NotApplied, Rules, Unenforced, Weight,
@@ -28,10 +29,34 @@ pub fn parse_for(
     check: Check,
     rules: Rules<'_>,
 ) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
+    parse_among(source, text, check, rules, &defined::in_text(source, text))
+}
+
+/// As [`parse_for`], one file of several: `known` are the kinds that those before it define, to which its own are added.
+pub fn parse_next(
+    source: &Path,
+    text: &str,
+    check: Check,
+    rules: Rules<'_>,
+    known: &mut Vec<ResourceKind>,
+) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
+    known.extend(defined::in_text(source, text));
+    parse_among(source, text, check, rules, known)
+}
+
+/// As [`parse_for`], where objects may be of these kinds, too.
+pub(super) fn parse_among(
+    source: &Path,
+    text: &str,
+    check: Check,
+    rules: Rules<'_>,
+    defined: &[ResourceKind],
+) -> Result<Vec<Manifest>, Vec<ManifestProblem>> {
     let mut reader = Reader {
         source,
         check,
         rules,
+        defined,
         manifests: Vec::new(),
         problems: Vec::new(),
     };
@@ -48,9 +73,26 @@ pub fn parse_for(
     }
 }
 
+/// The objects of a document with which nothing is wrong by itself.
+pub(super) fn right_ones(source: &Path, document: &str) -> Vec<Manifest> {
+    let mut reader = Reader {
+        source,
+        check: |_, _| Vec::new(),
+        rules: Rules {
+            unenforced: Unenforced::Accepted,
+            images: None,
+        },
+        defined: &[],
+        manifests: Vec::new(),
+        problems: Vec::new(),
+    };
+    reader.read(1, document);
+    reader.manifests
+}
+
 /// Cuts at `---` in the first column, whatever white space follows. What follows on that line belongs to the document. Each with the
 /// number of its first line.
-fn documents(text: &str) -> Vec<(u64, String)> {
+pub(super) fn documents(text: &str) -> Vec<(u64, String)> {
     let mut cut: Vec<(u64, String)> = vec![(1, String::new())];
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let separator = line
@@ -74,6 +116,8 @@ struct Reader<'a> {
     source: &'a Path,
     check: Check,
     rules: Rules<'a>,
+    /// Kinds that are not served as they are, but that definitions define.
+    defined: &'a [ResourceKind],
     manifests: Vec<Manifest>,
     problems: Vec<ManifestProblem>,
 }
@@ -159,7 +203,11 @@ impl Reader<'_> {
                 }
             }
         }
-        let resource = resource_for(&api_version, &kind);
+        let defined = || {
+            let mut kinds = self.defined.iter();
+            kinds.find(|known| known.kind == kind && known.api_version() == api_version)
+        };
+        let resource = resource_for(&api_version, &kind).or_else(|| defined().cloned());
         if resource.is_none() && !kind.is_empty() && !api_version.is_empty() {
             self.problem(place.find("kind"), unknown_kind(&api_version, &kind));
         }

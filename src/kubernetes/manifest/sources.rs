@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::objects::parse_for;
+use super::defined;
+use super::objects::parse_among;
 use super::{Check, Manifest, ManifestError, ManifestProblem, Rules, Unenforced};
 use crate::model::text_file::{self, TextFileError};
 
@@ -39,6 +40,7 @@ pub fn load_checked(
 ) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     let mut problems = Vec::new();
+    let mut texts = Vec::new();
     for path in paths {
         let mut files = Vec::new();
         let found = if path.is_dir() {
@@ -52,12 +54,23 @@ pub fn load_checked(
         }
         for file in files {
             match read(&file) {
-                Ok(text) => match parse_for(&file, &text, check, rules) {
-                    Ok(more) => manifests.extend(more),
-                    Err(more) => problems.extend(more),
-                },
-                Err(error) => problems.push(unreadable(&file, error)),
+                Ok(text) => texts.push(Ok((file, text))),
+                Err(error) => texts.push(Err(unreadable(&file, error))),
             }
+        }
+    }
+    // Any of them may define what another one is of.
+    let mut kinds = Vec::new();
+    for (file, text) in texts.iter().flatten() {
+        kinds.extend(defined::in_text(file, text));
+    }
+    for read in texts {
+        let parsed = read
+            .map_err(|problem| vec![problem])
+            .and_then(|(file, text)| parse_among(&file, &text, check, rules, &kinds));
+        match parsed {
+            Ok(more) => manifests.extend(more),
+            Err(more) => problems.extend(more),
         }
     }
     if let (true, true, Some(first)) = (problems.is_empty(), manifests.is_empty(), paths.first()) {

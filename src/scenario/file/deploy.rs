@@ -17,7 +17,7 @@ use crate::scenario::spec::{Deploy, TlsSecret};
 /// How long a deployment may take that says nothing.
 pub(super) const DEPLOY_WAIT: Duration = Duration::from_mins(4);
 
-pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading) -> Deploy {
+pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading<'_>) -> Deploy {
     table.allow(&["files", "tls_secret", "wait"]);
     let files = array(table, "files")
         .iter()
@@ -38,7 +38,7 @@ pub(super) fn deploy(table: &Table<'_, '_>, reading: &Reading) -> Deploy {
     }
 }
 
-fn tls_secret(table: &Table<'_, '_>, reading: &Reading) -> Option<TlsSecret> {
+fn tls_secret(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<TlsSecret> {
     table.allow(&["name", "crt", "key", "host"]);
     let text = |key: &str| {
         table
@@ -65,7 +65,7 @@ fn tls_secret(table: &Table<'_, '_>, reading: &Reading) -> Option<TlsSecret> {
 /// A manifest that exists, can be read as one and would not be refused; and its objects.
 pub(super) fn manifest_file(
     value: &Value<'_, '_>,
-    reading: &Reading,
+    reading: &Reading<'_>,
 ) -> Option<(PathBuf, Vec<Manifest>)> {
     let name = value.string()?;
     // Relative to the file that names it, which may be an included one.
@@ -88,7 +88,14 @@ pub(super) fn manifest_file(
             return None;
         }
     };
-    match manifest::parse_for(&path, &text, reading.check, reading.rules) {
+    let parsed = manifest::parse_next(
+        &path,
+        &text,
+        reading.check,
+        reading.rules,
+        &mut reading.defined.borrow_mut(),
+    );
+    match parsed {
         Ok(manifests) => {
             if manifests.is_empty() {
                 let message = format!("manifest {}:1:1: there is no object in it", path.display());

@@ -15,7 +15,7 @@ const WEIGHT: RangeInclusive<u64> = 1..=WEIGHT_MAX;
 /// The steps that such a step stands for; `None` if it is another one. None are returned of one with problems.
 pub(super) fn steps(
     table: &Table<'_, '_>,
-    reading: &Reading,
+    reading: &Reading<'_>,
     earlier: &[Step],
 ) -> Option<Vec<Step>> {
     let fault = random_fault(table)?;
@@ -93,7 +93,7 @@ fn series_name(value: &Value<'_, '_>, times: u64, earlier: &[Step]) -> Option<St
     Some(id.to_owned())
 }
 
-fn choices(value: &Value<'_, '_>, reading: &Reading) -> Vec<Choice> {
+fn choices(value: &Value<'_, '_>, reading: &Reading<'_>) -> Vec<Choice> {
     let Some(values) = value.array() else {
         return Vec::new();
     };
@@ -107,7 +107,7 @@ fn choices(value: &Value<'_, '_>, reading: &Reading) -> Vec<Choice> {
         .collect()
 }
 
-fn choice(table: &Table<'_, '_>, reading: &Reading) -> Option<Choice> {
+fn choice(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Choice> {
     table.allow(&["weight", "fault"]);
     let weight = table
         .get("weight")

@@ -30,7 +30,7 @@ pub(in crate::scenario) fn actions() -> Vec<&'static str> {
     ACTIONS.into_iter().chain(others).collect()
 }
 
-pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -> Option<Step> {
+pub(super) fn step(table: &Table<'_, '_>, reading: &Reading<'_>, earlier: &[Step]) -> Option<Step> {
     let actions = actions();
     table.allow(&[&["id", "when"][..], &actions].concat());
     let id = table.require("id").and_then(|value| {
@@ -85,7 +85,7 @@ pub(super) fn step(table: &Table<'_, '_>, reading: &Reading, earlier: &[Step]) -
 fn of_table(
     action: &str,
     inner: &Table<'_, '_>,
-    reading: &Reading,
+    reading: &Reading<'_>,
     earlier: &[Step],
 ) -> Option<Action> {
     match action {
@@ -184,7 +184,7 @@ fn wait(table: &Table<'_, '_>, earlier: &[Step]) -> Option<Action> {
     })
 }
 
-fn rolling_update(table: &Table<'_, '_>, reading: &Reading) -> Option<Action> {
+fn rolling_update(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["from", "to", "update_period", "within", "ends"]);
     let from = table
         .require("from")
@@ -306,7 +306,7 @@ fn exec(table: &Table<'_, '_>) -> Option<Action> {
     }))
 }
 
-fn apply(table: &Table<'_, '_>, reading: &Reading) -> Option<Action> {
+fn apply(table: &Table<'_, '_>, reading: &Reading<'_>) -> Option<Action> {
     table.allow(&["file"]);
     Some(Action::Apply(
         table

@@ -21,7 +21,10 @@ pub(super) struct Twice(pub(super) String);
 /// The parts of a value that are owned by themselves; `None` if it is owned as one.
 pub(super) fn parts(topology: Topology, value: &Value) -> Option<Vec<(String, Topology, &Value)>> {
     match (topology, value) {
-        (Topology::Message(_) | Topology::Map | Topology::Unknown, Value::Object(map)) => Some(
+        (
+            Topology::Message(_) | Topology::Object | Topology::Map | Topology::Unknown,
+            Value::Object(map),
+        ) => Some(
             map.iter()
                 .filter(|(_, value)| !value.is_null())
                 .map(|(name, value)| (format!("f:{name}"), topology.field(name), value))

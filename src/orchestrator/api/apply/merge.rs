@@ -11,7 +11,7 @@ use super::topology::Topology;
 pub(super) fn merge(topology: Topology, live: &mut Value, applied: &Value) {
     match (topology, &mut *live, applied) {
         (
-            Topology::Message(_) | Topology::Map | Topology::Unknown,
+            Topology::Message(_) | Topology::Object | Topology::Map | Topology::Unknown,
             Value::Object(target),
             Value::Object(source),
         ) => {
@@ -69,7 +69,10 @@ fn merged_list(topology: Topology, live: &Value, applied: &Value) -> Vec<Value> 
 /// Takes out of `value` what is in `last` and neither it nor anything below is in `kept`.
 pub(super) fn prune(topology: Topology, value: &mut Value, last: &Fields, kept: &Fields) {
     match (topology, value) {
-        (Topology::Message(_) | Topology::Map | Topology::Unknown, Value::Object(map)) => {
+        (
+            Topology::Message(_) | Topology::Object | Topology::Map | Topology::Unknown,
+            Value::Object(map),
+        ) => {
             map.retain(|name, value| {
                 let step = format!("f:{name}");
                 stays(topology.field(name), value, &step, last, kept)

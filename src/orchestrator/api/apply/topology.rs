@@ -17,6 +17,8 @@ pub(in crate::orchestrator::api) enum Topology {
     Set,
     /// A list of messages, each by the value of these fields.
     Keyed(&'static [&'static str], &'static str),
+    /// A whole object without a message: its metadata are known.
+    Object,
     /// Nothing is known: objects by their fields, lists as one.
     Unknown,
 }
@@ -87,8 +89,11 @@ const WHOLE_MESSAGES: &[&str] = &[
 
 /// The topology of a kind's objects.
 pub(in crate::orchestrator::api) fn of_kind(kind: &Kind) -> Topology {
+    if kind.custom.is_some() {
+        return Topology::Object;
+    }
     schema::of_object(&kind.api_version(), kind.kind)
-        .map_or(Topology::Unknown, |(message, _)| Topology::Message(message))
+        .map_or(Topology::Object, |(message, _)| Topology::Message(message))
 }
 
 impl Topology {
@@ -96,7 +101,8 @@ impl Topology {
     pub(in crate::orchestrator::api) fn field(self, name: &str) -> Self {
         match self {
             Self::Message(message) => of_field(message, name),
-            Self::Unknown => Self::Unknown,
+            Self::Object if name == "metadata" => Self::Message("meta.ObjectMeta"),
+            Self::Object | Self::Unknown => Self::Unknown,
             Self::Whole | Self::Map | Self::Set | Self::Keyed(..) => Self::Whole,
         }
     }
