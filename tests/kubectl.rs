@@ -192,12 +192,51 @@ const COMMANDS: &[(u32, &str, &str)] = &[
     (0, "uncordon n1", "uncordoned"),
     (0, "taint node n1 a=b:NoSchedule", "tainted"),
     (0, "drain n1", "drained"),
+    // Kinds that a definition defines.
+    (0, "create -f crd.yaml", "created"),
+    (
+        0,
+        "wait --for=condition=Established crd/lamps.example.org --timeout=10s",
+        "condition met",
+    ),
+    (0, "get crd", "CREATED AT"),
+    (0, "api-resources --api-group=example.org", "lamps"),
+    (0, "create -f lamp.yaml", "created"),
+    (0, "get lamps", "BULB"),
+    (0, "get lp a -o wide", "WATTS"),
+    (0, "get lamps.v1.example.org a -o yaml", "watts: 5"),
+    (0, "get all", "lamp.example.org/a"),
+    (0, "describe lamp a", "led"),
+    (0, "explain lamps", "Lamp"),
+    (0, "explain lamp.spec", "bulb"),
+    (0, "explain lamps --recursive", "watts"),
+    (0, "apply -f lamp2.yaml", "created"),
+    (0, "apply -f lamp2.yaml", "unchanged"),
+    (
+        0,
+        "apply --server-side --force-conflicts -f lamp.yaml",
+        "serverside-applied",
+    ),
+    (
+        0,
+        "patch lamp a --type=merge -p '{\"spec\":{\"watts\":7}}'",
+        "patched",
+    ),
+    (
+        0,
+        "patch lamp a --type=json -p '[{\"op\":\"remove\",\"path\":\"/spec/watts\"}]'",
+        "patched",
+    ),
+    (0, "label lamp a x=y", "labeled"),
+    (0, "scale lamp a --replicas=2", "scaled"),
     // Deletion.
     (0, "delete pod p1 --force", "deleted"),
     (0, "delete deploy dep --cascade=orphan", "deleted"),
     (0, "delete deploy dep2 --cascade=foreground", "deleted"),
     (0, "delete rs --all", "deleted"),
     (0, "delete cm cm", "deleted"),
+    (0, "delete lamp a", "deleted"),
+    (0, "delete crd lamps.example.org", "deleted"),
     (0, "delete cm -l nothing=x", "No resources found"),
     (0, "delete ns ns1", "deleted"),
 ];
@@ -214,6 +253,8 @@ const REFUSED: &[(u32, &str, &str)] = &[
     (0, "explain pods.spec.wings", "does not exist"),
     (25, "create -f wrong.yaml", "unknown field \"datta\""),
     (0, "diff -f conflict.yaml", "+  a: z"),
+    (0, "create -f dark.yaml", "Unsupported value: \"gas\""),
+    (0, "patch lamp a -p '{\"spec\":{}}'", "unknown format"),
 ];
 
 /// Streams: the command, its exit code, and what its output holds. `p` has the containers `c` and `d`.
@@ -271,6 +312,31 @@ const MANIFESTS: &[(&str, &str)] = &[
     (
         "wrong.yaml",
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: wrong}\ndatta: {a: b}\n",
+    ),
+    (
+        "crd.yaml",
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: lamps.example.org}\nspec:
+          group: example.org\n  scope: Namespaced\n  names: {plural: lamps, kind: Lamp, shortNames: [lp], categories: [all]}
+          versions:\n  - name: v1\n    served: true\n    storage: true
+            subresources: {status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas}}
+            additionalPrinterColumns:\n    - {name: Bulb, type: string, jsonPath: .spec.bulb}
+            - {name: Watts, type: integer, jsonPath: .spec.watts, priority: 1}
+            schema: {openAPIV3Schema: {type: object, properties: {
+              spec: {type: object, required: [bulb], properties: {bulb: {type: string, enum: [led, arc]},
+                watts: {type: integer, default: 5}, replicas: {type: integer}}},
+              status: {type: object, properties: {replicas: {type: integer}}}}}}\n",
+    ),
+    (
+        "lamp.yaml",
+        "apiVersion: example.org/v1\nkind: Lamp\nmetadata: {name: a}\nspec: {bulb: led}\n",
+    ),
+    (
+        "lamp2.yaml",
+        "apiVersion: example.org/v1\nkind: Lamp\nmetadata: {name: b}\nspec: {bulb: arc}\n",
+    ),
+    (
+        "dark.yaml",
+        "apiVersion: example.org/v1\nkind: Lamp\nmetadata: {name: c}\nspec: {bulb: gas}\n",
     ),
     (
         "node.yaml",

@@ -4,7 +4,7 @@
 //! A body is `k8s\0` and a `runtime.Unknown`, which names the object's type and holds its bytes. The messages are described in
 //! `protobuf/messages.txt`: a line each, `NAME: NUMBER FIELD TYPE|…`, with the numbers and names that Kubernetes' API fixes for
 //! ever. A type is `s` (text), `i` (integer), `b` (boolean), `y` (bytes), `q` (quantity), `time`, `micro`, `intstr`, `raw` (JSON),
-//! `extra` (a list in a message), or a message; `?` before it marks a scalar whose zero is not the same as its absence, `[` a list
+//! `extra` (a list in a message), `f` (a number with a fraction), `schema` (a schema or a boolean), or a message; `?` before it marks a scalar whose zero is not the same as its absence, `[` a list
 //! and `{` a map by text. A field called `~` is a message whose fields stand beside it in JSON.
 
 mod read;
@@ -19,8 +19,8 @@ pub(super) use write::{encode, encode_message};
 pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// How every body begins.
 const MAGIC: &[u8] = b"k8s\0";
-/// Messages in messages; Kubernetes' own types need less.
-const DEPTH: usize = 32;
+/// Messages in messages; Kubernetes' own types need less than half of it, schemas in definitions two for each level of a list.
+const DEPTH: usize = 64;
 
 /// Whether a client takes protobuf and nothing else that is served.
 pub(super) fn only(accept: &str) -> bool {
@@ -51,7 +51,14 @@ mod tests {
                     "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1}}]}},
                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}}}});
         let secret = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "s"}, "data": {"k": "dg=="}, "type": "Opaque"});
-        for object in [deployment, secret] {
+        let definition = json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "d"},
+            "spec": {"group": "g.example", "names": {"plural": "ds", "kind": "D"}, "scope": "Namespaced", "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "a": {"type": "number", "minimum": 0.5, "default": {"x": [1]}},
+                    "b": {"type": "array", "items": {"type": "string", "enum": ["y"]}},
+                    "c": {"type": "object", "additionalProperties": {"type": "integer"}},
+                    "d": {"type": "object", "additionalProperties": true}}}}}]}});
+        for object in [deployment, secret, definition] {
             let bytes = encode(&object).expect("its type is known");
             assert_eq!(decode(&bytes).expect("its own bytes"), object);
         }

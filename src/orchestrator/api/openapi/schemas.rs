@@ -125,7 +125,9 @@ impl Schemas {
             Type::Integer => json!({"type": "integer"}),
             Type::Boolean => json!({"type": "boolean"}),
             Type::Bytes => json!({"type": "string", "format": "byte"}),
-            Type::Json => json!({"type": "object"}),
+            // Anything, for which clients of version 2 have no other word.
+            Type::Json | Type::SchemaOrBool => json!({"type": "object"}),
+            Type::Double => json!({"type": "number"}),
             Type::Texts => json!({"type": "array", "items": {"type": "string"}}),
             Type::Quantity => self.reference(QUANTITY),
             Type::Time => self.reference(TIME),
@@ -234,6 +236,9 @@ fn merging(message: &'static str, field: &str) -> Vec<(&'static str, Value)> {
 /// The name of a message's schema, as Kubernetes has it.
 fn definition(message: &str) -> String {
     let (group, name) = message.split_once('.').unwrap_or_default();
+    if group == "apiextensions" {
+        return UNDESCRIBED.replace("KIND", name);
+    }
     if group == "meta" {
         return format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
     }

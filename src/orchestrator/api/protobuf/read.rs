@@ -217,6 +217,8 @@ fn value(of: Type, wire: Wire<'_>, at: At<'_>) -> Result<Value, Broken> {
         },
         (Type::Time | Type::MicroTime, Wire::Bytes(bytes)) => time(of, bytes)?,
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes)?,
+        (Type::Double, Wire::Fixed(bits)) => json!(f64::from_bits(bits)),
+        (Type::SchemaOrBool, Wire::Bytes(bytes)) => schema_or_bool(bytes, at)?,
         (Type::Texts, Wire::Bytes(bytes)) => {
             let mut texts = Vec::new();
             let mut reader = Reader(bytes);
@@ -288,6 +290,24 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, Broken> {
     } else {
         json!(string)
     })
+}
+
+fn schema_or_bool(bytes: &[u8], at: At<'_>) -> Result<Value, Broken> {
+    let mut allows = false;
+    let mut reader = Reader(bytes);
+    while let Some((field, wire)) = reader.next()? {
+        match (field, wire) {
+            (1, Wire::Number(value)) => allows = value != 0,
+            (2, Wire::Bytes(bytes)) => {
+                let fields = schema::named(schema::JSON_SCHEMA).unwrap_or_default();
+                let mut inner = Map::new();
+                message(fields, bytes, &mut inner, at.deeper()?)?;
+                return Ok(Value::Object(inner));
+            }
+            _ => {}
+        }
+    }
+    Ok(json!(allows))
 }
 
 #[cfg(test)]

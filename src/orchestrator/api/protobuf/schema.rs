@@ -47,11 +47,18 @@ pub(in crate::orchestrator::api) enum Type {
     MicroTime,
     IntOrString,
     Json,
+    /// A number with a fraction.
+    Double,
+    /// A schema of a definition, or whether anything is one.
+    SchemaOrBool,
     /// A message with nothing but a list of texts.
     Texts,
     /// Another message.
     Message(usize),
 }
+
+/// The message of schemas in definitions.
+pub(in crate::orchestrator::api) const JSON_SCHEMA: &str = "apiextensions.JSONSchemaProps";
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("messages.txt")));
 
@@ -139,6 +146,8 @@ impl Field {
             "micro" => Type::MicroTime,
             "intstr" => Type::IntOrString,
             "raw" => Type::Json,
+            "f" => Type::Double,
+            "schema" => Type::SchemaOrBool,
             "extra" => Type::Texts,
             message => Type::Message(*messages.get(message)?),
         };

@@ -12,7 +12,9 @@ pub(super) enum Wire<'a> {
     Number(u64),
     /// Texts, bytes, messages.
     Bytes(&'a [u8]),
-    /// Of fixed size, which Kubernetes' types do not use.
+    /// Numbers with a fraction, as their bits.
+    Fixed(u64),
+    /// Of another fixed size, which Kubernetes' types do not use.
     Other,
 }
 
@@ -28,7 +30,10 @@ impl<'a> Reader<'a> {
         let tag = self.varint()?;
         let value = match tag & 7 {
             0 => Wire::Number(self.varint()?),
-            1 => self.take(8).map(|_| Wire::Other)?,
+            1 => {
+                let bytes = self.take(8)?.try_into().map_err(|_| Broken)?;
+                Wire::Fixed(u64::from_le_bytes(bytes))
+            }
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(|_| Broken)?;
                 Wire::Bytes(self.take(length)?)
@@ -74,6 +79,12 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 pub(super) fn put_number(out: &mut Vec<u8>, field: u64, value: u64) {
     put_varint(out, field << 3);
     put_varint(out, value);
+}
+
+/// Appends a field that is a number with a fraction.
+pub(super) fn put_fixed(out: &mut Vec<u8>, field: u64, value: f64) {
+    put_varint(out, field << 3 | 1);
+    out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Appends a field that is bytes.

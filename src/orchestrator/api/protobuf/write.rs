@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::schema::{self, Field, Shape, Type};
-use super::wire::{put_bytes, put_number};
+use super::wire::{put_bytes, put_fixed, put_number};
 use super::{DEPTH, MAGIC};
 
 /// Writes an object or a list in its envelope; `None` if its type is not described.
@@ -118,6 +118,18 @@ fn put(of: Type, number: u64, value: &Value, out: &mut Vec<u8>, depth: usize) {
             let integer = value.as_i64().unwrap_or_default();
             put_number(&mut inner, 2, integer.cast_unsigned());
             put_bytes(&mut inner, 3, text.as_bytes());
+        }
+        Type::Double => {
+            return put_fixed(out, number, value.as_f64().unwrap_or_default());
+        }
+        Type::SchemaOrBool => {
+            put_number(&mut inner, 1, u64::from(*value != Value::Bool(false)));
+            if let Some(object) = value.as_object() {
+                let fields = schema::named(schema::JSON_SCHEMA).unwrap_or_default();
+                let mut schema = Vec::new();
+                message(fields, object, &mut schema, depth + 1);
+                put_bytes(&mut inner, 2, &schema);
+            }
         }
         Type::Texts => {
             for item in value.as_array().into_iter().flatten() {
