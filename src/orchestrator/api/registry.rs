@@ -367,4 +367,23 @@ pub(super) mod tests {
             .expect("bootstrapped");
         registry
     }
+
+    #[tokio::test]
+    async fn definitions_are_served_again_after_a_restart() {
+        let registry = registry().await;
+        let crd = serde_json::json!({
+            "metadata": {"name": "lamps.example.org"},
+            "spec": {"group": "example.org", "scope": "Cluster", "names": {"plural": "lamps", "kind": "Lamp"},
+                "versions": [{"name": "v1", "served": true, "storage": true,
+                    "schema": {"openAPIV3Schema": {"type": "object"}}}]},
+        });
+        let made = registry
+            .create(&kinds::CUSTOM_RESOURCE_DEFINITION, None, crd)
+            .await;
+        made.expect("created");
+        let again = Registry::new(registry.store.clone(), Arc::default());
+        let found = again.served().find("example.org", "v1", "lamps");
+        assert!(found.is_some_and(|kind| !kind.namespaced && kind.kind == "Lamp"));
+        assert_eq!(again.served().custom().len(), 1);
+    }
 }

@@ -223,3 +223,59 @@ fn without_finalizer(kind: &'static str, metadata: &ObjectMeta, finalizer: &str)
         patch,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn metadata(value: Value) -> Arc<ObjectMeta> {
+        Arc::new(serde_json::from_value(value).expect("metadata"))
+    }
+
+    #[test]
+    fn a_definition_goes_after_its_objects() {
+        let crd = metadata(
+            json!({"name": "lamps.example.org", "uid": "d", "resourceVersion": "2",
+            "deletionTimestamp": "2026-11-30T00:00:00Z", "finalizers": ["a/b", CLEANUP]}),
+        );
+        let lamp = metadata(json!({"name": "a", "namespace": "default", "uid": "l"}));
+        let mut world = World {
+            others: vec![
+                (DEFINITION, crd.clone()),
+                ("lamps.example.org", lamp.clone()),
+            ],
+            ..World::default()
+        };
+        let deleted = Action::Delete {
+            target: Target::of("lamps.example.org", &lamp),
+            force: false,
+        };
+        assert_eq!(reconcile(&world).actions, [deleted]);
+        world.others.pop();
+        let released = Action::Patch {
+            target: Target::of(DEFINITION, &crd),
+            status: false,
+            patch: json!({"metadata": {"finalizers": ["a/b"]}}),
+        };
+        assert_eq!(reconcile(&world).actions, [released]);
+    }
+
+    #[test]
+    fn custom_objects_go_with_their_owner() {
+        let orphan = metadata(
+            json!({"name": "a", "namespace": "default", "uid": "l", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "none"}]}),
+        );
+        let world = World {
+            others: vec![("lamps.example.org", orphan.clone())],
+            ..World::default()
+        };
+        let deleted = Action::Delete {
+            target: Target::of("lamps.example.org", &orphan),
+            force: false,
+        };
+        assert_eq!(reconcile(&world).actions, [deleted]);
+    }
+}

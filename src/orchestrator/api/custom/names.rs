@@ -55,7 +55,7 @@ pub(super) fn check(crd: &Value, old: Option<&Value>, found: &mut Causes) {
         );
     }
     if let Some(old) = old.filter(|old| is_established(old)) {
-        for pointer in ["/spec/scope", "/spec/group"] {
+        for pointer in ["/spec/scope", "/spec/group", "/spec/names/kind"] {
             if old.pointer(pointer) != crd.pointer(pointer) {
                 found.invalid(
                     pointer.trim_start_matches('/').replace('/', "."),
