@@ -17,12 +17,13 @@ mod pattern;
 mod schema;
 mod shape;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod values;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{RwLock as Gate, RwLockReadGuard, RwLockWriteGuard};
 
@@ -93,6 +94,8 @@ impl Custom {
 pub struct Served {
     kinds: Vec<&'static Kind>,
     stored: Vec<&'static Kind>,
+    /// The OpenAPI document of version 2 with all of them, as JSON and as protobuf, once somebody has asked for it.
+    pub(super) openapi: OnceLock<(Bytes, Bytes)>,
 }
 
 impl Default for Served {
@@ -100,6 +103,7 @@ impl Default for Served {
         Self {
             kinds: kinds::ALL.to_vec(),
             stored: Vec::new(),
+            openapi: OnceLock::new(),
         }
     }
 }

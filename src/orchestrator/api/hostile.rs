@@ -22,7 +22,9 @@ use tower::ServiceExt;
 use self::generate::{Generated, USERS, generate};
 use super::authorize::Identity;
 use super::barrier::Barrier;
+use super::custom::tests::lamps;
 use super::http::{Server, router};
+use super::kinds;
 use super::panics::Panics;
 use super::places::{Place, Users};
 use super::registry::tests::registry;
@@ -52,6 +54,9 @@ struct Bench {
 impl Bench {
     async fn new(panics: Panics) -> Self {
         let registry = registry().await;
+        let kind = &kinds::CUSTOM_RESOURCE_DEFINITION;
+        let defined = registry.create(kind, None, lamps()).await;
+        defined.expect("a right definition");
         let barrier = Arc::new(Barrier::default());
         let users = Arc::new(Users::default());
         let places = USERS.iter().map(|(user, group)| {

@@ -69,8 +69,8 @@ fn root(kind: &Kind) -> String {
     }
 }
 
-/// The document at a path, if it is one of ours; the first request for one makes them all. Those of definitions are made anew
-/// for each request, since definitions come and go.
+/// The document at a path, if it is one of ours; the first request for one makes them all. Those of definitions come and
+/// go with them: of version 3 they are made anew for each request.
 pub(super) async fn answer(
     registry: &Registry,
     path: &str,
@@ -89,11 +89,15 @@ pub(super) async fn answer(
     let made = tokio::task::spawn_blocking(move || match v3 {
         Some(path) => (custom_v3(&served, &path), "application/json"),
         None if !served.custom().is_empty() => {
-            let document = v2(served.kinds());
+            let (json, encoded) = served.openapi.get_or_init(|| {
+                let document = v2(served.kinds());
+                let json = Bytes::from(document.to_string());
+                (json, Bytes::from(gnostic::encode(&document)))
+            });
             if protobuf {
-                (Some(gnostic::encode(&document).into()), PROTOBUF_V2)
+                (Some(encoded.clone()), PROTOBUF_V2)
             } else {
-                (Some(document.to_string().into()), "application/json")
+                (Some(json.clone()), "application/json")
             }
         }
         None if protobuf => (Some(V2_PROTOBUF.clone()), PROTOBUF_V2),

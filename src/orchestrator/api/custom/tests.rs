@@ -132,7 +132,8 @@ fn define(schema: Value) -> Value {
     })
 }
 
-fn lamps() -> Value {
+/// A definition with something of everything.
+pub(in crate::orchestrator::api) fn lamps() -> Value {
     let mut crd = define(json!({"type": "object", "properties": {
         "spec": {"type": "object", "required": ["bulb"], "properties": {
             "bulb": {"type": "string", "enum": ["led", "arc"]},
