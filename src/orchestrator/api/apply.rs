@@ -61,7 +61,8 @@ impl Apply<'_> {
 
     /// The object as it becomes. 409 with its causes if fields belong to others.
     pub(super) fn onto(&self, live: &Value) -> Result<Value, Status> {
-        let root = topology::of_kind(self.kind);
+        let definition = self.kind.definition();
+        let root = topology::of(self.kind, definition.as_deref());
         let mut own = self.own(self.fields()?);
         let mut others = owners(self.kind, live);
         let last = others
@@ -128,7 +129,8 @@ impl Apply<'_> {
 
     /// The fields that the manager will own.
     fn fields(&self) -> Result<Fields, Status> {
-        let root = topology::of_kind(self.kind);
+        let definition = self.kind.definition();
+        let root = topology::of(self.kind, definition.as_deref());
         let fields = Fields::of(root, self.applied).map_err(|Twice(step)| {
             let element = readable(&step);
             Status::bad_request(format!("the applied object has two elements {element}"))
@@ -191,7 +193,8 @@ fn owners(kind: &Kind, live: &Value) -> Vec<Manager> {
     if !known.is_empty() {
         return known;
     }
-    let root = topology::of_kind(kind);
+    let definition = kind.definition();
+    let root = topology::of(kind, definition.as_deref());
     // A list with two elements of one key is nobody's: it cannot be told which of them is owned.
     let mut fields = Fields::of(root, live).unwrap_or_default();
     only_part(&mut fields, kind, None);
@@ -235,7 +238,8 @@ pub(super) fn track(
         managers::write(&mut changed, Vec::new());
         return changed;
     }
-    let root = topology::of_kind(kind);
+    let definition = kind.definition();
+    let root = topology::of(kind, definition.as_deref());
     let mut fields = Fields::changed(root, Some(live), &changed);
     only_part(&mut fields, kind, subresource);
     let mut own = Manager {

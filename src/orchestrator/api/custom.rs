@@ -12,6 +12,7 @@ mod columns;
 mod definition;
 mod formats;
 mod json_path;
+mod layout;
 pub(super) mod names;
 mod pattern;
 mod schema;
@@ -37,6 +38,7 @@ use crate::kubernetes::resources::ResourceKind;
 use crate::orchestrator::limits::CUSTOM_KINDS;
 use crate::orchestrator::store::Durability;
 pub(super) use definition::Definition;
+pub(super) use layout::{Elements, Layout};
 use schema::Reader;
 
 /// By this finalizer a definition stays until its objects are gone.

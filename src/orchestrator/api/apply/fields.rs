@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::topology::Topology;
+use crate::orchestrator::api::custom::Elements;
 
 /// A set of paths: whether this place is in it, and what is below. Steps are written as FieldsV1 writes them: `f:` and a field's
 /// name, `k:` and the keys of an element as JSON, `v:` and a plain element as JSON.
@@ -19,12 +20,12 @@ pub(super) struct Fields {
 pub(super) struct Twice(pub(super) String);
 
 /// The parts of a value that are owned by themselves; `None` if it is owned as one.
-pub(super) fn parts(topology: Topology, value: &Value) -> Option<Vec<(String, Topology, &Value)>> {
+pub(super) fn parts<'t, 'v>(
+    topology: Topology<'t>,
+    value: &'v Value,
+) -> Option<Vec<(String, Topology<'t>, &'v Value)>> {
     match (topology, value) {
-        (
-            Topology::Message(_) | Topology::Object | Topology::Map | Topology::Unknown,
-            Value::Object(map),
-        ) => Some(
+        (_, Value::Object(map)) if topology.has_fields() => Some(
             map.iter()
                 .filter(|(_, value)| !value.is_null())
                 .map(|(name, value)| (format!("f:{name}"), topology.field(name), value))
@@ -40,6 +41,22 @@ pub(super) fn parts(topology: Topology, value: &Value) -> Option<Vec<(String, To
                 .map(|value| (key(keys, value), Topology::Message(element), value))
                 .collect(),
         ),
+        (Topology::Custom(layout), Value::Array(list)) => match layout.elements() {
+            Elements::Whole => None,
+            Elements::Set => Some(
+                list.iter()
+                    .map(|value| (format!("v:{value}"), Topology::Whole, value))
+                    .collect(),
+            ),
+            Elements::Keyed => {
+                let items = layout.items().map_or(Topology::Unknown, Topology::Custom);
+                Some(
+                    list.iter()
+                        .map(|value| (format!("k:{}", layout.key(value)), items, value))
+                        .collect(),
+                )
+            }
+        },
         _ => None,
     }
 }

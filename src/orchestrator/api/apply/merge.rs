@@ -9,12 +9,8 @@ use super::topology::Topology;
 
 /// Lays `applied` over `live`.
 pub(super) fn merge(topology: Topology, live: &mut Value, applied: &Value) {
-    match (topology, &mut *live, applied) {
-        (
-            Topology::Message(_) | Topology::Object | Topology::Map | Topology::Unknown,
-            Value::Object(target),
-            Value::Object(source),
-        ) => {
+    match (&mut *live, applied) {
+        (Value::Object(target), Value::Object(source)) if topology.has_fields() => {
             for (name, value) in source.iter().filter(|(_, value)| !value.is_null()) {
                 match target.get_mut(name) {
                     Some(present) if !present.is_null() => {
@@ -26,7 +22,7 @@ pub(super) fn merge(topology: Topology, live: &mut Value, applied: &Value) {
                 }
             }
         }
-        (Topology::Set | Topology::Keyed(..), Value::Array(_), Value::Array(_)) => {
+        (Value::Array(_), Value::Array(_)) if topology.has_elements() => {
             *live = Value::Array(merged_list(topology, live, applied));
         }
         _ => live.clone_from(applied),
@@ -68,17 +64,14 @@ fn merged_list(topology: Topology, live: &Value, applied: &Value) -> Vec<Value> 
 
 /// Takes out of `value` what is in `last` and neither it nor anything below is in `kept`.
 pub(super) fn prune(topology: Topology, value: &mut Value, last: &Fields, kept: &Fields) {
-    match (topology, value) {
-        (
-            Topology::Message(_) | Topology::Object | Topology::Map | Topology::Unknown,
-            Value::Object(map),
-        ) => {
+    match value {
+        Value::Object(map) if topology.has_fields() => {
             map.retain(|name, value| {
                 let step = format!("f:{name}");
                 stays(topology.field(name), value, &step, last, kept)
             });
         }
-        (Topology::Set | Topology::Keyed(..), list @ Value::Array(_)) => {
+        list @ Value::Array(_) if topology.has_elements() => {
             let steps: Vec<(String, Topology)> = parts(topology, list)
                 .unwrap_or_default()
                 .into_iter()

@@ -1,12 +1,13 @@
 //! How values of Kubernetes' types are owned: field by field, element by element, or as one (`listType`, `listMapKey` and
 //! `mapType` in k8s.io/api). Fields come from the table of messages; what differs from the rule stands here.
 
+use crate::orchestrator::api::custom::{Definition, Elements, Layout};
 use crate::orchestrator::api::kinds::Kind;
 use crate::orchestrator::api::protobuf::schema::{self, Shape, Type};
 
 /// How a value is owned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::orchestrator::api) enum Topology {
+pub(in crate::orchestrator::api) enum Topology<'a> {
     /// As one.
     Whole,
     /// An object, by the fields of this message.
@@ -17,8 +18,10 @@ pub(in crate::orchestrator::api) enum Topology {
     Set,
     /// A list of messages, each by the value of these fields.
     Keyed(&'static [&'static str], &'static str),
-    /// A whole object without a message: its metadata are known.
-    Object,
+    /// A whole object without a message: its metadata are known, and its layout if it is of a definition.
+    Object(Option<Layout<'a>>),
+    /// A part of one.
+    Custom(Layout<'a>),
     /// Nothing is known: objects by their fields, lists as one.
     Unknown,
 }
@@ -87,28 +90,58 @@ const WHOLE_MESSAGES: &[&str] = &[
     "rbac.Subject",
 ];
 
-/// The topology of a kind's objects.
-pub(in crate::orchestrator::api) fn of_kind(kind: &Kind) -> Topology {
-    if kind.custom.is_some() {
-        return Topology::Object;
+/// The topology of a kind's objects, which may be of a definition.
+pub(in crate::orchestrator::api) fn of<'d>(
+    kind: &Kind,
+    definition: Option<&'d Definition>,
+) -> Topology<'d> {
+    match definition {
+        Some(definition) => Topology::Object(Some(definition.layout())),
+        None => of_kind(kind),
     }
-    schema::of_object(&kind.api_version(), kind.kind)
-        .map_or(Topology::Object, |(message, _)| Topology::Message(message))
 }
 
-impl Topology {
+fn of_kind(kind: &Kind) -> Topology<'static> {
+    schema::of_object(&kind.api_version(), kind.kind)
+        .map_or(Topology::Object(None), |(message, _)| {
+            Topology::Message(message)
+        })
+}
+
+impl Topology<'_> {
+    /// Whether an object's fields are owned one by one.
+    pub(in crate::orchestrator::api) fn has_fields(self) -> bool {
+        match self {
+            Self::Message(_) | Self::Object(_) | Self::Map | Self::Unknown => true,
+            Self::Custom(layout) => layout.has_fields(),
+            Self::Whole | Self::Set | Self::Keyed(..) => false,
+        }
+    }
+
+    /// Whether a list's elements are owned one by one.
+    pub(in crate::orchestrator::api) fn has_elements(self) -> bool {
+        match self {
+            Self::Set | Self::Keyed(..) => true,
+            Self::Custom(layout) => layout.elements() != Elements::Whole,
+            Self::Message(_) | Self::Object(_) | Self::Map | Self::Unknown | Self::Whole => false,
+        }
+    }
+
     /// Of a field of an object.
     pub(in crate::orchestrator::api) fn field(self, name: &str) -> Self {
         match self {
             Self::Message(message) => of_field(message, name),
-            Self::Object if name == "metadata" => Self::Message("meta.ObjectMeta"),
-            Self::Object | Self::Unknown => Self::Unknown,
+            Self::Object(_) if name == "metadata" => Self::Message("meta.ObjectMeta"),
+            Self::Object(Some(layout)) | Self::Custom(layout) => {
+                layout.field(name).map_or(Self::Unknown, Self::Custom)
+            }
+            Self::Object(None) | Self::Unknown => Self::Unknown,
             Self::Whole | Self::Map | Self::Set | Self::Keyed(..) => Self::Whole,
         }
     }
 }
 
-fn of_field(message: &'static str, name: &str) -> Topology {
+fn of_field(message: &'static str, name: &str) -> Topology<'static> {
     // Every object has these beside its message's.
     if ["apiVersion", "kind"].contains(&name) {
         return Topology::Whole;
@@ -128,7 +161,7 @@ fn of_field(message: &'static str, name: &str) -> Topology {
     Topology::Unknown
 }
 
-fn of_type(message: &str, name: &str, shape: Shape, of: Type) -> Topology {
+fn of_type(message: &str, name: &str, shape: Shape, of: Type) -> Topology<'static> {
     let place = |(of, field): &(&str, &str)| *of == message && *field == name;
     match (shape, of) {
         (Shape::List, Type::Message(at)) => {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::Columns;
 use super::json_path::JsonPath;
+use super::layout::Layout;
 use super::schema::{Reader, Schema};
 use super::shape::{self, Whole};
 use super::values;
@@ -103,6 +104,11 @@ impl Definition {
     /// Whether the status is written apart.
     pub(in crate::orchestrator::api) fn has_status(&self) -> bool {
         self.has_status
+    }
+
+    /// How its objects are owned by whoever applies them.
+    pub(in crate::orchestrator::api) fn layout(&self) -> Layout<'_> {
+        Layout::new(&self.schema)
     }
 
     /// Takes unknown fields out of an object, and returns their paths. Its metadata are looked at elsewhere.

@@ -83,6 +83,8 @@ pub(super) struct Schema {
     pub(super) embedded: bool,
     pub(super) int_or_string: bool,
     pub(super) list: List,
+    /// An object is owned as one.
+    pub(super) atomic_map: bool,
     pub(super) rules: Rules,
 }
 
@@ -215,6 +217,7 @@ impl Reader {
             embedded: set("x-kubernetes-embedded-resource"),
             int_or_string: set("x-kubernetes-int-or-string"),
             list: list_type(map, path, found),
+            atomic_map: map.get("x-kubernetes-map-type").and_then(Value::as_str) == Some("atomic"),
             ..Schema::default()
         };
         invariants(&schema, path, place, found);

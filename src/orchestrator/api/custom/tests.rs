@@ -417,6 +417,26 @@ async fn objects_are_applied_watched_and_shown_in_tables() {
 }
 
 #[tokio::test]
+async fn elements_of_lists_are_applied_by_their_keys() {
+    let bench = Bench::with_lamps().await;
+    let apply = "application/apply-patch+yaml";
+    let by = |manager: &str| format!("{LAMPS}/a?fieldManager={manager}");
+    for (manager, room) in [("one", "hall"), ("two", "attic")] {
+        let spec = json!({"bulb": "led", "rooms": [{"name": room, "level": 2}], "tags": [room]});
+        let applied = bench.write("PATCH", &by(manager), apply, &lamp(spec)).await;
+        assert!(applied.code < 300, "{}", applied.body);
+    }
+    let both = bench.get(&format!("{LAMPS}/a")).await.body;
+    assert_eq!(both["spec"]["tags"], json!(["hall", "attic"]));
+    let less = lamp(json!({"bulb": "led"}));
+    let applied = bench.write("PATCH", &by("one"), apply, &less).await;
+    assert_eq!(
+        applied.body["spec"]["rooms"],
+        json!([{"name": "attic", "level": 2}])
+    );
+}
+
+#[tokio::test]
 async fn versions_differ_in_nothing_but_their_name() {
     let bench = Bench::with_lamps().await;
     bench.post(LAMPS, &lamp(json!({"bulb": "led"}))).await;
