@@ -201,7 +201,27 @@ impl Customs {
                 }
             }
         }
+        for one in known.iter_mut() {
+            one.forget_unless_in(&served);
+        }
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served);
+    }
+}
+
+impl Known {
+    /// Of a kind that is gone only the identity stays: who still watches it has it.
+    fn forget_unless_in(&mut self, served: &Served) {
+        let mut all = served.kinds.iter().chain(&served.stored);
+        if self.spec.is_null() || all.any(|kind| std::ptr::eq(*kind, self.kind)) {
+            return;
+        }
+        self.spec = Value::Null;
+        let mut place = self
+            .custom
+            .definition
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(Definition::nothing());
     }
 }
 

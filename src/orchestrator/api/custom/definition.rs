@@ -91,6 +91,12 @@ impl Definition {
         }
     }
 
+    /// Of a kind that is gone.
+    pub(super) fn nothing() -> Self {
+        let (mut reader, mut found) = (Reader::default(), Causes::default());
+        Self::read(&Value::Null, &Value::Null, "", &mut reader, &mut found)
+    }
+
     /// Its subresources.
     pub(in crate::orchestrator::api) fn subresources(&self) -> &'static [Subresource] {
         match (self.has_status, self.scale.is_some()) {
