@@ -295,6 +295,33 @@ const STREAMS: &[(&str, i32, &str)] = &[
 /// Far longer than anything here takes; only a hang gets there.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// A kind with something of everything.
+const CRD: &str = "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: lamps.example.org}
+spec:
+  group: example.org
+  scope: Namespaced
+  names: {plural: lamps, kind: Lamp, shortNames: [lp], categories: [all]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas}}
+    additionalPrinterColumns:
+    - {name: Bulb, type: string, jsonPath: .spec.bulb}
+    - {name: Watts, type: integer, jsonPath: .spec.watts, priority: 1}
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            required: [bulb]
+            properties: {bulb: {type: string, enum: [led, arc]}, watts: {type: integer, default: 5}, replicas: {type: integer}}
+          status: {type: object, properties: {replicas: {type: integer}}}
+";
+
 /// Not in braces from the first letter on: older kubectls take that for JSON.
 const MANIFESTS: &[(&str, &str)] = &[
     (
@@ -315,16 +342,7 @@ const MANIFESTS: &[(&str, &str)] = &[
     ),
     (
         "crd.yaml",
-        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: lamps.example.org}\nspec:
-          group: example.org\n  scope: Namespaced\n  names: {plural: lamps, kind: Lamp, shortNames: [lp], categories: [all]}
-          versions:\n  - name: v1\n    served: true\n    storage: true
-            subresources: {status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas}}
-            additionalPrinterColumns:\n    - {name: Bulb, type: string, jsonPath: .spec.bulb}
-            - {name: Watts, type: integer, jsonPath: .spec.watts, priority: 1}
-            schema: {openAPIV3Schema: {type: object, properties: {
-              spec: {type: object, required: [bulb], properties: {bulb: {type: string, enum: [led, arc]},
-                watts: {type: integer, default: 5}, replicas: {type: integer}}},
-              status: {type: object, properties: {replicas: {type: integer}}}}}}\n",
+        CRD,
     ),
     (
         "lamp.yaml",

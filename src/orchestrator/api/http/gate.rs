@@ -42,7 +42,7 @@ fn admit(server: &Server, request: &mut Request) -> Result<(), Status> {
 fn permit_path(server: &Server, who: &Identity, request: &Request) -> Result<(), Status> {
     let path = request.uri().path();
     if let Some(Target::Collection { .. } | Target::Review { .. } | Target::Object { .. }) =
-        route::parse(path)
+        route::parse(&server.registry.served(), path)
     {
         return Ok(());
     }
