@@ -52,6 +52,7 @@ mod tests {
             id: id.to_owned(),
             when: None,
             action: Action::Parallel(starts.iter().map(|id| (*id).to_owned()).collect()),
+            drawn: None,
         }
     }
 

@@ -149,7 +149,6 @@ pub(super) struct Room(#[expect(dead_code, reason = "it is held")] Option<OwnedS
 pub(super) struct Place {
     user: Arc<User>,
     of: Arc<Users>,
-    #[expect(dead_code, reason = "it is held")]
     by_token: Option<ByToken>,
 }
 

@@ -129,7 +129,6 @@ mod tests {
     use std::path::Path;
 
     use super::super::{Against, parse};
-    use super::*;
     use crate::scenario::spec::Load;
 
     fn read(keys: &str) -> Result<Load, Vec<String>> {

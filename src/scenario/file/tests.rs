@@ -3,6 +3,7 @@
 use super::*;
 use crate::kubernetes::client::ResourceKind;
 use crate::kubernetes::manifest::{FieldProblem, Weight};
+use crate::model::cluster::ClusterSpec;
 
 fn check(text: &str) -> Vec<String> {
     check_against(text, Machines::OfFile)

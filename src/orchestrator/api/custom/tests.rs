@@ -17,6 +17,7 @@ use crate::orchestrator::api::panics::Panics;
 use crate::orchestrator::api::places::{Place, Users};
 use crate::orchestrator::api::registry::Registry;
 use crate::orchestrator::api::registry::tests::registry;
+use crate::orchestrator::api::tokens::Tokens;
 use crate::orchestrator::api::tunnels::Tunnels;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -51,6 +52,7 @@ impl Bench {
         let router = router(Server {
             tunnels: Arc::new(Tunnels::new(registry.clone(), barrier.clone())),
             registry: registry.clone(),
+            tokens: Arc::new(Tokens::ephemeral().expect("random bytes")),
             barrier,
             cancel: CancellationToken::new(),
             address: "127.0.0.1:6443".to_owned(),
