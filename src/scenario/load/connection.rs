@@ -315,18 +315,9 @@ fn tls_class(error: &io::Error) -> Class {
 }
 
 fn http_class(error: &hyper::Error) -> Class {
-    if error.is_parse() || breaks_http2(error) {
+    if error.is_parse() {
         Class::Body
     } else {
         Class::Reset
     }
-}
-
-/// Whether the peer broke the rules of HTTP/2, or does not speak it: what was found out here, in h2's words, and not what the peer
-/// said. A GOAWAY or a reset that came is the peer's own end of the connection or stream.
-fn breaks_http2(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    cause.is_some_and(|words| {
-        words.starts_with("connection error detected") || words.starts_with("stream error detected")
-    })
 }

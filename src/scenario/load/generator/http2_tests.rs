@@ -191,7 +191,7 @@ async fn what_comes_instead_of_an_answer_has_its_class() {
     for (mode, class) in [
         (Mode::ResetStream, Class::Reset),
         (Mode::Close, Class::Reset),
-        (Mode::Older, Class::Body),
+        (Mode::Older, Class::Reset),
         (Mode::Silent, Class::ReadTimeout),
     ] {
         let records = check(mode, &REUSED, lasts).await;
