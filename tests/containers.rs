@@ -347,7 +347,8 @@ async fn streams_of_a_container(runtime: &RealRuntime) {
 
     // Control-C reaches the command: the terminal is its controlling one.
     let waiting = script(
-        "trap 'echo told; exit 6' INT; echo up; busybox sleep 1000",
+        // A shell that was told just before it began to wait would wait on.
+        "trap 'echo told; exit 6' INT; echo up; while true; do busybox sleep 0.1; done",
         true,
         true,
     );
