@@ -917,6 +917,9 @@ fn m_d_objects_travel_in_a_file_with_their_owners() {
         .collect();
     std::fs::write(path("carried.jsonl"), carried).expect("it is ours");
     kubectl_ok(&["delete", "namespace", "carried"]);
+    kubectl_ok(&["wait", "--for=delete", "namespace/carried", "--timeout=60s"]);
+    let left = kubectl_ok(&["get", "configmaps", "-n", "carried", "-o", "name"]);
+    assert_eq!(left, "", "a namespace goes with what is in it");
     ok(&["store", "import", &path("carried.jsonl")]);
     let new = uid();
     assert_ne!(new, old);

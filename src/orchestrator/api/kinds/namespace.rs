@@ -62,7 +62,36 @@ fn defaults(map: &mut Object) {
         .and_then(|metadata| metadata.get("deletionTimestamp"))
         .is_some();
     if !terminating {
-        set(Some(map), "spec", json!({"finalizers": ["kubernetes"]}));
+        // Clients send an empty spec as readily as none; without a finalizer its contents would outlive it.
+        let spec = map.entry("spec").or_insert_with(|| json!({}));
+        let held = spec.get("finalizers").and_then(|value| value.as_array());
+        if held.is_none_or(Vec::is_empty)
+            && let Some(spec) = spec.as_object_mut()
+        {
+            spec.insert("finalizers".to_owned(), json!(["kubernetes"]));
+        }
         set(Some(map), "status", json!({"phase": "Active"}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_contents_are_waited_for_however_little_its_maker_said() {
+        for made in [
+            json!({"metadata": {"name": "a"}}),
+            json!({"metadata": {"name": "a"}, "spec": {}}),
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": []}}),
+        ] {
+            let mut map = made.as_object().cloned().unwrap_or_default();
+            defaults(&mut map);
+            assert_eq!(map["spec"]["finalizers"], json!(["kubernetes"]), "{made}");
+            assert!((DELETION.held)(&map.into()), "{made}");
+        }
+        let mut empty = json!({"metadata": {"name": "a", "deletionTimestamp": "2026-11-30T00:00:00Z"}, "spec": {}});
+        defaults(empty.as_object_mut().unwrap());
+        assert!(!(DELETION.held)(&empty), "one that goes is let go");
     }
 }
