@@ -8,7 +8,8 @@ mod fixture;
 #[path = "page/live.rs"]
 mod live;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -78,6 +79,17 @@ impl Browser {
         let id = session["sessionId"].as_str().expect("a session has an id");
         browser.session = format!("{}/{id}", browser.session);
         browser
+    }
+
+    fn end_session(&self) -> std::io::Result<()> {
+        let url = self.session.strip_prefix("http://").unwrap_or_default();
+        let (host, path) = url.split_once('/').unwrap_or_default();
+        let mut stream = TcpStream::connect(host)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let asked = format!("DELETE /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(asked.as_bytes())?;
+        stream.read_to_end(&mut Vec::new())?;
+        Ok(())
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
@@ -151,7 +163,9 @@ impl Browser {
 }
 
 impl Drop for Browser {
+    /// The browser ends with its session, and not with its driver.
     fn drop(&mut self) {
+        let _ = self.end_session();
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
