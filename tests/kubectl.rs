@@ -485,7 +485,7 @@ async fn everyday_commands_of_kubectl_work() {
         // What is refused is tried while the objects are there.
         let deletions = COMMANDS
             .iter()
-            .position(|(_, command, _)| command.starts_with("delete "))
+            .position(|(_, command, _)| *command == "delete pod p1 --force")
             .expect("deletions");
         let (before, after) = COMMANDS.split_at(deletions);
         for (table, works) in [(before, true), (REFUSED, false), (after, true)] {

@@ -125,8 +125,8 @@ impl Schemas {
             Type::Integer => json!({"type": "integer"}),
             Type::Boolean => json!({"type": "boolean"}),
             Type::Bytes => json!({"type": "string", "format": "byte"}),
-            // Anything, for which clients of version 2 have no other word.
-            Type::Json | Type::SchemaOrBool => json!({"type": "object"}),
+            // Anything: clients hold a value against a type if there is one.
+            Type::Json | Type::SchemaOrBool => json!({}),
             Type::Double => json!({"type": "number"}),
             Type::Texts => json!({"type": "array", "items": {"type": "string"}}),
             Type::Quantity => self.reference(QUANTITY),
