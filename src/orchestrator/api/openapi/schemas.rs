@@ -125,8 +125,12 @@ impl Schemas {
             Type::Integer => json!({"type": "integer"}),
             Type::Boolean => json!({"type": "boolean"}),
             Type::Bytes => json!({"type": "string", "format": "byte"}),
-            // Anything: clients hold a value against a type if there is one.
-            Type::Json | Type::SchemaOrBool => json!({}),
+            // Anything. Clients of version 2 hold values against a type that is there; those of version 3 cannot explain a field
+            // without one, and let the server validate.
+            Type::Json | Type::SchemaOrBool => match self.version {
+                Version::V2 => json!({}),
+                Version::V3 => json!({"type": "object"}),
+            },
             Type::Double => json!({"type": "number"}),
             Type::Texts => json!({"type": "array", "items": {"type": "string"}}),
             Type::Quantity => self.reference(QUANTITY),
