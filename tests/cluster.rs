@@ -910,6 +910,10 @@ fn m_d_objects_travel_in_a_file_with_their_owners() {
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("exists already"), "{stderr}");
+    assert!(
+        !text.contains("rbac-defaults"),
+        "every cluster has those: {text}"
+    );
 
     let carried: String = text
         .lines()

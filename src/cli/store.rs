@@ -24,6 +24,7 @@ The file is JSON, an object a line, readable by you alone; `store import` and `k
   - not what controllers make of it (a Deployment, and not its pods), nor nodes, Endpoints, Leases and Events;
   - no status, uid, resourceVersion, generation or time: those are of one cluster. A Service's address is chosen anew;
   - owner references with the owner's old uid, for which an import puts the new one;
+  - CustomResourceDefinitions, and not the objects of their kinds;
   - Secrets only with --with-secrets, and then in plain base64: whoever has the file has them.
 Pods and Jobs that have ended are left out, since they would run again. What is left out is counted.
 
@@ -135,6 +136,9 @@ fn left_in_words(left: &BTreeMap<Left, usize>) -> Vec<String> {
         Left::Own | Left::Controlled => None,
         Left::Finished => Some(format!("{count} left out: pods and Jobs that have ended")),
         Left::Going => Some(format!("{count} left out: being deleted")),
+        Left::Custom => Some(format!(
+            "{count} left out: objects of kinds that CustomResourceDefinitions define"
+        )),
         Left::Secret => Some(format!(
             "{count} left out: Secrets; `--with-secrets` includes them"
         )),

@@ -58,6 +58,21 @@ pub enum ClusterFileError {
     Refused(#[from] Refusal),
 }
 
+/// The text of a file that is named beside the one that names it, as far as it can be read; with its name as it was written.
+fn text_beside<'r>(value: &Value<'r, '_>) -> Option<(&'r str, String)> {
+    let name = value.string()?;
+    let folder = Path::new(value.file()).parent();
+    let path = folder.unwrap_or(Path::new("")).join(name);
+    let text = text_file::read(&path);
+    let text = text.map_err(|error| {
+        value.problem(
+            format!("`{}` cannot be read: {error}", path.display()),
+            Some("it is looked for beside this file".into()),
+        );
+    });
+    Some((name, text.ok()?))
+}
+
 /// Reads a cluster file.
 ///
 /// # Errors

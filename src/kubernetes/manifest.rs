@@ -25,6 +25,7 @@ use crate::model::image_policy::ImagePolicy;
 use place::Place;
 
 pub use apply::{Applied, LAST_APPLIED, Outcome, apply};
+pub(in crate::kubernetes) use defined::{DEFINITION, of as kinds_defined};
 pub use objects::{parse, parse_for, parse_next};
 pub use sources::{Folders, STANDARD_INPUT, load, load_checked};
 

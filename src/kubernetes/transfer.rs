@@ -4,6 +4,7 @@
 //! was asked for, not what the cluster made of it:
 //! - what controllers made of other objects is left to them; what the cluster keeps itself (nodes, Endpoints, Leases, Events) is its own;
 //! - status, uid, resourceVersion, generation, times and owners of fields are of one cluster, and are not carried;
+//! - of kinds that CustomResourceDefinitions define, the definitions are carried, and their objects only counted;
 //! - owner references are carried: an owner is created before what it owns, and its new uid takes the place of the old one.
 //!
 //! Each kind is listed by itself: what changes meanwhile is in the file as it was before or after. An import changes nothing unless all
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use super::client::{
     Client, ClientError, DeleteParams, ListParams, RESOURCES, ResourceKind, resource_for,
 };
-use super::manifest::{Manifest, ManifestProblem};
+use super::manifest::{DEFINITION, Manifest, ManifestProblem, kinds_defined};
 use plan::{Key, Plan};
 
 pub use portable::{Left, Secrets};
@@ -123,8 +124,27 @@ pub async fn export(client: &Client, secrets: Secrets) -> Result<Exported, Trans
         for object in &listed.items {
             exported.add(kind, object, secrets);
         }
+        if kind.kind == DEFINITION {
+            let custom = count_custom(client, &listed.items).await?;
+            if custom > 0 {
+                exported.left.insert(Left::Custom, custom);
+            }
+        }
     }
     Ok(exported)
+}
+
+/// How many objects there are of the kinds that these define.
+async fn count_custom(client: &Client, definitions: &[Value]) -> Result<usize, TransferError> {
+    let mut count = 0;
+    for definition in definitions {
+        // Each version of a kind lists all of its objects.
+        if let Some(kind) = kinds_defined(definition).first() {
+            let listed = client.list_values(kind, "", &ListParams::all()).await;
+            count += listed.map_err(asking(kind.resource()))?.items.len();
+        }
+    }
+    Ok(count)
 }
 
 /// An object that was created, or a namespace that was there.

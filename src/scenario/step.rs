@@ -1,6 +1,9 @@
 //! Runs the steps: each starts when the one before has ended, at its `when`, or with others by `parallel`, and a failed one stops
 //! those that have not begun.
 
+mod inject;
+mod update;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -13,28 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::deploy::NAMESPACE;
 use super::events::View;
-use super::fault::{Effect, Journal};
 use super::hopeless::{Hopeless, Hopes};
-use super::injection::{Fault, Injection};
 use super::live::Seen;
 use super::load::{HttpRequest, ask_once};
 use super::parallel::{Turn, turn};
-use super::path::{LoadPath, struck};
+use super::path::LoadPath;
 use super::pods;
 use super::report::{FaultReport, StepReport};
 use super::run::{LOOK_AGAIN, Run};
-use super::spec::{Action, Condition, Progress, Step, Target, UpdateEnd, Url};
+use super::spec::{Action, Condition, Progress, Step, Url};
 use super::steps::StepContext;
-use super::target::choose;
-use crate::kubernetes::manifest;
-use crate::kubernetes::rolling_update::{
-    Options, Progress as UpdateProgress, RollingUpdateError, rollback, rolling_update,
-};
 use crate::model::names::NodeName;
 
-/// How long a fault may take to bite or to be healed, and how often healing is tried.
-const FAULT_WITHIN: Duration = Duration::from_mins(1);
-const HEAL_TRIES: u32 = 3;
 /// How long one question of an `http` step may take, and the pause before the next.
 const HTTP_DEADLINE: Duration = Duration::from_secs(2);
 const HTTP_PAUSE: Duration = Duration::from_millis(250);
@@ -456,212 +449,6 @@ impl<'a> Steps<'a> {
         }
     }
 
-    async fn update(
-        &self,
-        index: usize,
-        from: &str,
-        to: &std::path::Path,
-        (update_period, within, ends): (Duration, Duration, UpdateEnd),
-    ) -> Result<(), Problem> {
-        let manifests =
-            manifest::load(&[to.to_owned()]).map_err(|error| Problem::Failed(error.to_string()))?;
-        let new = manifests
-            .into_iter()
-            .find(|manifest| manifest.kind.kind == "ReplicationController");
-        let Some(new) = new else {
-            return Err(Problem::Failed(format!(
-                "`{}` holds no ReplicationController",
-                to.display()
-            )));
-        };
-        // One that has to stop is given up well before the step is.
-        let patience = if ends == UpdateEnd::Stopped {
-            within / 2
-        } else {
-            within
-        };
-        let options = Options {
-            update_period,
-            timeout: patience,
-            ..Options::default()
-        };
-        let new_name = new.name().to_owned();
-        let on_progress = |progress: UpdateProgress| {
-            self.run.tell(progress.to_string());
-            if let UpdateProgress::ScalingUp(name, replicas) = &progress
-                && *name == new_name
-            {
-                let replaced = u32::try_from(*replicas - 1).unwrap_or(0);
-                self.states[index]
-                    .send_modify(|state| state.replaced = state.replaced.max(replaced));
-            }
-        };
-        let client = &self.run.environment.client;
-        let done = timeout(
-            within,
-            rolling_update(client, NAMESPACE, from, new.value, &options, on_progress),
-        )
-        .await;
-        match (done, ends) {
-            (Ok(Ok(_)), UpdateEnd::Done) => Ok(()),
-            (Ok(Ok(_)), UpdateEnd::Stopped) => Err(Problem::Failed(format!(
-                "the rolling update of `{from}` should have stopped"
-            ))),
-            (Ok(Err(error @ RollingUpdateError::NoProgress { .. })), UpdateEnd::Stopped) => {
-                self.run.tell(error.to_string());
-                Ok(())
-            }
-            (Ok(Err(error)), _) => Err(Problem::Failed(error.to_string())),
-            (Err(_), _) => Err(Problem::Failed(format!(
-                "the rolling update of `{from}` did not end within {} s",
-                within.as_secs()
-            ))),
-        }
-    }
-
-    async fn roll_back(&self, old: &str, new: &str, within: Duration) -> Result<(), Problem> {
-        let options = Options {
-            update_period: Duration::ZERO,
-            timeout: within,
-            ..Options::default()
-        };
-        let client = &self.run.environment.client;
-        let tell = |progress: UpdateProgress| self.run.tell(progress.to_string());
-        let done = timeout(
-            within,
-            rollback(client, NAMESPACE, old, new, &options, tell),
-        )
-        .await;
-        match done {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Problem::Failed(error.to_string())),
-            Err(_) => Err(Problem::Failed(format!(
-                "the way back to `{old}` did not end within {} s",
-                within.as_secs()
-            ))),
-        }
-    }
-
-    async fn fault(
-        &self,
-        index: usize,
-        fault: &Fault,
-        target: &Target,
-        duration: Duration,
-    ) -> Result<(), Problem> {
-        let id = &self.run.scenario.steps[index].id;
-        let chosen = choose(target, self.run.environment, self.view);
-        let chosen = async { chosen.await.map_err(Problem::Doubt) };
-        let place = self.stoppable_value(chosen).await?;
-        let journal = Journal::new(&self.run.environment.journal_dir);
-        let injection = Injection {
-            step: id.clone(),
-            fault: fault.clone(),
-            place,
-            duration,
-        };
-        let file = journal.write(&injection).map_err(|error| {
-            Problem::Doubt(format!("the journal of faults cannot be written: {error}"))
-        })?;
-        self.note(|outcome| {
-            let pods = outcome.on_path.look(self.paths, self.view);
-            let struck = struck(&pods, &injection.place);
-            outcome.struck.insert(id.clone(), struck);
-        });
-        let requested = Instant::now();
-        self.run.tell(format!("{fault} of `{}`", injection.place));
-        self.states[index].send_modify(|state| state.node = injection.place.node().cloned());
-        let faults = self.run.environment.faults.as_ref();
-        let effect = tokio::select! {
-            effect = timeout(FAULT_WITHIN, faults.begin(&injection)) => Some(effect),
-            () = self.stop.cancelled() => None,
-        };
-        let (effect, doubt) = match effect {
-            Some(Ok(Ok(effect))) => (Some(effect), None),
-            Some(Ok(Err(error))) => (
-                None,
-                Some(Problem::Doubt(format!(
-                    "{injection} did not take effect: {}",
-                    in_full(&error)
-                ))),
-            ),
-            Some(Err(_)) => (
-                None,
-                Some(Problem::Doubt(format!(
-                    "{injection} took longer than {} s",
-                    FAULT_WITHIN.as_secs()
-                ))),
-            ),
-            None => (None, Some(Problem::Stopped)),
-        };
-        if let Some(effect) = &effect {
-            self.run
-                .tell(format!("{injection} acts: {}", effect.measured));
-            self.states[index].send_modify(|state| state.begun = Some(effect.at));
-            let report = self.fault_report(&injection, requested, Some(effect), None);
-            self.show_fault(&report, duration);
-            tokio::select! {
-                () = tokio::time::sleep_until(effect.at + duration) => {}
-                () = self.stop.cancelled() => {}
-            }
-        }
-        let healed = self.heal(&injection).await;
-        if healed.is_ok() {
-            // An entry that stays is healed once more at the next start, which is harmless.
-            drop(journal.strike(&file));
-        }
-        let healed_at = healed.as_ref().ok().copied();
-        let report = self.fault_report(&injection, requested, effect.as_ref(), healed_at);
-        self.show_fault(&report, duration);
-        self.note(|outcome| outcome.faults.push(report));
-        match (doubt, healed) {
-            (Some(doubt), _) => Err(doubt),
-            (None, Err(error)) => Err(Problem::Doubt(error)),
-            (None, Ok(_)) => Ok(()),
-        }
-    }
-
-    fn fault_report(
-        &self,
-        injection: &Injection,
-        requested: Instant,
-        effect: Option<&Effect>,
-        healed: Option<Instant>,
-    ) -> FaultReport {
-        FaultReport {
-            id: injection.step.clone(),
-            kind: injection.fault.kind.name.to_owned(),
-            target: injection.place.to_string(),
-            requested_ms: self.run.millis(requested),
-            onset_ms: effect.map(|effect| self.run.millis(effect.at)),
-            healed_ms: healed.map(|at| self.run.millis(at)),
-            verified: effect.is_some_and(|effect| effect.verified),
-            measured: effect.map(|effect| effect.measured.clone()),
-        }
-    }
-
-    fn show_fault(&self, report: &FaultReport, lasts: Duration) {
-        let live = &self.run.environment.live;
-        live.tell(|| Seen::Fault(Box::new(report.clone()), lasts));
-    }
-
-    /// Heals, also while the run is being stopped.
-    async fn heal(&self, injection: &Injection) -> Result<Instant, String> {
-        let mut last = String::new();
-        for _ in 0..HEAL_TRIES {
-            match timeout(FAULT_WITHIN, self.run.environment.faults.heal(injection)).await {
-                Ok(Ok(effect)) => {
-                    self.run
-                        .tell(format!("{injection} healed: {}", effect.measured));
-                    return Ok(effect.at);
-                }
-                Ok(Err(error)) => last = in_full(&error),
-                Err(_) => last = format!("no answer for {} s", FAULT_WITHIN.as_secs()),
-            }
-        }
-        Err(format!("{injection} could not be healed: {last}"))
-    }
-
     async fn stoppable_value<T>(
         &self,
         work: impl Future<Output = Result<T, Problem>>,
@@ -671,15 +458,6 @@ impl<'a> Steps<'a> {
             () = self.stop.cancelled() => Err(Problem::Stopped),
         }
     }
-}
-
-/// An error and its causes in one line.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]

@@ -4,12 +4,10 @@
 //! images = { allow = ["quay.io/purplebooth/*"], pinned = true, signed_by = "cosign.pub" }
 //! ```
 
-use std::path::Path;
-
+use super::text_beside;
 use crate::images::signature::VerifyingKey;
 use crate::model::image_policy::{ImagePattern, ImagePolicy};
 use crate::model::reader::{Table, Value};
-use crate::model::text_file;
 
 /// More patterns are a list of images.
 const PATTERNS_MAX: usize = 100;
@@ -29,35 +27,22 @@ pub(super) fn images(table: &Table<'_, '_>) -> ImagePolicy {
         .and_then(|value| value.boolean())
         .unwrap_or(false);
     if let Some(value) = images.get("signed_by") {
-        policy.signed_by = key(&value, images.file());
+        policy.signed_by = key(&value);
     }
     policy
 }
 
 /// The text of a public key, from a file that is named relative to the cluster file.
-fn key(value: &Value<'_, '_>, file: &str) -> Option<String> {
-    let name = value.string()?;
-    let folder = Path::new(file).parent().unwrap_or(Path::new(""));
-    let path = folder.join(name);
-    match text_file::read(&path) {
-        Err(error) => {
-            value.problem(
-                format!("`{}` cannot be read: {error}", path.display()),
-                Some("it is looked for beside this file".into()),
-            );
-            None
-        }
-        Ok(text) => match VerifyingKey::parse(&text) {
-            Ok(_) => Some(text),
-            Err(error) => {
-                value.problem(
-                    format!("`{name}`: {error}"),
-                    Some("`cosign generate-key-pair` makes one".into()),
-                );
-                None
-            }
-        },
+fn key(value: &Value<'_, '_>) -> Option<String> {
+    let (name, text) = text_beside(value)?;
+    if let Err(error) = VerifyingKey::parse(&text) {
+        value.problem(
+            format!("`{name}`: {error}"),
+            Some("`cosign generate-key-pair` makes one".into()),
+        );
+        return None;
     }
+    Some(text)
 }
 
 fn patterns(value: &Value<'_, '_>) -> Vec<ImagePattern> {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use super::text_beside;
 use crate::machines::boxes::{BoxDefinition, fragment};
 use crate::model::addresses::node_address;
 use crate::model::cluster::{ClusterSpec, MachineSpec, ProviderKind, Role};
 use crate::model::names::is_name;
 use crate::model::reader::{Table, Value, suggestion};
-use crate::model::text_file;
 
 /// Less guest memory than this does not boot the box.
 const MEMORY_BYTES_MIN: u64 = 256 << 20;
@@ -149,7 +149,7 @@ fn machine(table: &Table<'_, '_>, machine: &mut MachineSpec) {
         .and_then(|value| value.array())
         .unwrap_or_default()
     {
-        machine.ignition.extend(ignition(&value, table));
+        machine.ignition.extend(ignition(&value));
     }
 }
 
@@ -352,28 +352,13 @@ fn unique_addresses(table: &Table<'_, '_>, spec: &ClusterSpec) {
 }
 
 /// The text of an Ignition configuration, from a file that is named relative to the cluster file.
-fn ignition(value: &Value<'_, '_>, table: &Table<'_, '_>) -> Option<String> {
-    let name = value.string()?;
-    let path = Path::new(table.file())
-        .parent()
-        .unwrap_or(Path::new(""))
-        .join(name);
-    match text_file::read(&path) {
-        Err(error) => {
-            value.problem(
-                format!("`{}` cannot be read: {error}", path.display()),
-                Some("it is looked for beside this file".into()),
-            );
-            None
-        }
-        Ok(text) => match fragment::check(&text) {
-            Ok(()) => Some(text),
-            Err(error) => {
-                value.problem(format!("`{name}`: {error}"), None);
-                None
-            }
-        },
+fn ignition(value: &Value<'_, '_>) -> Option<String> {
+    let (name, text) = text_beside(value)?;
+    if let Err(error) = fragment::check(&text) {
+        value.problem(format!("`{name}`: {error}"), None);
+        return None;
     }
+    Some(text)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::objects::{documents, right_ones};
 use crate::kubernetes::client::{ResourceKind, resource_for};
 
 /// The kind of definitions.
-pub(super) const DEFINITION: &str = "CustomResourceDefinition";
+pub(in crate::kubernetes) const DEFINITION: &str = "CustomResourceDefinition";
 
 /// The kinds that the definitions in a text define. What is wrong in it is told elsewhere: here, a text with anything wrong in it
 /// defines what stands in its right parts.
@@ -26,7 +26,7 @@ pub(super) fn in_text(source: &Path, text: &str) -> Vec<ResourceKind> {
 }
 
 /// The kinds that a definition defines: one for each version that is served.
-pub(super) fn of(crd: &Value) -> Vec<ResourceKind> {
+pub(in crate::kubernetes) fn of(crd: &Value) -> Vec<ResourceKind> {
     let text = |pointer: &str| crd.pointer(pointer).and_then(Value::as_str);
     let (Some(group), Some(kind), Some(plural)) = (
         text("/spec/group"),

@@ -26,6 +26,8 @@ pub enum Left {
     Going,
     /// It is a Secret, and those were not asked for.
     Secret,
+    /// It is of a kind that a CustomResourceDefinition defines.
+    Custom,
 }
 
 /// What is said of an object by the server of one cluster.
@@ -51,6 +53,8 @@ const OWN: [(&str, &str, &str); 6] = [
     ("ServiceAccount", "", "default"),
     ("ConfigMap", "", "kube-root-ca.crt"),
 ];
+/// The label and value of what a server makes of itself for RBAC.
+const OWN_LABEL: (&str, &str) = ("kubernetes.io/bootstrapping", "rbac-defaults");
 /// By these a Job knows its pods; a server writes them from the Job's uid.
 const JOB_LABELS: [&str; 4] = [
     "batch.kubernetes.io/controller-uid",
@@ -124,6 +128,7 @@ fn left_out(kind: &ResourceKind, object: &Value, secrets: Secrets) -> Option<Lef
             && *name == text("name")
             && (namespace.is_empty() || *namespace == text("namespace"))
     });
+    let is_own = is_own || metadata["labels"][OWN_LABEL.0] == OWN_LABEL.1;
     let mut owners = metadata["ownerReferences"].as_array().into_iter().flatten();
     let is_controlled = owners.any(|owner| owner["controller"] == json!(true));
     match () {

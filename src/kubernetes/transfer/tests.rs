@@ -258,6 +258,17 @@ fn all_that_is_wrong_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn default_roles_are_a_clusters_own() {
+    let role = |name: &str, labels: Value| {
+        let object = json!({"metadata": {"name": name, "labels": labels}, "rules": []});
+        portable::portable(&kind("clusterrole"), &object, Secrets::LeftOut).map(|_| ())
+    };
+    let default = json!({"kubernetes.io/bootstrapping": "rbac-defaults"});
+    assert_eq!(role("view", default), Err(Left::Own));
+    assert_eq!(role("mine", json!({"a": "b"})), Ok(()));
+}
+
+#[test]
 fn namespaces_and_owners_are_in_the_file_or_in_the_cluster() {
     let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "u"}]);
     let text = lines(&[
